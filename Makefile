@@ -1,0 +1,78 @@
+# What a newcomer types: make demo, make test. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   ?= .venv
+BUDGET ?= 540
+RESULTS ?= benchmarks/results
+MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 10))
+
+py  := $(VENV)/bin/python
+say  = printf '\033[1m%s\033[0m\n'
+pip := $(py) -m pip --disable-pip-version-check -q
+deps := $(VENV)/.deps
+package := $(VENV)/.package
+native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
+
+.PHONY: help setup build test check lint demo gpu compile-only fuzz clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+$(deps): requirements/build.txt requirements/torch.txt requirements/dev.txt requirements/sample.txt
+	@$(PYTHON) -c '$(MIN_PYTHON)' || { echo "longreel needs Python 3.10 or newer; PYTHON=... names one"; exit 1; }
+	@$(say) "set-up: a virtual environment in $(VENV) and its pinned packages (a minute or two)"
+	@test -x $(py) || $(PYTHON) -m venv $(VENV) || { echo "python's venv is missing (Debian: apt install python3-venv)"; exit 1; }
+	@$(pip) install -r requirements/torch.txt -r requirements/build.txt
+	@$(pip) install -r requirements/dev.txt
+	@$(pip) install --no-deps -r requirements/sample.txt
+	@$(py) -c 'import triton' 2>/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] || $(pip) install -r requirements/triton.txt
+	@touch $@
+
+$(package): $(deps) pyproject.toml
+	@$(say) "set-up: longreel itself, with its native libraries"
+	@$(pip) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+build/.native: $(package) $(native_sources)
+	@$(say) "build: native libraries (what changed)"
+	@$(py) setup.py -q build_ext --inplace
+	@mkdir -p build && touch $@
+
+setup: $(package)
+
+build: $(package) build/.native ## set-up, and the native libraries up to date
+
+test: build ## set-up, then every test that needs no GPU
+	@$(say) "test: everything that needs no GPU"
+	@$(py) -m pytest $(ARGS)
+
+check: build ## the inner loop: fast tests and lint
+	@$(say) "check: lint"
+	@$(MAKE) --no-print-directory lint
+	@$(say) "check: fast tests"
+	@$(py) -m pytest -m fast $(ARGS)
+
+lint: $(deps) ## ruff and mypy
+	@$(VENV)/bin/ruff check -q .
+	@$(VENV)/bin/ruff format -q --check .
+	@$(VENV)/bin/mypy --no-error-summary
+
+compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU torch loads; every Triton kernel ahead of time
+	@$(say) "compile-only: CUDA objects in _ops.so, loaded by this torch"
+	@$(py) .ci/cuda_build.py
+	@$(say) "compile-only: kernels within their register and shared-memory budgets"
+	@$(py) -m pytest tests/ops/test_cuda_compile.py tests/ops/test_triton_aot.py
+
+demo: build ## set-up, then an hour of real video on this machine
+	@$(say) "demo: one hour of video, 3600 frames, through LLaMA-VID's compression and a small language model"
+	@$(py) benchmarks/hour.py --cache .cache $(ARGS)
+
+gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds)
+	@PYTHON=$(PYTHON) RESULTS=$(RESULTS) BUDGET=$(BUDGET) bash .ci/gpu
+
+clean: ## remove build products and the environment
+	rm -rf build dist $(VENV) .cache python/*.egg-info python/longreel/*.so

@@ -1,0 +1,20 @@
+// Which instruction sets the CPU kernels may use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace longreel {
+
+// In order of preference: each one includes those before it.
+enum class CpuIsa { portable, avx2, avx512, avx512_bf16, amx_bf16 };
+
+const char* name(CpuIsa isa);
+
+// What this build contains and this machine can run, best last.
+const std::vector<CpuIsa>& available_cpu_isas();
+
+// The best available, or the one LONGREEL_CPU_ISA names; throws std::runtime_error if that one cannot run here.
+CpuIsa choose_cpu_isa();
+
+}  // namespace longreel

@@ -1,0 +1,131 @@
+// Scores: dot products of token rows with packed queries, sixteen queries to a panel. Include after a Lanes header.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace longreel {
+namespace {
+
+// One step of a dot product: an fp32 element of the row against sixteen queries.
+struct StepF32 {
+  using Row = float;
+  using Packed = float;
+  static constexpr int64_t width = 1;  // row elements a step
+  static constexpr int64_t chain = 256;  // steps summed in one register, which bounds the rounding error
+
+  static Lanes queries(const float* packed) { return load(packed); }
+  static Lanes fold(const float* x, Lanes q, Lanes sum) { return fma(splat(*x), q, sum); }
+};
+
+// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries
+template <class Step, int Rows, int Panels>
+inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename Step::Packed* q, int64_t q_panel,
+                      int64_t steps, float* s, int64_t s_row, int64_t ahead) {
+  for (int64_t begin = 0; begin < steps; begin += Step::chain) {
+    const int64_t end = std::min(begin + Step::chain, steps);
+    Lanes acc[Rows][Panels];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+      for (int p = 0; p < Panels; ++p) acc[r][p] = splat(0.0f);
+    }
+    for (int64_t k = begin; k < end; ++k) {
+      decltype(Step::queries(q)) queries[Panels];
+#pragma GCC unroll 2
+      for (int p = 0; p < Panels; ++p) queries[p] = Step::queries(q + p * q_panel + k * 16);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+        for (int p = 0; p < Panels; ++p) acc[r][p] = Step::fold(x + r * x_row + k * Step::width, queries[p], acc[r][p]);
+      }
+      // One cache line of each row `ahead`, once per line.
+      if (ahead != 0 && k % (64 / sizeof(typename Step::Row) / Step::width) == 0) {
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) __builtin_prefetch(x + (ahead + r) * x_row + k * Step::width);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+      for (int p = 0; p < Panels; ++p) {
+        float* at = s + r * s_row + p * 16;
+        store(at, begin == 0 ? acc[r][p] : load(at) + acc[r][p]);
+      }
+    }
+  }
+}
+
+// How rows of a frame become scores: element and packed types, padding, and the products themselves.
+template <class Step>
+struct VectorDots {
+  using Row = typename Step::Row;
+  using Packed = typename Step::Packed;
+  static constexpr int64_t pair = Step::width;       // row elements in one packed unit
+  static constexpr int64_t multiple = Step::width;   // C is padded to a multiple of this
+  static constexpr int64_t rows_multiple = 1;        // tokens are padded to a multiple of this
+
+  // Held by a worker while it calls run().
+  struct Session {};
+
+  // x [n, C], packed q [panels, C / pair, 16] -> s [n, panels * 16]; rows `prefetch` tokens ahead are fetched meanwhile
+  static void run(const Row* x, int64_t x_row, int64_t n, const Packed* q, int64_t panels, int64_t channels, float* s,
+                  int64_t s_row, bool prefetch) {
+    const int64_t steps = channels / Step::width;
+    int64_t p = 0;
+    auto panels_at_once = [&](auto count) {
+      constexpr int Panels = decltype(count)::value;
+      for (; p + Panels <= panels; p += Panels) {
+        run_panels<Panels>(x, x_row, n, q + p * steps * 16, steps, s + p * 16, s_row, prefetch && p == 0);
+      }
+    };
+    panels_at_once(std::integral_constant<int, Tiles::dot_panels>{});
+    panels_at_once(std::integral_constant<int, 1>{});
+  }
+
+ private:
+  template <int Panels>
+  static void run_panels(const Row* x, int64_t x_row, int64_t n, const Packed* q, int64_t steps, float* s, int64_t s_row,
+                         bool prefetch) {
+    int64_t i = 0;
+    auto rows_at_once = [&](auto count) {
+      constexpr int Rows = decltype(count)::value;
+      for (; i + Rows <= n; i += Rows) {
+        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, prefetch ? Rows : 0);
+      }
+    };
+    rows_at_once(std::integral_constant<int, Tiles::dot_rows>{});
+    rows_at_once(std::integral_constant<int, Tiles::dot_rows / 2>{});
+    rows_at_once(std::integral_constant<int, 1>{});
+  }
+};
+
+using DotsF32 = VectorDots<StepF32>;
+
+// out[n] = x_n . v for an fp32 vector v padded with zeros to a multiple of 16
+template <class T>
+inline void dot_vector(const T* x, int64_t x_row, int64_t n, const float* v, int64_t channels, float* out) {
+  const int64_t whole = channels / 16 * 16;
+  auto rows = [&](int64_t i, auto count) {
+    constexpr int Rows = decltype(count)::value;
+    Lanes acc[Rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) acc[r] = splat(0.0f);
+    for (int64_t c = 0; c < whole; c += 16) {
+      const Lanes vc = load(v + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) acc[r] = fma(load(x + (i + r) * x_row + c), vc, acc[r]);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      if (whole < channels) acc[r] = fma(load(x + (i + r) * x_row + whole, channels - whole), load(v + whole), acc[r]);
+      out[i + r] = sum(acc[r]);
+    }
+  };
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) rows(i, std::integral_constant<int, 4>{});
+  for (; i < n; ++i) rows(i, std::integral_constant<int, 1>{});
+}
+
+}  // namespace
+}  // namespace longreel

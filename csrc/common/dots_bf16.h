@@ -1,0 +1,27 @@
+// Scores of bf16 rows by pairs: one AVX512_BF16 instruction multiplies and adds two channels of sixteen queries.
+#pragma once
+
+#include "dots.h"
+
+namespace longreel {
+namespace {
+
+struct StepBf16Pairs {
+  using Row = bf16;
+  using Packed = uint32_t;  // channels 2k (low half) and 2k + 1 of one query
+  static constexpr int64_t width = 2;
+  static constexpr int64_t chain = 1 << 30;
+
+  static __m512bh queries(const uint32_t* packed) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(packed)); }
+
+  static Lanes fold(const bf16* x, __m512bh q, Lanes sum) {
+    int32_t pair;
+    std::memcpy(&pair, x, sizeof pair);
+    return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)), q)};
+  }
+};
+
+using DotsBf16 = VectorDots<StepBf16Pairs>;
+
+}  // namespace
+}  // namespace longreel

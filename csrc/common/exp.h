@@ -1,0 +1,25 @@
+// exp of sixteen lanes, within 1.5 ulp on the normal range. Include after a Lanes header.
+#pragma once
+
+namespace longreel {
+namespace {
+
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; results below 2^-126 are 0.
+inline Lanes exp(Lanes x) {
+  constexpr float smallest = -87.3365f, largest = 88.0f;
+  constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  const Lanes clamped = min(splat(largest), max(splat(smallest), x));
+  const Lanes n = round(clamped * splat(log2_e));
+  const Lanes r = fma(n, splat(-ln2_low), fma(n, splat(-ln2_high), clamped));
+  // Minimax fit of (e^r - 1 - r) / r^2, relative error of e^r 3e-9.
+  Lanes p = splat(0x1.6a2434p-10f);
+  p = fma(p, r, splat(0x1.1239e2p-7f));
+  p = fma(p, r, splat(0x1.5558f2p-5f));
+  p = fma(p, r, splat(0x1.555492p-3f));
+  p = fma(p, r, splat(0x1.fffffcp-2f));
+  const Lanes e = fma(p, r * r, r) + splat(1.0f);
+  return keep_from(smallest, x, scale_by_power(e, n));
+}
+
+}  // namespace
+}  // namespace longreel

@@ -1,0 +1,76 @@
+// Lanes: sixteen floats in one AVX-512 register. Compiled per instruction set, hence the internal linkage.
+#pragma once
+
+#include <immintrin.h>
+
+#include "numbers.h"
+
+namespace longreel {
+namespace {
+
+struct Lanes {
+  __m512 v;
+};
+
+// Register tiles that fill 32 registers of 512 bits: see dots.h and combine.h.
+struct Tiles {
+  static constexpr int dot_rows = 12, dot_panels = 2;
+  static constexpr int sums = 24, sum_rows = 8, sum_lanes = 3, pair_lanes = 8, single_lanes = 8;
+};
+
+inline Lanes splat(float x) { return {_mm512_set1_ps(x)}; }
+inline Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Lanes operator*(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// A NaN in `b` is kept.
+inline Lanes max(Lanes a, Lanes b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Lanes min(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Lanes round(Lanes a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline float sum(Lanes a) { return _mm512_reduce_add_ps(a.v); }
+
+// x 2^n for whole n in [-126, 127]
+inline Lanes scale_by_power(Lanes x, Lanes n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+
+// x where a >= bound (or a is NaN), else 0
+inline Lanes keep_from(float bound, Lanes a, Lanes x) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_NLT_UQ), x.v)};
+}
+
+inline __m512 widen_bf16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+
+// Round to nearest even; a NaN keeps its upper half, made quiet.
+inline __m256i narrow_bf16(__m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+}
+
+inline Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline Lanes load(const bf16* p) { return {widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline Lanes load(const f16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+
+inline void store(float* p, Lanes x) { _mm512_storeu_ps(p, x.v); }
+inline void store(bf16* p, Lanes x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(x.v)); }
+inline void store(f16* p, Lanes x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+// The first `count` < 16 lanes only; the others read as 0.
+inline Lanes load(const float* p, int64_t count) { return {_mm512_maskz_loadu_ps(first_lanes(count), p)}; }
+inline Lanes load(const bf16* p, int64_t count) { return {widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(count), p))}; }
+inline Lanes load(const f16* p, int64_t count) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(count), p))}; }
+
+inline void store(float* p, Lanes x, int64_t count) { _mm512_mask_storeu_ps(p, first_lanes(count), x.v); }
+inline void store(bf16* p, Lanes x, int64_t count) { _mm256_mask_storeu_epi16(p, first_lanes(count), narrow_bf16(x.v)); }
+inline void store(f16* p, Lanes x, int64_t count) {
+  _mm256_mask_storeu_epi16(p, first_lanes(count), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+}  // namespace
+}  // namespace longreel

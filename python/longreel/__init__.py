@@ -1,0 +1,25 @@
+"""longreel: custom kernels for long-video vision-language models, as PyTorch ops."""
+
+import torch as _torch
+
+if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
+    raise ImportError(f"longreel needs torch 2.10 or newer, this environment has {_torch.__version__}: upgrade torch first")
+
+from longreel.backends import BackendError
+from longreel.explain import Explanation, explain
+from longreel.ops.adaptive_pool import adaptive_pool
+from longreel.ops.compress_frames import CompressedFrames, compress_frames
+from longreel.ops.context_attention import context_attention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "CompressedFrames",
+    "Explanation",
+    "__version__",
+    "adaptive_pool",
+    "compress_frames",
+    "context_attention",
+    "explain",
+]

@@ -1,0 +1,116 @@
+"""Peak memory of one call beyond its inputs and outputs, and the memory that is free before it."""
+
+import ctypes
+import gc
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PROC = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """`extra` bytes beyond inputs and outputs at the peak of a call, None where it cannot be measured; `how` says by what means."""
+
+    extra: int | None
+    how: str
+
+
+def tensors_in(result: Any) -> Iterable[Tensor]:
+    """Every tensor in nested tuples, lists and dicts."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, dict):
+        for value in result.values():
+            yield from tensors_in(value)
+    elif isinstance(result, (tuple, list)):
+        for value in result:
+            yield from tensors_in(value)
+
+
+def storage_bytes(result: Any) -> int:
+    """Bytes that the tensors of `result` keep alive, a storage shared by several counted once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_in(result)}
+    return sum(storages.values())
+
+
+def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
+    """Runs `call` once, after its warm-up, and returns its peak beyond what was there before and what it returns.
+
+    CUDA: torch's allocator. Linux CPU: the process's high-water mark (VmHWM), reset just before, after the C library has handed
+    back its free pages; where the mark cannot be reset, resident memory sampled from a thread. Scratch that a library keeps
+    from its warm-up on is there before the call and is not seen.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        return _cuda(call, device)
+    if not (_PROC / "status").exists():
+        return Peak(None, "not measured: needs Linux's /proc")
+    _trim()
+    try:
+        (_PROC / "clear_refs").write_text("5")
+    except OSError:
+        return _sampled(call)
+    before = _status("VmRSS")
+    result = call()
+    after = _status("VmHWM")
+    return Peak(max(0, after - before - storage_bytes(result)), "VmHWM of the process, reset before the call")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a call could still allocate, None where the system does not say."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    info = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.exists() else None
+    return int(found[1]) * 1024 if found else None
+
+
+def _cuda(call: Callable[[], Any], device: torch.device) -> Peak:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = call()
+    torch.cuda.synchronize(device)
+    extra = torch.cuda.max_memory_allocated(device) - before - storage_bytes(result)
+    return Peak(max(0, extra), "torch.cuda.max_memory_allocated")
+
+
+def _sampled(call: Callable[[], Any]) -> Peak:
+    before, top, done = _status("VmRSS"), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            top[0] = max(top[0], _status("VmRSS"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        result = call()
+        top[0] = max(top[0], _status("VmRSS"))
+    finally:
+        done.set()
+        watcher.join()
+    return Peak(max(0, top[0] - before - storage_bytes(result)), "resident memory sampled every millisecond")
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", (_PROC / "status").read_text())
+    if found is None:
+        raise RuntimeError(f"/proc/self/status has no {field}")
+    return int(found[1]) * 1024
+
+
+def _trim() -> None:
+    """Hands free heap pages back to the system, so that a call that takes them again is seen to grow."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

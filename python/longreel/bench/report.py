@@ -1,0 +1,93 @@
+"""What a comparison found: outcomes, ratios, and one flat record a variant."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from longreel.bench.check import Verdict
+from longreel.bench.machine import Record
+from longreel.bench.memory import Peak
+from longreel.bench.roof import Roof
+from longreel.bench.stats import Spread, speedup, spread
+from longreel.ops._cost import Cost
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One variant. `why` says why it has no time, None where it has; `samples` are seconds a call, one a round, each the mean of
+    `calls` calls."""
+
+    variant: str
+    note: str
+    why: str | None
+    verdict: Verdict | None
+    peak: Peak | None
+    calls: int
+    samples: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcomes of one `compare`, with the work they did and the roof they did it under."""
+
+    outcomes: tuple[Outcome, ...]
+    baseline: str
+    work: Cost
+    roof: Roof
+    facts: Record
+    machine: Record
+
+    def outcome(self, name: str) -> Outcome:
+        for outcome in self.outcomes:
+            if outcome.variant == name:
+                return outcome
+        raise KeyError(f"no variant {name!r}; there are {', '.join(o.variant for o in self.outcomes)}")
+
+    def time(self, name: str) -> Spread | None:
+        """Seconds a call, None where the variant was not timed."""
+        samples = self.outcome(name).samples
+        return spread(samples) if samples else None
+
+    def speedup(self, name: str, over: str) -> Spread | None:
+        """How many times faster `name` is than `over`; None where either was not timed."""
+        slow, fast = self.outcome(over).samples, self.outcome(name).samples
+        return speedup(slow, fast) if slow and fast else None
+
+    def share(self, name: str) -> float | None:
+        """The roof's time for this work over the variant's: 1 is the roof."""
+        time = self.time(name)
+        return None if time is None else self.roof.seconds(self.work) / time.median
+
+    def records(self) -> list[dict[str, Any]]:
+        """One JSON-ready record a variant; times in seconds, sizes in bytes, rates a second."""
+        return [self._record(outcome) for outcome in self.outcomes]
+
+    def write(self, path: Path) -> None:
+        """Append the records to `path` as JSON lines."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in self.records())
+
+    def _record(self, outcome: Outcome) -> dict[str, Any]:
+        name, time = outcome.variant, self.time(outcome.variant)
+        over = {o.variant: self.speedup(name, o.variant) for o in self.outcomes if o.variant != name}
+        return {
+            **self.facts,
+            "variant": name,
+            "note": outcome.note,
+            "why": outcome.why,
+            "seconds": asdict(time) if time else None,
+            "samples": list(outcome.samples),
+            "calls_per_sample": outcome.calls,
+            "speedup_over": {other: asdict(ratio) for other, ratio in over.items() if ratio},
+            "error_of_budget": outcome.verdict.error if outcome.verdict else None,
+            "extra_bytes": outcome.peak.extra if outcome.peak else None,
+            "extra_measured_by": outcome.peak.how if outcome.peak else None,
+            "work": {"flops": self.work.flops, "bytes_read": self.work.bytes_read, "bytes_written": self.work.bytes_written},
+            "flops_per_s": self.work.flops / time.median if time else None,
+            "bytes_per_s": self.work.bytes / time.median if time else None,
+            "roof": {**asdict(self.roof), "bound": self.roof.bound(self.work)},
+            "share_of_roof": self.share(name),
+            "machine": self.machine,
+        }

@@ -1,0 +1,85 @@
+"""The machine's roofs, measured in the same run as the variants: memory bandwidth and matrix rate."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from longreel.bench.clock import CudaClock, HostClock, Timed
+from longreel.ops._cost import Cost
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Best bytes/s (`bandwidth`) and FLOP/s (`matrix`) that plain PyTorch reached, and with what."""
+
+    bandwidth: float
+    matrix: float
+    bandwidth_by: str
+    matrix_by: str
+
+    def seconds(self, work: Cost) -> float:
+        """No call that does this work can be faster than this."""
+        return max(work.bytes / self.bandwidth, work.flops / self.matrix)
+
+    def bound(self, work: Cost) -> str:
+        """Which roof is the nearer one for this work."""
+        return "memory" if work.bytes / self.bandwidth >= work.flops / self.matrix else "matrix"
+
+
+@dataclass
+class RoofMeter:
+    """Probes, run once a round beside the variants; the best of each kind is the roof.
+
+    Memory: a sum over `size` bytes (read) and a copy of one half to the other (read + written), larger than any cache.
+    Matrix: a square product in `dtype`, on CPU through MKL and oneDNN; float16 on CPU is measured in float32, in which our kernels
+    compute there.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    size: int = 2**30
+    side: int = 0
+    _best: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.side == 0:
+            self.side = 8192 if self.device.type == "cuda" else 2048
+        half = torch.ones(self.size // 8, device=self.device)
+        other = torch.ones_like(half)
+        left, right = self._matrix(), self._matrix()
+        name = str(left.dtype).removeprefix("torch.")
+        self._memory: dict[str, tuple[Timed, int]] = {
+            f"read of {self.size >> 20} MiB": (lambda: (half.sum(), other.sum()), self.size),
+            f"copy of {self.size >> 21} MiB": (lambda: half.copy_(other), self.size),
+        }
+        flops = 2 * self.side**3
+        self._products: dict[str, tuple[Timed, int]] = {
+            f"{name} product of side {self.side}": (lambda: left @ right, flops)
+        }
+        if self.device.type == "cpu" and torch.backends.mkldnn.is_available() and left.dtype is not torch.float64:
+            linear = torch.ops.mkldnn._linear_pointwise
+            self._products[f"{name} oneDNN product of side {self.side}"] = (
+                lambda: linear(left, right, None, "none", [], ""),
+                flops,
+            )
+
+    def _matrix(self) -> Tensor:
+        dtype = torch.float32 if (self.device.type, self.dtype) == ("cpu", torch.float16) else self.dtype
+        return torch.randn(self.side, self.side, device=self.device).to(dtype)
+
+    def sample(self, clock: HostClock | CudaClock) -> None:
+        """Run every probe once."""
+        for name, (call, amount) in {**self._memory, **self._products}.items():
+            if name not in self._best:
+                call()
+                self._best[name] = 0.0
+            self._best[name] = max(self._best[name], amount / clock.sample(call, 1))
+
+    def roof(self) -> Roof:
+        """The best of the probes so far."""
+        if not self._best:
+            raise RuntimeError("the roof has not been sampled yet")
+        bandwidth = max(self._memory, key=lambda name: self._best[name])
+        matrix = max(self._products, key=lambda name: self._best[name])
+        return Roof(self._best[bandwidth], self._best[matrix], bandwidth, matrix)

@@ -1,0 +1,46 @@
+"""Statistics of interleaved samples. Pure functions."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles (inclusive) of `runs` samples."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Median and quartiles of at least one sample; a single one is all three."""
+    if not samples:
+        raise ValueError("spread() of no samples: at least one is needed")
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else (*samples,) * 3
+    return Spread(median, low, high, len(samples))
+
+
+def speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:
+    """How many times `fast` is faster than `slow`: the ratio of every round's pair, then the median of these.
+
+    A disturbance that lasts longer than a round falls on both sides of its pair, so it cancels; it would not in a ratio of medians.
+    """
+    if len(slow) != len(fast):
+        raise ValueError(f"speedup() pairs rounds: {len(slow)} samples against {len(fast)}")
+    return spread([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def turn_order(turn: int, count: int) -> list[int]:
+    """The order of `count` variants in round `turn`: rotated every round, reversed every other, so that none always
+    follows the same neighbour (and inherits its caches or its heat)."""
+    order = [(turn // 2 + i) % count for i in range(count)]
+    return order[::-1] if turn % 2 else order
+
+
+def calls_per_sample(seconds: float, min_time: float) -> int:
+    """Calls to time together so that a sample lasts `min_time`, from the `seconds` that one call took."""
+    return max(1, math.ceil(min_time / max(seconds, 1e-9)))

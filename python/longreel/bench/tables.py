@@ -1,0 +1,146 @@
+"""Reports as text: cells, a rich table for a terminal of 100 columns, a Markdown table for a page."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from longreel.bench.machine import Record
+from longreel.bench.report import Outcome, Report
+from longreel.bench.stats import Spread
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Cells = list[str]
+
+_NONE = "–"
+
+
+def seconds(value: float) -> str:
+    """A time in its own unit: `231 ms`, `1.47 s`."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if value * factor >= 1:
+            return f"{_three(value * factor)} {unit}"
+    return f"{value * 1e9:.0f} ns"
+
+
+def size(count: float | None) -> str:
+    """Bytes in a binary unit: `11.2 MiB`."""
+    if count is None:
+        return _NONE
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= factor:
+            return f"{_three(count / factor)} {unit}"
+    return f"{count:.0f} B"
+
+
+def rate(value: float, unit: str) -> str:
+    """A rate in a decimal unit: `43.1 GB/s`, `2.10 TFLOP/s`."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= factor:
+            return f"{_three(value / factor)} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
+
+
+def times(ratio: Spread | None) -> str:
+    return _NONE if ratio is None else f"{ratio.median:.2f}x"
+
+
+def header(report: Report) -> Cells:
+    return ["variant", "median", "quartiles", "runs", f"over {report.baseline}", "extra mem", "FLOP/s", "bytes/s", "roof", "error"]
+
+
+def row(report: Report, outcome: Outcome) -> Cells:
+    """The cells of one variant; one that was not timed has none but its name and its error."""
+    error = _NONE if outcome.verdict is None else f"{outcome.verdict.error:.2f}"
+    time, share = report.time(outcome.variant), report.share(outcome.variant)
+    if time is None or share is None:
+        return [outcome.variant, *[_NONE] * 8, error]
+    return [
+        outcome.variant,
+        seconds(time.median),
+        _range(time),
+        str(time.runs),
+        times(report.speedup(outcome.variant, report.baseline)),
+        size(outcome.peak.extra if outcome.peak else None),
+        rate(report.work.flops / time.median, ""),
+        rate(report.work.bytes / time.median, "B"),
+        f"{100 * share:.0f} %",
+        error,
+    ]
+
+
+def title(facts: Record) -> str:
+    """What was computed: `compress_frames bf16, forward`, with the shape."""
+    return " ".join(str(value) for key, value in facts.items() if key in ("op", "dtype", "pass")) + f"   {facts.get('shape', '')}"
+
+
+def verdicts(report: Report, ours: Sequence[str]) -> list[str]:
+    """One sentence for each of `ours` that was timed: its speed-up over every other variant, with quartiles."""
+    lines = []
+    for name in ours:
+        found = [(o.variant, report.speedup(name, o.variant)) for o in report.outcomes if o.variant not in ours]
+        parts = [f"{r.median:.2f}x ({r.low:.2f}–{r.high:.2f}) over {other}" for other, r in found if r is not None]
+        if parts:
+            lines.append(f"{name}: " + ", ".join(parts))
+    return lines
+
+
+def notes(report: Report) -> list[str]:
+    """Why rows are empty, and what the columns mean on this machine."""
+    lines = [f"{o.variant}: {o.why}" for o in report.outcomes if o.why]
+    m, roof = report.machine, report.roof
+    where = f"{m['device']}, {m['cpu_isa']}, {m['threads']} threads, torch {m['torch']}, {m['git'] or m['longreel']}, {m['date']}"
+    lines.append(where + (f", load {m['load']} before" if m["load"] is not None else ""))
+    lines.append(
+        f"roof: {rate(roof.bandwidth, 'B/s')} ({roof.bandwidth_by}), {rate(roof.matrix, 'FLOP/s')} ({roof.matrix_by});"
+        f" this work is bound by {'memory' if roof.bound(report.work) == 'memory' else 'the matrix rate'}:"
+        f" {seconds(roof.seconds(report.work))} at best"
+    )
+    how = next((o.peak.how for o in report.outcomes if o.peak), "not measured")
+    lines.append(
+        f"{rate(report.work.flops, 'FLOP')} and {size(report.work.bytes)} of work; extra mem: beyond inputs and outputs, {how};"
+        " error: worst of max and rms error over its budget, at most 1"
+    )
+    return lines
+
+
+def rich_table(report: Report, ours: Sequence[str] = ()) -> "RenderableType":
+    """The table with its verdicts and notes, for `rich.print`; rows of `ours` are set off."""
+    from rich import box
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=title(report.facts), title_justify="left")
+    for i, name in enumerate(header(report)):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for outcome in report.outcomes:
+        style = "dim" if outcome.why else "bold green" if outcome.variant in ours else None
+        table.add_row(*row(report, outcome), style=style)
+    said = [Text(line, style="bold") for line in verdicts(report, ours)]
+    return Group(table, *said, Padding(Text("\n".join(notes(report)), style="dim"), (0, 0, 1, 0)))
+
+
+def markdown_table(report: Report, ours: Sequence[str] = ()) -> str:
+    """The same as Markdown, ending in a newline."""
+    rows = [[f"**{c}**" if c != _NONE and o.variant in ours else c for c in row(report, o)] for o in report.outcomes]
+    lines = [f"### {title(report.facts)}", "", *markdown(header(report), rows), ""]
+    lines += [f"**{line}**\n" for line in verdicts(report, ours)]
+    return "\n".join([*lines, *(f"- {line}" for line in notes(report))]) + "\n"
+
+
+def markdown(head: Cells, rows: Sequence[Cells]) -> list[str]:
+    """Lines of a Markdown table, the first column left, the others right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def _range(time: Spread) -> str:
+    low, high = seconds(time.low), seconds(time.high)
+    return f"{low.split()[0] if low.split()[1] == high.split()[1] else low}–{high}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, no exponent."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -1,0 +1,138 @@
+"""Video and images in: decode, sample, scale, ahead of the computation and in bounded memory.
+
+One way in, `frames`. Decoding goes straight through the file in one thread of our own with FFmpeg's threads below it; cutting
+the file into segments decoded side by side was measured on two cores and left out (see docs/data.md).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+import os
+import warnings
+
+import av
+import torch
+
+from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.geometry import Fit, check_size
+from longreel.data.images import Images, is_image
+from longreel.data.prefetch import Prefetch
+from longreel.data.spec import FrameSpec
+from longreel.data.video import Video
+
+__all__ = ["FrameChunk", "FrameSpec", "FrameStream", "MediaError", "MediaWarning", "frames"]
+
+Source = str | os.PathLike[str]
+
+
+class FrameChunk(NamedTuple):
+    """Some frames in order: pixels [f, h, w, 3] uint8 RGB; times [f] float64, seconds since the first frame of the video."""
+
+    pixels: torch.Tensor
+    times: torch.Tensor
+
+
+class FrameStream(Iterator[FrameChunk]):
+    """What `frames` returns: an iterator of chunks that closes with `with`, `close()`, exhaustion or its last reference."""
+
+    def __init__(self, media: Video | Images, chunk: int, ahead: int) -> None:
+        self.expected = media.expected
+        """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
+        self._media = media
+        self._chunks = Prefetch(_chunks(media, chunk), ahead)
+
+    def __next__(self) -> FrameChunk:
+        item = next(self._chunks)
+        while isinstance(item, MediaWarning):
+            warnings.warn(item, stacklevel=2)
+            item = next(self._chunks)
+        return item
+
+    def close(self) -> None:
+        """Stop decoding and wait for the thread; harmless when repeated."""
+        self._chunks.close()
+        self._media.close()
+
+    def __enter__(self) -> "FrameStream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def frames(
+    source: Source | Sequence[Source],
+    spec: str | FrameSpec = "fps:1",
+    *,
+    size: int | None = None,
+    fit: Fit = "crop",
+    chunk: int = 64,
+    ahead: int = 2,
+) -> FrameStream:
+    """Stream the frames of a video, or of one or several images, in chunks of `chunk`.
+
+    spec chooses frames of a video (`FrameSpec`: `fps:1`, `uniform:8`, `fps:1,max=128`); images are all taken. size is the side
+    of the square that the frames are scaled to by FFmpeg (bicubic), None keeps the size of the first frame; fit "crop" keeps the
+    aspect and cuts the middle, "stretch" does not. Rotation written in the file is applied. At most `ahead` finished chunks wait
+    while the next is decoded, so memory is bounded by `(ahead + 2) * chunk` frames whatever the length.
+
+    A file that cannot be used raises MediaError, at once where the header shows it, otherwise on the way. Damage on the way to
+    the end gives one MediaWarning after the last whole frame: frames that the decoder refuses or marks as damaged are dropped,
+    and the frame before them stays on screen. Nothing but local files is opened.
+    """
+    parsed = FrameSpec.parse(spec)
+    check_size(size, fit)
+    for name, value in (("chunk", chunk), ("ahead", ahead)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    paths = [Path(item) for item in ([source] if isinstance(source, str | os.PathLike) else source)]
+    if not paths:
+        raise MediaError("no input file given")
+    for path in paths:
+        _check_file(path)
+    images = [is_image(path) for path in paths]
+    if all(images):
+        return FrameStream(Images(paths, size, fit), chunk, ahead)
+    if len(paths) > 1:
+        raise MediaError(f"{paths[images.index(False)]}: is not an image; give one video, or one or several images")
+    return FrameStream(Video(paths[0], parsed, size, fit), chunk, ahead)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise MediaError(f"{path}: no such file")
+    if path.is_dir():
+        raise MediaError(f"{path}: is a directory; give one video, or one or several images")
+    if not path.is_file():
+        raise MediaError(f"{path}: is not a regular file")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: the file is empty")
+
+
+def _chunks(media: Video | Images, chunk: int) -> Iterator[FrameChunk | MediaWarning]:
+    pixels, times = torch.empty(0), []
+    samples = media.samples()
+    try:
+        for sample in samples:
+            if isinstance(sample, MediaWarning):
+                if times:
+                    yield _cut(pixels, times)
+                    times = []
+                yield sample
+                continue
+            picture, time = sample
+            if not times:
+                pixels = torch.empty(chunk, *picture.shape, dtype=torch.uint8)
+            pixels[len(times)].numpy()[...] = picture
+            times.append(time)
+            if len(times) == chunk:
+                yield _cut(pixels, times)
+                times = []
+        if times:
+            yield _cut(pixels, times)
+    except av.error.FFmpegError as error:
+        raise MediaError(f"decoding failed: {error.strerror or error}") from None
+
+
+def _cut(pixels: torch.Tensor, times: list[float]) -> FrameChunk:
+    return FrameChunk(pixels[: len(times)], torch.tensor(times, dtype=torch.float64))

@@ -1,0 +1,58 @@
+"""How a picture becomes a tower's input, and how large it may be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from longreel.data.errors import MediaError
+
+Fit = Literal["crop", "stretch"]
+MAX_PIXELS = 16384 * 8192
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """Refuse sizes that no camera makes before anything of that size is allocated."""
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise MediaError(f"{path}: a picture of {width} x {height} is outside 1 ... {MAX_PIXELS} pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Scale a picture to `width` x `height`, then cut `crop_width` x `crop_height` out of the middle."""
+
+    width: int
+    height: int
+    crop_width: int
+    crop_height: int
+
+    @classmethod
+    def of(cls, path: Path, width: int, height: int, size: int | None, fit: Fit) -> "Geometry":
+        """The geometry for a source of `width` x `height`.
+
+        size None keeps the source as it is. fit "crop" scales the short side to `size`, keeping the aspect, and cuts the
+        centred square, as CLIP's and LLaMA-VID's processors do; "stretch" scales to the square, as Video-LLaMA's does.
+        """
+        check_pixels(path, width, height)
+        if size is None:
+            return cls(width, height, width, height)
+        if fit == "stretch":
+            return cls(size, size, size, size)
+        short = min(width, height)
+        scaled = cls(size * width // short, size * height // short, size, size)
+        check_pixels(path, scaled.width, scaled.height)
+        return scaled
+
+    @property
+    def left(self) -> int:
+        return (self.width - self.crop_width) // 2
+
+    @property
+    def top(self) -> int:
+        return (self.height - self.crop_height) // 2
+
+
+def check_size(size: int | None, fit: str) -> None:
+    if size is not None and (not isinstance(size, int) or not 1 <= size <= 8192):
+        raise ValueError(f"size must be None or 1 ... 8192 pixels, got {size!r}")
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")

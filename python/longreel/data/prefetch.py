@@ -1,0 +1,80 @@
+"""Run an iterator ahead of its consumer in a thread, a bounded number of items ahead."""
+
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.05
+
+
+class _End:
+    """Last item of the queue: the source is exhausted, or failed."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Prefetch(Generic[T]):
+    """Iterate `source` with up to `depth` items waiting; what it raises is raised here, after the items before it.
+
+    The thread starts with the first item asked for. `close()`, or losing the last reference, stops it after the item in
+    hand and closes the source (a generator's `finally` runs in the thread).
+    """
+
+    def __init__(self, source: Iterator[T], depth: int) -> None:
+        self._items: queue.Queue[T | _End] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=_run, args=(source, self._items, self._stop), name="longreel-prefetch", daemon=True)
+        self._started = self._done = False
+        weakref.finalize(self, self._stop.set)
+
+    def __iter__(self) -> "Prefetch[T]":
+        return self
+
+    def __next__(self) -> T:
+        if self._done:
+            raise StopIteration
+        if not self._started:
+            self._started = True
+            self._thread.start()
+        item = self._items.get()
+        if isinstance(item, _End):
+            self.close()
+            if item.error is not None:
+                raise item.error
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        self._done = True
+        self._stop.set()
+        if self._started:
+            self._thread.join()
+
+
+def _run(source: Iterator[T], items: "queue.Queue[T | _End]", stop: threading.Event) -> None:
+    error: BaseException | None = None
+    try:
+        for item in source:
+            if not _put(items, item, stop):
+                break
+    except BaseException as caught:
+        error = caught
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+    _put(items, _End(error), stop)
+
+
+def _put(items: "queue.Queue[T | _End]", item: T | _End, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=_POLL_SECONDS)
+            return True
+        except queue.Full:
+            continue
+    return False

@@ -1,0 +1,66 @@
+"""explain(): which backends could serve a call, which one will, why not the others, and what the call costs at least."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from longreel.backends import Request, refusal
+from longreel.ops._call import wants_grad
+from longreel.ops._cost import Cost
+from longreel.ops._queries import autocast
+from longreel.ops.registry import OPS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the backend table against this call: `refusal` is None where it could run."""
+
+    backend: str
+    refusal: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; printing it gives the text."""
+
+    op: str
+    chosen: str | None
+    candidates: tuple[Candidate, ...]
+    cost: Cost
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.chosen or 'no backend can run this call'}"]
+        for candidate in self.candidates:
+            mark = "->" if candidate.backend == self.chosen else "  "
+            lines.append(f" {mark} {candidate.backend:<10} {candidate.refusal or candidate.why}")
+        cost = self.cost
+        lines.append(
+            f"    {cost.flops / 1e9:.4g} GFLOP; reads {cost.bytes_read / 2**20:.4g} MiB, writes"
+            f" {cost.bytes_written / 2**20:.4g} MiB; {cost.intensity:.3g} FLOP/byte"
+        )
+        lines.append(
+            f"    bound: max({cost.bytes / 1e9:.4g} GB / memory bandwidth, {cost.flops / 1e12:.4g} TFLOP / matrix rate)"
+        )
+        return "\n".join(lines)
+
+
+def explain(op: str | Callable[..., Any], *args: Any, backend: str | None = None, **kwargs: Any) -> Explanation:
+    """Candidates, refusals, FLOPs, bytes and the bound of one call of `op` (its name or the function), which is not run.
+
+    >>> print(longreel.explain(longreel.adaptive_pool, patches, 4))
+    """
+    name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
+    if name not in OPS:
+        raise ValueError(f"{name!r} is not an op of longreel; ops: {', '.join(OPS)}")
+    spec = OPS[name]
+    cost = spec.cost(*args, **kwargs)
+    tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+    floating = [t for t in tensors if t.is_floating_point()]
+    dtype = autocast(*floating)[-1].dtype
+    request = Request(floating[-1].device.type, dtype, wants_grad(*tensors), kwargs.get("cu_seqlens") is not None)
+    candidates = tuple(Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows)
+    chosen = next((c.backend for c in candidates if c.refusal is None and backend in (None, c.backend)), None)
+    return Explanation(name, chosen, candidates, cost)

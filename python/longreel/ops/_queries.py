@@ -1,0 +1,75 @@
+"""Shapes and dtypes that the attention ops share: queries [*q, M, C] over frames of patches."""
+
+import torch
+from torch import Tensor
+
+ALLOWED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Floating tensors cast as torch.autocast asks for a matrix product (float64 stays)."""
+    device = tensors[-1].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype is torch.float64 else t.to(dtype) for t in tensors)
+
+
+def check_dtype(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in ALLOWED_DTYPES:
+            raise TypeError(f"{name} is {tensor.dtype}; allowed: float32, bfloat16, float16 (float64 on the reference)")
+
+
+def check_pair(query: Tensor, patches: Tensor) -> None:
+    """One dtype, one device, one width."""
+    check_dtype(query=query, patches=patches)
+    if query.dtype != patches.dtype:
+        raise TypeError(f"query is {query.dtype} and patches are {patches.dtype}: they must have one dtype")
+    if query.device != patches.device:
+        raise ValueError(f"query is on {query.device} and patches are on {patches.device}: they must be on one device")
+    if query.dim() < 2:
+        raise ValueError(f"query must be [*q, M, C], given {tuple(query.shape)}")
+    if query.shape[-1] != patches.shape[-1]:
+        raise ValueError(f"query has width {query.shape[-1]} and patches have width {patches.shape[-1]}")
+    if patches.shape[-1] == 0:
+        raise ValueError("the width C of query and patches must be at least 1")
+
+
+def lower_queries(
+    query: Tensor, query_mask: Tensor | None, frames: int
+) -> tuple[Tensor, Tensor | None, tuple[int, ...], tuple[int, ...]]:
+    """query [*q, M, C] -> [P, Q, M, C] with Q = 1 or F; mask likewise [P, Q, M]; the prompts' shape, whose product is P;
+    and the batch shape of the result, *q broadcast with (F,)."""
+    lead, (m, c) = query.shape[:-2], query.shape[-2:]
+    sets = lead[-1] if lead else 1
+    if sets == 1 or sets == frames:
+        prompts, shape = lead[:-1], (*lead[:-1], frames)
+    elif frames == 1:
+        prompts, sets, shape = lead, 1, (*lead,)
+    else:
+        raise ValueError(
+            f"query {tuple(query.shape)} is [*q, M, C] whose q must broadcast with ({frames},), the frames:"
+            f" its last entry is {sets}, allowed are 1 and {frames}"
+        )
+    count = 1
+    for size in prompts:
+        count = count * size
+    if query_mask is not None:
+        if query_mask.dtype is not torch.bool:
+            raise TypeError(f"query_mask is {query_mask.dtype}; it must be bool, True for a valid query row")
+        if query_mask.device != query.device:
+            raise ValueError(f"query_mask is on {query_mask.device} and query is on {query.device}")
+        try:
+            query_mask = query_mask.expand(*lead, m)
+        except RuntimeError:
+            raise ValueError(
+                f"query_mask {tuple(query_mask.shape)} does not broadcast to query's rows {(*lead, m)}"
+            ) from None
+        query_mask = query_mask.reshape(count, sets, m)
+    return query.reshape(count, sets, m, c), query_mask, (*prompts,), shape
+
+
+def resolve_scale(scale: float | None, width: int) -> float:
+    """`None` is C^-0.5, the released LLaMA-VID rule."""
+    return float(width) ** -0.5 if scale is None else float(scale)

@@ -1,0 +1,158 @@
+"""context_attention: the text query attends to a frame's patches and leaves one token."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreel.backends import Request, choose
+from longreel.ops._call import call, register, wants_grad
+from longreel.ops._cost import Cost, nbytes
+from longreel.ops._queries import autocast, check_pair, lower_queries, resolve_scale
+from longreel.ops._schemas import overload as low_level
+from longreel.reference import context_attention as reference
+
+NAME = "context_attention"
+
+
+def context_attention(
+    query: Tensor,
+    patches: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    scale: float | None = None,
+    query_mask: Tensor | None = None,
+    return_weights: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """Context token of every frame: ``E_f = mean_m(softmax_n(scale * q_m . x_n)) X_f``.
+
+    LLaMA-VID (arXiv 2311.17043), section 3.1, equation 1, without its projections (`longreel.nn.ContextAttention` has
+    them). The mean over the M queries is taken over the softmax rows, before the value product; it is exact.
+
+    Args:
+        query: ``[*q, M, C]`` text queries; ``*q`` broadcasts with ``(F,)``: ``[M, C]`` shared by all frames, ``[F, M, C]`` per
+            frame, ``[P, 1, M, C]`` for P prompts, ``[P, F, M, C]`` for both. P prompts read the patches once.
+        patches: ``[F, N, C]`` patch features, or packed ``[total, C]`` with `cu_seqlens`. Dtype and device of `query`:
+            float32, bfloat16, float16 (float64 on the reference). Any strides.
+        cu_seqlens: int32 or int64 ``[F + 1]``: frame f owns rows ``cu_seqlens[f]:cu_seqlens[f + 1]`` of packed patches.
+        scale: factor on the scores. None is ``C ** -0.5`` (the released code); the paper's equation has 1.
+        query_mask: bool, broadcasts to ``[*q, M]``, True for a valid row. Invalid rows do not enter the mean; a query set
+            without a valid row gives 0.
+        return_weights: also return the averaged softmax row, float32 ``[*, N]`` (``[*, total]`` if packed): which patches
+            the question looked at. Differentiable.
+        backend: None chooses (see `longreel.explain`); a name that cannot run raises BackendError.
+
+    Returns:
+        ``[*, C]`` in the input's dtype, prompt-major (``*`` is ``*q`` broadcast with ``(F,)``); with `return_weights` a pair.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit, naming what was given and what is allowed.
+        BackendError: no backend, or not the one named, can run the call.
+    """
+    args, prompts, shape = lower(query, patches, cu_seqlens=cu_seqlens, scale=scale, query_mask=query_mask)
+    request = Request(args[1].device.type, args[1].dtype, wants_grad(args[0], args[1]), cu_seqlens is not None)
+    chosen = choose(NAME, backend, request)
+    context, weights, _ = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
+    context = context.reshape(*shape, context.shape[-1])
+    if not return_weights:
+        return context
+    lead = shape if cu_seqlens is None else prompts
+    return context, weights.reshape(*lead, weights.shape[-1])
+
+
+def lower(
+    query: Tensor,
+    patches: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    scale: float | None = None,
+    query_mask: Tensor | None = None,
+    **_: Any,
+) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
+    """Checks, then the arguments of the low-level op, the prompts' shape and the batch shape of the result."""
+    query, patches = autocast(query, patches)
+    check_pair(query, patches)
+    if cu_seqlens is None:
+        if patches.dim() != 3:
+            raise ValueError(f"patches must be [F, N, C] (or [total, C] with cu_seqlens), given {tuple(patches.shape)}")
+        frames = patches.shape[0]
+    else:
+        if patches.dim() != 2:
+            raise ValueError(f"packed patches must be [total, C] where cu_seqlens is given, not {tuple(patches.shape)}")
+        if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"cu_seqlens must be int32 or int64 [F + 1], given {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
+            )
+        if cu_seqlens.device != patches.device:
+            raise ValueError(f"cu_seqlens is on {cu_seqlens.device} and patches are on {patches.device}")
+        frames = cu_seqlens.shape[0] - 1
+    low_query, low_mask, prompts, shape = lower_queries(query, query_mask, frames)
+    return (low_query, patches, low_mask, cu_seqlens, resolve_scale(scale, patches.shape[-1])), prompts, shape
+
+
+def run_reference(query: Tensor, patches: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The reference with float32 arithmetic for narrower inputs, rounded once."""
+    wide = torch.promote_types(patches.dtype, torch.float32)
+    context, weights, lse = reference.context_attention(query.to(wide), patches.to(wide), *rest)
+    return context.to(patches.dtype), weights, lse
+
+
+def cost(query: Tensor, patches: Tensor, **kwargs: Any) -> Cost:
+    """Scores of every query, then one weighted sum a prompt: 2 M N C + 2 N C a frame and prompt."""
+    (q, x, mask, cu_seqlens, _), *_ = lower(query, patches, **kwargs)
+    prompts, _, m, c = q.shape
+    tokens = x.numel() // c
+    frames = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    flops = 2 * prompts * (m + 1) * tokens * c
+    written = prompts * (frames * c * x.element_size() + 4 * (tokens + frames * m))
+    return Cost(flops, nbytes(q, x, mask, cu_seqlens), written)
+
+
+def _fake(query: Tensor, patches: Tensor, query_mask: Any, cu_seqlens: Tensor | None, scale: float) -> tuple[Tensor, ...]:
+    prompts, _, m, c = query.shape
+    frames = patches.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    lead = (prompts, frames, patches.shape[1]) if cu_seqlens is None else (prompts, patches.shape[0])
+    return (
+        patches.new_empty(prompts, frames, c),
+        patches.new_empty(lead, dtype=torch.float32),
+        patches.new_empty(prompts, frames, m, dtype=torch.float32),
+    )
+
+
+def fake_grads(query: Tensor, patches: Tensor, need_query: int, need_patches: int) -> tuple[Tensor, Tensor]:
+    return (
+        query.new_empty(query.shape if need_query else (0,)),
+        patches.new_empty(patches.shape if need_patches else (0,)),
+    )
+
+
+def _fake_backward(
+    grad_context: Any, grad_weights: Any, query: Tensor, patches: Tensor, query_mask: Any, cu_seqlens: Any, lse: Tensor,
+    scale: float, need_query: int, need_patches: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return fake_grads(query, patches, need_query, need_patches)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, patches, query_mask, cu_seqlens, scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(query, patches, query_mask, cu_seqlens, output[2])
+    ctx.mark_non_differentiable(output[2])
+    ctx.scale = scale
+
+
+def _backward(backend: str) -> Any:
+    op = low_level(f"{NAME}_backward", backend)
+
+    def backward(ctx: Any, grad_context: Tensor | None, grad_weights: Tensor | None, _: Any) -> tuple[Any, ...]:
+        need_query, need_patches = ctx.needs_input_grad[:2]
+        if grad_context is None and grad_weights is None:
+            return None, None, None, None, None
+        grads = op(grad_context, grad_weights, *ctx.saved_tensors, ctx.scale, int(need_query), int(need_patches))
+        return grads[0] if need_query else None, grads[1] if need_patches else None, None, None, None
+
+    return backward
+
+
+register(NAME, _fake, _fake_backward, setup_context=_setup_context, backward=_backward)
