@@ -7,10 +7,9 @@ ceil((i + 1) * size / out), and row y lies in cells floor(y * out / size) .. cei
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from longreel.triton_kernels.launch import DTYPES, TRITON_NAMES, Signature, pow2, signature
 from longreel.triton_kernels.window import columns, span, window
+from torch import Tensor
 
 __all__ = ["DTYPES", "adaptive_pool", "adaptive_pool_backward", "aot_signatures"]
 
@@ -117,7 +116,7 @@ def adaptive_pool(
         adaptive_pool_kernel[programs, triton.cdiv(channels, CHANNELS)](
             patches[:, prefix:], content, *patches.stride(),
             channels, pitch, view.out_height, view.out_width, *view.y, *view.x, view.longest_x,
-            CELLS=cells, SPAN=columns_, BC=CHANNELS, num_warps=WARPS,
+            CELLS=cells, SPAN=columns_, BC=CHANNELS, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return content
 
@@ -140,7 +139,7 @@ def adaptive_pool_backward(
         adaptive_pool_backward_kernel[programs, triton.cdiv(channels, CHANNELS)](
             grad, grad_patches[:, prefix:], *grad.stride(), tokens * channels,
             channels, pitch, view.height, view.width, view.out_width, *view.y, *view.x, view.longest_x_cells,
-            TOKENS=rows, BC=CHANNELS, num_warps=WARPS,
+            TOKENS=rows, BC=CHANNELS, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return grad_patches
 
@@ -151,8 +150,9 @@ def aot_signatures() -> list[Signature]:
     for dtype in DTYPES:
         pointer = f"*{TRITON_NAMES[dtype]}:16"
         forward = {
-            "x": pointer, "content": pointer, "s_frame": "i32:16", "s_token": "i32:16", "channels": "i32:16", "pitch": "i32:16",
-            "out_height": "i32", "out_width": "i32", "y_size": "i32", "x_size": "i32", "longest_x": "i32",
+            "x": pointer, "content": pointer, "s_frame": "i32:16", "s_token": "i32:16", "channels": "i32:16",
+            "pitch": "i32:16", "out_height": "i32", "out_width": "i32", "y_size": "i32", "x_size": "i32",
+            "longest_x": "i32",
         }  # fmt: skip
         backward = {
             "grad": pointer, "grad_x": pointer, "g_frame": "i32:16", "g_cell": "i32:16", "s_frame": "i32:16",
@@ -163,5 +163,7 @@ def aot_signatures() -> list[Signature]:
         back_ones = {"g_channel": 1, "y_out": 1, "x_out": 1, "longest_x_cells": 1, "TOKENS": 16, "BC": CHANNELS}
         name = TRITON_NAMES[dtype]
         found.append(signature(f"adaptive_pool/{name}", adaptive_pool_kernel, forward, ones, WARPS, 3))
-        found.append(signature(f"adaptive_pool_backward/{name}", adaptive_pool_backward_kernel, backward, back_ones, WARPS, 3))
+        found.append(
+            signature(f"adaptive_pool_backward/{name}", adaptive_pool_backward_kernel, backward, back_ones, WARPS, 3)
+        )
     return found

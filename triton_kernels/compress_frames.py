@@ -1,11 +1,10 @@
 """compress_frames: the context token and the pooled content tokens of every frame, by the frame pass."""
 
-from torch import Tensor
-
 from longreel.triton_kernels.adaptive_pool import adaptive_pool
 from longreel.triton_kernels.frame_pass import frame_pass, frame_pass_signatures
 from longreel.triton_kernels.launch import DTYPES, Signature
 from longreel.triton_kernels.window import window
+from torch import Tensor
 
 __all__ = ["DTYPES", "aot_signatures", "compress_frames"]
 

@@ -1,9 +1,8 @@
 """context_attention: the context token of every frame, by the frame pass without pooling."""
 
-from torch import Tensor
-
 from longreel.triton_kernels.frame_pass import frame_pass, frame_pass_signatures
 from longreel.triton_kernels.launch import DTYPES, Signature
+from torch import Tensor
 
 __all__ = ["DTYPES", "aot_signatures", "context_attention"]
 
@@ -11,7 +10,7 @@ __all__ = ["DTYPES", "aot_signatures", "context_attention"]
 def context_attention(
     query: Tensor, patches: Tensor, query_mask: Tensor | None, cu_seqlens: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """query [P, Q, M, C], patches [F, N, C], any strides -> context [P, F, C], weights fp32 [P, F, N], lse fp32 [P, F, M].
+    """query [P, Q, M, C], patches [F, N, C], any strides -> context [P, F, C], fp32 weights [P, F, N], lse [P, F, M].
 
     Raises NotImplementedError for packed patches: the work of a pass is laid out before the frames' lengths are known.
     """

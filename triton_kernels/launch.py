@@ -1,4 +1,4 @@
-"""What every kernel file shares: the dtypes, sizes rounded for tiles, and the record of an ahead-of-time compilation."""
+"""What every kernel file shares: dtypes, sizes rounded for tiles, the record of an ahead-of-time compilation."""
 
 from dataclasses import dataclass, field
 from typing import Any

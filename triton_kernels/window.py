@@ -50,7 +50,9 @@ def window(pitch: int, height: int, width: int, out_height: int, out_width: int)
     y, x = _reduced(height, out_height), _reduced(width, out_width)
     for count, (size, out) in ((out_height, y), (out_width, x), (height, y[::-1]), (width, x[::-1])):
         if (count + 1) * size + out >= 2**31:
-            raise ValueError(f"pooling {height} x {width} tokens to {out_height} x {out_width} passes 32-bit cell ranges")
+            raise ValueError(
+                f"{height} x {width} tokens to {out_height} x {out_width} cells: more than 32-bit ranges hold"
+            )
     return Window(pitch, height, width, out_height, out_width, y, x)
 
 
@@ -62,7 +64,7 @@ def span(index, size, out):
 
 @triton.jit
 def columns(first, out_width, x_size, x_out, CELLS: tl.constexpr, SPAN: tl.constexpr):
-    """First column and end of the column range, for the CELLS * SPAN rows of a tile: SPAN columns of each of CELLS cells."""
+    """First column, and end of the cell's columns, for every row of a tile: SPAN columns of each of CELLS cells."""
     # [CELLS * SPAN]
     r = tl.arange(0, CELLS * SPAN)
     j = first + r // SPAN

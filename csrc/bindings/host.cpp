@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "bindings/host_layout.h"
 #include "common/cpu_isa.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Host-side parts of longreel: the build record and the CPU's instruction sets.";
+  m.doc() = "Host-side parts of longreel: the layout planner, the build record and the CPU's instruction sets.";
   m.def("build_record", [] {
     return std::map<std::string, std::string>{{"compiler", LONGREEL_BUILD_COMPILER},
                                               {"torch", LONGREEL_BUILD_TORCH},
@@ -26,4 +27,5 @@ PYBIND11_MODULE(_host, m) {
         return names;
       },
       "Instruction sets that this machine runs, best last.");
+  bind_layout(m);
 }

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
 
+static int EXPV=1;
 namespace longreel {
 namespace {
 
@@ -12,7 +15,9 @@ struct StepF32 {
   using Row = float;
   using Packed = float;
   static constexpr int64_t width = 1;  // row elements a step
-  static constexpr int64_t chain = 256;  // steps summed in one register, which bounds the rounding error
+
+  // Steps summed in one register: runs of sqrt(steps) keep the rounding error of the long sum low.
+  static int64_t chain(int64_t steps) { return std::clamp<int64_t>(std::lround(std::sqrt(steps)), 16, 64); }
 
   static Lanes queries(const float* packed) { return load(packed); }
   static Lanes fold(const float* x, Lanes q, Lanes sum) { return fma(splat(*x), q, sum); }
@@ -22,8 +27,9 @@ struct StepF32 {
 template <class Step, int Rows, int Panels>
 inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename Step::Packed* q, int64_t q_panel,
                       int64_t steps, float* s, int64_t s_row, int64_t ahead) {
-  for (int64_t begin = 0; begin < steps; begin += Step::chain) {
-    const int64_t end = std::min(begin + Step::chain, steps);
+  const int64_t chain = Step::chain(steps);
+  for (int64_t begin = 0; begin < steps; begin += chain) {
+    const int64_t end = std::min(begin + chain, steps);
     Lanes acc[Rows][Panels];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -66,7 +72,9 @@ struct VectorDots {
   static constexpr int64_t rows_multiple = 1;        // tokens are padded to a multiple of this
 
   // Held by a worker while it calls run().
-  struct Session {};
+  struct Session {
+    Session() {}
+  };
 
   // x [n, C], packed q [panels, C / pair, 16] -> s [n, panels * 16]; rows `prefetch` tokens ahead are fetched meanwhile
   static void run(const Row* x, int64_t x_row, int64_t n, const Packed* q, int64_t panels, int64_t channels, float* s,
@@ -91,7 +99,7 @@ struct VectorDots {
     auto rows_at_once = [&](auto count) {
       constexpr int Rows = decltype(count)::value;
       for (; i + Rows <= n; i += Rows) {
-        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, prefetch ? Rows : 0);
+        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, prefetch ? Rows*EXPV : 0);
       }
     };
     rows_at_once(std::integral_constant<int, Tiles::dot_rows>{});

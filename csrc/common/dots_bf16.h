@@ -10,7 +10,8 @@ struct StepBf16Pairs {
   using Row = bf16;
   using Packed = uint32_t;  // channels 2k (low half) and 2k + 1 of one query
   static constexpr int64_t width = 2;
-  static constexpr int64_t chain = 1 << 30;
+
+  static int64_t chain(int64_t steps) { return steps; }
 
   static __m512bh queries(const uint32_t* packed) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(packed)); }
 

@@ -43,9 +43,14 @@ def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
 _FRAME_PASS = "one read of the patches, the second sweep from L2"
 
 TABLE: dict[str, tuple[Row, ...]] = {
-    "context_attention": _rows("context_attention"),
+    "context_attention": _rows(
+        "context_attention",
+        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS, packed=False, backward=False),
+    ),
     "adaptive_pool": _rows(
-        "adaptive_pool", Row("adaptive_pool", "cuda", ("cuda",), _LOW, "CUDA C++, 16-byte loads, no compile at the first call")
+        "adaptive_pool",
+        Row("adaptive_pool", "cuda", ("cuda",), _LOW, "CUDA C++, 16-byte loads, no compile at the first call"),
+        Row("adaptive_pool", "triton", ("cuda",), _LOW, "the same gather, compiled at the first call"),
     ),
     "compress_frames": _rows(
         "compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS, backward=False)

@@ -6,27 +6,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The error budget's floors: (max error over the largest true value, rms error over the rms of the truth).
-FLOORS = {
-    torch.float64: (1e-12, 1e-13),
-    torch.float32: (2e-6, 5e-7),
-    torch.float16: (2e-3, 5e-4),
-    torch.bfloat16: (1.6e-2, 4e-3),
-}
-SLACK = 1.5
+from longreel.testing.budget import Errors, allowed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`error` is the worst error over its budget: at most 1 where the result holds; `why` says what does not hold, else None."""
+    """`error` is the worst error over its budget, at most 1 where the result holds; `worst` names that error."""
 
     error: float
-    why: str | None
+    worst: str | None
+
+    @property
+    def why(self) -> str | None:
+        """What does not hold, None where the result does."""
+        return None if self.error <= 1 else self.worst
 
 
 @dataclass
 class ErrorSum:
-    """Max and rms error of one output, relative to the truth's largest value and rms."""
+    """Max and rms error of one output and the size of its truth, over the pieces added so far."""
 
     worst: float = 0.0
     squared: float = 0.0
@@ -34,45 +32,32 @@ class ErrorSum:
     power: float = 0.0
 
     def add(self, value: Tensor, truth: Tensor) -> None:
-        """A piece of the output beside the same piece of the truth (float64)."""
+        """A piece of the output beside the same piece of the truth (float64). What is not finite counts as infinite."""
         if truth.numel() == 0:
             return
         error = value.double() - truth
-        # max() drops no NaN: a poisoned element must count
-        self.worst = _max(self.worst, error.abs().max().item())
-        self.squared += error.square().sum().item()
+        worst = error.abs().max().item()
+        self.worst = max(self.worst, worst) if math.isfinite(worst) else math.inf
+        self.squared = self.squared + error.square().sum().item() if math.isfinite(worst) else math.inf
         self.largest = max(self.largest, truth.abs().max().item())
         self.power += truth.square().sum().item()
 
     @property
-    def max_rel(self) -> float:
-        return _over(self.worst, self.largest)
-
-    @property
-    def rms_rel(self) -> float:
-        return _over(self.squared**0.5, self.power**0.5)
+    def errors(self) -> Errors:
+        """Relative to the largest value and to the rms of the truth."""
+        return Errors(_ratio(self.worst, self.largest), _ratio(self.squared**0.5, self.power**0.5))
 
 
-def judge(errors: dict[str, ErrorSum], yardsticks: dict[str, ErrorSum], dtype: torch.dtype) -> Verdict:
-    """Every output's errors against max(1.5 x the error of plain PyTorch in the same dtype, floor)."""
-    floor_max, floor_rms = FLOORS[dtype]
-    worst, why = 0.0, None
-    for name, error in errors.items():
-        yardstick = yardsticks[name]
-        for kind, value, limit in (
-            ("max", error.max_rel, max(SLACK * yardstick.max_rel, floor_max)),
-            ("rms", error.rms_rel, max(SLACK * yardstick.rms_rel, floor_rms)),
-        ):
-            share = value / limit if math.isfinite(value) else math.inf
-            if share > max(worst, 1.0):
-                why = f"{name} has {kind} error {value:.1e}, allowed {limit:.1e}"
-            worst = max(worst, share)
-    return Verdict(worst, why)
+def judge(sums: dict[str, ErrorSum], yardsticks: dict[str, ErrorSum], dtype: torch.dtype) -> Verdict:
+    """Every output against the error budget, whose yardstick is plain PyTorch computing in `dtype`."""
+    verdict = Verdict(0.0, None)
+    for name, found in sums.items():
+        error, limit = found.errors, allowed(yardsticks[name].errors, dtype)
+        for kind, value, most in (("max", error.max_rel, limit.max_rel), ("rms", error.rms_rel, limit.rms_rel)):
+            if verdict.worst is None or value / most > verdict.error:
+                verdict = Verdict(value / most, f"{name} has {kind} error {value:.1e}, allowed {most:.1e}")
+    return verdict
 
 
-def _over(error: float, size: float) -> float:
+def _ratio(error: float, size: float) -> float:
     return error / size if size else (0.0 if error == 0 else math.inf)
-
-
-def _max(a: float, b: float) -> float:
-    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ Timed = Callable[[], Any]
 
 
 class HostClock:
-    """Wall time. Outputs are allocated inside the timed call; the last result is released after the clock has stopped."""
+    """Wall time. Outputs are allocated inside the timed call; the last is released after the clock has stopped."""
 
     def sample(self, call: Timed, calls: int) -> float:
         """Seconds a call, over `calls` in a row."""
@@ -25,8 +26,8 @@ class HostClock:
 class CudaClock:
     """Events on the current stream around every call, with the L2 cache emptied of the inputs before each.
 
-    The cache is displaced by reading a buffer of four times its size: writing one would leave dirty lines whose eviction the
-    timed call would pay for. Every call is queued before the host waits, so a short kernel hides its launch behind that read.
+    The cache is displaced by reading a buffer of four times its size: writing one would leave dirty lines, whose
+    eviction the timed call would pay for. Every call is queued before the host waits, so launches hide behind reads.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +36,8 @@ class CudaClock:
 
     def sample(self, call: Timed, calls: int) -> float:
         """Seconds a call, over `calls` of them."""
-        marks = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(calls)]
+        event = partial(torch.cuda.Event, enable_timing=True)
+        marks = [(event(), event()) for _ in range(calls)]
         for start, end in marks:
             self._cold.amax()
             start.record()

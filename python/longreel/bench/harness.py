@@ -27,15 +27,17 @@ class Variant:
 
     Args:
         name: what tables call it.
-        make: set-up outside the clock (packing, torch.compile); returns the timed call, which allocates its own outputs.
+        make: set-up outside the clock (packing, torch.compile); returns the timed call, which allocates its outputs.
         note: what it is, in a few words.
-        needs: bytes that a call takes beyond its inputs, an estimate; it is refused where less is free. 0: unknown, not checked.
+        needs: bytes that a call takes beyond its inputs, estimated; it is refused where less is free. 0: not checked.
+        budgets: how many error budgets its result may use up.
     """
 
     name: str
     make: Callable[[], Timed]
     note: str = ""
     needs: int = 0
+    budgets: float = 1.0
 
 
 @dataclass
@@ -43,13 +45,23 @@ class _Entry:
     variant: Variant
     call: Timed | None = None
     why: str | None = None
+    refused: bool = False
     verdict: Verdict | None = None
     peak: Peak | None = None
     calls: int = 1
     samples: tuple[float, ...] = ()
 
     def outcome(self) -> Outcome:
-        return Outcome(self.variant.name, self.variant.note, self.why, self.verdict, self.peak, self.calls, self.samples)
+        return Outcome(
+            self.variant.name,
+            self.variant.note,
+            self.why,
+            self.refused,
+            self.verdict,
+            self.peak,
+            self.calls,
+            self.samples,
+        )
 
 
 def compare(
@@ -70,8 +82,8 @@ def compare(
 ) -> Report:
     """Check every variant, then time those that hold in turn: A B C, B C A, ..., order changing from round to round.
 
-    A variant that raises, needs more memory than is free, or leaves the error budget is not timed; its row says why. Ratios are
-    taken pair by pair within a round. The roof is probed once a round, under the same conditions.
+    A variant that raises, needs more memory than is free, or leaves the error budget is not timed; its row says why.
+    Ratios are taken pair by pair within a round. The roof is probed once a round, under the same conditions.
 
     Args:
         variants: in order of interest: where `budget` runs out, the later ones are the ones that are not run.
@@ -132,25 +144,28 @@ def _prepare(
 ) -> None:
     """Set-up, first call, verdict, warm-up and peak memory; a reason in `entry.why` where that ends early."""
     if deadline is not None and time.monotonic() > deadline:
-        entry.why = "not run: the time budget was spent"
+        entry.why, entry.refused = "not run: the time budget was spent", True
         return
     free = free_memory(device)
     if free is not None and entry.variant.needs > free:
         entry.why = f"not run: needs about {entry.variant.needs / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+        entry.refused = True
         return
     try:
         call = entry.variant.make()
         entry.verdict = check(call())
-        if entry.verdict.why is not None:
-            entry.why = f"no ratio: {entry.verdict.why}"
+        if not entry.verdict.error <= entry.variant.budgets:
+            entry.why = f"no ratio: {entry.verdict.worst}"
             return
         for _ in range(warmup):
             call()
         entry.peak = peak_memory(call, device)
-        entry.calls = calls_per_sample(clock.sample(call, 1), min_time)
+        entry.calls = calls_per_sample(min(clock.sample(call, 1) for _ in range(2)), min_time)
         entry.call = call
     except Exception as error:
-        entry.why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        entry.why = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        )
 
 
 @contextmanager

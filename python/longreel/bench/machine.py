@@ -45,7 +45,7 @@ def cpu_isa() -> str:
 
 
 def revision(source: Path) -> str | None:
-    """Commit of the checkout that holds `source`, "+" after it when the tree differs; None where git does not track that file."""
+    """Commit of the checkout that holds `source`, "+" when the tree differs; None where git does not know it."""
 
     def git(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", "-C", str(source.parent), *args], capture_output=True, text=True, timeout=10)
@@ -59,9 +59,3 @@ def revision(source: Path) -> str | None:
         return head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired):
         return None
-
-
-def folder_name(device: torch.device) -> str:
-    """A folder name for results of this device, such as `nvidia-h200` or `intel-xeon-processor`."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")

@@ -17,7 +17,7 @@ _PROC = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Peak:
-    """`extra` bytes beyond inputs and outputs at the peak of a call, None where it cannot be measured; `how` says by what means."""
+    """`extra` bytes beyond inputs and outputs at the peak of a call, None if not measured; `how` says how."""
 
     extra: int | None
     how: str
@@ -44,9 +44,9 @@ def storage_bytes(result: Any) -> int:
 def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
     """Runs `call` once, after its warm-up, and returns its peak beyond what was there before and what it returns.
 
-    CUDA: torch's allocator. Linux CPU: the process's high-water mark (VmHWM), reset just before, after the C library has handed
-    back its free pages; where the mark cannot be reset, resident memory sampled from a thread. Scratch that a library keeps
-    from its warm-up on is there before the call and is not seen.
+    CUDA: torch's allocator. Linux CPU: the process's high-water mark (VmHWM), reset just before, once the C library has
+    handed back its free pages; where the mark cannot be reset, resident memory sampled from a thread. Scratch that a
+    library keeps from its warm-up on is there before the call and is not seen.
     """
     gc.collect()
     if device.type == "cuda":

@@ -1,8 +1,7 @@
 """The strongest plain-PyTorch forms of each op, and the obvious ones: what a figure of ours is compared with.
 
-Every peer allocates its outputs inside the call. `F` frames of `N` patches of width `C`, `M` query rows shared by all frames.
-The pooling of the strong forms needs a square grid whose side the output size divides; `adaptive_avg_pool2d` of the naive forms
-needs the square only.
+Every peer allocates its outputs inside the call. F frames of N patches of width C, M query rows shared by all frames.
+All pool square grids; the strong compress_frames, and the matrix product, only where the output size divides the side.
 """
 
 import math
@@ -15,7 +14,7 @@ from torch import Tensor
 
 Outputs = Tensor | tuple[Tensor, Tensor]
 
-# Frames a chunk: 8 of 256 x 1408 stay in the caches of two cores. With autograd a chunk costs its bookkeeping too, so it is longer.
+# Frames a chunk: 8 of 256 x 1408 stay in the caches of two cores. With autograd a chunk costs bookkeeping: longer ones.
 STEP = 8
 STEP_AUTOGRAD = 32
 
@@ -40,8 +39,8 @@ class Peer:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., C] @ weight [M, C]^T without a gradient: through oneDNN on CPU (MKL's float32 runs far below it on AMD)."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
+    """x [..., C] @ weight [M, C]^T, no gradient: through oneDNN on CPU (MKL's float32 runs far below it on AMD)."""
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
         return product
     return F.linear(x, weight)
@@ -67,16 +66,20 @@ def pool_rows(tokens: int, output_size: int, like: Tensor) -> Tensor:
 
 def compress_naive(query: Tensor, patches: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
     """As the equations are written, and `adaptive_avg_pool2d`."""
-    return context_naive(query, patches), pool_naive(patches, output_size)
+    return context_naive(query, patches), pool_adaptive(patches, output_size)
 
 
-def compress_collapsed(query: Tensor, patches: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
-    """Mean of the softmax rows before the values, all frames at once: the form for torch.compile."""
-    return context_collapsed(query, patches), pool_naive(patches, output_size)
+def compress_batched(query: Tensor, patches: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
+    """All frames at once, mean of the softmax rows first, pooling rows in the same bmm: eager, and for torch.compile."""
+    rows = pool_rows(patches.shape[1], output_size, patches)
+    # [F, 1 + cells, N]
+    weights = torch.cat([_batched_weights(query, patches), rows.expand(len(patches), -1, -1)], 1)
+    out = torch.bmm(weights, patches)
+    return out[:, 0], out[:, 1:]
 
 
 def compress_strong(query: Tensor, patches: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
-    """Chunks of frames, tokens on the long side, mean of the softmax rows first; the pooling rows ride in the same bmm."""
+    """Chunks of frames, tokens on the long side, mean of the softmax rows first; pooling rows ride in the same bmm."""
     frames, tokens, width = patches.shape
     step = chunk(patches, STEP)
     rows = pool_rows(tokens, output_size, patches)
@@ -87,16 +90,16 @@ def compress_strong(query: Tensor, patches: Tensor, output_size: int) -> tuple[T
     weights[:, 1:] = rows
     for start in range(0, frames, step):
         block = patches[start : start + step]
-        weights[: len(block), 0] = mean_softmax(linear(block.reshape(-1, width), query), tokens)
+        weights[: len(block), 0] = mean_softmax(linear(block.reshape(-1, width), query), tokens, width)
         torch.bmm(weights[: len(block)], block, out=out[start : start + step])
     return out[:, 0], out[:, 1:]
 
 
 def compress_strong_training(query: Tensor, patches: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
-    """The same for autograd: `F.linear`, and `split`, whose backward is one cat, where slices would each fill a whole gradient."""
+    """For autograd: `F.linear`, and `split`, whose backward is one cat (slices would each fill a whole gradient)."""
     rows = pool_rows(patches.shape[1], output_size, patches)
     blocks = []
-    for block in patches.split(chunk(patches, STEP_AUTOGRAD)):
+    for block in torch.split(patches, chunk(patches, STEP_AUTOGRAD)):
         weights = _weights(query, block)
         # [step, 1 + cells, N]
         weights = torch.cat([weights[:, None], rows.expand(len(block), -1, -1)], 1)
@@ -121,10 +124,9 @@ def context_sdpa(query: Tensor, patches: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(rows, keys, keys)[:, 0].mean(1)
 
 
-def context_collapsed(query: Tensor, patches: Tensor) -> Tensor:
-    """Mean of the softmax rows before the values, all frames at once."""
-    scores = (query @ patches.transpose(1, 2)) * patches.shape[-1] ** -0.5
-    return torch.matmul(scores.softmax(-1).mean(1, keepdim=True), patches)[:, 0]
+def context_batched(query: Tensor, patches: Tensor) -> Tensor:
+    """All frames at once, mean of the softmax rows first: eager, and for torch.compile."""
+    return torch.bmm(_batched_weights(query, patches), patches)[:, 0]
 
 
 def context_strong(query: Tensor, patches: Tensor) -> Tensor:
@@ -135,21 +137,21 @@ def context_strong(query: Tensor, patches: Tensor) -> Tensor:
     out = patches.new_empty(frames, 1, width)
     for start in range(0, frames, step):
         block = patches[start : start + step]
-        weights = mean_softmax(linear(block.reshape(-1, width), query), tokens).to(block.dtype)
+        weights = mean_softmax(linear(block.reshape(-1, width), query), tokens, width).to(block.dtype)
         torch.bmm(weights[:, None], block, out=out[start : start + step])
     return out[:, 0]
 
 
 def context_strong_training(query: Tensor, patches: Tensor) -> Tensor:
     """The same for autograd."""
-    blocks = patches.split(chunk(patches, STEP_AUTOGRAD))
+    blocks = torch.split(patches, chunk(patches, STEP_AUTOGRAD))
     return torch.cat([torch.bmm(_weights(query, block)[:, None], block)[:, 0] for block in blocks])
 
 
 # adaptive_pool: patches [F, N, C] -> [F, output_size^2, C]
 
 
-def pool_naive(patches: Tensor, output_size: int) -> Tensor:
+def pool_adaptive(patches: Tensor, output_size: int) -> Tensor:
     """`adaptive_avg_pool2d` over the transposed grid."""
     frames, tokens, width = patches.shape
     side = math.isqrt(tokens)
@@ -158,37 +160,56 @@ def pool_naive(patches: Tensor, output_size: int) -> Tensor:
     return pooled.permute(0, 2, 3, 1).reshape(frames, output_size**2, width)
 
 
-def pool_strong(patches: Tensor, output_size: int) -> Tensor:
-    """A matrix product with the pooling rows, in chunks of frames."""
-    frames, tokens, width = patches.shape
-    step = chunk(patches, STEP)
-    rows = pool_rows(tokens, output_size, patches).expand(step, -1, -1).contiguous()
-    # [F, cells, C]
-    out = patches.new_empty(frames, rows.shape[1], width)
-    for start in range(0, frames, step):
-        block = patches[start : start + step]
-        torch.bmm(rows[: len(block)], block, out=out[start : start + step])
-    return out
+def pool_matmul(patches: Tensor, output_size: int) -> Tensor:
+    """A matrix product of every frame with the pooling rows."""
+    rows = pool_rows(patches.shape[1], output_size, patches)
+    return torch.bmm(rows.expand(len(patches), -1, -1), patches)
 
 
-def pool_strong_training(patches: Tensor, output_size: int) -> Tensor:
-    """Sums over the cells of a strided view."""
-    frames, tokens, width = patches.shape
-    side = math.isqrt(tokens)
-    if side * side != tokens or side % output_size:
-        raise ValueError(f"this form pools square grids whose side {output_size} divides, given {tokens} patches")
-    cell = side // output_size
-    grid = patches.view(frames, output_size, cell, output_size, cell, width)
-    return grid.mean((2, 4)).view(frames, -1, width)
-
-
-def mean_softmax(scores: Tensor, tokens: int) -> Tensor:
+def mean_softmax(scores: Tensor, tokens: int, width: int) -> Tensor:
     """scores [F * N, M] -> the mean over the queries of every frame's softmax over its tokens [F, N], in float32."""
-    scores = scores.view(-1, tokens, scores.shape[-1])
-    return (scores.float()).softmax(1).mean(2)
+    scaled = scores.view(-1, tokens, scores.shape[-1]).float() * width**-0.5
+    return scaled.softmax(1).mean(2)
 
 
 def _weights(query: Tensor, block: Tensor) -> Tensor:
     """The averaged softmax row of every frame [step, N], for autograd."""
     _, tokens, width = block.shape
-    return mean_softmax(F.linear(block.reshape(-1, width), query), tokens).to(block.dtype)
+    return mean_softmax(F.linear(block.reshape(-1, width), query), tokens, width).to(block.dtype)
+
+
+def _batched_weights(query: Tensor, patches: Tensor) -> Tensor:
+    """The averaged softmax row of every frame [F, 1, N]."""
+    scores = (query @ patches.transpose(1, 2)).float() * patches.shape[-1] ** -0.5
+    return scores.softmax(-1).mean(1, keepdim=True).to(patches.dtype)
+
+
+PEERS: dict[str, dict[str, Peer]] = {
+    "compress_frames": {
+        "strong": Peer(
+            compress_strong, compress_strong_training, "chunked, weights collapsed, pooling in the same bmm"
+        ),
+        "naive": Peer(compress_naive, None, "as the equations are written", copies=5.0),
+        "batched": Peer(compress_batched, None, "weights collapsed, pooling in the same bmm, all frames at once"),
+        "compiled": Peer(compress_batched, None, "torch.compile of the batched form", compiled=True),
+    },
+    "context_attention": {
+        "strong": Peer(context_strong, context_strong_training, "chunked, weights collapsed"),
+        "naive": Peer(context_naive, None, "as the equation is written", copies=4.0),
+        "sdpa": Peer(context_sdpa, None, "scaled_dot_product_attention, then the mean", copies=4.0),
+        "batched": Peer(context_batched, None, "weights collapsed, all frames at once"),
+        "compiled": Peer(context_batched, None, "torch.compile of the batched form", compiled=True),
+    },
+    "adaptive_pool": {
+        "strong": Peer(pool_adaptive, None, "adaptive_avg_pool2d of the transposed grid"),
+        "matmul": Peer(pool_matmul, None, "matrix product with the pooling rows"),
+        "compiled": Peer(pool_adaptive, None, "torch.compile of adaptive_avg_pool2d", compiled=True),
+    },
+}
+
+# The obvious form of each op: the yardstick of the error budget.
+PLAIN: dict[str, Callable[..., Outputs]] = {
+    "compress_frames": compress_naive,
+    "context_attention": context_naive,
+    "adaptive_pool": pool_adaptive,
+}

@@ -1,6 +1,7 @@
 """What a comparison found: outcomes, ratios, and one flat record a variant."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from longreel.ops._cost import Cost
 
 @dataclass(frozen=True)
 class Outcome:
-    """One variant. `why` says why it has no time, None where it has; `samples` are seconds a call, one a round, each the mean of
-    `calls` calls."""
+    """One variant. `why` says why it has no time, None where it has; `refused`: not even run, for want of time or room.
+    `samples` are seconds a call, one a round, each the mean of `calls` calls."""
 
     variant: str
     note: str
     why: str | None
+    refused: bool
     verdict: Verdict | None
     peak: Peak | None
     calls: int
@@ -81,10 +83,17 @@ class Report:
             "samples": list(outcome.samples),
             "calls_per_sample": outcome.calls,
             "speedup_over": {other: asdict(ratio) for other, ratio in over.items() if ratio},
-            "error_of_budget": outcome.verdict.error if outcome.verdict else None,
+            "error_of_budget": outcome.verdict.error
+            if outcome.verdict and math.isfinite(outcome.verdict.error)
+            else None,
+            "worst_error": outcome.verdict.worst if outcome.verdict else None,
             "extra_bytes": outcome.peak.extra if outcome.peak else None,
             "extra_measured_by": outcome.peak.how if outcome.peak else None,
-            "work": {"flops": self.work.flops, "bytes_read": self.work.bytes_read, "bytes_written": self.work.bytes_written},
+            "work": {
+                "flops": self.work.flops,
+                "bytes_read": self.work.bytes_read,
+                "bytes_written": self.work.bytes_written,
+            },
             "flops_per_s": self.work.flops / time.median if time else None,
             "bytes_per_s": self.work.bytes / time.median if time else None,
             "roof": {**asdict(self.roof), "bound": self.roof.bound(self.work)},

@@ -32,8 +32,8 @@ class RoofMeter:
     """Probes, run once a round beside the variants; the best of each kind is the roof.
 
     Memory: a sum over `size` bytes (read) and a copy of one half to the other (read + written), larger than any cache.
-    Matrix: a square product in `dtype`, on CPU through MKL and oneDNN; float16 on CPU is measured in float32, in which our kernels
-    compute there.
+    Matrix: a square product in `dtype`, on CPU through MKL and oneDNN; float16 on CPU is measured in float32, which our
+    kernels compute in.
     """
 
     device: torch.device
@@ -57,7 +57,8 @@ class RoofMeter:
         self._products: dict[str, tuple[Timed, int]] = {
             f"{name} product of side {self.side}": (lambda: left @ right, flops)
         }
-        if self.device.type == "cpu" and torch.backends.mkldnn.is_available() and left.dtype is not torch.float64:
+        one_dnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if self.device.type == "cpu" and one_dnn and left.dtype is not torch.float64:
             linear = torch.ops.mkldnn._linear_pointwise
             self._products[f"{name} oneDNN product of side {self.side}"] = (
                 lambda: linear(left, right, None, "none", [], ""),

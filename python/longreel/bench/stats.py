@@ -27,7 +27,7 @@ def spread(samples: Sequence[float]) -> Spread:
 def speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:
     """How many times `fast` is faster than `slow`: the ratio of every round's pair, then the median of these.
 
-    A disturbance that lasts longer than a round falls on both sides of its pair, so it cancels; it would not in a ratio of medians.
+    A disturbance that lasts longer than a round falls on both sides of a pair and cancels; in a ratio of medians not.
     """
     if len(slow) != len(fast):
         raise ValueError(f"speedup() pairs rounds: {len(slow)} samples against {len(fast)}")

@@ -46,7 +46,17 @@ def times(ratio: Spread | None) -> str:
 
 
 def header(report: Report) -> Cells:
-    return ["variant", "median", "quartiles", "runs", f"over {report.baseline}", "extra mem", "FLOP/s", "bytes/s", "roof", "error"]
+    return [
+        "variant",
+        "median",
+        "quartiles",
+        "runs",
+        f"over {report.baseline}",
+        "extra mem",
+        "rate",
+        "of roof",
+        "error",
+    ]
 
 
 def row(report: Report, outcome: Outcome) -> Cells:
@@ -54,7 +64,7 @@ def row(report: Report, outcome: Outcome) -> Cells:
     error = _NONE if outcome.verdict is None else f"{outcome.verdict.error:.2f}"
     time, share = report.time(outcome.variant), report.share(outcome.variant)
     if time is None or share is None:
-        return [outcome.variant, *[_NONE] * 8, error]
+        return [outcome.variant, *[_NONE] * 7, error]
     return [
         outcome.variant,
         seconds(time.median),
@@ -62,8 +72,7 @@ def row(report: Report, outcome: Outcome) -> Cells:
         str(time.runs),
         times(report.speedup(outcome.variant, report.baseline)),
         size(outcome.peak.extra if outcome.peak else None),
-        rate(report.work.flops / time.median, ""),
-        rate(report.work.bytes / time.median, "B"),
+        _rate(report, time.median),
         f"{100 * share:.0f} %",
         error,
     ]
@@ -71,13 +80,16 @@ def row(report: Report, outcome: Outcome) -> Cells:
 
 def title(facts: Record) -> str:
     """What was computed: `compress_frames bf16, forward`, with the shape."""
-    return " ".join(str(value) for key, value in facts.items() if key in ("op", "dtype", "pass")) + f"   {facts.get('shape', '')}"
+    return (
+        " ".join(str(value) for key, value in facts.items() if key in ("op", "dtype", "pass"))
+        + f"   {facts.get('shape', '')}"
+    )
 
 
 def verdicts(report: Report, ours: Sequence[str]) -> list[str]:
     """One sentence for each of `ours` that was timed: its speed-up over every other variant, with quartiles."""
     lines = []
-    for name in ours:
+    for name in (o.variant for o in report.outcomes if o.variant in ours):
         found = [(o.variant, report.speedup(name, o.variant)) for o in report.outcomes if o.variant not in ours]
         parts = [f"{r.median:.2f}x ({r.low:.2f}–{r.high:.2f}) over {other}" for other, r in found if r is not None]
         if parts:
@@ -89,17 +101,20 @@ def notes(report: Report) -> list[str]:
     """Why rows are empty, and what the columns mean on this machine."""
     lines = [f"{o.variant}: {o.why}" for o in report.outcomes if o.why]
     m, roof = report.machine, report.roof
-    where = f"{m['device']}, {m['cpu_isa']}, {m['threads']} threads, torch {m['torch']}, {m['git'] or m['longreel']}, {m['date']}"
-    lines.append(where + (f", load {m['load']} before" if m["load"] is not None else ""))
+    where = f"{m['device']}, {m['cpu_isa']}, threads {m['threads']}, torch {m['torch']}, {m['git'] or m['longreel']}"
+    lines.append(f"{where}, {m['date']}" + (f", load {m['load']} before" if m["load"] is not None else ""))
     lines.append(
         f"roof: {rate(roof.bandwidth, 'B/s')} ({roof.bandwidth_by}), {rate(roof.matrix, 'FLOP/s')} ({roof.matrix_by});"
         f" this work is bound by {'memory' if roof.bound(report.work) == 'memory' else 'the matrix rate'}:"
         f" {seconds(roof.seconds(report.work))} at best"
     )
+    if any((report.share(o.variant) or 0) > 1 for o in report.outcomes):
+        lines.append("more than 100 % of the memory roof: the inputs stayed in a cache")
     how = next((o.peak.how for o in report.outcomes if o.peak), "not measured")
     lines.append(
-        f"{rate(report.work.flops, 'FLOP')} and {size(report.work.bytes)} of work; extra mem: beyond inputs and outputs, {how};"
-        " error: worst of max and rms error over its budget, at most 1"
+        f"{rate(report.work.flops, 'FLOP')} and {size(report.work.bytes)} of work;"
+        f" extra mem: beyond inputs and outputs, {how};"
+        " error: worst of max and rms error over its budget (ours at most 1)"
     )
     return lines
 
@@ -136,6 +151,12 @@ def markdown(head: Cells, rows: Sequence[Cells]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
 
 
+def _rate(report: Report, time: float) -> str:
+    """What the variant reached of the rate that bounds this work."""
+    memory = report.roof.bound(report.work) == "memory"
+    return rate(report.work.bytes / time, "B/s") if memory else rate(report.work.flops / time, "FLOP/s")
+
+
 def _range(time: Spread) -> str:
     low, high = seconds(time.low), seconds(time.high)
     return f"{low.split()[0] if low.split()[1] == high.split()[1] else low}–{high}"
@@ -144,3 +165,17 @@ def _range(time: Spread) -> str:
 def _three(value: float) -> str:
     """Three significant digits, no exponent."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def text_table(head: Cells, rows: Sequence[Cells]) -> str:
+    """Aligned columns, the first four to the left; of a row shorter than the head the last cell runs on."""
+    full = [cells for cells in rows if len(cells) == len(head)]
+    widths = [max(len(cells[i]) for cells in (head, *full)) for i in range(len(head))]
+    short = [cells for cells in rows if len(cells) < len(head)]
+    widths = [max(w, *(len(c[i]) for c in short if i < len(c) - 1), 0) for i, w in enumerate(widths)]
+
+    def line(cells: Cells) -> str:
+        padded = [c.ljust(w) if i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=False))]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * w for w in widths), *(line(cells) for cells in rows)])

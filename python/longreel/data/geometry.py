@@ -29,8 +29,9 @@ class Geometry:
     def of(cls, path: Path, width: int, height: int, size: int | None, fit: Fit) -> "Geometry":
         """The geometry for a source of `width` x `height`.
 
-        size None keeps the source as it is. fit "crop" scales the short side to `size`, keeping the aspect, and cuts the
-        centred square, as CLIP's and LLaMA-VID's processors do; "stretch" scales to the square, as Video-LLaMA's does.
+        size None keeps the source as it is. fit "crop" scales the short side to `size`, keeping the aspect, and cuts
+        the centred square, as CLIP's and LLaMA-VID's processors do; "stretch" scales to the square, as Video-LLaMA's
+        does.
         """
         check_pixels(path, width, height)
         if size is None:

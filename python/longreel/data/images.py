@@ -13,7 +13,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's own bytes say that it is a still picture; its name does not matter. An animated GIF is a video."""
+    """Whether the file's bytes, not its name, say that it is a still picture. An animated GIF is a video."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             return not (image.format == "GIF" and getattr(image, "is_animated", False))

@@ -1,5 +1,6 @@
 """Run an iterator ahead of its consumer in a thread, a bounded number of items ahead."""
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -27,7 +28,9 @@ class Prefetch(Generic[T]):
     def __init__(self, source: Iterator[T], depth: int) -> None:
         self._items: queue.Queue[T | _End] = queue.Queue(depth)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=_run, args=(source, self._items, self._stop), name="longreel-prefetch", daemon=True)
+        self._thread = threading.Thread(
+            target=_run, args=(source, self._items, self._stop), name="longreel-prefetch", daemon=True
+        )
         self._started = self._done = False
         weakref.finalize(self, self._stop.set)
 
@@ -72,9 +75,7 @@ def _run(source: Iterator[T], items: "queue.Queue[T | _End]", stop: threading.Ev
 
 def _put(items: "queue.Queue[T | _End]", item: T | _End, stop: threading.Event) -> bool:
     while not stop.is_set():
-        try:
+        with contextlib.suppress(queue.Full):
             items.put(item, timeout=_POLL_SECONDS)
             return True
-        except queue.Full:
-            continue
     return False

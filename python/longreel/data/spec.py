@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 GRAMMAR = "fps:RATE, uniform:COUNT or fps:RATE,max=COUNT (RATE in frames a second up to 1000, COUNT from 1 to 1000000)"
-_PATTERN = re.compile(r"(?:fps:(?P<rate>\d+(?:\.\d+)?|\d+/\d+)(?:,max=(?P<most>\d+))?|uniform:(?P<count>\d+))", re.ASCII)
+_PATTERN = re.compile(
+    r"(?:fps:(?P<rate>\d+(?:\.\d+)?|\d+/\d+)(?:,max=(?P<most>\d+))?|uniform:(?P<count>\d+))", re.ASCII
+)
 _MOST_RATE = 1000
 _MOST_FRAMES = 1_000_000
 
@@ -14,10 +16,11 @@ _MOST_FRAMES = 1_000_000
 class FrameSpec:
     """Sampling times on a video's own clock, which starts at its first frame and runs for its duration D.
 
-    `fps:r` samples at 0, 1/r, 2/r, ... below D; `uniform:n` at i * D / n for i < n; `fps:r,max=n` is `fps:r` where that
-    gives at most n frames and `uniform:n` otherwise. The frame of a sampling time is the one on screen then: the last
-    whose timestamp is not later. So the count depends on the duration alone, a frame that stays on screen for long (variable
-    frame rate) may be taken several times, and at a constant rate `uniform:n` takes frame floor(i * frames / n).
+    `fps:r` samples at 0, 1/r, 2/r, ... below D; `uniform:n` at i * D / n for i < n; `fps:r,max=n` is `fps:r` where
+    that gives at most n frames and `uniform:n` otherwise. The frame of a sampling time is the one on screen then: the
+    last whose timestamp is not later. So the count depends on the duration alone, a frame that stays on screen for
+    long (variable frame rate) may be taken several times, and at a constant rate frame i of `uniform:n` is frame
+    floor(i * frames / n) of the video.
     """
 
     rate: Fraction | None = None
@@ -43,8 +46,10 @@ class FrameSpec:
         return cls(Fraction(match["rate"]) if match["rate"] else None, int(count) if count else None)
 
     def step(self, duration: Fraction | None) -> Fraction:
-        """Seconds between two sampling times of a video that lasts `duration` seconds (None: unknown, fine for `fps:r`)."""
-        if self.rate is not None and (self.count is None or (duration is not None and duration * self.rate <= self.count)):
+        """Seconds between two sampling times of a video that lasts `duration` seconds; `fps:r` needs no duration."""
+        if self.rate is not None and (
+            self.count is None or (duration is not None and duration * self.rate <= self.count)
+        ):
             return 1 / self.rate
         if duration is None or duration <= 0 or self.count is None:
             raise ValueError(f"{self} needs the duration of the video, got {duration}")

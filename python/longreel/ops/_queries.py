@@ -1,5 +1,7 @@
 """Shapes and dtypes that the attention ops share: queries [*q, M, C] over frames of patches."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,12 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t.dtype is torch.float64 else t.to(dtype) for t in tensors)
+
+
+def exact(device: torch.device) -> AbstractContextManager[object]:
+    """Inside torch.autocast too, what is computed within keeps its dtype."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def check_dtype(**tensors: Tensor) -> None:

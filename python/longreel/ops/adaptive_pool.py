@@ -46,7 +46,7 @@ def adaptive_pool(
         ValueError, TypeError: a grid, size or mode that does not fit, naming what was given and what is allowed.
         BackendError: no backend, or not the one named, can run the call.
     """
-    args = lower(patches, output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens)
+    args, _ = lower(patches, output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens)
     patches = args[0]
     chosen = choose(NAME, backend, Request(patches.device.type, patches.dtype, wants_grad(patches)))
     if chosen == "reference":
@@ -63,24 +63,25 @@ def lower(
     grid: tuple[int, int] | None = None,
     num_prefix_tokens: int = 0,
     **_: Any,
-) -> tuple[Any, ...]:
-    """Checks, then the arguments of the low-level op."""
+) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Checks, then the arguments of the low-level op and the batch shape of the result."""
     (patches,) = autocast(patches)
     check_dtype(patches=patches)
     if patches.dim() != 3 or patches.shape[-1] == 0:
         raise ValueError(f"patches must be [F, N, C] with C of at least 1, given {tuple(patches.shape)}")
-    return (patches, *pool_geometry(patches.shape[1], output_size, mode, grid, num_prefix_tokens))
+    geometry = pool_geometry(patches.shape[1], output_size, mode, grid, num_prefix_tokens)
+    return (patches, *geometry), (patches.shape[0],)
 
 
-def run_reference(patches: Tensor, *geometry: int) -> Tensor:
-    """The reference with float32 arithmetic for narrower inputs, rounded once."""
-    wide = torch.promote_types(patches.dtype, torch.float32)
+def run_reference(patches: Tensor, *geometry: int, same_dtype: bool = False) -> Tensor:
+    """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
+    wide = patches.dtype if same_dtype else torch.promote_types(patches.dtype, torch.float32)
     return reference(patches.to(wide), PoolGeometry(*geometry)).to(patches.dtype)
 
 
 def cost(patches: Tensor, *args: Any, **kwargs: Any) -> Cost:
     """One addition for every element of every cell's window, a scaling for every output."""
-    x, *rest = lower(patches, *args, **kwargs)
+    (x, *rest), _ = lower(patches, *args, **kwargs)
     geometry = PoolGeometry(*rest)
     frames, _, c = x.shape
     outputs = frames * geometry.cells * c

@@ -9,7 +9,7 @@ from longreel.backends import Request, choose
 from longreel.ops import context_attention as attention
 from longreel.ops._call import call, register, wants_grad
 from longreel.ops._cost import Cost, nbytes
-from longreel.ops._queries import autocast, check_pair, lower_queries, resolve_scale
+from longreel.ops._queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops._schemas import overload as low_level
 from longreel.reference.compress_frames import compress_frames as reference
 from longreel.reference.pool_geometry import PoolGeometry, pool_geometry
@@ -97,12 +97,15 @@ def lower(
     return (low_query, patches, low_mask, resolve_scale(scale, patches.shape[-1]), *geometry), shape
 
 
-def run_reference(query: Tensor, patches: Tensor, query_mask: Tensor | None, scale: float, *geometry: int) -> Any:
-    """The reference with float32 arithmetic for narrower inputs, rounded once."""
-    wide = torch.promote_types(patches.dtype, torch.float32)
-    context, content, weights, lse = reference(
-        query.to(wide), patches.to(wide), query_mask, scale, PoolGeometry(*geometry)
-    )
+def run_reference(
+    query: Tensor, patches: Tensor, query_mask: Tensor | None, scale: float, *geometry: int, same_dtype: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
+    wide = patches.dtype if same_dtype else torch.promote_types(patches.dtype, torch.float32)
+    with exact(patches.device):
+        context, content, weights, lse = reference(
+            query.to(wide), patches.to(wide), query_mask, scale, PoolGeometry(*geometry)
+        )
     return context.to(patches.dtype), content.to(patches.dtype), weights, lse
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from longreel.backends import Request, choose
 from longreel.ops._call import call, register, wants_grad
 from longreel.ops._cost import Cost, nbytes
-from longreel.ops._queries import autocast, check_pair, lower_queries, resolve_scale
+from longreel.ops._queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops._schemas import overload as low_level
 from longreel.reference import context_attention as reference
 
@@ -86,15 +86,24 @@ def lower(
             )
         if cu_seqlens.device != patches.device:
             raise ValueError(f"cu_seqlens is on {cu_seqlens.device} and patches are on {patches.device}")
+        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_bounds(cu_seqlens, patches.shape[0])
         frames = cu_seqlens.shape[0] - 1
     low_query, low_mask, prompts, shape = lower_queries(query, query_mask, frames)
     return (low_query, patches, low_mask, cu_seqlens, resolve_scale(scale, patches.shape[-1])), prompts, shape
 
 
-def run_reference(query: Tensor, patches: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference with float32 arithmetic for narrower inputs, rounded once."""
-    wide = torch.promote_types(patches.dtype, torch.float32)
-    context, weights, lse = reference.context_attention(query.to(wide), patches.to(wide), *rest)
+def _check_bounds(cu_seqlens: Tensor, total: int) -> None:
+    """On other devices and in compiled code the values are not looked at: that would wait for the device."""
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != total or (cu_seqlens.diff() < 0).any():
+        raise ValueError(f"cu_seqlens must rise from 0 to {total}, the packed patches; given {cu_seqlens.tolist()}")
+
+
+def run_reference(query: Tensor, patches: Tensor, *rest: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
+    wide = patches.dtype if same_dtype else torch.promote_types(patches.dtype, torch.float32)
+    with exact(patches.device):
+        context, weights, lse = reference.context_attention(query.to(wide), patches.to(wide), *rest)
     return context.to(patches.dtype), weights, lse
 
 

@@ -1,9 +1,12 @@
 """The ops, one line each. The contract test, the benchmarks, `explain` and `longreel doctor` are driven from here."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from torch import Tensor
 
 from longreel.backends import TABLE, Row
 from longreel.ops import adaptive_pool, compress_frames, context_attention
@@ -21,6 +24,21 @@ class OpSpec:
     def public(self) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(self.module, self.name)
         return function
+
+    def lower(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Arguments of the low-level op for these arguments of the public function."""
+        lowered: tuple[Any, ...] = self.module.lower(*args, **kwargs)[0]
+        return lowered
+
+    def reference(self, *args: Any, same_dtype: bool = False) -> tuple[Tensor, ...]:
+        """Outputs of the reference for arguments of the low-level op; `same_dtype` computes in their dtype throughout."""
+        outputs = self.module.run_reference(*args, same_dtype=same_dtype)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    @property
+    def specification(self) -> ModuleType:
+        """The reference's module: with its maths, the corners and the bad input that the contract test tries."""
+        return importlib.import_module(f"longreel.reference.{self.name}")
 
     def cost(self, *args: Any, **kwargs: Any) -> Cost:
         counted: Cost = self.module.cost(*args, **kwargs)

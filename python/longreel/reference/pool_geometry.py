@@ -44,8 +44,8 @@ def pool_geometry(
     num_prefix_tokens: int,
 ) -> PoolGeometry:
     """Lower (`output_size`, `mode`, `grid`) over N = `tokens` patches to the one rule that kernels know."""
-    tokens = operator.index(tokens)  # a compiled graph specialises on N, never on F
-    prefix = num_prefix_tokens
+    # a compiled graph specialises on N and on these settings, never on F
+    tokens, prefix = operator.index(tokens), operator.index(num_prefix_tokens)
     if prefix < 0 or prefix > tokens:
         raise ValueError(f"num_prefix_tokens={prefix} is outside 0..{tokens}, the number of patches")
     rest = tokens - prefix

@@ -1,0 +1,71 @@
+"""Options of the pytest-benchmark suites, and the one fixture that they share: `pytest benchmarks --benchmark-only`."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from longreel.bench.cases import DTYPES, SIZES, Case
+from longreel.bench.memory import free_memory
+from longreel.bench.tables import size
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("longreel")
+    group.addoption("--size", choices=list(SIZES), default="small", help="small, or hour: 3600 frames of 256 x 1408")
+    group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    group.addoption("--dtype", choices=list(DTYPES), action="append", help="may be repeated; default bf16 and fp32")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of (case, variant) runs for every dtype, pass and variant of its module's op that this device can run."""
+    if not {"case", "variant"} <= set(metafunc.fixturenames):
+        return
+    option, op = metafunc.config.getoption, metafunc.module.OP
+    cases = [
+        Case(op, SIZES[option("size")], DTYPES[dtype], torch.device(option("device")), backward)
+        for dtype in option("dtype") or ("bf16", "fp32")
+        for backward in Case.passes(op)
+    ]
+    metafunc.parametrize(
+        ("case", "variant"),
+        [
+            pytest.param(case, name, id=f"{case.facts['dtype']}-{case.backward}-{name}")
+            for case in cases
+            for name in case.names
+            if name != "reference" or case.shape == SIZES["small"]
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def held() -> list[Case]:
+    """The one case whose inputs are in memory."""
+    return []
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture, held: list[Case]) -> Callable[[Case, str], None]:
+    """Check a variant, then time it; on a GPU a call ends when its kernels have."""
+
+    def run(case: Case, name: str) -> None:
+        if case not in held:
+            for other in held:
+                other.release()
+            held[:] = [case]
+        variant, free = case.variant(name), free_memory(case.device)
+        assert free is None or variant.needs <= free, f"needs about {size(variant.needs)}, {size(free)} are free"
+        call = variant.make()
+        verdict = case.check(call())
+        assert verdict.error <= variant.budgets, verdict.worst
+        benchmark.group = f"{case.op} {case.facts['dtype']} {case.facts['pass']}"
+        benchmark.extra_info.update(case.facts, variant=name, error_of_budget=verdict.error)
+
+        def timed() -> None:
+            call()
+            if case.device.type == "cuda":
+                torch.cuda.synchronize(case.device)
+
+        benchmark(timed)
+
+    return run

@@ -1,0 +1,157 @@
+#include "tensor_args.h"
+
+#include <string>
+
+#include "../common/huge_pages.h"
+
+namespace longreel {
+namespace {
+
+std::string shape_text(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+void check_cpu(const Tensor& tensor, const char* name) { STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU"); }
+
+Queries queries_view(const Tensor& query, const std::optional<Tensor>& mask, const Patches& patches) {
+  STD_TORCH_CHECK(query.dim() == 4, "query must be [P, Q, M, C], got ", shape_text(query));
+  check_cpu(query, "query");
+  STD_TORCH_CHECK(query.size(3) == patches.channels, "query has ", query.size(3), " channels, patches have ", patches.channels);
+  STD_TORCH_CHECK(query.size(1) == 1 || query.size(1) == patches.frames, "query must have 1 set or one per frame (",
+                  patches.frames, "), got ", query.size(1));
+  STD_TORCH_CHECK(dtype_of(query, "query") == patches.dtype, "query and patches must have one dtype");
+  Queries view = {};
+  view.data = query.const_data_ptr();
+  view.prompts = query.size(0);
+  view.sets = query.size(1);
+  view.rows = query.size(2);
+  view.prompt_stride = query.stride(0);
+  view.set_stride = query.stride(1);
+  view.row_stride = query.stride(2);
+  view.channel_stride = query.stride(3);
+  if (mask.has_value()) {
+    check_cpu(*mask, "query_mask");
+    STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, "query_mask must be bool");
+    STD_TORCH_CHECK(mask->dim() == 3 && mask->size(0) == view.prompts && mask->size(1) == view.sets && mask->size(2) == view.rows,
+                    "query_mask must be [", view.prompts, ", ", view.sets, ", ", view.rows, "], got ", shape_text(*mask));
+    view.mask = static_cast<const bool*>(mask->const_data_ptr());
+    view.mask_prompt_stride = mask->stride(0);
+    view.mask_set_stride = mask->stride(1);
+    view.mask_row_stride = mask->stride(2);
+  }
+  return view;
+}
+
+}  // namespace
+
+Pool torch_threads() {
+  const auto run = [](int64_t count, void (*body)(void*, int64_t), void* context) {
+    torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(context, i);
+    });
+  };
+  return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
+}
+
+Dtype dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::f32;
+    case ScalarType::BFloat16:
+      return Dtype::bf16;
+    case ScalarType::Half:
+      return Dtype::f16;
+    default:
+      STD_TORCH_CHECK(false, name, " must be float32, bfloat16 or float16");
+  }
+}
+
+PoolGeometry pool_geometry(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
+                           int64_t out_width) {
+  STD_TORCH_CHECK(prefix >= 0 && prefix <= tokens, "prefix must be in [0, ", tokens, "], got ", prefix);
+  STD_TORCH_CHECK(height >= 0 && width >= 0 && out_height >= 0 && out_width >= 0, "pooling sizes must not be negative, got ",
+                  height, " x ", width, " to ", out_height, " x ", out_width);
+  const bool empty = height == 0 || width == 0;
+  STD_TORCH_CHECK(empty || pitch >= width, "pooling window of width ", width, " overlaps itself at pitch ", pitch);
+  STD_TORCH_CHECK(empty || (height - 1) * pitch + width <= tokens - prefix, "pooling window ", height, " x ", width, " at pitch ",
+                  pitch, " exceeds ", tokens - prefix, " patches");
+  return {prefix, pitch, height, width, out_height, out_width};
+}
+
+std::vector<int64_t> frame_offsets(const Tensor& cu_seqlens, int64_t total) {
+  check_cpu(cu_seqlens, "cu_seqlens");
+  const bool wide = cu_seqlens.scalar_type() == ScalarType::Long;
+  STD_TORCH_CHECK(wide || cu_seqlens.scalar_type() == ScalarType::Int, "cu_seqlens must be int32 or int64");
+  STD_TORCH_CHECK(cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 1, "cu_seqlens must be [F + 1], got ", shape_text(cu_seqlens));
+  const void* data = cu_seqlens.const_data_ptr();
+  const int64_t stride = cu_seqlens.stride(0);
+  std::vector<int64_t> offsets(static_cast<size_t>(cu_seqlens.size(0)));
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    const int64_t at = static_cast<int64_t>(i) * stride;
+    offsets[i] = wide ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
+    STD_TORCH_CHECK(i == 0 ? offsets[i] == 0 : offsets[i] >= offsets[i - 1], "cu_seqlens must start at 0 and never fall, got ",
+                    offsets[i], " at ", i);
+  }
+  STD_TORCH_CHECK(offsets.back() == total, "cu_seqlens must end at the number of patches ", total, ", got ", offsets.back());
+  return offsets;
+}
+
+Patches patches_view(const Tensor& patches, const std::vector<int64_t>* offsets) {
+  const int64_t dims = offsets == nullptr ? 3 : 2;
+  STD_TORCH_CHECK(patches.dim() == dims, "patches must be ", dims == 3 ? "[F, N, C]" : "[total, C] with cu_seqlens", ", got ",
+                  shape_text(patches));
+  check_cpu(patches, "patches");
+  Patches view = {};
+  view.data = patches.const_data_ptr();
+  view.dtype = dtype_of(patches, "patches");
+  view.channels = patches.size(dims - 1);
+  view.row_stride = patches.stride(dims - 2);
+  view.channel_stride = patches.stride(dims - 1);
+  if (offsets == nullptr) {
+    view.frames = patches.size(0);
+    view.tokens = patches.size(1);
+    view.frame_stride = patches.stride(0);
+  } else {
+    view.frames = static_cast<int64_t>(offsets->size()) - 1;
+    view.tokens = patches.size(0);
+    view.offsets = offsets->data();
+  }
+  STD_TORCH_CHECK(view.channels > 0, "patches must have at least one channel, got ", shape_text(patches));
+  return view;
+}
+
+FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask,
+                           const std::vector<int64_t>* offsets, double scale, const PoolGeometry& pool) {
+  const Patches x = patches_view(patches, offsets);
+  return {x, queries_view(query, query_mask, x), static_cast<float>(scale), pool};
+}
+
+std::optional<Tensor> contiguous_like(const std::optional<Tensor>& tensor, const char* name, const std::vector<int64_t>& shape,
+                                      ScalarType dtype) {
+  if (!tensor.has_value()) return std::nullopt;
+  check_cpu(*tensor, name);
+  bool same = tensor->scalar_type() == dtype && tensor->dim() == static_cast<int64_t>(shape.size());
+  std::string wanted;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    same = same && tensor->size(static_cast<int64_t>(i)) == shape[i];
+    wanted += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  STD_TORCH_CHECK(same, name, " must have the dtype of its output and shape [", wanted, "], got ", shape_text(*tensor));
+  return torch::stable::contiguous(*tensor);
+}
+
+Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, std::optional<ScalarType> dtype) {
+  Tensor tensor = torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+  prefer_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+  return tensor;
+}
+
+Tensor empty_gradient(const Tensor& tensor, int64_t needed) {
+  if (needed == 0) return empty(tensor, {0});
+  const auto sizes = tensor.sizes();
+  return empty(tensor, {sizes.begin(), sizes.end()});
+}
+
+}  // namespace longreel

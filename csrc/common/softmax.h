@@ -1,0 +1,100 @@
+// Softmax down the columns of a score matrix [tokens, columns], sixteen columns at a time. Include after exp.h.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace longreel {
+namespace {
+
+// Sums sixteen columns over many tokens: short fp32 runs, joined in fp64.
+class ColumnSums {
+ public:
+  void add(Lanes x) {
+    run_ = run_ + x;
+    if (++length_ == 64) flush();
+  }
+
+  const double* totals() {
+    flush();
+    return totals_;
+  }
+
+ private:
+  void flush() {
+    float values[16];
+    store(values, run_);
+    for (int i = 0; i < 16; ++i) totals_[i] += values[i];
+    run_ = splat(0.0f);
+    length_ = 0;
+  }
+
+  Lanes run_ = splat(0.0f);
+  int length_ = 0;
+  double totals_[16] = {};
+};
+
+// s [tokens, columns] scores, columns a multiple of 16 of which the first `valid` count:
+//   lse_m = log sum_n exp(scale s_nm), weights_n += mean over m of exp(scale s_nm - lse_m). s is overwritten.
+inline void softmax_mean(float* s, int64_t s_row, int64_t tokens, int64_t valid, float scale, float* lse, float* weights) {
+  for (int64_t first = 0; first < valid; first += 16) {
+    Lanes top = splat(-std::numeric_limits<float>::infinity());
+    for (int64_t n = 0; n < tokens; ++n) top = max(top, splat(scale) * load(s + n * s_row + first));
+    ColumnSums sums;
+    for (int64_t n = 0; n < tokens; ++n) {
+      float* at = s + n * s_row + first;
+      const Lanes e = exp(fma(splat(scale), load(at), splat(0.0f) - top));
+      sums.add(e);
+      store(at, e);
+    }
+    float tops[16], share[16];
+    store(tops, top);
+    for (int64_t m = 0; m < 16; ++m) {
+      const double total = sums.totals()[m];
+      const bool counts = first + m < valid;
+      share[m] = counts ? static_cast<float>(1.0 / (total * static_cast<double>(valid))) : 0.0f;
+      if (counts) lse[first + m] = static_cast<float>(tops[m] + std::log(total));
+    }
+    const Lanes shares = load(share);
+    for (int64_t n = 0; n < tokens; ++n) weights[n] += sum(shares * load(s + n * s_row + first));
+  }
+}
+
+// Backward of softmax_mean. s holds the scores again, g [tokens] the gradient of the weights, lse [valid] as above:
+//   weights_n += mean_m p_nm,  s_nm <- scale (p_nm / valid) (g_n - sum_n' p_n'm g_n'), and 0 in the columns from `valid` on.
+// p is normalised anew, because a large lse is rounded coarsely.
+inline void softmax_mean_backward(float* s, int64_t s_row, int64_t tokens, int64_t valid, float scale, const float* lse,
+                                  const float* g, float* weights) {
+  for (int64_t first = 0; first < valid; first += 16) {
+    float top[16];
+    for (int64_t m = 0; m < 16; ++m) top[m] = first + m < valid ? lse[first + m] : std::numeric_limits<float>::infinity();
+    const Lanes minus_top = splat(0.0f) - load(top);
+    ColumnSums mass, moment;
+    for (int64_t n = 0; n < tokens; ++n) {
+      float* at = s + n * s_row + first;
+      const Lanes p = exp(fma(splat(scale), load(at), minus_top));
+      mass.add(p);
+      moment.add(p * splat(g[n]));
+      store(at, p);
+    }
+    float share[16], mean[16];
+    for (int64_t m = 0; m < 16; ++m) {
+      const double total = mass.totals()[m];
+      const bool counts = first + m < valid;
+      share[m] = counts ? static_cast<float>(1.0 / (total * static_cast<double>(valid))) : 0.0f;
+      mean[m] = counts ? static_cast<float>(moment.totals()[m] / total) : 0.0f;
+    }
+    const Lanes shares = load(share), means = load(mean), slopes = splat(scale) * shares;
+    for (int64_t n = 0; n < tokens; ++n) {
+      float* at = s + n * s_row + first;
+      const Lanes p = load(at);
+      weights[n] += sum(shares * p);
+      store(at, slopes * p * (splat(g[n]) - means));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace longreel

@@ -1,0 +1,25 @@
+// The table of one instruction set whose scores are computed in fp32. Include after a Lanes header.
+#pragma once
+
+#include "../common/dots.h"
+#include "backward_kernel.h"
+#include "forward_kernel.h"
+#include "frame_kernels.h"
+
+namespace longreel {
+namespace {
+
+inline FrameKernels fp32_kernels(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+      return {frames_forward<float, DotsF32>, frames_backward<float, DotsF32>};
+    case Dtype::bf16:
+      return {frames_forward<bf16, DotsF32>, frames_backward<bf16, DotsF32>};
+    case Dtype::f16:
+      return {frames_forward<f16, DotsF32>, frames_backward<f16, DotsF32>};
+  }
+  return {};
+}
+
+}  // namespace
+}  // namespace longreel

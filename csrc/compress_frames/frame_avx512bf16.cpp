@@ -1,0 +1,12 @@
+#include "../common/lanes_avx512.h"
+
+#include "../common/dots_bf16.h"
+#include "backward_kernel.h"
+#include "forward_kernel.h"
+#include "frame_kernels.h"
+
+namespace longreel {
+
+FrameKernels frame_kernels_avx512_bf16() { return {frames_forward<bf16, DotsBf16>, frames_backward<bf16, DotsBf16>}; }
+
+}  // namespace longreel

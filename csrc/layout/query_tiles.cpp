@@ -1,0 +1,121 @@
+#include <algorithm>
+#include <limits>
+
+#include "layout/planner.h"
+
+namespace longreel::layout {
+namespace {
+
+int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+int64_t down_to(int64_t n, int64_t step) { return n / step * step; }
+
+// What the rows of a tile see together (begin .. end), and every one of them (all_begin .. all_end).
+struct Union {
+  int64_t begin = std::numeric_limits<int64_t>::max(), end = 0;
+  int64_t all_begin = 0, all_end = std::numeric_limits<int64_t>::max();
+
+  bool empty() const { return begin >= end; }
+  bool apart_from(int64_t first, int64_t last) const { return !empty() && first < last && (first > end || last < begin); }
+  void add(int64_t first_begin, int64_t last_end, int64_t last_begin, int64_t first_end) {
+    const bool sees = first_begin < first_end;
+    all_begin = std::max(all_begin, last_begin);
+    all_end = std::min(all_end, sees ? first_end : int64_t(0));
+    if (!sees) return;
+    begin = std::min(begin, first_begin);
+    end = std::max(end, last_end);
+  }
+  Run run(int64_t step) const {
+    if (empty()) return {0, 0, 0, 0};
+    const int64_t full_begin = begin + up_to(all_begin - begin, step);
+    const int64_t full_end = full_begin + down_to(std::max<int64_t>(0, all_end - full_begin), step);
+    if (full_begin >= full_end) return {int32_t(begin), int32_t(begin), int32_t(begin), int32_t(end)};
+    return {int32_t(begin), int32_t(full_begin), int32_t(full_end), int32_t(end)};
+  }
+};
+
+// A tile that still grows: part of one range segment, or several short ones whole.
+struct OpenTile {
+  int64_t sample = 0, row = 0, rows = 0, range = 0;
+  Union keys, global;
+
+  bool takes(const Range& next, int64_t most) const {
+    return rows > 0 && sample == next.sample && rows + next.rows <= most &&
+           !keys.apart_from(next.lo, next.sees_keys() ? next.hi_at(next.rows - 1) : next.lo) &&
+           !global.apart_from(next.glo, next.ghi);
+  }
+  void add(const Range& next, int64_t index, int64_t from, int64_t to) {
+    if (rows == 0) {
+      sample = next.sample;
+      row = next.row + from;
+      range = index;
+    }
+    rows += to - from;
+    keys.add(next.lo_at(from), next.hi_at(to - 1), next.lo_at(to - 1), next.hi_at(from));
+    global.add(next.glo, next.ghi, next.glo, next.ghi);
+  }
+  Tile closed(int64_t step) const {
+    return {int32_t(sample), int32_t(row), int32_t(row + rows), int32_t(range), keys.run(step), global.run(step)};
+  }
+};
+
+}  // namespace
+
+std::vector<Tile> query_tiles(const std::vector<Range>& ranges, TileShape shape) {
+  std::vector<Tile> tiles;
+  OpenTile open;
+  const auto close = [&] {
+    if (open.rows > 0) tiles.push_back(open.closed(shape.keys));
+    open = OpenTile();
+  };
+  for (size_t r = 0; r < ranges.size(); ++r) {
+    const Range& range = ranges[r];
+    if (!open.takes(range, shape.rows)) close();
+    for (int64_t from = 0; from < range.rows; from += shape.rows) {
+      open.add(range, int64_t(r), from, std::min(range.rows, from + shape.rows));
+      if (range.rows > shape.rows) close();
+    }
+  }
+  close();
+  return tiles;
+}
+
+int64_t cost(const Tile& tile, TileShape shape) {
+  const auto steps = [&](const Run& run) { return (run.end - run.begin + shape.keys - 1) / shape.keys; };
+  return steps(tile.keys) + steps(tile.global);
+}
+
+std::vector<int32_t> heavy_first(const std::vector<int64_t>& costs) {
+  const auto bucket = [](int64_t cost) {
+    int bits = 0;
+    for (; cost > 0; cost >>= 1) ++bits;
+    return 63 - bits;
+  };
+  std::vector<int64_t> next(65, 0);
+  for (int64_t cost : costs) ++next[bucket(cost) + 1];
+  for (size_t i = 1; i < next.size(); ++i) next[i] += next[i - 1];
+  std::vector<int32_t> order(costs.size());
+  for (size_t i = 0; i < costs.size(); ++i) order[next[bucket(costs[i])]++] = int32_t(i);
+  return order;
+}
+
+void fill_bounds(const std::vector<Range>& ranges, int32_t* bounds) {
+  for (const Range& range : ranges) {
+    int64_t lo = range.lo, hi = range.hi + range.carry / range.over, rest = range.carry % range.over;
+    const int64_t whole = range.up / range.over, part = range.up % range.over;
+    for (int64_t i = 0; i < range.rows; ++i, bounds += 4) {
+      bounds[0] = int32_t(lo);
+      bounds[1] = int32_t(hi);
+      bounds[2] = int32_t(range.glo);
+      bounds[3] = int32_t(range.ghi);
+      lo += range.lo_step;
+      hi += whole;
+      rest += part;
+      if (rest >= range.over) {
+        rest -= range.over;
+        ++hi;
+      }
+    }
+  }
+}
+
+}  // namespace longreel::layout

@@ -1,0 +1,179 @@
+"""The op benchmarks one after another inside a time budget, with a short table last: `python -m longreel.bench.suite`.
+
+Needs torch only.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from longreel.bench.cases import DTYPES, SIZES, Case, Shape, measure, op_names
+from longreel.bench.machine import describe
+from longreel.bench.memory import free_memory
+from longreel.bench.peers import PEERS
+from longreel.bench.report import Report
+from longreel.bench.stats import spread
+from longreel.bench.tables import Cells, seconds, size, text_table, times
+
+# What one case takes at least at the true size on a GPU; below it nothing new is started.
+_LEAST = 5.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case and what became of it: a report, or why there is none."""
+
+    case: Case
+    report: Report | None
+    why: str | None
+
+
+def cases(
+    device: torch.device, shape: Shape, dtypes: Sequence[torch.dtype], ops: Sequence[str] | None = None
+) -> list[Case]:
+    """Every op, dtype and pass, the ones that matter most first: forward passes before backward ones."""
+    names = op_names() if ops is None else ops
+    listed = [
+        (order, Case(op, shape, dtype, device, backward))
+        for op in names
+        for dtype in dtypes
+        for order, backward in enumerate(Case.passes(op))
+    ]
+    return [case for _, case in sorted(listed, key=lambda pair: pair[0])]
+
+
+def run(
+    todo: Sequence[Case],
+    *,
+    budget: float,
+    results: Path | None = None,
+    repeats: int = 10,
+    names: Callable[[Case], Sequence[str]] | None = None,
+    finished: Callable[[Result], None] = lambda result: None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Result]:
+    """Measure `todo` within `budget` seconds, an equal share of what is left for each.
+
+    A case that no kernel of ours can run, or that the budget or the memory does not reach, gives a result that says so.
+
+    Args:
+        todo: from `cases`.
+        budget: seconds for everything.
+        results: a folder; every report is appended to `<op>.jsonl` in it as soon as it is there.
+        repeats: rounds of a case at most.
+        names: the variants of a case; default our kernels and every peer.
+        finished: receives every result as soon as it is there.
+        progress: receives a line before every step.
+    """
+    deadline = time.monotonic() + budget
+    done = []
+    for i, case in enumerate(todo):
+        left = deadline - time.monotonic()
+        chosen = list(names(case)) if names is not None else [*case.kernels, *PEERS[case.op]]
+        why = _obstacle(case, chosen, left)
+        report = None
+        if why is None:
+            label = f"{case.op} {case.facts['dtype']} {case.facts['pass']}"
+            report = measure(
+                case,
+                names=chosen,
+                repeats=repeats,
+                budget=left / (len(todo) - i),
+                progress=lambda line, label=label: progress(f"{label}: {line}"),  # type: ignore[misc]
+            )
+            if results is not None:
+                report.write(results / f"{case.op}.jsonl")
+        case.release()
+        done.append(Result(case, report, why))
+        finished(done[-1])
+    return done
+
+
+HEADER = ["op", "dtype", "pass", "ours", "median", "over the best peer", "over naive", "of roof", "extra mem"]
+
+
+def summary(results: Sequence[Result]) -> list[Cells]:
+    """One row a case, under `HEADER`: the fastest kernel of ours against the peers, or why there is no figure."""
+    return [cells(result) for result in results]
+
+
+def cells(result: Result) -> Cells:
+    """The row of one case."""
+    report, facts = result.report, result.case.facts
+    head = [str(facts["op"]), str(facts["dtype"]), str(facts["pass"])]
+    if report is None:
+        return [*head, result.why or ""]
+    timed = [o.variant for o in report.outcomes if o.variant in result.case.kernels and o.samples]
+    if not timed:
+        return [
+            *head,
+            next((o.why for o in report.outcomes if o.variant in result.case.kernels and o.why), "not timed"),
+        ]
+    name = min(timed, key=lambda ours: _median(report, ours))
+    peers = [o.variant for o in report.outcomes if o.variant in PEERS[result.case.op] and o.samples]
+    best = min(peers, key=lambda peer: _median(report, peer), default=None)
+    over = f"{times(report.speedup(name, best))} {best}" if best else times(None)
+    naive = times(report.speedup(name, "naive") if "naive" in peers else None)
+    peak, share = report.outcome(name).peak, report.roof.seconds(report.work) / _median(report, name)
+    return [
+        *head,
+        name,
+        seconds(_median(report, name)),
+        over,
+        naive,
+        f"{100 * share:.0f} %",
+        size(peak.extra if peak else None),
+    ]
+
+
+def _median(report: Report, name: str) -> float:
+    return spread(report.outcome(name).samples).median
+
+
+def _obstacle(case: Case, chosen: Sequence[str], left: float) -> str | None:
+    if left < _LEAST:
+        return "not run: the time budget was spent"
+    if not set(chosen) & set(case.backends):
+        return f"no kernel of ours runs this on {case.device.type}"
+    free, needed = free_memory(case.device), case.bytes
+    if free is not None and needed > free:
+        return f"not run: inputs and outputs take {size(needed)}, {size(free)} are free"
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The suite on the GPU where there is one, else on the CPU; exit 1 if a kernel of ours failed or is inexact."""
+    parser = argparse.ArgumentParser(prog="python -m longreel.bench.suite", description=main.__doc__)
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds for everything (default 300)")
+    parser.add_argument("--results", type=Path, help="folder for <op>.jsonl")
+    parser.add_argument("--size", choices=list(SIZES), default="hour", help="shape of the inputs (default hour)")
+    parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default bf16 and fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = parser.parse_args(arguments)
+    dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
+    todo = cases(torch.device(chosen.device), SIZES[chosen.size], dtypes)
+    print(f"{len(todo)} cases, {SIZES[chosen.size]}, on {describe(torch.device(chosen.device))['device']}", flush=True)
+    results = run(
+        todo,
+        budget=chosen.budget,
+        results=chosen.results,
+        finished=lambda result: print("  ".join(cells(result)), flush=True),
+        progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+    )
+    print("\n" + text_table(HEADER, summary(results)))
+    return int(any(failures(result) for result in results))
+
+
+def failures(result: Result) -> list[str]:
+    """Kernels of ours that were run and gave no time, with the reason."""
+    outcomes = result.report.outcomes if result.report else ()
+    return [f"{o.variant}: {o.why}" for o in outcomes if o.variant in result.case.kernels and o.why and not o.refused]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

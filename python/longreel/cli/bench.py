@@ -1,0 +1,120 @@
+"""`longreel bench`: our kernels beside the strongest plain PyTorch, in turn, checked before any ratio."""
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from longreel.bench import suite
+from longreel.bench.cases import BACKWARD, DTYPES, SIZES, Case, op_names
+from longreel.bench.tables import markdown_table, rich_table
+
+Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
+Dtype = Enum("Dtype", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
+Backward = Enum("Backward", {name: name for name in BACKWARD}, type=str)  # type: ignore[misc]
+Size = Enum("Size", {name: name for name in SIZES}, type=str)  # type: ignore[misc]
+
+
+def bench(
+    op: Annotated[list[Op] | None, typer.Option(help="The op; may be repeated.")] = None,
+    all_ops: Annotated[bool, typer.Option("--all", help="Every op, dtype and pass.")] = False,
+    size: Annotated[
+        Size, typer.Option(help="hour: 3600 frames of 256 x 1408; small: seconds on a laptop.")
+    ] = Size.hour,  # type: ignore[attr-defined]
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames F.")] = None,
+    patches: Annotated[int | None, typer.Option(min=1, help="Patches of a frame N, a square.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Width of a patch C.")] = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Query rows M, shared by all frames.")] = None,
+    output_size: Annotated[
+        int | None, typer.Option(min=1, help="Content tokens are output_size x output_size.")
+    ] = None,
+    dtype: Annotated[
+        list[Dtype] | None, typer.Option(help="May be repeated; default bf16, with --all bf16 and fp32.")
+    ] = None,
+    backward: Annotated[
+        list[Backward] | None, typer.Option(help="Gradients computed too; default none, with --all every one.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Ours to measure (reference too); default every kernel.")
+    ] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Peers to measure; default every one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default torch's.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds: every variant once a round.")] = 10,
+    budget: Annotated[float, typer.Option(help="Seconds for everything; rounds end early after it.")] = 600.0,
+    json: Annotated[Path | None, typer.Option(help="Append JSON lines, one a variant, to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Append Markdown tables to this file.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Append JSON lines to <op>.jsonl in this folder.")] = None,
+) -> None:
+    """Measure our ops beside plain PyTorch: every variant checked against float64, then timed in turn."""
+    console = Console()
+    if not all_ops and not op:
+        raise typer.BadParameter(f"name one with --op ({', '.join(op_names())}), or take --all")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
+        raise typer.BadParameter(f"--device {chosen}: this torch measures on cpu{', cuda' * torch.cuda.is_available()}")
+    given = {"frames": frames, "patches": patches, "width": width, "queries": queries, "output_size": output_size}
+    shape = replace(SIZES[size.value], **{name: value for name, value in given.items() if value is not None})
+    dtypes = [DTYPES[d.value] for d in dtype or []] or [DTYPES[d] for d in (("bf16", "fp32") if all_ops else ("bf16",))]
+    passes = {b.value for b in backward or []} or (set(BACKWARD) if all_ops else {"none"})
+    todo = [
+        case
+        for case in suite.cases(chosen, shape, dtypes, [o.value for o in op or []] or None)
+        if case.backward in passes
+    ]
+    if not todo:
+        raise typer.BadParameter("--backward query: adaptive_pool has no query; it takes none or all")
+
+    def finished(result: suite.Result) -> None:
+        if result.report is None:
+            console.print(f"{result.case.op}: {result.why}", style="yellow")
+            return
+        console.print(rich_table(result.report, result.case.kernels))
+        if json is not None:
+            result.report.write(json)
+        if markdown is not None:
+            markdown.parent.mkdir(parents=True, exist_ok=True)
+            with markdown.open("a", encoding="utf-8") as file:
+                file.write(markdown_table(result.report, result.case.kernels) + "\n")
+
+    with console.status("starting") as status:
+        done = suite.run(
+            todo,
+            budget=budget,
+            results=results,
+            repeats=repeats,
+            names=lambda case: _names(case, backend, peer),
+            finished=finished,
+            progress=status.update,
+        )
+    if len(done) > 1:
+        console.print(_summary(done))
+    if any(suite.failures(result) for result in done):
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(bench)
+
+
+def _names(case: Case, backends: list[str] | None, peers: list[str] | None) -> list[str]:
+    ours = case.kernels if backends is None else backends
+    others = [name for name in case.names if name not in case.backends] if peers is None else peers
+    return [*ours, *others]
+
+
+def _summary(done: list[suite.Result]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for i, name in enumerate(suite.HEADER):
+        table.add_column(name, justify="left" if i < 4 else "right")
+    for cells in suite.summary(done):
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,143 @@
+"""Documents from what a caller knows: counts, chunks, token kinds."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_of, chunk_segment, joined
+
+PrefixVisibleTo = Literal["first", "frames", "all"]
+Kinds = torch.Tensor | NDArray[np.integer] | Sequence[Sequence[int]]
+
+GOLDEN_KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco")
+
+
+def documents(segments: Sequence[tuple[str, int] | Segment], rule: Rule) -> tuple[Document, ...]:
+    """Segments -> padding before, one document, padding after."""
+    for segment in segments:
+        if segment[0] not in CODE:
+            raise ValueError(f"unknown segment kind {segment[0]!r}; allowed are {', '.join(CODE)}")
+        if segment[1] < 0:
+            raise ValueError(f"segment {segment[0]!r} has {segment[1]} rows")
+    whole = joined(Segment(*segment) for segment in segments)
+    real = [i for i, segment in enumerate(whole) if segment.kind != "padding"]
+    if not real:
+        return tuple(Document((segment,), Rule("text")) for segment in whole)
+    before, inside, after = whole[: real[0]], whole[real[0] : real[-1] + 1], whole[real[-1] + 1 :]
+    pads = [tuple(Document((segment,), Rule("text")) for segment in part) for part in (before, after)]
+    return (*pads[0], Document(inside, rule), *pads[1])
+
+
+def voco(
+    frames: int, vision: int, voco: int, text: int, prefix: int, separator: int, mode: str, prefix_visible_to: str,
+    text_sees_prefix: bool,
+) -> Document:  # fmt: skip
+    for name, value, least in (
+        ("frames", frames, 1), ("vision", vision, 1), ("voco", voco, 1), ("text", text, 0), ("prefix", prefix, 0),
+        ("separator", separator, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise ValueError(f"{name}={value} is below {least}")
+    if mode not in ("independent", "causal"):
+        raise ValueError(f"mode={mode!r} is not one of 'independent', 'causal'")
+    if prefix_visible_to not in ("first", "frames", "all"):
+        raise ValueError(f"prefix_visible_to={prefix_visible_to!r} is not one of 'first', 'frames', 'all'")
+    frame = joined([Segment("vision", vision), Segment("text", separator), Segment("voco", voco)])
+    segments = (*joined([Segment("prefix", prefix)]), *frame * frames, *joined([Segment("text", text)]))
+    to_frames = prefix_visible_to != "first" and prefix > 0 and frames > 1
+    to_text = (text_sees_prefix or prefix_visible_to == "all") and prefix > 0
+    return Document(segments, Rule("image" if frames == 1 else mode, to_frames, to_text))  # type: ignore[arg-type]
+
+
+def vst(
+    visual: int | None, chunk: int, ratio: int | Sequence[tuple[int, int]] | None, ratio_mix: Sequence[int] | None,
+    seed: int | np.random.Generator, prefix: int, text: int,
+) -> Document:  # fmt: skip
+    if (ratio is None) == (ratio_mix is None):
+        raise ValueError("give ratio= (a number, or a list of (visual tokens, ratio)) or ratio_mix=, not both")
+    if isinstance(ratio, Sequence):
+        chunks = list(ratio)
+        if visual is not None and visual != sum(length for length, _ in chunks):
+            raise ValueError(f"visual={visual}, but the chunks of ratio= hold {sum(length for length, _ in chunks)}")
+    else:
+        if visual is None or visual < 0 or chunk < 1:
+            raise ValueError(
+                f"visual={visual}, chunk={chunk}: chunks are cut from a number of visual tokens, at least 1 each"
+            )
+        lengths = [min(chunk, visual - at) for at in range(0, visual, chunk)]
+        if ratio_mix is None:
+            chunks = [(length, int(ratio)) for length in lengths]  # type: ignore[arg-type]
+        else:
+            chunks = list(zip(lengths, _drawn(ratio_mix, chunk, len(lengths), seed), strict=True))
+    segments, carry = [], 0
+    for length, each in chunks:
+        segments.append(chunk_segment(length, each, carry))
+        carry = chunk_of(segments[-1]).carry_out
+    return Document(
+        (*joined([Segment("prefix", prefix)]), *segments, *joined([Segment("text", text)])), Rule("vst", True, True)
+    )
+
+
+def _drawn(mix: Sequence[int], chunk: int, count: int, seed: int | np.random.Generator) -> list[int]:
+    """One ratio per chunk, drawn in order (Video-XL's "step-random": only ratios that divide the chunk)."""
+    allowed = [ratio for ratio in mix if ratio >= 1 and chunk % ratio == 0]
+    if not allowed:
+        raise ValueError(f"none of ratio_mix={tuple(mix)} divides chunk={chunk}")
+    generator = np.random.default_rng(seed)
+    return [int(generator.choice(allowed)) for _ in range(count)]
+
+
+def checked_kinds(kinds: Kinds) -> NDArray[np.int64]:
+    table = np.asarray(kinds.detach().cpu() if isinstance(kinds, torch.Tensor) else kinds)
+    if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
+        raise ValueError(f"kinds is an integer array [B, S], given {table.dtype} {list(table.shape)}")
+    if table.size and not 0 <= table.min() <= table.max() < len(GOLDEN_KINDS):
+        raise ValueError(f"kinds are 0 padding, 1 text, 2 vision, 3 VoCo; given {table.min()} .. {table.max()}")
+    return table.astype(np.int64)
+
+
+def from_kinds(row: NDArray[np.int64], rule: Rule) -> tuple[Document, ...]:
+    edges = np.flatnonzero(np.diff(row)) + 1
+    starts = np.concatenate([[0], edges]).astype(np.int64)[: len(row)]
+    lengths = np.diff([*starts, len(row)])
+    runs = [
+        Segment(GOLDEN_KINDS[kind], length) for kind, length in zip(row[starts].tolist(), lengths.tolist(), strict=True)
+    ]
+    if not (row == VOCO_KIND).any():
+        return documents(runs, Rule("text"))
+    first = next(i for i, run in enumerate(runs) if run.kind != "padding")
+    if runs[first].kind == "text":
+        runs[first] = Segment("prefix", runs[first].length)
+    return documents(runs, rule)
+
+
+VOCO_KIND = GOLDEN_KINDS.index("voco")
+
+
+def padding(rows: int) -> tuple[Document, ...]:
+    return tuple(Document((segment,), Rule("text")) for segment in joined([Segment("padding", rows)]))
+
+
+def with_padding(pad: tuple[Document, ...], rest: tuple[Document, ...]) -> tuple[Document, ...]:
+    """Padding before the documents, as one with the padding that is there."""
+    if pad and rest and rest[0].padding:
+        return (*padding(pad[0].length + rest[0].length), *rest[1:])
+    return (*pad, *rest)
+
+
+def leading_padding(sample: tuple[Document, ...]) -> int:
+    return sum(document.length for document in takewhile(lambda document: document.padding, sample))
+
+
+def summary(sample: tuple[Document, ...]) -> str:
+    """The documents of a sample in a line, long ones cut short."""
+    parts = []
+    for document in sample[:4]:
+        rows = [f"{segment.kind} {segment.length}" for segment in document.segments]
+        cut = rows if len(rows) <= 6 else [*rows[:3], f"... {len(rows) - 4} segments ...", rows[-1]]
+        parts.append(f"{'' if document.padding else document.rule.attention}({', '.join(cut)})")
+    return " + ".join([*parts, "..."] if len(sample) > 4 else parts)

@@ -1,0 +1,171 @@
+"""The planner in plain numpy, from per-row bounds: the arrays of csrc/layout, for installations without native code."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longreel.layout.ranges import Ints, Ranges
+
+Table = NDArray[np.int32]
+Run = tuple[int, int, int, int]
+
+
+def row_bounds(table: Ints) -> Table:
+    """Range segments int64 [R, 11] -> int32 [rows, 4]: lo, hi, glo, ghi of every row."""
+    r = Ranges(*table.T)
+    which = np.repeat(np.arange(len(r.rows)), r.rows)
+    i = np.arange(len(which)) - np.repeat(np.cumsum(r.rows) - r.rows, r.rows)
+    lo = r.lo[which] + i * r.lo_step[which]
+    hi = r.hi[which] + (i * r.up[which] + r.carry[which]) // r.over[which]
+    return np.stack([lo, hi, r.glo[which], r.ghi[which]], axis=1).astype(np.int32)
+
+
+def query_tiles(table: Ints, tile_rows: int, tile_keys: int) -> tuple[Table, Table]:
+    """tiles [T, 12] and their order [T]."""
+    bounds = row_bounds(table).astype(np.int64)
+    tiles, costs, first = [], [], 0
+    for sample, row, rows, segment in _tile_rows(table, bounds, tile_rows):
+        own = bounds[first : first + rows]
+        near, far = _common(own[:, 0], own[:, 1], tile_keys), _common(own[:, 2], own[:, 3], tile_keys)
+        tiles.append((sample, row, row + rows, segment, *near, *far))
+        costs.append(sum(-(-(run[3] - run[0]) // tile_keys) for run in (near, far)))
+        first += rows
+    return _table(tiles, 12), heavy_first(costs)
+
+
+def key_units(
+    table: Ints, keys: Sequence[int], global_keys: Sequence[int], tile_rows: int, tile_keys: int, unit_rows: int
+) -> tuple[Table, Table, Table]:
+    """units [U, 6], row runs [N, 4] and the units' order [U]."""
+    bounds = row_bounds(table).astype(np.int64)
+    units: list[tuple[int, ...]] = []
+    runs: list[Run] = []
+    for is_global, counts in ((0, keys), (1, global_keys)):
+        for sample, count in enumerate(counts):
+            cuts = [0, count] if is_global else sorted({0, count, *_key_cuts(table, sample)})
+            for a, b in pairwise(cuts):
+                for begin in range(a, b, tile_keys):
+                    end = min(b, begin + tile_keys)
+                    seen = _merged(_rows_that_see(table, bounds, sample, is_global, begin, end))
+                    for group in _split(seen, unit_rows if is_global else None):
+                        units.append((sample, is_global, begin, end, len(runs), len(runs) + len(group)))
+                        runs += [_stepped(run, tile_rows) for run in group]
+    costs = [sum(-(-(run[3] - run[0]) // tile_rows) for run in runs[unit[4] : unit[5]]) for unit in units]
+    return _table(units, 6), _table(runs, 4), heavy_first(costs)
+
+
+def heavy_first(costs: Sequence[int]) -> Table:
+    """Powers of two, heavy first; places in order within one."""
+    return np.array(sorted(range(len(costs)), key=lambda i: -costs[i].bit_length()), np.int32)
+
+
+def _tile_rows(table: Ints, bounds: Ints, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """(sample, first row, rows, first range segment): parts of one range segment, or several short ones together."""
+    open_tile: tuple[int, int, int, int] | None = None
+    first = 0
+    for index, segment in enumerate(Ranges(*column) for column in table.tolist()):
+        sample, row, rows = int(segment.sample), int(segment.row), int(segment.rows)
+        if open_tile is not None:
+            together = bounds[first - open_tile[2] : first + rows]
+            if sample == open_tile[0] and open_tile[2] + rows <= most and _touching(together):
+                open_tile = (*open_tile[:2], open_tile[2] + rows, open_tile[3])
+                first += rows
+                continue
+            yield open_tile
+            open_tile = None
+        if rows > most:
+            yield from ((sample, row + at, min(most, rows - at), index) for at in range(0, rows, most))
+        else:
+            open_tile = (sample, row, rows, index)
+        first += rows
+    if open_tile is not None:
+        yield open_tile
+
+
+def _touching(bounds: Ints) -> bool:
+    """Whether what the rows see in K, and in G, has no gap."""
+    for lo, hi in ((bounds[:, 0], bounds[:, 1]), (bounds[:, 2], bounds[:, 3])):
+        reached = None
+        for a, b in sorted((int(a), int(b)) for a, b in zip(lo, hi, strict=True) if a < b):
+            if reached is not None and a > reached:
+                return False
+            reached = b if reached is None else max(b, reached)
+    return True
+
+
+def _common(lo: Ints, hi: Ints, step: int) -> Run:
+    """The keys that some row sees, and those that every row sees, in whole steps from the first."""
+    some = lo < hi
+    if not some.any():
+        return (0, 0, 0, 0)
+    begin, end = int(lo[some].min()), int(hi[some].max())
+    full = (int(lo.max()), int(hi.min())) if some.all() else (begin, begin)
+    return _stepped((begin, *full, end), step)
+
+
+def _stepped(run: Run, step: int) -> Run:
+    begin, full_begin, full_end, end = run
+    full_begin = begin + -(-max(0, full_begin - begin) // step) * step
+    full_end = full_begin + max(0, full_end - full_begin) // step * step
+    return (begin, full_begin, full_end, end) if full_begin < full_end else (begin, begin, begin, end)
+
+
+def _key_cuts(table: Ints, sample: int) -> set[int]:
+    cuts = set()
+    for r in (Ranges(*column) for column in table.tolist()):
+        sees = r.lo < r.hi + r.carry // r.over
+        if r.sample == sample and not (sees and r.lo_step):
+            cuts.add(int(r.lo if sees else r.lo - 1))
+    return cuts
+
+
+def _rows_that_see(
+    table: Ints, bounds: Ints, sample: int, is_global: int, begin: int, end: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Per range segment the rows that see some key of begin .. end, and those that see all of them."""
+    first = 0
+    for r in (Ranges(*column) for column in table.tolist()):
+        own = bounds[first : first + int(r.rows)]
+        first += int(r.rows)
+        lo, hi = (own[:, 2], own[:, 3]) if is_global else (own[:, 0], own[:, 1])
+        some = np.flatnonzero((lo < end) & (hi > begin) & (lo < hi))
+        if r.sample != sample or len(some) == 0:
+            continue
+        whole = np.flatnonzero((lo <= begin) & (hi >= end))
+        row = int(r.row)
+        a, b = row + int(some[0]), row + int(some[-1]) + 1
+        yield (a, row + int(whole[0]), row + int(whole[-1]) + 1, b) if len(whole) else (a, b, b, b)
+
+
+def _merged(seen: Iterator[Run]) -> list[Run]:
+    out: list[Run] = []
+    for run in seen:
+        last = out[-1] if out else None
+        if last and last[3] == run[0] and last[2] == last[3] and run[1] == run[0]:
+            out[-1] = (last[0], last[1], run[2], run[3])
+        else:
+            out.append(run)
+    return out
+
+
+def _split(seen: list[Run], most: int | None) -> list[list[Run]]:
+    if most is None:
+        return [seen]
+    groups: list[list[Run]] = [[]]
+    room = most
+    for begin, full_begin, full_end, end in seen:
+        while end - begin > room:
+            cut = begin + room
+            if room:
+                groups[-1].append((begin, min(full_begin, cut), min(full_end, cut), cut))
+            groups.append([])
+            begin, full_begin, room = cut, max(full_begin, cut), most
+        room -= end - begin
+        groups[-1].append((begin, full_begin, full_end, end))
+    return groups
+
+
+def _table(rows: Sequence[tuple[int, ...]], columns: int) -> Table:
+    return np.array(rows, np.int32).reshape(-1, columns)

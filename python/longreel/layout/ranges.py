@@ -1,0 +1,224 @@
+"""Who sees what: row r sees K[lo_r : hi_r) and G[glo_r : ghi_r), bounds affine in the row within a range segment.
+
+G lists the global keys of a sample, ordered by document, then position. No row meets a key in both of its ranges.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longreel.layout.segments import PREFIX, VOCO, VST, Columns, Document, chunk_of
+
+if TYPE_CHECKING:
+    from longreel.layout.video_layout import VideoLayout
+
+Ints = NDArray[np.int64]
+
+
+class Ranges(NamedTuple):
+    """Columns [R], one entry per range segment, in the order of the query rows. Query row `row + i`, 0 <= i < `rows`, of
+    `sample` is the token at position hi_i - 1 and sees K[lo_i : hi_i) and G[glo : ghi), where
+    lo_i = lo + i * lo_step (lo_step is 0 or 1) and hi_i = hi + floor((i * up + carry) / over)."""
+
+    sample: Ints
+    row: Ints
+    rows: Ints
+    lo: Ints
+    lo_step: Ints
+    hi: Ints
+    up: Ints
+    carry: Ints
+    over: Ints
+    glo: Ints
+    ghi: Ints
+
+    def table(self) -> Ints:
+        """int64 [R, 11], what the planner takes."""
+        return np.ascontiguousarray(np.stack(self, axis=1))
+
+
+class Lowered(NamedTuple):
+    """A document: its ranges, and its global keys as runs [n, 3] of (first row, count, stride); where the
+    rows are grouped, the last `vst_lines` range segments are the VST rows."""
+
+    ranges: Ranges
+    global_keys: Ints
+    vst_lines: int = 0
+
+
+class RowBounds(NamedTuple):
+    """int32 [B, Sq] each: query row r sees K[lo : hi) and G[glo : ghi); the row is the token at hi - 1."""
+
+    lo: NDArray[np.int32]
+    hi: NDArray[np.int32]
+    glo: NDArray[np.int32]
+    ghi: NDArray[np.int32]
+
+
+def ranges(layout: "VideoLayout") -> Ranges:
+    """The range segments of every query row of the layout: O(segments), no per-row array."""
+    parts = []
+    for b, documents in enumerate(layout.samples):
+        start, seen, tails = 0, 0, []
+        for document in documents:
+            lowered = lower(document, layout.order == "grouped")
+            own = lowered.ranges
+            own = own._replace(
+                sample=own.sample + b, lo=own.lo + start, hi=own.hi + start, glo=own.glo + seen, ghi=own.ghi + seen
+            )
+            head = len(own.rows) - lowered.vst_lines
+            parts.append(Ranges(*(column[:head] for column in own)))
+            tails.append(Ranges(*(column[head:] for column in own)))
+            start += document.length
+            seen += int(lowered.global_keys[:, 1].sum())
+        parts += tails
+    whole = joined_ranges(parts)
+    before = np.cumsum(whole.rows) - whole.rows
+    whole = whole._replace(row=before - before[np.searchsorted(whole.sample, whole.sample)])
+    return whole if layout.window is None else _clipped(whole, *layout.window)
+
+
+def row_bounds(layout: "VideoLayout") -> RowBounds:
+    """Bounds of every query row, as arrays: O(rows)."""
+    r = ranges(layout)
+    which = np.repeat(np.arange(len(r.rows)), r.rows)
+    # [B * Sq], the row's place in its range segment
+    i = np.arange(len(which)) - np.repeat(np.cumsum(r.rows) - r.rows, r.rows)
+    shape = (layout.batch_size, layout.queries)
+    lo = r.lo[which] + i * r.lo_step[which]
+    hi = r.hi[which] + (i * r.up[which] + r.carry[which]) // r.over[which]
+    return RowBounds(*(x.astype(np.int32).reshape(shape) for x in (lo, hi, r.glo[which], r.ghi[which])))
+
+
+def lower(document: Document, grouped: bool = False) -> Lowered:
+    """Ranges and global keys of one document, counted from its own start; `grouped`: visual and text rows, then VST rows."""
+    if document.padding:
+        return Lowered(_lines(0, document.length, lo=1, lo_step=1), _no_keys())
+    attention = document.rule.attention
+    columns = document.columns()
+    if attention == "vst":
+        return _vst(document, columns, grouped)
+    if attention == "text" or not (columns.kind == VOCO).any():
+        return _text(document)
+    return _image(document, columns) if attention == "image" else _frames(document, columns)
+
+
+def prefix_rows(columns: Columns) -> int:
+    """Rows of the leading prefix segments."""
+    after = np.flatnonzero(columns.kind != PREFIX)
+    return int(columns.start[after[0]]) if len(after) else int(columns.length.sum())
+
+
+class Frames(NamedTuple):
+    """VoCo groups of a document [F]: rows begin .. end are the frame, its VoCo rows are voco .. end."""
+
+    begin: Ints
+    voco: Ints
+    end: Ints
+
+
+def frames_of(columns: Columns) -> Frames:
+    """Frames end with their last VoCo row; the first begins after the prefix, the others where the one before ends."""
+    voco = columns.kind == VOCO
+    first = voco & ~np.concatenate([[False], voco[:-1]])
+    last = voco & ~np.concatenate([voco[1:], [False]])
+    end = (columns.start + columns.length)[last]
+    return Frames(np.concatenate([[prefix_rows(columns)], end[:-1]]), columns.start[first], end)
+
+
+def _lines(
+    position: Ints | int, rows: Ints | int, *, lo: Ints | int, lo_step: int = 0,
+    up: Ints | int = 1, carry: Ints | int = 0, over: Ints | int = 1, glo: Ints | int = 0, ghi: Ints | int = 0,
+) -> Ranges:  # fmt: skip
+    """Range segments from the token of their first row; `sample` and `row` are filled in by the layout."""
+    hi = np.asarray(position, np.int64) + 1
+    columns = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(x, np.int64)) for x in (0, 0, rows, lo, lo_step, hi, up, carry, over, glo, ghi))
+    )
+    some = columns[2] > 0
+    return Ranges(*(column[some] for column in columns))
+
+
+def joined_ranges(parts: Sequence[Ranges]) -> Ranges:
+    return Ranges(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _no_keys() -> Ints:
+    return np.zeros((0, 3), np.int64)
+
+
+def _text(document: Document) -> Lowered:
+    length, rule = document.length, document.rule
+    window, sinks = rule.window or length, min(rule.sinks, length)
+    # Rows whose window reaches the sinks see one range; G serves the others.
+    near = min(length, window + sinks)
+    if near == length:
+        return Lowered(_lines(0, length, lo=0), _no_keys())
+    far = _lines(near, length - near, lo=near - window + 1, lo_step=1, ghi=sinks)
+    return Lowered(
+        joined_ranges([_lines(0, near, lo=0), far]), np.array([(0, sinks, 1)] if sinks else _no_keys(), np.int64)
+    )
+
+
+def _image(document: Document, columns: Columns) -> Lowered:
+    frames = frames_of(columns)
+    first, end = int(frames.voco[0]), int(frames.end[-1])
+    prefix = prefix_rows(columns) if document.rule.text_sees_prefix else 0
+    text = _lines(end, document.length - end, lo=first, ghi=prefix)
+    keys = np.array([(0, prefix, 1)], np.int64) if prefix else _no_keys()
+    return Lowered(joined_ranges([_lines(0, end, lo=0), text]), keys)
+
+
+def _frames(document: Document, columns: Columns) -> Lowered:
+    rule, frames = document.rule, frames_of(columns)
+    is_global = rule.frames_see_prefix or rule.text_sees_prefix
+    prefix = prefix_rows(columns) if is_global else 0
+    counts = frames.end - frames.voco
+    # G of the document: the prefix where somebody sees it from afar, then the VoCo rows.
+    earlier = prefix + np.cumsum(counts) - counts
+    glo = 0 if rule.frames_see_prefix else prefix
+    ghi = earlier if rule.attention == "causal" else np.full_like(earlier, prefix)
+    # The first frame and the prefix before it are one causal range.
+    begin, ghi = frames.begin.copy(), np.maximum(ghi, glo)
+    begin[0], ghi[0] = 0, glo
+    end, seen = int(frames.end[-1]), int(prefix + counts.sum())
+    own = _lines(begin, frames.end - begin, lo=begin, glo=glo, ghi=ghi)
+    text = _lines(end, document.length - end, lo=end, glo=0 if rule.text_sees_prefix else prefix, ghi=seen)
+    runs = np.stack([frames.voco, counts, np.ones_like(counts)], axis=1)
+    keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), runs]) if prefix else runs
+    return Lowered(joined_ranges([own, text]), keys)
+
+
+def _vst(document: Document, columns: Columns, grouped: bool) -> Lowered:
+    chunks = [chunk_of(segment) for segment in document.segments if segment.kind == "vst"]
+    at = columns.kind == VST
+    start, length, ratio, carry = (x[at] for x in (columns.start, columns.length, columns.ratio, columns.carry))
+    visual, vst, first = (np.array([getattr(c, name) for c in chunks], np.int64) for name in ("visual", "vst", "first"))
+    prefix = prefix_rows(columns)
+    end = int(start[-1] + length[-1]) if len(chunks) else prefix
+    earlier, seen = prefix + np.cumsum(vst) - vst, int(prefix + vst.sum())
+    before = _lines(0, prefix, lo=0)
+    after = _lines(end, document.length - end, lo=end, ghi=seen)
+    keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), np.stack([start + first, vst, ratio + 1], axis=1)])
+    keys = keys[keys[:, 1] > 0]
+    if not grouped:
+        return Lowered(joined_ranges([before, _lines(start, length, lo=start, ghi=earlier), after]), keys)
+    raw = _lines(start, visual, lo=start, up=ratio + 1, carry=carry, over=ratio, ghi=earlier)
+    vst_rows = _lines(start + first, vst, lo=start, up=ratio + 1, ghi=earlier)
+    return Lowered(joined_ranges([before, raw, after, vst_rows]), keys, len(vst_rows.rows))
+
+
+def _clipped(whole: Ranges, first: int, last: int) -> Ranges:
+    """Query rows first .. last only, numbered from 0."""
+    begin = np.maximum(whole.row, first)
+    rows = np.minimum(whole.row + whole.rows, last) - begin
+    skip = begin - whole.row
+    carry = skip * whole.up + whole.carry
+    cut = whole._replace(
+        row=begin - first, rows=rows, lo=whole.lo + skip * whole.lo_step,
+        hi=whole.hi + carry // whole.over, carry=carry % whole.over,
+    )  # fmt: skip
+    some = rows > 0
+    return Ranges(*(column[some] for column in cut))

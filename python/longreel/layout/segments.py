@@ -1,0 +1,166 @@
+"""What a sequence is made of: segments, in documents that share nothing, under a rule that says who sees whom."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["padding", "prefix", "text", "vision", "voco", "vst"]
+Attention = Literal["text", "image", "independent", "causal", "vst"]
+
+KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco", "vst", "prefix")
+CODE = {kind: code for code, kind in enumerate(KINDS)}
+PADDING, TEXT, VISION, VOCO, VST, PREFIX = range(6)
+
+
+class Segment(NamedTuple):
+    """A run of rows of one kind. A "vst" segment is a chunk of Video-XL: visual rows with one VST row after every
+    `ratio` of them, counting `carry` visual rows that the chunk before left without a VST."""
+
+    kind: Kind
+    length: int
+    ratio: int = 0
+    carry: int = 0
+
+
+class Chunk(NamedTuple):
+    """The numbers of one "vst" segment: visual row i stands at (i * (ratio + 1) + carry) // ratio, VST row j at
+    first + j * (ratio + 1), counted from the segment's start."""
+
+    visual: int
+    vst: int
+    first: int
+    carry_out: int
+
+
+def chunk_segment(visual: int, ratio: int, carry: int) -> Segment:
+    """The "vst" segment of `visual` visual tokens (Video-XL: VST after every `ratio` raw tokens, remainders carried)."""
+    if ratio < 1 or visual < 1:
+        raise ValueError(f"a chunk has at least 1 visual token and ratio 1, given {visual} tokens at ratio {ratio}")
+    if carry > ratio:
+        raise ValueError(f"{carry} visual tokens are carried into a chunk of ratio {ratio}: more than one VST at once")
+    return Segment("vst", visual + (visual + carry) // ratio, ratio, carry)
+
+
+def chunk_of(segment: Segment) -> Chunk:
+    """Counts of a "vst" segment from its length: VST row j is row first + j * (ratio + 1)."""
+    first = segment.ratio - segment.carry
+    vst = max(0, -(-(segment.length - first) // (segment.ratio + 1)))
+    visual = segment.length - vst
+    return Chunk(visual, vst, first, (visual + segment.carry) % segment.ratio)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who sees whom in a document; every rule is causal.
+
+    attention:
+      "text"         everything before it, or the last `window` rows (itself included) and the first `sinks` rows
+      "image"        VoCo-LLaMA as released: rows up to the last VoCo see all before them, later rows all from the first VoCo on
+      "independent"  a frame (what ends with its VoCo rows) sees itself only; text after the frames sees all VoCo
+      "causal"       a frame also sees the VoCo of earlier frames
+      "vst"          Video-XL: a chunk sees itself, and prefix and VST of earlier chunks; text sees prefix and all VST
+    frames_see_prefix, text_sees_prefix: rows before the first frame are visible to every frame (else to the first), to text.
+    """
+
+    attention: Attention
+    frames_see_prefix: bool = False
+    text_sees_prefix: bool = False
+    window: int | None = None
+    sinks: int = 0
+
+
+class Columns(NamedTuple):
+    """The segments of a document as columns [n]: kind code, first row, length, ratio, carry."""
+
+    kind: NDArray[np.int64]
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+    ratio: NDArray[np.int64]
+    carry: NDArray[np.int64]
+
+
+_ORDER = {
+    "text": "any segments but vst",
+    "image": "any segments but vst",
+    "independent": "prefix, then frames of vision and text rows that end with voco rows, then text",
+    "causal": "prefix, then frames of vision and text rows that end with voco rows, then text",
+    "vst": "prefix, then vst chunks, then text",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """Rows that see only one another. Padding is a document of its own, whose rows see nothing and are seen by none."""
+
+    segments: tuple[Segment, ...]
+    rule: Rule
+    length: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", sum(segment.length for segment in self.segments))
+        kinds = {segment.kind for segment in self.segments}
+        unknown = kinds - CODE.keys()
+        if unknown:
+            raise ValueError(f"unknown segment kind {sorted(unknown)[0]!r}; allowed are {', '.join(KINDS)}")
+        if any(segment.length < 1 for segment in self.segments):
+            raise ValueError("a segment has at least 1 row")
+        if "padding" in kinds and kinds != {"padding"}:
+            raise ValueError("padding stands between documents, before or after them, never inside one")
+        if not self._in_order(kinds):
+            given = " ".join(segment.kind for segment in self.segments[:12])
+            raise ValueError(
+                f"attention {self.rule.attention!r} takes {_ORDER[self.rule.attention]}; given: {given}"
+                + (" ..." if len(self.segments) > 12 else "")
+            )
+
+    def _in_order(self, kinds: set[Kind]) -> bool:
+        if kinds == {"padding"}:
+            return True
+        if self.rule.attention in ("text", "image"):
+            return "vst" not in kinds
+        middle = "vst" if self.rule.attention == "vst" else "voco"
+        places = [i for i, segment in enumerate(self.segments) if segment.kind == middle]
+        first_frame = next(
+            (i for i, segment in enumerate(self.segments) if segment.kind != "prefix"), len(self.segments)
+        )
+        last = places[-1] if places else first_frame - 1
+        if any(segment.kind == "prefix" for segment in self.segments[first_frame:]):
+            return False
+        if middle == "vst":
+            return places == list(range(first_frame, last + 1)) and kinds <= {"prefix", "vst", "text"}
+        return "vst" not in kinds
+
+    @property
+    def padding(self) -> bool:
+        return bool(self.segments) and self.segments[0].kind == "padding"
+
+    def columns(self) -> Columns:
+        table = np.array([(CODE[kind], length, ratio, carry) for kind, length, ratio, carry in self.segments], np.int64)
+        kind, length, ratio, carry = table.reshape(-1, 4).T
+        return Columns(kind, np.cumsum(length) - length, length, ratio, carry)
+
+    def extended(self, rows: int) -> "Document":
+        """The document with `rows` more text rows at its end."""
+        if rows == 0:
+            return self
+        if self.padding:
+            raise ValueError("the last document is padding: only a sequence that ends with text or video grows")
+        if rows < 0:
+            raise ValueError(f"a sequence grows by at least 0 rows, given {rows}")
+        return replace(self, segments=(*self.segments[:-1], *joined((self.segments[-1], Segment("text", rows)))))
+
+
+def joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """The same rows in the fewest segments: no empty one, neighbours of one kind as one (chunks stay apart)."""
+    out: list[Segment] = []
+    for segment in segments:
+        if segment.length == 0:
+            continue
+        if out and out[-1].kind == segment.kind != "vst":
+            out[-1] = Segment(segment.kind, out[-1].length + segment.length)
+        else:
+            out.append(segment)
+    return tuple(out)

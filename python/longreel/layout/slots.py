@@ -1,0 +1,59 @@
+"""What a cache keeps: the keys that the next text row will see, each at its slot for ever."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longreel.layout.global_keys import expanded
+from longreel.layout.ranges import Ints, Lowered, lower
+
+if TYPE_CHECKING:
+    from longreel.layout.video_layout import VideoLayout
+
+
+def kept_runs(layout: "VideoLayout") -> list[Ints]:
+    """Per sample the rows kept, as runs int64 [n, 3] of (first row, count, stride), in slot order.
+
+    VoCo: the VoCo rows (and the prefix where text sees it), then text. Video-XL: prefix, VST, text. A sliding window: the
+    sinks and the rows still in reach. Each document keeps its own; padding keeps nothing.
+    """
+    samples = []
+    for documents in layout.samples:
+        parts, start = [np.zeros((0, 3), np.int64)], 0
+        for document in documents:
+            if not document.padding:
+                parts.append(_next_row_sees(lower(document.extended(1))) + np.array([start, 0, 0]))
+            start += document.length
+        samples.append(np.concatenate(parts))
+    return samples
+
+
+def kept(layout: "VideoLayout") -> list[int]:
+    """Slots that each sample fills."""
+    return [int(runs[:, 1].sum()) for runs in kept_runs(layout)]
+
+
+def slots(layout: "VideoLayout") -> NDArray[np.int32]:
+    """[B, S]: the cache slot of every row, -1 for a row that is dropped."""
+    out = np.full((layout.batch_size, layout.length), -1, np.int32)
+    for b, runs in enumerate(kept_runs(layout)):
+        rows = expanded(runs)
+        out[b, rows] = np.arange(len(rows))
+    return out
+
+
+def _next_row_sees(lowered: Lowered) -> Ints:
+    own = lowered.ranges
+    last = own.rows[-1] - 1
+    lo = int(own.lo[-1] + last * own.lo_step[-1])
+    hi = int(own.hi[-1] + (last * own.up[-1] + own.carry[-1]) // own.over[-1]) - 1
+    runs = lowered.global_keys
+    # The part glo .. ghi of G, run by run.
+    before = np.cumsum(runs[:, 1]) - runs[:, 1]
+    skip = np.clip(own.glo[-1] - before, 0, runs[:, 1])
+    count = np.clip(own.ghi[-1] - before, 0, runs[:, 1]) - skip
+    far = np.stack([runs[:, 0] + skip * runs[:, 2], count, runs[:, 2]], axis=1)
+    near = np.array([(lo, hi - lo, 1)], np.int64)
+    every = np.concatenate([far, near])
+    return every[every[:, 1] > 0]

@@ -1,0 +1,207 @@
+"""VideoLayout: what a video sequence is made of, in O(segments). Everything else is derived from it, each in its file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longreel.layout import build
+from longreel.layout.dense import dense_mask
+from longreel.layout.planned import PlannedLayout, lowered_to
+from longreel.layout.schedule import Schedule, plan
+from longreel.layout.segments import Document, Rule, Segment, joined
+
+if TYPE_CHECKING:
+    from longreel.layout.build import Kinds, PrefixVisibleTo
+
+
+@dataclass(frozen=True, repr=False)
+class VideoLayout:
+    """Samples, each a sequence of documents; equal and hashed by value.
+
+    samples: per sample of the batch its documents, of one total length. A layout of one sample serves any batch.
+    window: the query rows [a, b) of a decoding step; the keys are then the rows before b. None: all rows.
+    order: query rows in "position" order, or "grouped": all other rows, then the VST rows. Keys stand in position order.
+    """
+
+    samples: tuple[tuple[Document, ...], ...]
+    window: tuple[int, int] | None = None
+    order: Literal["position", "grouped"] = "position"
+
+    def __post_init__(self) -> None:
+        lengths = {sum(document.length for document in documents) for documents in self.samples}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"the samples of a layout have one length, given {sorted(lengths) or 'no sample'}: VideoLayout.batch pads them"
+            )
+        if max(lengths) >= 2**31:
+            raise ValueError(f"a sample has at most 2^31 - 1 rows, given {max(lengths)}")
+        if self.window is not None and not 0 <= self.window[0] <= self.window[1] <= self.length:
+            raise ValueError(f"rows {self.window} are not inside 0 .. {self.length}; extend(n) appends text rows")
+        if self.window is not None and self.order == "grouped":
+            raise ValueError("rows(a, b) of a grouped layout: chunks run one by one have layouts of their own")
+
+    def __repr__(self) -> str:
+        samples = "; ".join(build.summary(documents) for documents in self.samples[:4])
+        more = "; ..." if self.batch_size > 4 else ""
+        queries = "" if self.window is None else f", rows {self.window[0]} .. {self.window[1]}"
+        return f"VideoLayout({self.batch_size} x {self.length} rows{queries}, {self.order} order: {samples}{more})"
+
+    @classmethod
+    def of(
+        cls,
+        segments: Sequence[tuple[str, int] | Segment],
+        *,
+        attention: str = "text",
+        frames_see_prefix: bool = False,
+        text_sees_prefix: bool = False,
+    ) -> "VideoLayout":
+        """One document from segments (kind, rows) with kinds "prefix", "text", "vision", "voco", "vst" (a chunk, see Segment);
+        "padding" may stand first and last. `attention` and the flags: see Rule."""
+        return cls((build.documents(segments, Rule(attention, frames_see_prefix, text_sees_prefix)),))  # type: ignore[arg-type]
+
+    @classmethod
+    def voco(
+        cls,
+        *,
+        frames: int,
+        vision: int,
+        voco: int,
+        text: int,
+        prefix: int = 0,
+        separator: int = 0,
+        mode: Literal["independent", "causal"] = "independent",
+        prefix_visible_to: "PrefixVisibleTo" = "first",
+        text_sees_prefix: bool = False,
+    ) -> "VideoLayout":
+        """VoCo-LLaMA: `prefix` rows, then `frames` times [vision | separator | voco], then `text` rows.
+
+        mode: a frame sees itself only ("independent") or also the VoCo rows of earlier frames ("causal"). One frame is the
+        released image mask. No released checkpoint validates either video mode.
+        prefix_visible_to: the rows of the "first" frame, of all "frames", or of "all": frames and text.
+        text_sees_prefix: False is the released rule, True the paper's.
+        """
+        return cls(
+            ((build.voco(frames, vision, voco, text, prefix, separator, mode, prefix_visible_to, text_sees_prefix),),)
+        )
+
+    @classmethod
+    def vst(
+        cls,
+        *,
+        visual: int | None = None,
+        chunk: int = 1440,
+        ratio: int | Sequence[tuple[int, int]] | None = None,
+        ratio_mix: Sequence[int] | None = None,
+        seed: int | np.random.Generator = 42,
+        prefix: int = 0,
+        text: int = 0,
+    ) -> "VideoLayout":
+        """Video-XL: `prefix` rows, `visual` tokens in chunks of `chunk` with a VST row after every `ratio`, `text` rows.
+
+        ratio: one for all chunks, or the chunks themselves as (visual tokens, ratio).
+        ratio_mix: ratios to draw from, one per chunk, those that divide `chunk`; `seed` or a generator that goes on.
+        """
+        return cls(((build.vst(visual, chunk, ratio, ratio_mix, seed, prefix, text),),))
+
+    @classmethod
+    def from_kinds(
+        cls,
+        kinds: "Kinds",
+        *,
+        mode: Literal["image", "independent", "causal"] = "image",
+        frames_see_prefix: bool = False,
+        text_sees_prefix: bool = False,
+    ) -> "VideoLayout":
+        """From token kinds [B, S], a tensor or array: 0 padding (before and after a sample), 1 text, 2 vision, 3 VoCo.
+
+        "image" is the released rule for any number of VoCo groups; a sample without VoCo is causal.
+        """
+        rule = Rule(mode, frames_see_prefix, text_sees_prefix)
+        return cls(tuple(build.from_kinds(row, rule) for row in build.checked_kinds(kinds)))
+
+    @classmethod
+    def causal(cls, n: int) -> "VideoLayout":
+        """`n` text rows, each of which sees itself and all before it."""
+        return cls(((Document(joined([Segment("text", n)]), Rule("text")),),))
+
+    @classmethod
+    def sliding_window(cls, n: int, window: int, sinks: int = 0) -> "VideoLayout":
+        """`n` text rows: each sees the last `window` rows, itself included, and the first `sinks` rows."""
+        if window < 1 or sinks < 0:
+            raise ValueError(f"window={window}, sinks={sinks}: a window has at least 1 row, sinks at least 0")
+        return cls(((Document(joined([Segment("text", n)]), Rule("text", window=window, sinks=sinks)),),))
+
+    @classmethod
+    def packed(cls, layouts: Sequence["VideoLayout"]) -> "VideoLayout":
+        """Documents of several layouts of one sample behind one another; none sees another."""
+        return cls((tuple(document for layout in layouts for document in layout._one_sample("packed")),))
+
+    @classmethod
+    def batch(cls, layouts: Sequence["VideoLayout"], side: Literal["left", "right"] = "left") -> "VideoLayout":
+        """Layouts of one sample as the samples of one, padded on `side` to the longest."""
+        if side not in ("left", "right"):
+            raise ValueError(f"side={side!r} is not one of 'left', 'right'")
+        longest = max((layout.length for layout in layouts), default=0)
+        samples = []
+        for layout in layouts:
+            documents, pad = layout._one_sample("batch"), build.padding(longest - layout.length)
+            samples.append(build.with_padding(pad, documents) if side == "left" else (*documents, *pad))
+        return cls(tuple(samples))
+
+    def _one_sample(self, what: str) -> tuple[Document, ...]:
+        if self.batch_size != 1 or self.window is not None or self.order != "position":
+            raise ValueError(f"VideoLayout.{what} takes whole layouts of one sample in position order")
+        return self.samples[0]
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.samples)
+
+    @property
+    def length(self) -> int:
+        """Rows of a sample, padding included."""
+        return sum(document.length for document in self.samples[0])
+
+    @property
+    def queries(self) -> int:
+        """Query rows Sq."""
+        return self.length if self.window is None else self.window[1] - self.window[0]
+
+    @property
+    def keys(self) -> int:
+        """Keys Sk that the layout speaks of; a cache may hold more."""
+        return self.length if self.window is None else self.window[1]
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Rows of left padding of every sample."""
+        return tuple(build.leading_padding(documents) for documents in self.samples)
+
+    def rows(self, a: int, b: int) -> "VideoLayout":
+        """The query rows a .. b over the keys before b: a step of prefill or decoding. `extend` first where b is new."""
+        return replace(self, window=(a, b))
+
+    def extend(self, n: int) -> "VideoLayout":
+        """`n` more text rows at the end of every sample's last document."""
+        samples = tuple((*documents[:-1], documents[-1].extended(n)) for documents in self.samples)
+        return replace(self, samples=samples, window=None)
+
+    def grouped(self) -> "VideoLayout":
+        """The same keys, query rows grouped [all others | VST]."""
+        return replace(self, order="grouped")
+
+    def dense_mask(self) -> NDArray[np.bool_]:
+        """bool [B, Sq, Sk], True = visible; refuses large layouts, for tests and pictures."""
+        return dense_mask(self)
+
+    def plan(self, tile: tuple[int, int] = (128, 64), bounds: bool = True) -> Schedule:
+        """The tile schedule for query tiles of tile[0] rows and key tiles of tile[1] keys, as numpy arrays."""
+        return plan(self, tile, bounds)
+
+    def to(self, device: torch.device | str, tile: tuple[int, int] = (128, 64)) -> PlannedLayout:
+        """Planned on the host, now, as int32 tensors on `device`: what the ops take under compile and capture."""
+        return lowered_to(self, device, tile)

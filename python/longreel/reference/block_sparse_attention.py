@@ -1,0 +1,57 @@
+"""block_sparse_attention by its definition: a softmax over two key ranges per row, through a dense mask (small sizes)."""
+
+import torch
+from torch import Tensor
+
+LIMIT = 1 << 28
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    global_k: Tensor | None,
+    global_v: Tensor | None,
+    bounds: Tensor,
+    global_index: Tensor,
+    start: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """q [B, Sq, H, D], k and v [B, Sk, Hkv, D] -> out [B, Sq, H, D], lse [B, H, Sq] (natural log); computed in their dtype.
+
+    bounds [B, Sq, 4] is lo, hi, glo, ghi: the row sees K[lo : hi) and G[glo : ghi), without keys before start [B]. Key g of G
+    is global_k[:, g], by default key global_index[b, g] of k, v (-1 pads). Layout tensors of one sample serve any batch. A
+    row that sees nothing gives 0, lse -inf, and zero gradient. Head h reads key head h // (H / Hkv).
+    """
+    batch, queries, heads, _ = q.shape
+    elements = batch * heads * queries * (k.shape[1] + global_index.shape[1])
+    if elements > LIMIT:
+        raise ValueError(f"block_sparse_attention: the reference would hold {elements} scores, it stops at {LIMIT}")
+    # [B, 1, Sq, Sk + G]
+    mask = visible(k.shape[1], bounds, global_index, start)[:, None]
+    at = global_index.long().clamp(min=0).expand(batch, -1)[..., None, None]
+    global_k = torch.take_along_dim(k, at, 1) if global_k is None else global_k
+    global_v = torch.take_along_dim(v, at, 1) if global_v is None else global_v
+    # [B, Sk + G, H, D]
+    keys, values = (
+        torch.cat(parts, 1).repeat_interleave(heads // k.shape[2], 2) for parts in ((k, global_k), (v, global_v))
+    )
+    # [B, H, Sq, Sk + G]
+    scores = (torch.einsum("bqhd,bkhd->bhqk", q, keys) * scale).masked_fill(~mask, -torch.inf)
+    # A row without keys takes a softmax over zeros that `some` removes: no NaN, no gradient.
+    some = mask.any(-1, keepdim=True)
+    weights = torch.where(some, scores, 0.0).softmax(-1) * some
+    return torch.einsum("bhqk,bkhd->bqhd", weights, values), scores.detach().logsumexp(-1)
+
+
+def visible(keys: int, bounds: Tensor, global_index: Tensor, start: Tensor) -> Tensor:
+    """bool [B, Sq, keys + G]: what every row sees of K, then of G."""
+    # [B, Sq, 1] each
+    lo, hi, glo, ghi = bounds.unsqueeze(-1).unbind(2)
+    key = torch.arange(keys, device=bounds.device)
+    place = torch.arange(global_index.shape[1], device=bounds.device)
+    first = start[:, None, None]
+    near = (lo <= key) & (key < hi) & (key >= first)
+    far = (glo <= place) & (place < ghi) & (global_index[:, None] >= first)
+    batch = max(near.shape[0], far.shape[0])
+    return torch.cat([near.expand(batch, -1, -1), far.expand(batch, -1, -1)], -1)

@@ -1,0 +1,51 @@
+"""Statistics of interleaved samples."""
+
+import pytest
+from longreel.bench.stats import Spread, calls_per_sample, speedup, spread, turn_order
+
+pytestmark = pytest.mark.fast
+
+
+def test_spread_is_median_and_quartiles() -> None:
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5)
+
+
+def test_spread_of_one_sample() -> None:
+    assert spread([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+def test_spread_of_nothing_says_so() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        spread([])
+
+
+def test_speedup_pairs_rounds() -> None:
+    # the machine was three times slower in the second half: the pairs do not notice, the medians would
+    slow, fast = [2.0, 2.0, 6.0, 6.0], [1.0, 1.0, 3.0, 3.0]
+    assert speedup(slow, fast) == Spread(2.0, 2.0, 2.0, 4)
+
+
+def test_speedup_needs_equal_rounds() -> None:
+    with pytest.raises(ValueError, match="3 samples against 2"):
+        speedup([1.0] * 3, [1.0] * 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_turn_order_runs_everyone_once_and_starts_with_each(count: int) -> None:
+    orders = [turn_order(turn, count) for turn in range(2 * count)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert {order[0] for order in orders} == set(range(count))
+
+
+def test_turn_order_changes_the_neighbour_before() -> None:
+    before = {tuple(turn_order(turn, 3)[i : i + 2]) for turn in range(6) for i in range(2)}
+    assert {pair[0] for pair in before if pair[1] == 0} == {1, 2}
+
+
+@pytest.mark.parametrize(("seconds", "min_time", "calls"), [(1.0, 0.01, 1), (0.001, 0.01, 10), (0.003, 0.01, 4)])
+def test_calls_per_sample(seconds: float, min_time: float, calls: int) -> None:
+    assert calls_per_sample(seconds, min_time) == calls
+
+
+def test_calls_per_sample_of_a_call_too_short_to_time() -> None:
+    assert calls_per_sample(0.0, 0.01) > 1

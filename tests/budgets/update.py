@@ -1,0 +1,124 @@
+"""Registers, spills and shared memory of every GPU kernel, from the compiled code; no GPU is needed.
+
+    python tests/budgets/update.py triton          print the figures as JSON
+    python tests/budgets/update.py cuda --write    make them the budget: tests/budgets/cuda.json
+
+Figures are {kernel: {architecture: {"registers", "spill_bytes", "shared_bytes"}}}.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import triton
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+TRITON_MODULES = ("adaptive_pool", "compress_frames", "context_attention")
+TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+# architecture of the code -> architecture of the virtual machine it is compiled from
+CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+Figures = dict[str, dict[str, dict[str, int]]]
+
+
+def resources(text: str) -> dict[str, int]:
+    registers, stack, shared, local = map(int, RESOURCES.search(text).groups())
+    return {"registers": registers, "spill_bytes": stack + local, "shared_bytes": shared}
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def triton_figure(module: str, index: int, arch: str) -> tuple[str, str, dict[str, int]]:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    entry = importlib.import_module(f"longreel.triton_kernels.{module}").aot_signatures()[index]
+    compiled = triton.compile(
+        ASTSource(entry.kernel, entry.types, entry.constants, entry.attrs),
+        target=GPUTarget("cuda", TRITON_ARCHS[arch], 32),
+        options={"num_warps": entry.num_warps, "num_stages": entry.num_stages, "enable_fp_fusion": True},
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        figure = resources(run(TOOLS / "cuobjdump", "--dump-resource-usage", binary.name))
+        if arch == "sm_90":
+            figure["wgmma"] = run(TOOLS / "nvdisasm", "-c", binary.name).count("HGMMA")
+    # the dynamic shared memory is the launch's, not the binary's
+    return entry.name, arch, figure | {"shared_bytes": compiled.metadata.shared}
+
+
+def triton_figures() -> Figures:
+    jobs = [
+        (module, index, arch)
+        for module in TRITON_MODULES
+        for index in range(len(importlib.import_module(f"longreel.triton_kernels.{module}").aot_signatures()))
+        for arch in TRITON_ARCHS
+    ]
+    figures: Figures = {}
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        for name, arch, figure in pool.map(triton_figure, *zip(*jobs, strict=True)):
+            figures.setdefault(name, {})[arch] = figure
+    return figures
+
+
+def cuda_figures() -> Figures:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise FileNotFoundError("nvcc (the CUDA toolkit's compiler) is not on PATH")
+    figures: Figures = {}
+    for source in sorted(ROOT.glob("csrc/*/cuda*.cu")):
+        with tempfile.TemporaryDirectory() as folder:
+            binary = Path(folder) / "kernel.o"
+            targets = [f"-gencode=arch={virtual},code={arch}" for arch, virtual in CUDA_ARCHS.items()]
+            flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", f"-I{ROOT / 'csrc'}", *targets]
+            run(nvcc, *flags, "-c", source, "-o", binary)
+            report = run(TOOLS / "cuobjdump", "--dump-resource-usage", binary)
+        arch = ""
+        for line, following in zip(report.splitlines(), [*report.splitlines()[1:], ""], strict=True):
+            found = re.search(r"arch = (\S+)", line)
+            arch = found[1] if found else arch
+            if function := re.match(r" *Function (\S+?):", line):
+                name = f"{source.parent.name}/{kernel_name(function[1])}"
+                figures.setdefault(name, {})[arch] = resources(following)
+    return figures
+
+
+def kernel_name(mangled: str) -> str:
+    """`average_cells<__half, 8>` of its mangled name."""
+    readable = run(shutil.which("cu++filt") or shutil.which("c++filt") or "c++filt", mangled).strip()
+    return re.search(r"(\w+(?:<.*?>)?)\(", readable.replace("(anonymous namespace)::", "").replace("(int)", ""))[1]
+
+
+FIGURES = {"triton": triton_figures, "cuda": cuda_figures}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", choices=FIGURES)
+    parser.add_argument("--write", action="store_true", help="replace the budget by the figures")
+    chosen = parser.parse_args()
+    text = json.dumps(FIGURES[chosen.which](), indent=1, sort_keys=True)
+    # one line for each architecture of a kernel
+    text = re.sub(r"\{\s+(\"[^{}]*?)\s+\}", lambda found: "{" + " ".join(found[1].split()) + "}", text)
+    if chosen.write:
+        (HERE / f"{chosen.which}.json").write_text(text + "\n")
+    else:
+        sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Random layouts of every constructor against the rules written token by token (LONGREEL_FUZZ: how many)."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from longreel.layout import (
+    VideoLayout,
+    executed_pairs,
+    flashmask_row_indices,
+    flex_block_mask,
+    flex_mask_mod,
+    global_index,
+    ignored_labels,
+    kept,
+    kinds,
+    plain_planner,
+    positions,
+    query_positions,
+    query_rows,
+    row_bounds,
+    slots,
+    visible_pairs,
+)
+from longreel.layout.dense import visible
+from longreel.layout.ranges import ranges
+from longreel.reference.block_sparse_attention import block_sparse_attention
+from token_rules import TEXT, VST, Sample, random_batch
+
+COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))
+GROUPS = 10
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_layouts_equal_the_rules(group: int) -> None:
+    for seed in range(group, COUNT, GROUPS):
+        rng = np.random.default_rng(seed)
+        layout, samples = random_batch(rng)
+        try:
+            check(layout, samples, rng)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {layout}") from error
+
+
+def check(layout: VideoLayout, samples: list[Sample], rng: np.random.Generator) -> None:
+    expected = np.stack([sample.mask() for sample in samples])
+    check_mask(layout, expected)
+    check_rows(layout, samples)
+    check_schedule(layout, expected, rng)
+    check_flashmask(layout, expected)
+    check_attention(layout, expected)
+    # The slow ones on a part of the layouts.
+    if rng.integers(4) == 0:
+        check_plain_planner(layout, tuple(rng.integers(1, 12, 2).tolist()))
+    if rng.integers(4) == 0:
+        check_flex(layout, expected)
+    check_decoding(layout, expected, rng)
+    if any(segment.kind == "vst" for documents in layout.samples for d in documents for segment in d.segments):
+        check_grouped(layout, expected, rng)
+
+
+def check_mask(layout: VideoLayout, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(layout.dense_mask(), expected)
+    near, far = visible(layout)
+    # Each visible key is met once, in K or in G.
+    assert near.sum() + far.sum() == expected.sum() == visible_pairs(layout)
+    index = global_index(layout)
+    for keys in index:
+        real = keys[keys >= 0]
+        assert (np.diff(real) > 0).all()
+        assert (keys[len(real) :] == -1).all()
+
+
+def check_rows(layout: VideoLayout, samples: list[Sample]) -> None:
+    np.testing.assert_array_equal(kinds(layout), [sample.kinds() for sample in samples])
+    np.testing.assert_array_equal(positions(layout), [sample.positions() for sample in samples])
+    np.testing.assert_array_equal(query_rows(layout), np.tile(np.arange(layout.length), (len(samples), 1)))
+    # The first row that is not padding; a sample of padding alone has none.
+    assert layout.start == tuple(next((i for i, kind in enumerate(s.kinds()) if kind), layout.length) for s in samples)
+    assert kept(layout) == [len(sample.kept()) for sample in samples]
+    for own, sample in zip(slots(layout), samples, strict=True):
+        np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.kept())
+        np.testing.assert_array_equal(own[own >= 0], np.arange(len(sample.kept())))
+    assert not (ignored_labels(layout) & (kinds(layout) == TEXT))[:, -1:].any() or layout.length == 0
+
+
+def painted(layout: VideoLayout, run: np.ndarray, row: int, row_end: int, step: int, out: np.ndarray) -> None:
+    """Counts every pair of the run's keys and rows once; checks that a run is whole steps where it says full."""
+    begin, full_begin, full_end, end = run.tolist()
+    assert begin <= full_begin <= full_end <= end
+    assert (full_begin - begin) % step == 0
+    assert (full_end - full_begin) % step == 0
+    out[row:row_end, begin:end] += 1
+    out[row:row_end, full_begin:full_end] += 2
+
+
+def check_schedule(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:
+    tile = (int(rng.integers(1, 24)), int(rng.integers(1, 24)))
+    schedule, near_far = layout.plan(tile), visible(layout)
+    shape = (layout.batch_size, layout.queries)
+    near, far = (np.zeros((*shape, mask.shape[2]), int) for mask in near_far)
+    covered = np.zeros(shape, int)
+    for sample, row, row_end, _, *runs in schedule.tiles.tolist():
+        assert 0 < row_end - row <= tile[0]
+        covered[sample, row:row_end] += 1
+        painted(layout, np.array(runs[:4]), row, row_end, tile[1], near[sample])
+        painted(layout, np.array(runs[4:]), row, row_end, tile[1], far[sample])
+    assert (covered == 1).all()
+    for counts, mask in ((near, near_far[0]), (far, near_far[1])):
+        assert ((counts > 0) >= mask).all(), "a visible pair is in no tile"
+        assert (mask[counts == 3]).all(), "a full tile holds a hidden pair"
+    assert sorted(schedule.order.tolist()) == list(range(len(schedule.tiles)))
+    exact = executed_pairs(schedule, (1, 1))
+    assert exact == (near > 0).sum() + (far > 0).sum()
+    assert expected.sum() <= exact <= executed_pairs(schedule)
+    check_key_side(layout, schedule.units, schedule.runs, tile, near_far)
+    assert sorted(schedule.unit_order.tolist()) == list(range(len(schedule.units)))
+    np.testing.assert_array_equal(schedule.bounds, np.stack(row_bounds(layout), -1))
+
+
+def check_key_side(layout: VideoLayout, units: np.ndarray, runs: np.ndarray, tile: tuple[int, int], near_far) -> None:
+    near, far = (np.zeros(mask.shape, int) for mask in near_far)
+    keys = np.zeros((layout.batch_size, layout.keys), int)
+    for sample, is_global, begin, end, first, last in units.tolist():
+        assert 0 < end - begin <= tile[1]
+        out = (far if is_global else near)[sample].T
+        if not is_global:
+            keys[sample, begin:end] += 1
+        for run in runs[first:last]:
+            painted(layout, run, begin, end, tile[0], out)
+    assert (keys == 1).all()
+    for counts, mask in ((near, near_far[0]), (far, near_far[1])):
+        assert np.isin(counts, (0, 1, 3)).all(), "a pair is summed twice"
+        assert ((counts > 0) >= mask).all(), "a visible pair is in no unit"
+        assert (mask[counts == 3]).all(), "a full run holds a hidden pair"
+
+
+def check_plain_planner(layout: VideoLayout, tile: tuple[int, int]) -> None:
+    """The compiled planner and the plain one agree number for number, also where blocks of G are split."""
+    from longreel import _native
+
+    table = ranges(layout).table()
+    counts = (global_index(layout) >= 0).sum(1).tolist()
+    near = [layout.keys] * layout.batch_size
+    for compiled, plain in zip(
+        _native.HOST.query_tiles(table, *tile), plain_planner.query_tiles(table, *tile), strict=True
+    ):
+        np.testing.assert_array_equal(compiled, plain)
+    for unit_rows in (5, 1000):
+        arguments = (table, near, counts, *tile, unit_rows)
+        for compiled, plain in zip(
+            _native.HOST.key_units(*arguments), plain_planner.key_units(*arguments), strict=True
+        ):
+            np.testing.assert_array_equal(compiled, plain)
+    np.testing.assert_array_equal(_native.HOST.row_bounds(table), plain_planner.row_bounds(table))
+
+
+def check_flex(layout: VideoLayout, expected: np.ndarray) -> None:
+    mask_mod = flex_mask_mod(layout)
+    b, q, k = torch.meshgrid(*(torch.arange(n) for n in expected.shape), indexing="ij")
+    np.testing.assert_array_equal(mask_mod(b, torch.zeros_like(b), q, k).numpy(), expected)
+    size = 8
+    blocks = flex_block_mask(layout, block_size=size).to_dense()[:, 0].numpy().astype(bool)
+    padded = np.zeros((len(expected), *(-(-n // size) * size for n in expected.shape[1:])), bool)
+    padded[:, : expected.shape[1], : expected.shape[2]] = expected
+    tiles = padded.reshape(len(expected), padded.shape[1] // size, size, padded.shape[2] // size, size)
+    np.testing.assert_array_equal(blocks, tiles.any((2, 4)))
+
+
+def check_flashmask(layout: VideoLayout, expected: np.ndarray) -> None:
+    if below_diagonal_holes(expected) > 1:
+        with pytest.raises(ValueError, match="two intervals"):
+            flashmask_row_indices(layout)
+        return
+    hidden = flashmask_row_indices(layout)[:, 0]
+    row = np.arange(layout.length)[None, :, None]
+    below = row >= np.arange(layout.length)
+    mask = below & ~((row >= hidden[:, None, :, 0]) & (row < hidden[:, None, :, 1]))
+    np.testing.assert_array_equal(mask, expected)
+
+
+def below_diagonal_holes(expected: np.ndarray) -> int:
+    """The most intervals of rows from which one key is hidden."""
+    hidden = ~expected & np.tri(expected.shape[1], dtype=bool)
+    starts = hidden & ~np.pad(hidden[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return int(starts.sum(1).max(initial=0))
+
+
+def check_attention(layout: VideoLayout, expected: np.ndarray) -> None:
+    """Output, LSE and gradients of the reference are those of softmax under the oracle's mask."""
+    batch, heads, kv_heads, dim = layout.batch_size, 4, 2, 3
+    q, k, v = (
+        torch.randn(batch, layout.length, n, dim, dtype=torch.float64, requires_grad=True)
+        for n in (heads, kv_heads, kv_heads)
+    )
+    plan = layout.to("cpu")
+    out, lse = block_sparse_attention(q, k, v, None, None, plan.bounds, plan.global_index, plan.start, 0.7)
+    weight = torch.randn_like(out)
+    got = torch.autograd.grad((out * weight).sum(), (q, k, v))
+    mask = torch.from_numpy(expected)[:, None]
+    scores = torch.einsum("bqhgd,bkhd->bhgqk", q.unflatten(2, (kv_heads, -1)), k).flatten(1, 2) * 0.7
+    exp = scores.exp() * mask
+    total = exp.sum(-1, keepdim=True)
+    weights = (exp / total.where(total > 0, torch.ones_like(total))).unflatten(1, (kv_heads, -1))
+    want = torch.einsum("bhgqk,bkhd->bqhgd", weights, v).flatten(2, 3)
+    torch.testing.assert_close(out, want)
+    torch.testing.assert_close(lse, total[..., 0].log())
+    for own, other in zip(got, torch.autograd.grad((want * weight).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def check_decoding(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:
+    a, b = sorted(rng.integers(0, layout.length + 1, 2).tolist())
+    step = layout.rows(a, b)
+    assert (step.queries, step.keys) == (b - a, b)
+    np.testing.assert_array_equal(step.dense_mask(), expected[:, a:b, :b])
+    assert visible_pairs(step) == expected[:, a:b].sum()
+    if b > a:
+        check_schedule(step, expected[:, a:b, :b], rng)
+    np.testing.assert_array_equal(query_positions(step), positions(layout)[:, a:b])
+    if not any(documents[-1].padding for documents in layout.samples):
+        grown = layout.extend(3).dense_mask()
+        np.testing.assert_array_equal(grown[:, : layout.length, : layout.length], expected)
+        assert grown[:, range(-3, 0), range(-3, 0)].all()
+
+
+def check_grouped(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:
+    grouped, own = layout.grouped(), kinds(layout)
+    rows = query_rows(grouped)
+    for b in range(layout.batch_size):
+        order = np.concatenate([np.flatnonzero(own[b] != VST), np.flatnonzero(own[b] == VST)])
+        np.testing.assert_array_equal(rows[b], order)
+        np.testing.assert_array_equal(grouped.dense_mask()[b], expected[b][order])
+    assert visible_pairs(grouped) == expected.sum()
+    check_schedule(grouped, np.take_along_axis(expected, rows[..., None], 1), rng)
+    if rng.integers(4) == 0:
+        check_plain_planner(grouped, tuple(rng.integers(1, 12, 2).tolist()))

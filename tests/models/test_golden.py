@@ -1,0 +1,23 @@
+"""Golden files of the groups that have landed: every backend of this machine, every dtype."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from longreel.ops.registry import OPS
+from longreel.testing.cases import DTYPES, variants
+from longreel.testing.golden.files import find
+from longreel.testing.golden.replay import REPLAYERS, replay
+
+BACKENDS = sorted({v.backend for op in OPS for v in variants(op) if v.device == "cpu" and v.backward})
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("group", REPLAYERS)
+def test_golden(golden_folder: Path, group: str, backend: str, dtype: torch.dtype) -> None:
+    verdicts = [v for file in find([golden_folder], [group]) for v in replay(file, backend, dtype)]
+    assert verdicts
+    failed = [f"{v.file} {v.case}: {v.worst if v.problem is None else v.problem}" for v in verdicts if not v.passed]
+    assert not failed, "\n".join(failed)

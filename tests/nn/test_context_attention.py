@@ -1,0 +1,195 @@
+"""nn.ContextAttention against LLaMA-VID's own order, and the freshness of its fold."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longreel.nn import ContextAttention, fold_projections
+
+pytestmark = pytest.mark.fast
+
+WIDTHS = {"query_width": 12, "vision_width": 16, "llm_width": 20}
+
+
+def module(compress: str | None = "grid:2", dtype: torch.dtype = torch.float64, **changes: int | None) -> ContextAttention:
+    return ContextAttention(**(WIDTHS | changes), compress=compress, backend="reference", dtype=dtype)  # type: ignore[arg-type]
+
+
+def inputs(prompts: int = 2, frames: int = 3, side: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.randn(prompts, frames, 5, 12, dtype=dtype), torch.randn(frames, side * side, 16, dtype=dtype)
+
+
+def published(m: ContextAttention, text: Tensor, patches: Tensor, compress: str | None) -> Tensor:
+    """Keys formed, softmax of every query, value sum of every query, then the mean: section 3.1 as its code writes it."""
+    query = text if m.vlm_att_projector is None else m.vlm_att_projector(text)
+    scores = query @ m.vlm_att_key_projector(patches).transpose(-1, -2) / patches.shape[-1] ** 0.5
+    context = m.vlm_att_val_projector((scores.softmax(-1) @ patches).mean(-2))[..., None, :]
+    content = patches
+    if compress == "mean":
+        content = patches.mean(1, keepdim=True)
+    elif compress is not None:
+        side = int(patches.shape[1] ** 0.5)
+        kernel = side // int(compress.split(":")[1])
+        content = F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (side, side)), kernel, kernel).flatten(2).transpose(1, 2)
+    content = m.mm_projector(content)
+    return torch.cat([context, content.expand(*context.shape[:-2], *content.shape[-2:])], -2)
+
+
+@pytest.mark.parametrize("compress", [None, "mean", "grid:2", "grid:3"])
+def test_equals_the_published_order(compress: str | None) -> None:
+    m, (text, patches) = module(compress), inputs()
+    torch.testing.assert_close(m(text, patches), published(m, text, patches, compress), rtol=1e-12, atol=1e-12)
+
+
+def test_projected_queries() -> None:
+    m = module(query_width=None)
+    text, patches = torch.randn(5, 16, dtype=torch.float64), inputs()[1]
+    assert "vlm_att_projector.weight" not in m.state_dict()
+    torch.testing.assert_close(m(text, patches), published(m, text, patches, "grid:2"), rtol=1e-12, atol=1e-12)
+
+
+def test_prefix_and_mask() -> None:
+    m, (text, patches) = module("mean"), inputs()
+    m.num_prefix_tokens = 1
+    mask = torch.tensor([True, True, False, True, False])
+    expected = published(m, text[..., mask, :], patches[:, 1:], "mean")
+    torch.testing.assert_close(m(text, patches, mask), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("query_width", [12, None])
+def test_gradients_pass_through_the_fold(query_width: int | None) -> None:
+    m = module(query_width=query_width)
+    text = torch.randn(2, 3, 5, query_width or 16, dtype=torch.float64, requires_grad=True)
+    patches = inputs()[1].requires_grad_()
+    upstream = torch.randn(2, 3, 5, 20, dtype=torch.float64)
+    wanted = {"text": text, "patches": patches, **dict(m.named_parameters())}
+    got, expected = (
+        torch.autograd.grad(tokens, list(wanted.values()), upstream, allow_unused=True)
+        for tokens in (m(text, patches), published(m, text, patches, "grid:2"))
+    )
+    for name, grad, same in zip(wanted, got, expected, strict=True):
+        if name == "vlm_att_key_projector.bias":
+            assert grad is None, "the key bias takes no part"
+            assert same.abs().max() < 1e-14
+        else:
+            torch.testing.assert_close(grad, same, rtol=1e-10, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_names_of_the_released_checkpoint() -> None:
+    assert {name: tuple(t.shape) for name, t in module().state_dict().items()} == {
+        "vlm_att_projector.weight": (16, 12),
+        "vlm_att_projector.bias": (16,),
+        "vlm_att_key_projector.weight": (16, 16),
+        "vlm_att_key_projector.bias": (16,),
+        "vlm_att_val_projector.weight": (20, 16),
+        "vlm_att_val_projector.bias": (20,),
+        "mm_projector.0.weight": (20, 16),
+        "mm_projector.0.bias": (20,),
+        "mm_projector.2.weight": (20, 20),
+        "mm_projector.2.bias": (20,),
+    }
+
+
+class TestFreshness:
+    """The stored fold is the fold of the weights as they are."""
+
+    def fresh(self, m: ContextAttention) -> bool:
+        text, patches = inputs(dtype=m.folded_weight.dtype)
+        with torch.no_grad():
+            got, weight = m(text, patches), m.folded_weight
+            m.fold()
+            return torch.equal(weight, m.folded_weight) and torch.equal(got, m(text, patches))
+
+    def test_changed_in_place(self) -> None:
+        m = module()
+        for parameter in (m.vlm_att_projector.weight, m.vlm_att_projector.bias, m.vlm_att_key_projector.weight):
+            with torch.no_grad():
+                parameter.mul_(2)
+            assert self.fresh(m)
+
+    def test_replaced(self) -> None:
+        m = module()
+        m.vlm_att_key_projector.weight = torch.nn.Parameter(torch.randn(16, 16, dtype=torch.float64))
+        assert self.fresh(m)
+        m.vlm_att_key_projector.weight.data = torch.randn(16, 16, dtype=torch.float64)
+        assert self.fresh(m)
+
+    def test_optimizer_step(self) -> None:
+        m = module()
+        optimizer = torch.optim.SGD(m.parameters(), 0.1)
+        m(*inputs()).square().sum().backward()
+        optimizer.step()
+        assert self.fresh(m)
+
+    def test_to_another_dtype(self) -> None:
+        m = module(dtype=torch.float32).to(torch.bfloat16)
+        assert m.folded_weight.dtype is m.folded_bias.dtype is torch.bfloat16
+        assert torch.equal(m.folded_weight, fold_projections(*m._weights())[0])
+        assert self.fresh(m)
+
+    def test_loaded(self) -> None:
+        source, m = module(), module()
+        holder = torch.nn.ModuleDict({"model": m})
+        holder.load_state_dict({f"model.{name}": value for name, value in source.state_dict().items()})
+        assert torch.equal(m.folded_weight, source.folded_weight)
+        m = ContextAttention(**WIDTHS, device="meta", dtype=torch.float64)
+        m.load_state_dict(source.state_dict(), assign=True)
+        assert torch.equal(m.folded_weight, source.folded_weight)
+
+    def test_copied_and_saved(self) -> None:
+        m = module()
+        twin = copy.deepcopy(m)
+        with torch.no_grad():
+            twin.vlm_att_key_projector.weight.add_(1)
+        assert self.fresh(twin)
+        assert self.fresh(m)
+        assert not torch.equal(twin.folded_weight, m.folded_weight)
+        saved = io.BytesIO()
+        torch.save(m, saved)
+        saved.seek(0)
+        assert self.fresh(torch.load(saved, weights_only=False))
+
+    def test_inference_mode(self) -> None:
+        m, (text, patches) = module(), inputs()
+        with torch.inference_mode():
+            m(text, patches)
+            m.vlm_att_key_projector.weight.mul_(2)
+            torch.testing.assert_close(m(text, patches), published(m, text, patches, "grid:2"))
+        m.requires_grad_(False)
+        m(text.requires_grad_(), patches).sum().backward()
+        assert text.grad is not None
+
+    @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+    def test_compiled(self, frozen: bool) -> None:
+        m, (text, patches) = module().requires_grad_(not frozen), inputs()
+        compiled = torch.compile(m, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(text, patches), m(text, patches))
+        if not frozen:
+            # the optimiser wrote, nothing ran outside compiled code since
+            with torch.no_grad():
+                m.vlm_att_key_projector.weight.mul_(2)
+        with torch.no_grad():
+            got = compiled(text, patches)
+            m.fold()
+            torch.testing.assert_close(got, m(text, patches))
+
+
+def test_fold_is_wider_than_the_weights() -> None:
+    """Stored in bfloat16, rounded once: half an ulp from the exact product."""
+    key, query, bias = (torch.randn(*shape).bfloat16() for shape in ((64, 64), (64, 48), (64,)))
+    for got, wide in zip(fold_projections(key, query, bias), fold_projections(*(t.double() for t in (key, query, bias)))):
+        assert got.dtype is torch.bfloat16
+        assert ((got.double() - wide).abs() <= wide.abs() * 2**-8).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        again = fold_projections(key.float(), query.float())[0]
+    torch.testing.assert_close(again, fold_projections(key.float(), query.float())[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("compress", ["max", "grid", "grid:1", "grid:x", "mean "])
+def test_unknown_compress(compress: str) -> None:
+    with pytest.raises(ValueError, match=r"allowed are None, 'mean' and 'grid:g'"):
+        module(compress)

@@ -1,0 +1,145 @@
+"""The backend table, its refusals, and what explain() says of a call."""
+
+import re
+
+import pytest
+import torch
+
+import longreel
+from longreel import BackendError, _native, backends
+from longreel.backends import Request, available, choose, refusal
+from longreel.ops._schemas import KERNEL_BACKENDS, SCHEMAS, overload
+from longreel.ops.registry import OPS
+
+pytestmark = pytest.mark.fast
+
+NATIVE = _native.OPS_REFUSAL is None
+
+
+def arguments(op: str, dtype: torch.dtype = torch.float32) -> dict[str, object]:
+    case = next(case for case in OPS[op].specification.cases() if case.fast)
+    return {
+        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in case.inputs().items()
+    }
+
+
+@pytest.mark.parametrize("op", OPS)
+class TestEveryOp:
+    def test_has_the_reference_last(self, op: str) -> None:
+        rows = OPS[op].rows
+        assert rows[-1].backend == "reference"
+        assert torch.float64 in rows[-1].dtypes
+        assert len({row.backend for row in rows}) == len(rows)
+        assert {row.op for row in rows} == {op}
+        assert all(row.why for row in rows)
+
+    def test_kernels_are_schemas(self, op: str) -> None:
+        assert {row.backend for row in OPS[op].rows} - {"reference"} <= set(KERNEL_BACKENDS)
+        for backend in KERNEL_BACKENDS:
+            assert overload(op, backend)._schema.overload_name == backend
+
+    def test_names_its_reference_cases(self, op: str) -> None:
+        names = [case.name for case in OPS[op].specification.cases()]
+        assert len(set(names)) == len(names)
+        assert any(case.fast for case in OPS[op].specification.cases())
+        assert OPS[op].specification.bad_cases()
+
+    def test_chosen_by_default(self, op: str) -> None:
+        assert available(op, "cpu") == (["cpu", "reference"] if NATIVE else ["reference"])
+        assert choose(op, None, Request("cpu", torch.float32)) == available(op, "cpu")[0]
+        assert choose(op, None, Request("cpu", torch.float64)) == "reference"
+        assert choose(op, None, Request("mps", torch.float32)) == "reference"
+
+    def test_unknown_name(self, op: str) -> None:
+        known = ", ".join(repr(row.backend) for row in OPS[op].rows)
+        with pytest.raises(BackendError, match=re.escape(f"{op} has no backend 'magic'; it has {known}")):
+            OPS[op].public(**arguments(op), backend="magic")
+
+    @pytest.mark.skipif(not NATIVE, reason="the refusal then names the missing libraries")
+    def test_named_but_refused(self, op: str) -> None:
+        expected = f"{op}: backend='cpu' takes float32, bfloat16, float16, given float64; could run here: reference"
+        with pytest.raises(BackendError, match=re.escape(expected)):
+            OPS[op].public(**arguments(op, torch.float64), backend="cpu")
+
+    def test_no_silent_fallback(self, op: str) -> None:
+        """A row that cannot run raises when it is named, whatever else could."""
+        for row in OPS[op].rows:
+            if refusal(row, Request("cpu", torch.float32), named=True) is not None:
+                with pytest.raises(BackendError, match=f"backend='{row.backend}'"):
+                    OPS[op].public(**arguments(op), backend=row.backend)
+
+    def test_a_missing_library_is_said(self, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(backends._MISSING, (op, "cpu"), "built without native libraries")
+        assert choose(op, None, Request("cpu", torch.float32)) == "reference"
+        with pytest.raises(BackendError, match=r"backend='cpu' built without native libraries; could run here: reference"):
+            OPS[op].public(**arguments(op), backend="cpu")
+        assert "built without native libraries" in str(longreel.explain(op, **arguments(op)))
+
+    def test_nothing_can_run(self, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for row in OPS[op].rows:
+            monkeypatch.setitem(backends._MISSING, (op, row.backend), f"{row.backend} is gone")
+        with pytest.raises(BackendError, match=r"no backend can run this call \(.*; reference: reference is gone\)"):
+            OPS[op].public(**arguments(op))
+        explanation = longreel.explain(op, **arguments(op))
+        assert explanation.chosen is None
+        assert str(explanation).startswith(f"{op}: no backend can run this call")
+
+    def test_explain(self, op: str) -> None:
+        explanation = longreel.explain(op, **arguments(op))
+        assert explanation.chosen == available(op, "cpu")[0]
+        assert [c.backend for c in explanation.candidates] == [row.backend for row in OPS[op].rows]
+        text = str(explanation)
+        assert f"-> {explanation.chosen}" in text
+        for candidate in explanation.candidates:
+            assert (candidate.refusal or candidate.why) in text
+        assert "FLOP" in text
+        assert "bound: max(" in text
+        by_function = longreel.explain(OPS[op].public, **arguments(op))
+        assert by_function == explanation
+
+    def test_explain_a_named_backend(self, op: str) -> None:
+        assert longreel.explain(op, **arguments(op), backend="reference").chosen == "reference"
+        assert longreel.explain(op, **arguments(op), backend="magic").chosen is None
+
+    def test_explain_runs_nothing(self, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(OPS[op].module, "run_reference", None)
+        monkeypatch.setattr(OPS[op].module, "call", None)
+        longreel.explain(op, **arguments(op))
+
+    def test_explain_counts_autocast(self, op: str) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = longreel.explain(op, **arguments(op))
+        assert inside == longreel.explain(op, **arguments(op, torch.bfloat16))
+
+    def test_backward_refusal(self, op: str) -> None:
+        for row in OPS[op].rows:
+            wanted = "has no backward, and an input requires a gradient"
+            device = row.devices[0]
+            if backends._MISSING[op, row.backend] is None:
+                found = refusal(row, Request(device, torch.float32, grad=True))
+                assert found == (None if row.backward else wanted)
+
+
+def test_schemas_have_a_backward_each() -> None:
+    assert set(SCHEMAS) == set(OPS) | {f"{op}_backward" for op in OPS}
+
+
+def test_explain_an_unknown_op() -> None:
+    with pytest.raises(ValueError, match=f"'softmax' is not an op of longreel; ops: {', '.join(OPS)}"):
+        longreel.explain("softmax")
+
+
+def test_costs() -> None:
+    """Counted by hand: F=3, N=10, M=5, C=24, float32."""
+    query, patches = torch.zeros(5, 24), torch.zeros(3, 10, 24)
+    cost = longreel.explain("context_attention", query, patches).cost
+    assert cost.flops == 2 * 3 * 10 * 24 * (5 + 1)
+    assert cost.bytes_read == 4 * (5 * 24 + 3 * 10 * 24)
+    assert cost.bytes_written == 4 * (3 * 24 + 3 * 10 + 3 * 5)
+    pooled = longreel.explain("adaptive_pool", patches, mode="mean").cost
+    assert (pooled.bytes_read, pooled.bytes_written) == (4 * 3 * 10 * 24, 4 * 3 * 24)
+    both = longreel.explain("compress_frames", query, patches, mode="mean").cost
+    assert both.bytes_read == cost.bytes_read
+    assert both.bytes_written == cost.bytes_written + pooled.bytes_written
+    assert both.flops == cost.flops + pooled.flops
