@@ -56,6 +56,9 @@ check: build ## the inner loop: fast tests and lint
 	@$(say) "check: fast tests"
 	@$(py) -m pytest -m fast $(ARGS)
 
+fuzz: build ## 10,000 random layouts against brute force
+	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
+
 lint: $(deps) ## ruff and mypy
 	@$(VENV)/bin/ruff check -q .
 	@$(VENV)/bin/ruff format -q --check .

@@ -200,8 +200,9 @@ def show(hour: Hour, console: Console) -> None:
 
     console.print(f"same numbers  {_agreement(hour)}")
     console.print(f"tokens kept   {hour.tokens:,} of {hour.patches:,}")
-    peaks = ", ".join(f"{peak / 2**20:,.0f} MiB after {count:,} frames" for count, peak in hour.memory.items())
-    console.print(f"peak memory   {peaks} (all versions and the check in one process)")
+    marks = dict.fromkeys((min(hour.memory), max(hour.memory)))
+    peaks = ", ".join(f"{hour.memory[count] / 2**20:,.0f} MiB after {count:,} frames" for count in marks)
+    console.print(f"peak memory   {peaks} (all versions and the check together)")
     console.print(f"ids           {hour.ids}: the weights are random, so this is no answer")
 
 

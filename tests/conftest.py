@@ -19,7 +19,9 @@ def golden_folder() -> Path:
             return place
     if named:
         pytest.fail(f"LONGREEL_GOLDEN={named} has no MANIFEST.json")
-    pytest.skip(f"golden files are not part of a public clone; looked in {', '.join(map(str, places))} (LONGREEL_GOLDEN names them)")
+    pytest.skip(
+        f"golden files are not part of a public clone; looked in {', '.join(map(str, places))} (LONGREEL_GOLDEN names them)"
+    )
 
 
 @pytest.fixture(autouse=True)

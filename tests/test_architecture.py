@@ -20,8 +20,8 @@ STOREYS = (
     {"ops"},
     {"explain"},
     {"cache", "nn", "data"},
-    {"testing"},
     {"models", "integrations"},
+    {"testing"},
     {"bench", "cli"},
 )
 NEIGHBOURS = {("cli", "bench"), ("integrations", "models"), ("layout", "rotary")}
@@ -78,7 +78,9 @@ def test_dependencies_point_down(room: str, path: Path) -> None:
 def public_names() -> set[str]:
     """What `from longreel import name` gives."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    listed = next(node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
+    listed = next(
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
     return set(ast.literal_eval(listed))
 
 
@@ -104,7 +106,9 @@ def test_native_dependencies_point_down(path: Path) -> None:
     room = path.relative_to(ROOT / "csrc").parts[0]
     text = path.read_text()
     if room != "bindings":
-        assert not any(word in text for word in ("<torch/", "<ATen/", "<c10/", "<pybind11/", "<Python.h>")), "knows torch or Python"
+        assert not any(word in text for word in ("<torch/", "<ATen/", "<c10/", "<pybind11/", "<Python.h>")), (
+            "knows torch or Python"
+        )
     for name in includes(path):
         folder = name.split("/")[0] if "/" in name else room
         assert folder in {room, "common"} or room == "bindings" or room != "common", f"{room} includes {name}"

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <type_traits>
 
-static int EXPV=1;
 namespace longreel {
 namespace {
 
@@ -99,7 +98,7 @@ struct VectorDots {
     auto rows_at_once = [&](auto count) {
       constexpr int Rows = decltype(count)::value;
       for (; i + Rows <= n; i += Rows) {
-        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, prefetch ? Rows*EXPV : 0);
+        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, prefetch ? Rows : 0);
       }
     };
     rows_at_once(std::integral_constant<int, Tiles::dot_rows>{});

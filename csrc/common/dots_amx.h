@@ -7,7 +7,6 @@
 
 #include "numbers.h"
 
-static int EXPA=1;
 namespace longreel {
 namespace {
 
@@ -83,8 +82,8 @@ struct DotsAmx {
         _tile_dpbf16ps(2, 4, 7);
         _tile_dpbf16ps(3, 5, 7);
       }
-      if (prefetch && EXPA) {
-        for (int64_t r = 32*EXPA; r < 32*EXPA+32; ++r) __builtin_prefetch(x + r * x_row + c);
+      if (prefetch) {
+        for (int64_t r = 32; r < 64; ++r) __builtin_prefetch(x + r * x_row + c);
       }
     }
     _tile_stored(0, s, s_bytes);

@@ -7,6 +7,7 @@
 #include "../adaptive_pool/pool_shares.h"
 #include "../common/combine.h"
 #include "../common/exp.h"
+#include "../common/products.h"
 #include "../common/softmax.h"
 #include "../common/dots.h"
 #include "scores.h"
@@ -14,8 +15,8 @@
 namespace longreel {
 namespace {
 
-// One worker's memory, and its pass over a single frame.
-template <class T, class Dots>
+// One worker's memory, and its pass over a single frame. Dots makes the scores, Products what follows from their gradient.
+template <class T, class Dots, class Products>
 class FrameBackward {
  public:
   using Set = PackedQueries<T, Dots>;
@@ -33,34 +34,42 @@ class FrameBackward {
     grad_weights_ = arena.take<float>(longest);
     weights_ = arena.take<float>(prompts * longest);
     grad_context_ = arena.take<float>(padded_);
-    rows_ = arena.take<const T*>(longest);
-    tokens_ = arena.take<float>(kTokens * padded_);
+    products_.emplace(longest, columns, problem.patches.channels, arena);
+    tokens_ = arena.take<float>(Products::tokens * padded_);
     terms_ = arena.take<Term<T>>(prompts + most_shares(problem.pool));
     longest_ = longest;
+  }
+
+  // To be called once the shared queries are packed, before run().
+  void start() {
+    if (shared_ != nullptr) products_->set_queries(shared_->rows(), shared_->columns());
   }
 
   // query_sums [columns, C padded]: where the frame's share of the queries' gradient is added, or null.
   void run(int64_t f, float* query_sums) {
     const FrameRows<T> x = read_frame(problem_, reader_, f);
-    if (own_) own_->pack(f);
+    if (own_) {
+      own_->pack(f);
+      products_->set_queries(own_->rows(), own_->columns());
+    }
     const Set& queries = own_ ? *own_ : *shared_;
-    const bool attended = (gradients_.grad_context != nullptr || gradients_.grad_weights != nullptr) && x.count > 0;
+    const bool given = gradients_.grad_context != nullptr || gradients_.grad_weights != nullptr;
+    const bool attended = given && x.count > 0 && queries.columns() > 0;
     if (attended) {
       scores_->compute(x, queries);
       for (int64_t p = 0; p < problem_.queries.prompts; ++p) differentiate(queries, p, f, x);
+      products_->set_slopes(scores_->data(), x.count);
     }
     if (own_sums_ != nullptr) {
       query_sums = own_sums_;
       std::fill_n(query_sums, queries.columns() * padded_, 0.0f);
     }
-    if (attended && query_sums != nullptr) add_query_sums(queries, x, query_sums);
+    if (attended && query_sums != nullptr) products_->add_query_sums(x, query_sums);
     if (own_sums_ != nullptr) write_query(queries, f);
-    if (gradients_.grad_patches != nullptr) write_patches(queries, f, x, attended);
+    if (gradients_.grad_patches != nullptr) write_patches(f, x, attended);
   }
 
  private:
-  static constexpr int64_t kTokens = 8;
-
   const T* grad_context(int64_t p, int64_t f) const {
     return static_cast<const T*>(gradients_.grad_context) + (p * problem_.patches.frames + f) * problem_.patches.channels;
   }
@@ -87,13 +96,6 @@ class FrameBackward {
                           weights);
   }
 
-  // sum_n ds_mn x_n
-  void add_query_sums(const Set& queries, const FrameRows<T>& x, float* query_sums) {
-    for (int64_t n = 0; n < x.count; ++n) rows_[n] = x[n];
-    combine(Coefficients{scores_->data(), 1, scores_->stride()}, queries.columns(), rows_, x.count, problem_.patches.channels,
-            query_sums, padded_);
-  }
-
   void write_query(const Set& queries, int64_t f) {
     const int64_t channels = problem_.patches.channels, rows = problem_.queries.rows;
     for (int64_t p = 0; p < problem_.queries.prompts; ++p) {
@@ -106,20 +108,16 @@ class FrameBackward {
   }
 
   // x_n's gradient: sum_m ds_mn q_m + sum_p w_pn grad_context_p + its cells' shares
-  void write_patches(const Set& queries, int64_t f, const FrameRows<T>& x, bool attended) {
+  void write_patches(int64_t f, const FrameRows<T>& x, bool attended) {
     const Patches& patches = problem_.patches;
     const int64_t channels = patches.channels, prefix = problem_.pool.prefix, cells = problem_.pool.cells();
     const int64_t first_row = patches.offsets == nullptr ? f * patches.tokens : patches.first_row(f);
     T* out = static_cast<T*>(gradients_.grad_patches) + first_row * channels;
     std::fill_n(out, prefix * channels, T{});
     const T* grad_content = static_cast<const T*>(gradients_.grad_content);
-    for (int64_t n = 0; n < x.count; n += kTokens) {
-      const int64_t count = std::min(kTokens, x.count - n);
-      if (attended) {
-        std::fill_n(tokens_, count * padded_, 0.0f);
-        combine(Coefficients{scores_->data() + n * scores_->stride(), scores_->stride(), 1}, count, queries.rows(),
-                queries.columns(), channels, tokens_, padded_);
-      }
+    for (int64_t n = 0; n < x.count; n += Products::tokens) {
+      const int64_t count = std::min(Products::tokens, x.count - n);
+      if (attended) products_->token_rows(n, count, tokens_);
       for (int64_t i = n; i < n + count; ++i) {
         int64_t terms = 0;
         if (attended && gradients_.grad_context != nullptr) {
@@ -147,7 +145,7 @@ class FrameBackward {
   float* grad_weights_;
   float* weights_;
   float* grad_context_;
-  const T** rows_;
+  std::optional<Products> products_;
   float* tokens_;
   Term<T>* terms_;
 };
@@ -184,7 +182,7 @@ void join_chunks(const FrameProblem& problem, const PackedQueries<T, Dots>& quer
   }
 }
 
-template <class T, class Dots>
+template <class T, class Dots, class Products>
 void frames_backward(const FrameProblem& problem, const FrameGradients& gradients, const Pool& threads) {
   using Set = PackedQueries<T, Dots>;
   const int64_t frames = problem.patches.frames, padded = round_up(problem.patches.channels, 16);
@@ -196,7 +194,7 @@ void frames_backward(const FrameProblem& problem, const FrameGradients& gradient
   const auto joined_rows = [&](Arena& arena) { return arena.take<const float*>(chunked ? chunks.count : 0); };
   const auto joined = [&](Arena& arena) { return arena.take<float>(chunked ? padded : 0); };
   workspace(common_size), joined_rows(common_size), joined(common_size);
-  FrameBackward<T, Dots>(problem, gradients, shared ? &counted : nullptr, worker_size);
+  FrameBackward<T, Dots, Products>(problem, gradients, shared ? &counted : nullptr, worker_size);
 
   const int64_t workers = frame_workers(problem, threads);
   const Scratch scratch(common_size.used() + workers * worker_size.used());
@@ -209,7 +207,8 @@ void frames_backward(const FrameProblem& problem, const FrameGradients& gradient
   const int64_t tiles = chunked ? chunks.count : frames;
   share_tiles(threads, workers, tiles, chunked ? 1 : frame_grain(problem, workers), [&](int64_t worker, auto next) {
     Arena arena(scratch.data() + common_size.used() + worker * worker_size.used());
-    FrameBackward<T, Dots> pass(problem, gradients, shared ? &set : nullptr, arena);
+    FrameBackward<T, Dots, Products> pass(problem, gradients, shared ? &set : nullptr, arena);
+    pass.start();
     const typename Dots::Session session;
     for (int64_t begin, end; next(&begin, &end);) {
       if (!chunked) {

@@ -12,11 +12,11 @@ namespace {
 inline FrameKernels fp32_kernels(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
-      return {frames_forward<float, DotsF32>, frames_backward<float, DotsF32>};
+      return {frames_forward<float, DotsF32>, frames_backward<float, DotsF32, VectorProducts<float>>};
     case Dtype::bf16:
-      return {frames_forward<bf16, DotsF32>, frames_backward<bf16, DotsF32>};
+      return {frames_forward<bf16, DotsF32>, frames_backward<bf16, DotsF32, VectorProducts<bf16>>};
     case Dtype::f16:
-      return {frames_forward<f16, DotsF32>, frames_backward<f16, DotsF32>};
+      return {frames_forward<f16, DotsF32>, frames_backward<f16, DotsF32, VectorProducts<f16>>};
   }
   return {};
 }

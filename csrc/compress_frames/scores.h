@@ -55,11 +55,6 @@ class FrameScores {
   // Returns the number of columns; see at().
   void compute(const FrameRows<T>& x, const PackedQueries<T, Dots>& queries) {
     columns_ = queries.columns();
-    if(getenv("EXP")) EXPV=atoi(getenv("EXP"));
-#ifdef __AMX_BF16__
-    if(getenv("EXP")) EXPA=atoi(getenv("EXP"));
-#endif
-
     if (columns_ == 0) return;
     const int64_t padded = queries.padded_channels();
     int64_t n = 0;

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from longreel.bench import Cost, Report, RoofMeter, Variant, Verdict, compare, harness
+from longreel.bench import Cost, Report, RoofMeter, Variant, Verdict, compare, harness, machine
+from longreel.bench.machine import Neighbours
 from longreel.bench.memory import peak_memory, storage_bytes
 
 pytestmark = pytest.mark.fast
@@ -143,6 +144,17 @@ def test_peak_memory_without_the_mark(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pathlib.Path.write_text", refuse)
     assert peak_memory(lambda: torch.ones(4), CPU).how.startswith("resident memory sampled")
+
+
+def test_neighbours_take_a_part_between_nothing_and_everything() -> None:
+    share = Neighbours().share()
+    assert share is None or 0 <= share <= 1
+
+
+def test_neighbours_count_busy_time_that_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(100.0, 50.0, 5.0), (120.0, 66.0, 11.0)])
+    monkeypatch.setattr(machine, "_cpu_seconds", lambda: next(readings))
+    assert Neighbours().share() == pytest.approx(0.5)
 
 
 def test_storages_are_counted_once() -> None:

@@ -16,6 +16,7 @@ from longreel.bench.tables import (
     size,
     text_table,
     verdicts,
+    warning,
 )
 from rich.console import Console
 
@@ -94,6 +95,14 @@ def test_a_share_above_the_roof_is_explained(report: Report) -> None:
     slow = replace(report, roof=replace(report.roof, bandwidth=1e10))
     assert any("stayed in a cache" in line for line in notes(slow))
     assert not any("stayed in a cache" in line for line in notes(report))
+
+
+def test_a_busy_machine_is_said_loudly(report: Report) -> None:
+    assert warning(report) is None
+    assert warning(replace(report, others=0.01)) is None
+    busy = replace(report, others=0.4)
+    assert "took 40 % of it" in (warning(busy) or "")
+    assert "NOT A QUIET MACHINE" in markdown_table(busy, ["ours"])
 
 
 def test_text_table_lets_a_reason_run_on() -> None:

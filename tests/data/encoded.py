@@ -1,9 +1,12 @@
 """Small videos whose frames say which they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
+import pytest
 import torch
 
 Encode = Callable[..., Path]
@@ -20,3 +23,53 @@ def grey(pixels: torch.Tensor) -> list[int]:
     """Which frame each picture [f, h, w, 3] is, read from the flat part."""
     flat = pixels[:, pixels.shape[1] // 2 :].float().mean((1, 2, 3))
     return [round((value.item() - 10) / 4) for value in flat]
+
+
+@pytest.fixture(scope="session")
+def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
+    """encode("a.mp4", frames=50, rate=25, stamps=None, ...) -> path of a small real video."""
+    folder = tmp_path_factory.mktemp("encoded")
+
+    def write(
+        name: str,
+        *,
+        frames: int = 50,
+        rate: int = 25,
+        width: int = 64,
+        height: int = 48,
+        codec: str = "libx264",
+        stamps: Iterable[int] | None = None,
+        options: dict[str, str] | None = None,
+        audio: bool = False,
+        video: bool = True,
+    ) -> Path:
+        path = folder / name
+        with av.open(str(path), "w", options=options or {}) as out:
+            if audio:
+                sound = out.add_stream("aac", rate=16000, layout="mono")
+            if video:
+                stream = out.add_stream(codec, rate=rate)
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.codec_context.time_base = Fraction(1, rate)
+                stream.bit_rate = 4_000_000
+                if codec == "libx264":
+                    stream.options = {"preset": "ultrafast", "g": "10", "qp": "10"}
+                for index, stamp in enumerate(stamps if stamps is not None else range(frames)):
+                    frame = av.VideoFrame.from_ndarray(picture(index, height, width), "rgb24")
+                    frame.pts, frame.time_base = stamp, Fraction(1, rate)
+                    out.mux(stream.encode(frame))
+                out.mux(stream.encode(None))
+            if audio:
+                wave = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+                wave.sample_rate, wave.pts = 16000, 0
+                out.mux(sound.encode(wave))
+                out.mux(sound.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clip(encode: Encode) -> Path:
+    """Two seconds at 25 frames a second."""
+    return encode("clip.mp4", options={"movflags": "faststart"})

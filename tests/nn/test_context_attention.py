@@ -6,20 +6,23 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from longreel.nn import ContextAttention, fold_projections
+from torch import Tensor
 
 pytestmark = pytest.mark.fast
 
 WIDTHS = {"query_width": 12, "vision_width": 16, "llm_width": 20}
 
 
-def module(compress: str | None = "grid:2", dtype: torch.dtype = torch.float64, **changes: int | None) -> ContextAttention:
+def module(
+    compress: str | None = "grid:2", dtype: torch.dtype = torch.float64, **changes: int | None
+) -> ContextAttention:
     return ContextAttention(**(WIDTHS | changes), compress=compress, backend="reference", dtype=dtype)  # type: ignore[arg-type]
 
 
-def inputs(prompts: int = 2, frames: int = 3, side: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def inputs(
+    prompts: int = 2, frames: int = 3, side: int = 4, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     return torch.randn(prompts, frames, 5, 12, dtype=dtype), torch.randn(frames, side * side, 16, dtype=dtype)
 
 
@@ -34,7 +37,9 @@ def published(m: ContextAttention, text: Tensor, patches: Tensor, compress: str 
     elif compress is not None:
         side = int(patches.shape[1] ** 0.5)
         kernel = side // int(compress.split(":")[1])
-        content = F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (side, side)), kernel, kernel).flatten(2).transpose(1, 2)
+        content = (
+            F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (side, side)), kernel, kernel).flatten(2).transpose(1, 2)
+        )
     content = m.mm_projector(content)
     return torch.cat([context, content.expand(*context.shape[:-2], *content.shape[-2:])], -2)
 
@@ -181,7 +186,9 @@ class TestFreshness:
 def test_fold_is_wider_than_the_weights() -> None:
     """Stored in bfloat16, rounded once: half an ulp from the exact product."""
     key, query, bias = (torch.randn(*shape).bfloat16() for shape in ((64, 64), (64, 48), (64,)))
-    for got, wide in zip(fold_projections(key, query, bias), fold_projections(*(t.double() for t in (key, query, bias)))):
+    for got, wide in zip(
+        fold_projections(key, query, bias), fold_projections(*(t.double() for t in (key, query, bias)))
+    ):
         assert got.dtype is torch.bfloat16
         assert ((got.double() - wide).abs() <= wide.abs() * 2**-8).all()
     with torch.autocast("cpu", torch.bfloat16):

@@ -2,10 +2,9 @@
 
 import re
 
+import longreel
 import pytest
 import torch
-
-import longreel
 from longreel import BackendError, _native, backends
 from longreel.backends import Request, available, choose, refusal
 from longreel.ops._schemas import KERNEL_BACKENDS, SCHEMAS, overload
@@ -72,7 +71,9 @@ class TestEveryOp:
     def test_a_missing_library_is_said(self, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(backends._MISSING, (op, "cpu"), "built without native libraries")
         assert choose(op, None, Request("cpu", torch.float32)) == "reference"
-        with pytest.raises(BackendError, match=r"backend='cpu' built without native libraries; could run here: reference"):
+        with pytest.raises(
+            BackendError, match=r"backend='cpu' built without native libraries; could run here: reference"
+        ):
             OPS[op].public(**arguments(op), backend="cpu")
         assert "built without native libraries" in str(longreel.explain(op, **arguments(op)))
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from longreel.ops.registry import OPS
 from longreel.reference.case import normal
 from longreel.testing import assert_deterministic, check, far, hour, poison
@@ -33,6 +31,7 @@ from longreel.testing.cases import (
     yardstick,
 )
 from longreel.testing.determinism import same_bits
+from torch import Tensor
 
 SPECS = {op: spec.specification for op, spec in OPS.items()}
 CASES: dict[str, list[Case]] = {op: spec.cases() for op, spec in SPECS.items()}
@@ -54,7 +53,9 @@ def over(isas: bool = False, fast_cases: bool = False, dtypes: Any = DTYPES, ker
                     marks = [pytest.mark.gpu] if variant.device == "cuda" else []
                     if case.fast and dtype is not torch.float16:
                         marks.append(pytest.mark.fast)
-                    params.append(pytest.param(variant, dtype, case, id=f"{variant}-{SHORT[dtype]}-{case.name}", marks=marks))
+                    params.append(
+                        pytest.param(variant, dtype, case, id=f"{variant}-{SHORT[dtype]}-{case.name}", marks=marks)
+                    )
     return pytest.mark.parametrize(("variant", "dtype", "case"), params)
 
 
@@ -126,7 +127,9 @@ def test_only_wanted_gradients(variant: Variant, dtype: torch.dtype, case: Case)
             )
         return
     inputs = prepare(case.inputs(), dtype, variant.device)
-    outputs = low_level(variant)(*variant.spec.lower(**prepare(inputs, dtype, variant.device, differentiable(variant.op))))
+    outputs = low_level(variant)(
+        *variant.spec.lower(**prepare(inputs, dtype, variant.device, differentiable(variant.op)))
+    )
     passing = tuple(name for name, output in zip(names(variant.op)[1], outputs, strict=True) if output.requires_grad)
     for through in subsets(passing):
         expected = of_case(variant.op, dtype, case, through)
@@ -166,7 +169,9 @@ def test_graph_is_clean(variant: Variant) -> None:
         return
     leaves = prepare(inputs, torch.float32, variant.device, differentiable(variant.op))
     outputs = low_level(variant)(*variant.spec.lower(**leaves))
-    reference = variant.spec.reference(*variant.spec.lower(**prepare(leaves, torch.float32, "cpu", differentiable(variant.op))))
+    reference = variant.spec.reference(
+        *variant.spec.lower(**prepare(leaves, torch.float32, "cpu", differentiable(variant.op)))
+    )
     assert [t.requires_grad for t in outputs] == [t.requires_grad for t in reference]
     with torch.no_grad():
         assert not any(t.requires_grad for t in low_level(variant)(*variant.spec.lower(**leaves)))
@@ -190,7 +195,9 @@ def test_any_strides(variant: Variant, dtype: torch.dtype, case: Case) -> None:
             continue
         for layout, view in layouts(value).items():
             moved = {**inputs, name: view}
-            expected = of_case(variant.op, dtype, case) if layout != "repeated" else of_repeated(variant.op, dtype, case, name)
+            expected = (
+                of_case(variant.op, dtype, case) if layout != "repeated" else of_repeated(variant.op, dtype, case, name)
+            )
             try:
                 expected.check(kernel_run(variant, moved).everything)
             except AssertionError as error:
@@ -251,15 +258,24 @@ FRAME_AXIS = {"patches": 0, "grad_patches": 0, "content": 0, "output": 0, "conte
 @pytest.mark.parametrize("wanted", ["values", "patches"])
 def test_hour_of_patches(variant: Variant, wanted: str) -> None:
     """[6000, 256, 1408] patches pass 2^31 elements, and so does their gradient: the last frames come out right."""
-    if "patches" not in names(variant.op)[0] or variant.device != "cpu" or (wanted == "patches" and not variant.backward):
+    if (
+        "patches" not in names(variant.op)[0]
+        or variant.device != "cpu"
+        or (wanted == "patches" and not variant.backward)
+    ):
         return
     frames, dtype = 2, torch.bfloat16
     case = next(case for case in CASES[variant.op] if case.name == "wide")
-    small = prepare({**case.inputs(frames), "patches": normal(torch.Generator().manual_seed(1), frames, 256, 1408)}, dtype)
+    small = prepare(
+        {**case.inputs(frames), "patches": normal(torch.Generator().manual_seed(1), frames, 256, 1408)}, dtype
+    )
     expected = yardstick(variant.op, small, dtype, ("patches",))
     got = kernel_run(variant, {**small, "patches": hour(small["patches"])}, (wanted,) if wanted == "patches" else ())
     expected.check(
-        {name: value.narrow(FRAME_AXIS[name], value.shape[FRAME_AXIS[name]] - frames, frames) for name, value in got.everything.items()}
+        {
+            name: value.narrow(FRAME_AXIS[name], value.shape[FRAME_AXIS[name]] - frames, frames)
+            for name, value in got.everything.items()
+        }
     )
 
 
@@ -290,7 +306,8 @@ def test_opcheck(variant: Variant) -> None:
             for op, args, _ in recorder.calls:
                 wants = bool(grad) and "_backward" not in op.name()
                 again = tuple(
-                    a.detach().requires_grad_(wants and a.is_floating_point()) if isinstance(a, Tensor) else a for a in args
+                    a.detach().requires_grad_(wants and a.is_floating_point()) if isinstance(a, Tensor) else a
+                    for a in args
                 )
                 torch.library.opcheck(op, again, test_utils=ALL_OPCHECKS)
 
@@ -378,7 +395,9 @@ def test_autocast(variant: Variant) -> None:
             assert all(wide[name].grad.dtype is torch.float32 for name in grad)
         if variant.backend == "reference":
             with torch.autocast(variant.device, torch.bfloat16):
-                exact = variant.spec.public(**prepare(case.inputs(), torch.float64, variant.device), backend="reference")
+                exact = variant.spec.public(
+                    **prepare(case.inputs(), torch.float64, variant.device), backend="reference"
+                )
             assert all(t.dtype is torch.float64 for t in flat(exact))
 
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from longreel.testing import Errors, allowed, check, errors
 from longreel.testing.budget import FLOORS
 
@@ -53,7 +52,9 @@ def test_check() -> None:
     check("x", truth.float(), truth, truth.float(), torch.float32)
     got = truth.float()
     got[7] += 1e-3
-    with pytest.raises(AssertionError, match=r"x: max_rel 5.0\de-04, .*allowed max_rel 2.00e-06.*worst at \[7\]: 1.77878") as said:
+    with pytest.raises(
+        AssertionError, match=r"x: max_rel 5.0\de-04, .*allowed max_rel 2.00e-06.*worst at \[7\]: 1.77878"
+    ) as said:
         check("x", got, truth, truth.float(), torch.float32)
     assert "\n" not in str(said.value)
     check("x", got, truth, truth.float() + 1e-3, torch.float32)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from longreel.testing.golden.__main__ import main
 from longreel.testing.golden.files import read
-from longreel.testing.golden.replay import replay, replayer
+from longreel.testing.golden.replay import judge, replay, replayer
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.fast
 NAME = "llama_vid_token_generation_grad"
@@ -128,3 +127,27 @@ def test_a_missing_tensor_fails(copied: Path) -> None:
     failed = [v for v in replay(read(copied), "reference") if not v.passed]
     assert [v.case for v in failed] == ["grid3_soft"]
     assert "has no tensor 'grid3_soft/in/vis_embed'" in failed[0].problem
+
+
+def test_a_dtype_without_tolerances_is_unknown(copied: Path) -> None:
+    """A quantity may leave a dtype out; a case that asks nothing proves nothing."""
+    meta = json.loads(copied.read_text())["cases"]["mean_sharp"]["suggested_tolerance"]
+    some = {name: {"float32": by["float32"]} if name != "tokens" else by for name, by in meta.items()}
+    edit_case(copied, "mean_sharp", suggested_tolerance=some)
+    assert all(v.passed for v in replay(read(copied), "reference", torch.bfloat16))
+    edit_case(copied, "mean_sharp", suggested_tolerance={name: {"float32": by["float32"]} for name, by in meta.items()})
+    failed = [v for v in replay(read(copied), "reference", torch.bfloat16) if not v.passed]
+    assert [v.reason for v in failed] == ["the file has no bfloat16 tolerance for this case"]
+
+
+def test_integers_are_exact(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = read(copied).cases["mean_sharp"]
+    results = replayer(NAME)(case, "reference", torch.float32)
+    counts = torch.tensor([3, 1, 4])
+    monkeypatch.setattr(type(case), "outputs", ["counts"])
+    monkeypatch.setattr(
+        type(case), "truth", lambda self, name: counts if name == "counts" else self._tensor(f"truth/{name}")
+    )
+    assert all(q.problem is None for q in judge(case, results | {"counts": counts.int()}, torch.float32))
+    wrong = [q.problem for q in judge(case, results | {"counts": counts + 1}, torch.float32) if q.problem]
+    assert wrong == ["counts differs, and is exact in the file"]

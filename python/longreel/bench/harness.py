@@ -11,7 +11,7 @@ import torch
 
 from longreel.bench.check import Verdict
 from longreel.bench.clock import Timed, clock_for
-from longreel.bench.machine import Record, describe
+from longreel.bench.machine import Neighbours, Record, describe
 from longreel.bench.memory import Peak, free_memory, peak_memory
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import RoofMeter
@@ -120,6 +120,7 @@ def compare(
     meter = roof or RoofMeter(device, dtype)
     meter.sample(clock)
     running = [entry for entry in entries if entry.why is None]
+    neighbours = Neighbours()
     with _no_collection():
         for turn in range(repeats if running else 0):
             if deadline is not None and turn >= MIN_ROUNDS and time.monotonic() > deadline:
@@ -130,7 +131,9 @@ def compare(
                 assert entry.call is not None
                 entry.samples += (clock.sample(entry.call, entry.calls),)
             meter.sample(clock)
-    return Report(tuple(e.outcome() for e in entries), baseline, work, meter.roof(), facts or {}, machine)
+    return Report(
+        tuple(e.outcome() for e in entries), baseline, work, meter.roof(), facts or {}, machine, neighbours.share()
+    )
 
 
 def _prepare(

@@ -32,6 +32,32 @@ def describe(device: torch.device) -> Record:
     }
 
 
+class Neighbours:
+    """How much of the machine other processes took since this was made."""
+
+    def __init__(self) -> None:
+        self._start = _cpu_seconds()
+
+    def share(self) -> float | None:
+        """Their part of all cores' time, 0 to 1; None where the system does not say."""
+        now = _cpu_seconds()
+        if now is None or self._start is None:
+            return None
+        total, busy, own = (after - before for after, before in zip(now, self._start, strict=True))
+        return min(1.0, max(0.0, busy - own) / total) if total > 0 else 0.0
+
+
+def _cpu_seconds() -> tuple[float, float, float] | None:
+    """(time of all cores, their busy time, this process's own) since boot."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    per_second, own = os.sysconf("SC_CLK_TCK"), os.times()
+    return sum(ticks) / per_second, (sum(ticks) - ticks[3] - ticks[4]) / per_second, own.user + own.system
+
+
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None

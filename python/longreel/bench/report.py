@@ -31,7 +31,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcomes of one `compare`, with the work they did and the roof they did it under."""
+    """The outcomes of one `compare`, with the work they did and the roof they did it under.
+
+    `others` is the part of the machine that other processes took during the rounds, None where that is not known.
+    """
 
     outcomes: tuple[Outcome, ...]
     baseline: str
@@ -39,6 +42,7 @@ class Report:
     roof: Roof
     facts: Record
     machine: Record
+    others: float | None = None
 
     def outcome(self, name: str) -> Outcome:
         for outcome in self.outcomes:
@@ -99,4 +103,5 @@ class Report:
             "roof": {**asdict(self.roof), "bound": self.roof.bound(self.work)},
             "share_of_roof": self.share(name),
             "machine": self.machine,
+            "taken_by_others": self.others,
         }

@@ -18,7 +18,7 @@ from longreel.bench.memory import free_memory
 from longreel.bench.peers import PEERS
 from longreel.bench.report import Report
 from longreel.bench.stats import spread
-from longreel.bench.tables import Cells, seconds, size, text_table, times
+from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
 
 # What one case takes at least at the true size on a GPU; below it nothing new is started.
 _LEAST = 5.0
@@ -166,6 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
     print("\n" + text_table(HEADER, summary(results)))
+    noisy = max((r.report.others or 0 for r in results if r.report), default=0)
+    if noisy >= QUIET:
+        print(f"NOT A QUIET MACHINE: other processes took up to {100 * noisy:.0f} % of it; these figures do not stand")
     return int(any(failures(result) for result in results))
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Cells = list[str]
 
 _NONE = "–"
+# The part of the machine that others may take in a run that counts.
+QUIET = 0.05
 
 
 def seconds(value: float) -> str:
@@ -97,6 +99,13 @@ def verdicts(report: Report, ours: Sequence[str]) -> list[str]:
     return lines
 
 
+def warning(report: Report) -> str | None:
+    """Contention hits forms of many short parallel steps hardest, and differently in every round: no ratio stands then."""
+    if report.others is None or report.others < QUIET:
+        return None
+    return f"NOT A QUIET MACHINE: other processes took {100 * report.others:.0f} % of it; these figures do not stand"
+
+
 def notes(report: Report) -> list[str]:
     """Why rows are empty, and what the columns mean on this machine."""
     lines = [f"{o.variant}: {o.why}" for o in report.outcomes if o.why]
@@ -133,14 +142,16 @@ def rich_table(report: Report, ours: Sequence[str] = ()) -> "RenderableType":
     for outcome in report.outcomes:
         style = "dim" if outcome.why else "bold green" if outcome.variant in ours else None
         table.add_row(*row(report, outcome), style=style)
+    warned = [Text(line, style="bold yellow") for line in [warning(report)] if line]
     said = [Text(line, style="bold") for line in verdicts(report, ours)]
-    return Group(table, *said, Padding(Text("\n".join(notes(report)), style="dim"), (0, 0, 1, 0)))
+    return Group(table, *warned, *said, Padding(Text("\n".join(notes(report)), style="dim"), (0, 0, 1, 0)))
 
 
 def markdown_table(report: Report, ours: Sequence[str] = ()) -> str:
     """The same as Markdown, ending in a newline."""
     rows = [[f"**{c}**" if c != _NONE and o.variant in ours else c for c in row(report, o)] for o in report.outcomes]
     lines = [f"### {title(report.facts)}", "", *markdown(header(report), rows), ""]
+    lines += [f"**{said}**\n" for said in [warning(report)] if said]
     lines += [f"**{line}**\n" for line in verdicts(report, ours)]
     return "\n".join([*lines, *(f"- {line}" for line in notes(report))]) + "\n"
 

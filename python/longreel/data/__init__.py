@@ -1,8 +1,8 @@
 """Video and images in: decode, sample, scale, ahead of the computation and in bounded memory.
 
 One way in, `frames`. Decoding goes straight through the file in one thread of our own with FFmpeg's threads below it.
-Decoding two segments side by side was measured and left out: on two cores that did nothing else it gained a tenth
-(2,070 against 1,840 frames a second, H.264 at 640 x 272), and here those cores compute meanwhile.
+Segments decoded side by side were tried and left out: on two cores, FFmpeg's threads already keep decoding hidden behind
+the computation.
 """
 
 import os
@@ -15,13 +15,17 @@ import av
 import torch
 
 from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.features import FeatureChunk, FeatureStream, FeatureWriter, is_feature_file
 from longreel.data.geometry import Fit, check_size
 from longreel.data.images import Images, is_image
 from longreel.data.prefetch import Prefetch
 from longreel.data.spec import FrameSpec
 from longreel.data.video import Video
 
-__all__ = ["FrameChunk", "FrameSpec", "FrameStream", "MediaError", "MediaWarning", "frames"]
+__all__ = [
+    "FeatureChunk", "FeatureStream", "FeatureWriter", "FrameChunk", "FrameSpec", "FrameStream", "MediaError",
+    "MediaWarning", "frames", "is_feature_file",
+]  # fmt: skip
 
 Source = str | os.PathLike[str]
 
@@ -39,6 +43,8 @@ class FrameStream(Iterator[FrameChunk]):
     def __init__(self, media: Video | Images, chunk: int, ahead: int) -> None:
         self.expected = media.expected
         """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
+        self.still = isinstance(media, Images)
+        """Whether these are images and not a video."""
         self._media = media
         self._chunks = Prefetch(_chunks(media, chunk), ahead)
 

@@ -13,7 +13,7 @@ from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_
 PrefixVisibleTo = Literal["first", "frames", "all"]
 Kinds = torch.Tensor | NDArray[np.integer] | Sequence[Sequence[int]]
 
-GOLDEN_KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco")
+GIVEN_KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco")
 
 
 def documents(segments: Sequence[tuple[str, int] | Segment], rule: Rule) -> tuple[Document, ...]:
@@ -95,7 +95,7 @@ def checked_kinds(kinds: Kinds) -> NDArray[np.int64]:
     table = np.asarray(kinds.detach().cpu() if isinstance(kinds, torch.Tensor) else kinds)
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
         raise ValueError(f"kinds is an integer array [B, S], given {table.dtype} {list(table.shape)}")
-    if table.size and not 0 <= table.min() <= table.max() < len(GOLDEN_KINDS):
+    if table.size and not 0 <= table.min() <= table.max() < len(GIVEN_KINDS):
         raise ValueError(f"kinds are 0 padding, 1 text, 2 vision, 3 VoCo; given {table.min()} .. {table.max()}")
     return table.astype(np.int64)
 
@@ -105,7 +105,7 @@ def from_kinds(row: NDArray[np.int64], rule: Rule) -> tuple[Document, ...]:
     starts = np.concatenate([[0], edges]).astype(np.int64)[: len(row)]
     lengths = np.diff([*starts, len(row)])
     runs = [
-        Segment(GOLDEN_KINDS[kind], length) for kind, length in zip(row[starts].tolist(), lengths.tolist(), strict=True)
+        Segment(GIVEN_KINDS[kind], length) for kind, length in zip(row[starts].tolist(), lengths.tolist(), strict=True)
     ]
     if not (row == VOCO_KIND).any():
         return documents(runs, Rule("text"))
@@ -115,7 +115,7 @@ def from_kinds(row: NDArray[np.int64], rule: Rule) -> tuple[Document, ...]:
     return documents(runs, rule)
 
 
-VOCO_KIND = GOLDEN_KINDS.index("voco")
+VOCO_KIND = GIVEN_KINDS.index("voco")
 
 
 def padding(rows: int) -> tuple[Document, ...]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from longreel.layout.ranges import Ints, Ranges
+from longreel.layout.ranges import Ints, Ranges, expanded_bounds
 
 Table = NDArray[np.int32]
 Run = tuple[int, int, int, int]
@@ -14,12 +14,7 @@ Run = tuple[int, int, int, int]
 
 def row_bounds(table: Ints) -> Table:
     """Range segments int64 [R, 11] -> int32 [rows, 4]: lo, hi, glo, ghi of every row."""
-    r = Ranges(*table.T)
-    which = np.repeat(np.arange(len(r.rows)), r.rows)
-    i = np.arange(len(which)) - np.repeat(np.cumsum(r.rows) - r.rows, r.rows)
-    lo = r.lo[which] + i * r.lo_step[which]
-    hi = r.hi[which] + (i * r.up[which] + r.carry[which]) // r.over[which]
-    return np.stack([lo, hi, r.glo[which], r.ghi[which]], axis=1).astype(np.int32)
+    return expanded_bounds(Ranges(*table.T))
 
 
 def query_tiles(table: Ints, tile_rows: int, tile_keys: int) -> tuple[Table, Table]:

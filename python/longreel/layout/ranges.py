@@ -82,14 +82,18 @@ def ranges(layout: "VideoLayout") -> Ranges:
 
 def row_bounds(layout: "VideoLayout") -> RowBounds:
     """Bounds of every query row, as arrays: O(rows)."""
-    r = ranges(layout)
+    columns = expanded_bounds(ranges(layout)).T
+    return RowBounds(*(column.reshape(layout.batch_size, layout.queries) for column in columns))
+
+
+def expanded_bounds(r: Ranges) -> NDArray[np.int32]:
+    """int32 [rows, 4]: lo, hi, glo, ghi of every row of the range segments, in their order."""
     which = np.repeat(np.arange(len(r.rows)), r.rows)
-    # [B * Sq], the row's place in its range segment
+    # [rows], the row's place in its range segment
     i = np.arange(len(which)) - np.repeat(np.cumsum(r.rows) - r.rows, r.rows)
-    shape = (layout.batch_size, layout.queries)
     lo = r.lo[which] + i * r.lo_step[which]
     hi = r.hi[which] + (i * r.up[which] + r.carry[which]) // r.over[which]
-    return RowBounds(*(x.astype(np.int32).reshape(shape) for x in (lo, hi, r.glo[which], r.ghi[which])))
+    return np.stack([lo, hi, r.glo[which], r.ghi[which]], axis=1).astype(np.int32)
 
 
 def lower(document: Document, grouped: bool = False) -> Lowered:

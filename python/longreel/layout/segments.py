@@ -138,8 +138,12 @@ class Document:
         return bool(self.segments) and self.segments[0].kind == "padding"
 
     def columns(self) -> Columns:
-        table = np.array([(CODE[kind], length, ratio, carry) for kind, length, ratio, carry in self.segments], np.int64)
-        kind, length, ratio, carry = table.reshape(-1, 4).T
+        # One flat array a field: thousands of small tuples would set the garbage collector off.
+        n = len(self.segments)
+        kind = np.fromiter((CODE[segment.kind] for segment in self.segments), np.int64, n)
+        length = np.fromiter((segment.length for segment in self.segments), np.int64, n)
+        ratio = np.fromiter((segment.ratio for segment in self.segments), np.int64, n)
+        carry = np.fromiter((segment.carry for segment in self.segments), np.int64, n)
         return Columns(kind, np.cumsum(length) - length, length, ratio, carry)
 
     def extended(self, rows: int) -> "Document":
@@ -150,7 +154,7 @@ class Document:
             raise ValueError("the last document is padding: only a sequence that ends with text or video grows")
         if rows < 0:
             raise ValueError(f"a sequence grows by at least 0 rows, given {rows}")
-        return replace(self, segments=(*self.segments[:-1], *joined((self.segments[-1], Segment("text", rows)))))
+        return replace(self, segments=(*self.segments[:-1], *joined((*self.segments[-1:], Segment("text", rows)))))
 
 
 def joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:

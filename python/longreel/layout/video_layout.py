@@ -32,6 +32,11 @@ class VideoLayout:
     order: Literal["position", "grouped"] = "position"
 
     def __post_init__(self) -> None:
+        # Documents without rows only where a sample has no other.
+        some = (
+            tuple(document for document in documents if document.length) or documents[:1] for documents in self.samples
+        )
+        object.__setattr__(self, "samples", tuple(some))
         lengths = {sum(document.length for document in documents) for documents in self.samples}
         if len(lengths) != 1:
             raise ValueError(

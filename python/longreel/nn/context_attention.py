@@ -11,7 +11,9 @@ from longreel.ops._queries import exact
 from longreel.ops.compress_frames import compress_frames
 
 
-def fold_projections(key: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def fold_projections(
+    key: Tensor, query: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """One projection for both sides of the scores: ``q . (Wk x + bk) / sqrt(C) = q' . x + const``, and the constant cancels
     in the softmax.
 
@@ -141,9 +143,7 @@ class ContextAttention(nn.Module):
 
     def _state(self) -> tuple[tuple[int, int], ...]:
         """Changes with the weights: where each lies, and how often it was written."""
-        return tuple(
-            (w.data_ptr(), -1 if w.is_inference() else w._version) for w in self._weights() if w is not None
-        )
+        return tuple((w.data_ptr(), -1 if w.is_inference() else w._version) for w in self._weights() if w is not None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ContextAttention":
         super()._apply(fn, recurse)

@@ -26,9 +26,7 @@ def adaptive_pool(patches: Tensor, geometry: PoolGeometry) -> Tensor:
     return torch.stack(cells, 1)
 
 
-def _case(
-    name: str, tokens: int, width: int = 24, frames: int = 3, fast: bool = False, **options: Any
-) -> Case:
+def _case(name: str, tokens: int, width: int = 24, frames: int = 3, fast: bool = False, **options: Any) -> Case:
     def make(generator: Generator, frames: int) -> Inputs:
         return {"patches": normal(generator, frames, tokens, width), **options}
 

@@ -1,5 +1,7 @@
 """compress_frames: the context token and the pooled content tokens of every frame (LLaMA-VID's two tokens)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def compress_frames(
 
 
 def cases() -> list[Case]:
-    weights = {"return_weights": True}
+    weights: dict[str, Any] = {"return_weights": True}
     return [
         frames_case("mean", mode="mean", fast=True, **weights),
         frames_case("mean-without-weights", mode="mean"),
@@ -33,8 +35,14 @@ def cases() -> list[Case]:
         frames_case("none-prefix", mode="none", num_prefix_tokens=3, **weights),
         frames_case(
             "prompts-per-frame-masked",
-            lead=(2, -1), masked=True, tokens=10, output_size=2, num_prefix_tokens=1, fast=True, **weights,
-        ),  # fmt: skip
+            lead=(2, -1),
+            masked=True,
+            tokens=10,
+            output_size=2,
+            num_prefix_tokens=1,
+            fast=True,
+            **weights,
+        ),
         frames_case("no-valid-row", masked=True, mode="mean", **weights),
         frames_case("sets-over-one-frame", lead=(4,), frames=1, tokens=9, output_size=2, **weights),
         frames_case("one-of-each", rows=1, tokens=1, width=1, frames=1, output_size=1, **weights),
@@ -58,17 +66,25 @@ def bad_cases() -> list[BadCase]:
     q, x = torch.zeros(5, 8), torch.zeros(3, 10, 8)
     return [
         BadCase("dtypes-differ", {"query": q.half(), "patches": x, "mode": "mean"}, TypeError, "float16.*float32"),
-        BadCase("patches-2d", {"query": q, "patches": x[0], "mode": "mean"}, ValueError, r"\[F, N, C\], given \(10, 8\)"),
+        BadCase(
+            "patches-2d", {"query": q, "patches": x[0], "mode": "mean"}, ValueError, r"\[F, N, C\], given \(10, 8\)"
+        ),
         BadCase("widths-differ", {"query": q[:, :7], "patches": x, "mode": "mean"}, ValueError, "width 7 .* width 8"),
         BadCase("sets", {"query": q.expand(2, 5, 8), "patches": x, "mode": "mean"}, ValueError, "allowed are 1 and 3"),
-        BadCase("not-square", {"query": q, "patches": x, "output_size": 2}, ValueError, "10 patches.*not a square grid"),
+        BadCase(
+            "not-square", {"query": q, "patches": x, "output_size": 2}, ValueError, "10 patches.*not a square grid"
+        ),
         BadCase("mode", {"query": q, "patches": x, "mode": "max"}, ValueError, "mode='max' is not one of"),
         BadCase(
             "prefix-too-long",
-            {"query": q, "patches": x, "mode": "mean", "num_prefix_tokens": 11}, ValueError, "is outside 0..10",
-        ),  # fmt: skip
+            {"query": q, "patches": x, "mode": "mean", "num_prefix_tokens": 11},
+            ValueError,
+            "is outside 0..10",
+        ),
         BadCase(
             "mask-shape",
-            {"query": q, "patches": x, "mode": "mean", "query_mask": torch.ones(4) > 0}, ValueError, r"\(4,\).*\(5,\)",
-        ),  # fmt: skip
+            {"query": q, "patches": x, "mode": "mean", "query_mask": torch.ones(4) > 0},
+            ValueError,
+            r"\(4,\).*\(5,\)",
+        ),
     ]

@@ -95,7 +95,7 @@ def frames_case(
 
 
 def cases() -> list[Case]:
-    weights = {"return_weights": True}
+    weights: dict[str, Any] = {"return_weights": True}
     return [
         frames_case("shared", fast=True, **weights),
         frames_case("shared-without-weights"),
@@ -135,30 +135,40 @@ def bad_cases() -> list[BadCase]:
     cu_seqlens = torch.tensor([0, 4, 10])
     return [
         BadCase("dtypes-differ", {"query": q.half(), "patches": x}, TypeError, "float16.*float32"),
-        BadCase("integers", {"query": q.int(), "patches": x.int()}, TypeError, "query is torch.int32; allowed: float32"),
+        BadCase(
+            "integers", {"query": q.int(), "patches": x.int()}, TypeError, "query is torch.int32; allowed: float32"
+        ),
         BadCase("query-1d", {"query": q[0], "patches": x}, ValueError, r"\[\*q, M, C\], given \(8,\)"),
         BadCase("patches-2d", {"query": q, "patches": x[0]}, ValueError, r"\[F, N, C\].*given \(10, 8\)"),
         BadCase("widths-differ", {"query": q[:, :7], "patches": x}, ValueError, "width 7 .* width 8"),
         BadCase("no-width", {"query": q[:, :0], "patches": x[..., :0]}, ValueError, "at least 1"),
         BadCase("sets", {"query": q.expand(2, 5, 8), "patches": x}, ValueError, "last entry is 2, allowed are 1 and 3"),
-        BadCase("float-mask", {"query": q, "patches": x, "query_mask": torch.ones(5)}, TypeError, "float32; it must be bool"),
+        BadCase(
+            "float-mask", {"query": q, "patches": x, "query_mask": torch.ones(5)}, TypeError, "float32; it must be bool"
+        ),
         BadCase(
             "mask-shape", {"query": q, "patches": x, "query_mask": torch.ones(4) > 0}, ValueError, r"\(4,\).*\(5,\)"
         ),
-        BadCase("packed-3d", {"query": q, "patches": x, "cu_seqlens": cu_seqlens}, ValueError, r"\[total, C\].*\(3, 10, 8\)"),
         BadCase(
-            "cu_seqlens-float",
-            {"query": q, "patches": x[0], "cu_seqlens": cu_seqlens.float()}, ValueError, r"int32 or int64 \[F \+ 1\], given torch.float32",
-        ),  # fmt: skip
-        BadCase(
-            "cu_seqlens-empty", {"query": q, "patches": x[0], "cu_seqlens": cu_seqlens[:0]}, ValueError, r"\(0,\)"
+            "packed-3d", {"query": q, "patches": x, "cu_seqlens": cu_seqlens}, ValueError, r"\[total, C\].*\(3, 10, 8\)"
         ),
         BadCase(
+            "cu_seqlens-float",
+            {"query": q, "patches": x[0], "cu_seqlens": cu_seqlens.float()},
+            ValueError,
+            r"int32 or int64 \[F \+ 1\], given torch.float32",
+        ),
+        BadCase("cu_seqlens-empty", {"query": q, "patches": x[0], "cu_seqlens": cu_seqlens[:0]}, ValueError, r"\(0,\)"),
+        BadCase(
             "cu_seqlens-beyond",
-            {"query": q, "patches": x[0], "cu_seqlens": cu_seqlens + 1}, ValueError, r"rise from 0 to 10.*\[1, 5, 11\]",
-        ),  # fmt: skip
+            {"query": q, "patches": x[0], "cu_seqlens": cu_seqlens + 1},
+            ValueError,
+            r"rise from 0 to 10.*\[1, 5, 11\]",
+        ),
         BadCase(
             "cu_seqlens-falls",
-            {"query": q, "patches": x[0], "cu_seqlens": torch.tensor([0, 8, 4, 10])}, ValueError, "rise from 0 to 10",
-        ),  # fmt: skip
+            {"query": q, "patches": x[0], "cu_seqlens": torch.tensor([0, 8, 4, 10])},
+            ValueError,
+            "rise from 0 to 10",
+        ),
     ]

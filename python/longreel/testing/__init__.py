@@ -1,4 +1,4 @@
-"""What the tests stand on, and what serves users on kernels of their own: error budgets, NaN poison, determinism, 64-bit offsets."""
+"""What the tests stand on, for users' own kernels too: error budgets, NaN poison, determinism, 64-bit offsets."""
 
 from longreel.testing.budget import Errors, allowed, check, errors
 from longreel.testing.determinism import assert_deterministic

@@ -111,7 +111,13 @@ def layouts(tensor: Tensor) -> dict[str, Tensor]:
     gaps = tensor.new_empty(*shape[:-1], shape[-1] + 3)[..., 1:-2].copy_(tensor)
     stepped = tensor.new_empty(*shape[:-1], 2 * shape[-1])[..., ::2].copy_(tensor)
     swapped = tensor.new_empty(tuple(reversed(shape))).permute(*reversed(range(tensor.dim()))).copy_(tensor)
-    return {"offset": offset, "gaps": gaps, "stepped": stepped, "swapped": swapped, "repeated": tensor[:1].expand(shape)}
+    return {
+        "offset": offset,
+        "gaps": gaps,
+        "stepped": stepped,
+        "swapped": swapped,
+        "repeated": tensor[:1].expand(shape),
+    }
 
 
 # One function of the low-level arguments, the kernel or the reference, that returns every output.
@@ -197,7 +203,9 @@ class Yardstick:
             check_within(name, value.cpu(), self.truth[name], limit, unit)
 
 
-def yardstick(op: str, rounded: Inputs, dtype: torch.dtype, grad: Sequence[str], through: Sequence[str] | None = None) -> Yardstick:
+def yardstick(
+    op: str, rounded: Inputs, dtype: torch.dtype, grad: Sequence[str], through: Sequence[str] | None = None
+) -> Yardstick:
     """The reference in float64 on inputs that are `rounded` to `dtype`, and the error of the reference in `dtype` itself.
 
     A gradient that vanishes in real arithmetic is rounding noise: it is measured against the largest gradient of the call.

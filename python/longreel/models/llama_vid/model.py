@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from longreel.models.llama_vid.adapter import Adapter, Ops
+from longreel.models.llama_vid.adapter import Adapter, Equation, Ops
 from longreel.models.llama_vid.presets import LanguageSize, Preset, TowerSize
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
@@ -21,15 +21,35 @@ class LlamaVid(nn.Module):
     """Random weights drawn from `seed`: every stage computes what the released one does, but the answer means nothing.
 
     They are drawn wide enough (standard deviation width ** -0.5) that pictures and question matter to the end.
+
+    Args:
+        preset: every size. seed: of the weights.
+        compress: content tokens of a frame, "mean", "grid:g" or None for all; by default the preset's.
+        equation, backend: as in `Adapter`.
     """
 
-    def __init__(self, preset: Preset, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        *,
+        seed: int = 0,
+        compress: str | None = "preset",
+        equation: Equation = "released",
+        backend: str | None = None,
+    ) -> None:
         super().__init__()
         self.preset = preset
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.tower = _tower(preset.tower)
-            self.adapter = Adapter(preset.qformer, preset.tower.width, preset.language.width, compress=preset.compress)
+            self.adapter = Adapter(
+                preset.qformer,
+                preset.tower.width,
+                preset.language.width,
+                compress=preset.compress if compress == "preset" else compress,
+                equation=equation,
+                backend=backend,
+            )
             self.language = _language(preset.language)
         self.to(getattr(torch, preset.dtype)).eval().requires_grad_(False)
 
@@ -39,15 +59,15 @@ class LlamaVid(nn.Module):
         mean, std = (
             torch.tensor(value, dtype=weight.dtype, device=weight.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
         )
-        features = []
-        for batch in torch.split(pixels, _TOWER_FRAMES):
+        features = weight.new_empty(len(pixels), self.preset.tower.tokens, self.preset.tower.width)
+        for batch, place in zip(torch.split(pixels, _TOWER_FRAMES), torch.split(features, _TOWER_FRAMES), strict=True):
             values = ((batch.to(weight.device, weight.dtype) - mean) / std).permute(0, 3, 1, 2)
-            features.append(self.tower(pixel_values=values).last_hidden_state)
-        return torch.cat(features)
+            place.copy_(self.tower(pixel_values=values).last_hidden_state)
+        return features
 
-    def query(self, ids: Tensor, features: Tensor) -> Tensor:
-        """Questions [P, T] and features [F, 1 + N, C] -> text queries [P, F, M, E]."""
-        return self.adapter.query(ids, features)
+    def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Questions [P, T] and features [F, 1 + N, C] -> text queries [P, F, M, E]; see `Adapter.query`."""
+        return self.adapter.query(ids, features, mask)
 
     def compress(self, queries: Tensor, features: Tensor, *, ops: Ops = "longreel") -> Tensor:
         """Tokens for the language model [P, F * (1 + n), H]; see `Adapter.compress`."""
@@ -60,35 +80,39 @@ class LlamaVid(nn.Module):
             visual: [S, H] of one question. question: int64 [T]. length: ids to choose.
 
         Returns:
-            ids int64 [length] and the logits of the first choice [vocabulary].
+            ids int64 [length] and the logits after every id of the question [T, vocabulary]; the last chose the first id.
+
+        Raises:
+            ValueError: more tokens than the language model has positions.
         """
+        needed, limit = 1 + len(visual) + len(question) + length, self.preset.language.positions
+        if needed > limit:
+            raise ValueError(f"{needed} tokens are more than the language model's {limit} positions")
         embed = self.language.get_input_embeddings()
         bos = torch.full((1,), _BOS, device=visual.device)
-        # [1, 1 + S + T, H]
-        sequence = torch.cat([embed(bos), visual, embed(question)])[None]
-        limit = self.preset.language.positions
-        if sequence.shape[1] + length > limit:
-            raise ValueError(
-                f"{sequence.shape[1]} tokens and {length} to choose exceed the language model's {limit} positions"
-            )
         cache = DynamicCache(config=self.language.config)
-        for block in torch.split(sequence, _PREFILL_TOKENS, 1):
-            logits = self.language(inputs_embeds=block, past_key_values=cache, logits_to_keep=1).logits[0, -1]
-        first, ids = logits, [logits.argmax()]
+        # [1, 1 + S, H]
+        for block in torch.split(torch.cat([embed(bos), visual])[None], _PREFILL_TOKENS, 1):
+            self.language.model(inputs_embeds=block, past_key_values=cache)
+        logits = self.language(input_ids=question[None], past_key_values=cache).logits[0]
+        ids = [logits[-1].argmax()]
         while len(ids) < length:
-            logits = self.language(input_ids=ids[-1].view(1, 1), past_key_values=cache).logits[0, -1]
-            ids.append(logits.argmax())
-        return torch.stack(ids), first
+            ids.append(self.language(input_ids=ids[-1].view(1, 1), past_key_values=cache).logits[0, -1].argmax())
+        return torch.stack(ids), logits
 
 
-def byte_ids(questions: Sequence[str]) -> Tensor:
-    """UTF-8 bytes of equally long questions as ids [P, T]: the tokenizer of presets without a released vocabulary."""
+def byte_ids(questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """UTF-8 bytes as ids [P, T], padded on the right, and their mask [P, T], True for a byte.
+
+    The tokenizer of presets without a released vocabulary.
+    """
     rows = [list(question.encode()) for question in questions]
-    if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
-        raise ValueError(
-            f"questions must be non-empty and equally long in bytes, got lengths {[len(row) for row in rows]}"
-        )
-    return torch.tensor(rows) + _BYTES
+    if not rows or not all(rows):
+        raise ValueError("a question is empty" if rows else "at least one question is needed")
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [-_BYTES] * (width - len(row)) for row in rows]) + _BYTES
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+    return ids, mask
 
 
 def _tower(size: TowerSize) -> Blip2VisionModel:

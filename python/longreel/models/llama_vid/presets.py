@@ -61,10 +61,10 @@ class Preset:
 
 TINY = Preset(
     name="tiny",
-    tower=TowerSize(image=224, patch=14, width=256, layers=6, heads=4, mlp=1024),
+    tower=TowerSize(image=224, patch=14, width=192, layers=4, heads=3, mlp=768),
     qformer=QFormerSize(width=192, layers=4, heads=3, mlp=768, queries=32, vocabulary=260, positions=512),
     language=LanguageSize(
-        width=256, layers=4, heads=4, kv_heads=4, mlp=704, vocabulary=260, positions=65536, rope_factor=16.0
+        width=256, layers=4, heads=4, kv_heads=2, mlp=704, vocabulary=260, positions=65536, rope_factor=16.0
     ),
     compress="mean",
     chunk=64,

@@ -1,4 +1,4 @@
-"""``python -m longreel.testing.golden PATH... [--backend B] [--dtype D] [--only GROUPS]``: exit 1 if a case fails or is unknown."""
+"""Replays golden files and prints a line a case; exit 1 if one fails or is unknown."""
 
 import argparse
 import sys
@@ -19,9 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m longreel.testing.golden",
         description="Replay golden files through longreel and compare with the float64 truth in them.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a golden file (NAME.json) or a folder of them")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a golden file (NAME.json) or a folder of them"
+    )
     parser.add_argument("--backend", help="backend of every op; default: the one that longreel chooses")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of weights and inputs (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="dtype of weights and inputs (default: %(default)s)"
+    )
     parser.add_argument(
         "--only", action="extend", nargs="+", default=[], metavar="GROUPS",
         help="patterns of file names without suffix, e.g. 'llama_vid_token_generation*'; several, or separated by commas",

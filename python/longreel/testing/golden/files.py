@@ -81,7 +81,9 @@ class GoldenCase:
     def _tensor(self, name: str) -> Tensor:
         key = self.meta["tensors"][name]["key"]
         if key not in self.file.tensors:
-            raise GoldenError(f"{self.file.path.with_suffix('.safetensors')} has no tensor {key!r}, named by case {self.name!r}")
+            raise GoldenError(
+                f"{self.file.path.with_suffix('.safetensors')} has no tensor {key!r}, named by case {self.name!r}"
+            )
         return self.file.tensors[key]
 
 

@@ -1,6 +1,7 @@
 """LLaMA-VID's token generation: patches and text queries to context and content tokens, and its gradients."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longreel.nn import ContextAttention
@@ -26,13 +27,16 @@ def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[st
         return _parts(_module(case, backend, dtype, projected=True)(text, patches))
 
 
-def _gradients(case: GoldenCase, backend: str | None, dtype: torch.dtype, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _gradients(
+    case: GoldenCase, backend: str | None, dtype: torch.dtype, inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """All through the fully folded module, but text_q's: that tensor exists only where the queries arrive projected."""
     patches = inputs["vis_embed"].requires_grad_()
     module = _module(case, backend, dtype, projected=False)
     tokens = module(inputs["mm_output"], patches)
     (tokens * inputs["loss_weight"]).sum().backward()
-    text_q = module.vlm_att_projector(inputs["mm_output"]).detach().requires_grad_()
+    weight, bias = (module.get_parameter(f"vlm_att_projector.{kind}") for kind in ("weight", "bias"))
+    text_q = F.linear(inputs["mm_output"], weight, bias).detach().requires_grad_()
     shorter = _module(case, backend, dtype, projected=True)
     (shorter(text_q, patches.detach()) * inputs["loss_weight"]).sum().backward()
     results = {**_parts(tokens.detach()), "grad.text_q": text_q.grad, "grad.vis_embed": patches.grad}

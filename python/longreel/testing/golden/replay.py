@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longreel.testing.budget import Errors, errors
-from longreel.testing.golden import llama_vid_token_generation
+from longreel.testing.golden import llama_vid_attention, llama_vid_token_generation, qformer_text
 from longreel.testing.golden.files import GoldenCase, GoldenFile
 
 # Replays one case through the public API: (case, backend or None, dtype) -> results by the names of the file.
@@ -17,6 +17,8 @@ Replayer = Callable[[GoldenCase, str | None, torch.dtype], dict[str, Tensor]]
 # By pattern of the file's name; the first match replays it.
 REPLAYERS: dict[str, Replayer] = {
     "llama_vid_token_generation*": llama_vid_token_generation.replay,
+    "llama_vid_attention*": llama_vid_attention.replay,
+    "qformer_text*": qformer_text.replay,
 }
 
 
@@ -90,25 +92,35 @@ def replay(file: GoldenFile, backend: str | None = None, dtype: torch.dtype = to
 
 
 def judge(case: GoldenCase, results: dict[str, Tensor], dtype: torch.dtype) -> Iterator[Judged]:
-    """Every quantity that the file stores or gives a tolerance for."""
+    """Every quantity that the file stores or gives a tolerance for. One whose tolerances leave `dtype` out asks nothing in it,
+    but a case must ask something."""
     tolerances = case.meta.get("suggested_tolerance", {})
-    zero = case.meta.get("zero_gradient", {})
-    short = str(dtype).removeprefix("torch.")
+    short, asked = str(dtype).removeprefix("torch."), False
     for name in dict.fromkeys([*tolerances, *case.outputs]):
         if name not in results:
             yield Judged(name, None, None, f"{name} is in the file and was not computed", unknown=True)
-        elif name in zero:
+        elif name in case.meta.get("zero_gradient", {}):
             yield _vanishes(name, results[name], results, dtype)
-        elif short not in tolerances.get(name, {}):
-            yield Judged(name, None, None, f"the file has no {short} tolerance for {name}", unknown=True)
-        else:
-            budget = Errors(tolerances[name][short]["max_rel"], tolerances[name][short]["rms_rel"])
-            try:
-                error = errors(results[name], _part(case.truth(name.partition(" (")[0]), name))
-            except AssertionError as wrong_shape:
-                yield Judged(name, None, budget, f"{name}: {wrong_shape}")
-                continue
-            yield Judged(name, error, budget, None if error.within(budget) else f"{name} is over its budget")
+        elif name in case.meta.get("exactly_zero", ()):
+            yield Judged(name, None, None, f"{name} must be zero" if results[name].any() else None)
+        elif not (truth := _part(case.truth(name.partition(" (")[0]), name)).is_floating_point():
+            asked = True
+            same = torch.equal(results[name].to(truth.dtype), truth)
+            yield Judged(name, None, None, None if same else f"{name} differs, and is exact in the file")
+        elif name not in tolerances:
+            yield Judged(name, None, None, f"the file has no tolerance for {name}", unknown=True)
+        elif short in tolerances[name]:
+            asked = True
+            yield _compare(name, results[name], truth, Errors(**tolerances[name][short]))
+    if not asked:
+        yield Judged("", None, None, f"the file has no {short} tolerance for this case", unknown=True)
+
+
+def _compare(name: str, got: Tensor, truth: Tensor, budget: Errors) -> Judged:
+    if got.shape != truth.shape:
+        return Judged(name, None, budget, f"{name} has shape {tuple(got.shape)}, the truth {tuple(truth.shape)}")
+    error = errors(got, truth)
+    return Judged(name, error, budget, None if error.within(budget) else f"{name} is over its budget")
 
 
 def _part(tensor: Tensor, name: str) -> Tensor:

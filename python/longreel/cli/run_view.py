@@ -1,0 +1,130 @@
+"""A run on the terminal and as a line of JSON: the total and each stage's share of it first."""
+
+import hashlib
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from longreel.bench import machine
+from longreel.bench.check import ErrorSum, Verdict, judge
+from longreel.models.record import EXACT, OURS, REFERENCE, Record
+
+_BAR = 10
+LABELS = {
+    "decode": "decode (not hidden by computing)",
+    "read": "read features",
+    "tower": "vision tower",
+    "write": "write features",
+    "query": "Q-Former (text queries)",
+    "compress": "compression",
+    "language": "language model",
+}
+
+
+def agreement(record: Record, dtype: torch.dtype) -> Verdict:
+    """Ours against float64, tokens and logits, with the reference path as the yardstick of the error budget."""
+    ours: dict[str, ErrorSum] = {}
+    yardstick: dict[str, ErrorSum] = {}
+    for sums, path in ((ours, OURS), (yardstick, REFERENCE)):
+        sums["tokens"], sums["logits"] = ErrorSum(), ErrorSum()
+        sums["tokens"].add(record.visual[path], record.visual[EXACT])
+        for logits, truth in zip(record.logits[path], record.logits[EXACT], strict=True):
+            sums["logits"].add(logits, truth)
+    return judge(ours, yardstick, dtype)
+
+
+def checksum(record: Record, question: int) -> str:
+    """Eight hex digits of the ids chosen for a question."""
+    return hashlib.sha256(str(record.ids[OURS][question]).encode()).hexdigest()[:8]
+
+
+def show(record: Record, console: Console, verdict: Verdict | None = None) -> None:
+    """The total and the shares, the end-to-end ratio above those of the stages, tokens and peak memory, ids."""
+    compared = verdict is not None
+    title = f"{record.frames:,} frames in {record.total():.1f} s"
+    if compared:
+        title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    heads = ["", "seconds", "ms a frame", "share"] + ["reference", "ratio"] * compared
+    for head in heads:
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    table.add_column("", width=_BAR)
+    table.add_row(
+        "total", *_cells(record, record.total(), record.total(REFERENCE), compared), style="bold", end_section=True
+    )
+    for name in record.seconds:
+        cells = _cells(record, record.stage(name), record.stage(name, REFERENCE), compared and _differs(record, name))
+        if compared and not _differs(record, name):
+            cells[3:3] = ["same code", "–"]
+        table.add_row(LABELS[name], *cells, style="green" if name == "compress" else "")
+    console.print(table)
+    if verdict is not None:
+        found = f"yes, tokens and logits at {verdict.error:.2f} of the error budget"
+        if verdict.why:
+            found = f"[red]NO: {verdict.why}[/]"
+        same = "the same ids" if record.ids[OURS] == record.ids[REFERENCE] else "[yellow]other ids[/]"
+        console.print(f"same numbers   {found}, {same}")
+    if record.questions:
+        console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
+    paths = [OURS, REFERENCE] if compared else [OURS]
+    console.print("peak memory    " + ", ".join(f"{path} {record.peak(path) / 2**20:,.0f} MiB" for path in paths))
+    for index, question in enumerate(record.questions):
+        console.print(f"question {index + 1}     {question}", markup=False, soft_wrap=True)
+        console.print(f"  ids {record.ids[OURS][index]}, checksum {checksum(record, index)}", markup=False)
+    if record.questions:
+        console.print("The weights are random: the ids repeat from run to run, and they are no answer.")
+
+
+def ratio(reference: float, ours: float) -> str:
+    return f"{reference / ours:.3f} x" if ours else "–"
+
+
+def _differs(record: Record, stage: str) -> bool:
+    return REFERENCE in record.seconds[stage]
+
+
+def _cells(record: Record, ours: float, reference: float, compared: bool) -> list[str]:
+    share = ours / record.total()
+    cells = [f"{ours:.2f}", f"{1e3 * ours / max(record.frames, 1):.2f}", f"{share:.1%}"]
+    if compared:
+        cells += [f"{reference:.2f}", ratio(reference, ours)]
+    return [*cells, "█" * round(_BAR * share)]
+
+
+def json_record(record: Record, source: str, verdict: Verdict | None) -> dict[str, Any]:
+    """One flat line of JSON; seconds, bytes."""
+    paths = [OURS] if verdict is None else [OURS, REFERENCE]
+    line: dict[str, Any] = {
+        "command": "run" if record.questions else "extract",
+        "system": record.system,
+        "preset": record.preset,
+        "weights": "random",
+        "source": source,
+        "frames": record.frames,
+        "patches": record.patches,
+        "tokens": record.tokens,
+        "startup_s": record.startup,
+        "total_s": {path: record.total(path) for path in paths},
+        "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},
+        "peak_memory_bytes": {path: record.peak(path) for path in paths},
+        "memory_by_frames": [[frames, *(peaks.get(path) for path in paths)] for frames, peaks in record.memory],
+        "compress_backend": record.backend,
+        "questions": [
+            {"question": question, "ids": record.ids[OURS][index], "checksum": checksum(record, index)}
+            for index, question in enumerate(record.questions)
+        ],
+        **machine.describe(torch.device("cpu")),
+    }
+    if verdict is not None:
+        line["end_to_end_ratio"] = record.total(REFERENCE) / record.total()
+        line["stage_ratios"] = {
+            name: record.stage(name, REFERENCE) / record.stage(name)
+            for name in record.seconds
+            if _differs(record, name)
+        }
+        line["error_over_budget"] = verdict.error
+        line["passed"] = verdict.why is None
+    return line

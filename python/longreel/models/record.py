@@ -1,0 +1,100 @@
+"""What one run of a system found: the same record for every system, so that all are shown and compared alike."""
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
+
+
+@dataclass
+class Record:
+    """Times in seconds, memory in bytes. A path is OURS, REFERENCE or EXACT, the float64 truth (never timed).
+
+    Stages that all paths share were run once and stand under "shared".
+    """
+
+    system: str
+    preset: str
+    questions: tuple[str, ...]
+    frames: int = 0
+    patches: int = 0
+    tokens: int = 0
+    """Kept of one question."""
+    backend: str | None = None
+    startup: float = 0.0
+    """The first call of everything, on one black frame; in no stage."""
+    seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    """By stage, in order, then by path."""
+    memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    """Frames done, and the peak of resident memory of each path while the last chunk ran."""
+    ids: dict[str, list[list[int]]] = field(default_factory=dict)
+    """By path, the ids chosen for each question."""
+    logits: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By path, of each question [T, vocabulary]: after every id of the question."""
+    visual: dict[str, Tensor] = field(default_factory=dict)
+    """By path, the language model's tokens [P, S, H]."""
+
+    def stage(self, name: str, path: str = OURS) -> float:
+        """Seconds of a stage on a path."""
+        spent = self.seconds[name]
+        return spent.get("shared", 0.0) + spent.get(path, 0.0)
+
+    def total(self, path: str = OURS) -> float:
+        return sum(self.stage(name, path) for name in self.seconds)
+
+    def peak(self, path: str = OURS) -> int:
+        return max((peaks.get(path, 0) for _, peaks in self.memory), default=0)
+
+    @contextmanager
+    def clock(self, name: str, path: str = "shared") -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name][path] += time.perf_counter() - start
+
+
+class PeakMeter:
+    """Peaks of resident memory, separately for what runs in turn in one process.
+
+    Linux resets the high-water mark before each; elsewhere every peak is the process's own so far.
+    """
+
+    def __init__(self) -> None:
+        self.separate = _reset()
+        self.peaks: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def __call__(self, *names: str) -> Iterator[None]:
+        _reset()
+        yield
+        mark = _high_water()
+        for name in names:
+            self.peaks[name] = max(self.peaks[name], mark)
+
+    def take(self) -> dict[str, int]:
+        """The peaks since the last call."""
+        taken, self.peaks = dict(self.peaks), defaultdict(int)
+        return taken
+
+
+def _reset() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _high_water() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,183 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from longreel.cli.main import app
+from longreel.models.llama_vid import LlamaVid, Ops, Preset
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(item) for item in arguments])
+
+
+def run(tmp_path: Path, small: Preset, *arguments: object) -> tuple[Result, dict[str, Any]]:
+    """A run that must succeed, and its line of JSON."""
+    lines = tmp_path / "run.jsonl"
+    result = call("run", *arguments, "--preset", small.name, "--json", lines)
+    assert result.exit_code == 0, result.output
+    return result, json.loads(lines.read_text().splitlines()[-1])
+
+
+def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
+    result, line = run(tmp_path, small, clip, "--frames", "fps:5")
+    assert (line["frames"], line["tokens"], line["patches"]) == (10, 20, 170)
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "query", "compress", "language"]
+    assert line["total_s"]["longreel"] == pytest.approx(sum(line["stages_s"]["longreel"].values()))
+    assert line["peak_memory_bytes"]["longreel"] > 10**7
+    assert line["memory_by_frames"][0][0] == 4
+    assert "10 frames in" in result.stdout.splitlines()[0]
+    assert "random" in result.stdout
+    assert "\x1b" not in result.output
+    assert result.stderr == ""
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_compare(tmp_path: Path, small: Preset, clip: Path) -> None:
+    picture = tmp_path / "run.png"
+    result, line = run(tmp_path, small, clip, "--compare", "--plot", picture, "--question", "a", "--question", "why?")
+    assert line["passed"]
+    assert 0 < line["error_over_budget"] <= 1
+    assert list(line["stage_ratios"]) == ["compress"]
+    assert line["end_to_end_ratio"] == pytest.approx(line["total_s"]["reference"] / line["total_s"]["longreel"])
+    assert "end to end" in result.stdout.splitlines()[0]
+    assert "same numbers   yes" in result.stdout
+    with Image.open(picture) as image:
+        assert min(image.size) > 500
+
+
+def test_wrong_numbers_fail(tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = LlamaVid.compress
+
+    def wrong(self: LlamaVid, queries: Tensor, features: Tensor, *, ops: Ops = "longreel") -> Tensor:
+        return right(self, queries, features, ops=ops) * (1.001 if ops == "longreel" else 1)
+
+    monkeypatch.setattr(LlamaVid, "compress", wrong)
+    result = call("run", clip, "--preset", small.name, "--compare")
+    assert result.exit_code == 1
+    assert "NO:" in result.stdout
+
+
+def test_questions_share_one_pass(tmp_path: Path, small: Preset, clip: Path) -> None:
+    questions = ["why?", "what is it that we see?"]
+    _, both = run(tmp_path, small, clip, "--question", questions[0], "--question", questions[1])
+    assert [entry["question"] for entry in both["questions"]] == questions
+    for index, question in enumerate(questions):
+        _, one = run(tmp_path, small, clip, "--question", question)
+        assert one["questions"][0] == both["questions"][index]
+    assert both["frames"] == one["frames"]
+
+
+def test_a_later_question_decodes_nothing(tmp_path: Path, small: Preset, clip: Path) -> None:
+    kept = tmp_path / "kept.safetensors"
+    _, first = run(tmp_path, small, clip, "--features", kept, "--question", "why?")
+    _, second = run(tmp_path, small, kept, "--question", "why?")
+    assert not {"decode", "tower", "write"} & set(second["stages_s"]["longreel"])
+    assert second["questions"] == first["questions"]
+
+
+def test_extract_then_run(tmp_path: Path, small: Preset, clip: Path) -> None:
+    out = tmp_path / "clip.safetensors"
+    result = call(
+        "extract", clip, "--out", out, "--preset", small.name, "--frames", "fps:5", "--json", tmp_path / "e.jsonl"
+    )
+    assert result.exit_code == 0, result.output
+    assert "[10, 17, 32] float32" in result.stdout
+    assert json.loads((tmp_path / "e.jsonl").read_text())["command"] == "extract"
+    _, from_video = run(tmp_path, small, clip, "--frames", "fps:5")
+    _, from_features = run(tmp_path, small, out, "--compare")
+    assert from_features["questions"] == from_video["questions"]
+    assert from_features["passed"]
+
+
+def test_images_keep_all_their_patches(tmp_path: Path, small: Preset) -> None:
+    paths = []
+    for index in range(3):
+        paths.append(tmp_path / f"{index}.png")
+        Image.new("RGB", (80, 60), (80 * index, 30, 200)).save(paths[-1])
+    _, one = run(tmp_path, small, paths[0])
+    assert (one["frames"], one["tokens"]) == (1, 17)
+    _, all_of_them = run(tmp_path, small, *paths)
+    assert (all_of_them["frames"], all_of_them["tokens"]) == (3, 51)
+    out = tmp_path / "images.safetensors"
+    assert call("extract", *paths, "--out", out, "--preset", small.name).exit_code == 0
+    _, from_features = run(tmp_path, small, out)
+    assert from_features["questions"] == all_of_them["questions"]
+    _, pooled = run(tmp_path, small, *paths, "--tokens-per-frame", 4)
+    assert pooled["tokens"] == 15
+
+
+@pytest.mark.parametrize(("options", "tokens"), [
+    (["--tokens-per-frame", "4"], 50),
+    (["--tokens-per-frame", "auto"], 170),
+    (["--tokens-per-frame", "auto", "--token-budget", "60"], 50),
+    (["--tokens-per-frame", "auto", "--token-budget", "20"], 20),
+])  # fmt: skip
+def test_tokens_per_frame(tmp_path: Path, small: Preset, clip: Path, options: list[str], tokens: int) -> None:
+    assert run(tmp_path, small, clip, "--frames", "fps:5", *options)[1]["tokens"] == tokens
+
+
+def test_both_paths_of_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
+    assert run(tmp_path, small, clip, "--backend", "reference")[1]["compress_backend"] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--system", "other"], "there is llama-vid"),
+        (["--preset", "giant"], "llama-vid has tiny"),
+        (["--frames", "every:2"], "cannot read frame spec"),
+        (["--tokens-per-frame", "2"], "gives 1, 4 or 16, or auto"),
+        (["--tokens-per-frame", "many"], "give a number, or auto"),
+        (["--tokens-per-frame", "auto", "--token-budget", "3"], "2 frames need 4 tokens"),
+        (["--backend", "nonsense"], "nonsense"),
+        (["--question", ""], "a question is empty"),
+        (["--question", "x" * 65], "reads at most 64"),
+        (["--json", "/nowhere/at/all.jsonl"], "cannot be written"),
+        (["--plot", "/nowhere/at/all.png"], "cannot be written"),
+        (["--frames", "fps:300"], "positions"),
+    ],
+)
+def test_bad_options_are_one_line(small: Preset, clip: Path, options: list[str], said: str) -> None:
+    given = options if "--preset" in options else [*options, "--preset", small.name]
+    refused(call("run", clip, *given), said)
+
+
+def refused(result: Result, said: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_features_of_another_tower(tmp_path: Path, small: Preset, clip: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    assert call("extract", clip, "--out", out, "--preset", small.name).exit_code == 0
+    refused(call("run", out, "--preset", "tiny"), "made with preset 'small-for-tests', this run has preset 'tiny'")
+    refused(call("extract", out, "--out", tmp_path / "b.safetensors", "--preset", small.name), "holds features already")
+    refused(call("extract", clip, "--out", tmp_path / "b.pt", "--preset", small.name), "must end in .safetensors")
+
+
+def test_an_interrupted_extract_leaves_nothing(tmp_path: Path, clip: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-c", "from longreel.cli.main import main; main()", "extract", str(clip)]
+    process = subprocess.Popen([*command, "--frames", "fps:1000", "--chunk", "2", "--out", str(out / "a.safetensors")],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "interrupted\n"
+    assert list(out.iterdir()) == []

@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from longreel.data import FeatureStream, FeatureWriter, MediaError
+from safetensors import safe_open
+
+pytestmark = pytest.mark.fast
+
+
+def write(path: Path, features: torch.Tensor, chunk: int = 4) -> Path:
+    with FeatureWriter(path, *features.shape[1:], features.dtype, {"preset": "p"}) as writer:
+        for first in range(0, len(features), chunk):
+            part = features[first : first + chunk]
+            writer.add(part, torch.arange(first, first + len(part), dtype=torch.float64))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [1, 3, 10, 64])
+def test_what_is_written_comes_back(tmp_path: Path, dtype: torch.dtype, chunk: int) -> None:
+    features = torch.randn(10, 5, 8).to(dtype)
+    stream = FeatureStream(write(tmp_path / "a.safetensors", features), chunk=chunk)
+    assert (stream.expected, stream.shape, stream.dtype) == (10, (10, 5, 8), dtype)
+    assert stream.about["preset"] == "p"
+    chunks = list(stream)
+    assert torch.equal(torch.cat([part.features for part in chunks]), features)
+    assert torch.cat([part.times for part in chunks]).tolist() == list(range(10))
+    assert {len(part.features) for part in chunks[:-1]} <= {chunk}
+
+
+def test_it_is_plain_safetensors(tmp_path: Path) -> None:
+    features = torch.randn(7, 5, 8)
+    with safe_open(write(tmp_path / "a.safetensors", features), "pt") as file:
+        assert sorted(file.keys()) == ["features", "times"]
+        assert torch.equal(file.get_tensor("features"), features)
+        assert file.get_tensor("times").tolist() == list(range(7))
+        assert file.metadata() == {"format": "longreel-features/1", "preset": "p"}
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"older")
+
+    def interrupted() -> None:
+        with FeatureWriter(path, 5, 8, torch.float32, {}) as writer:
+            writer.add(torch.zeros(2, 5, 8), torch.zeros(2))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_does_not_fit_the_file(tmp_path: Path) -> None:
+    with FeatureWriter(tmp_path / "a.safetensors", 5, 8, torch.float32, {}) as writer:
+        for bad in (torch.zeros(1, 5, 9), torch.zeros(1, 5, 8).half(), torch.zeros(2, 5, 8)):
+            with pytest.raises(ValueError, match="in a file of"):
+                writer.add(bad, torch.zeros(1))
+    with pytest.raises(MediaError, match="cannot be written"):
+        FeatureWriter(tmp_path / "no" / "a.safetensors", 5, 8, torch.float32, {})
+
+
+def broken(header: object, body: int = 1000) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(body)
+
+
+ABOUT = {"format": "longreel-features/1"}
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "empty"),
+        (b"abc", "no safetensors header"),
+        (bytes(3000), "no safetensors header"),
+        (b"\xff" * 3000, "no safetensors header"),
+        (broken(b"not json"), "not a feature file"),
+        (broken([1, 2]), "not a feature file"),
+        (broken({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}), "not a feature file"),
+        (broken({"__metadata__": {}, "features": {"dtype": "I8", "shape": [1]}, "times": {}}), "not a feature file"),
+        (
+            broken({
+                "__metadata__": {"format": "other/1"},
+                "features": {"dtype": "F32", "shape": [1, 2, 3], "data_offsets": [0, 24]},
+                "times": {"dtype": "F64", "shape": [1], "data_offsets": [24, 32]},
+            }),
+            "its format is 'other/1'",
+        ),
+        (
+            broken({
+                "__metadata__": ABOUT,
+                "features": {"dtype": "F32", "shape": [0, 2, 3], "data_offsets": [0, 0]},
+                "times": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]},
+            }),
+            "hold no frames",
+        ),
+        (
+            broken({
+                "__metadata__": ABOUT,
+                "features": {"dtype": "F32", "shape": [9, 2, 3], "data_offsets": [0, 24]},
+                "times": {"dtype": "F64", "shape": [1], "data_offsets": [24, 32]},
+            }),
+            "contradicts itself",
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_are_none(tmp_path: Path, content: bytes, match: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=match) as error:
+        FeatureStream(path)
+    assert str(path) in str(error.value)
+
+
+def test_cut_short_and_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", torch.randn(7, 5, 8))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(MediaError, match="cut short"):
+        FeatureStream(path)
+    with pytest.raises(MediaError, match="no such file"):
+        FeatureStream(tmp_path / "b.safetensors")
