@@ -41,7 +41,12 @@ def torch_dir() -> Path:
     if not named:
         places += [Path(spec.origin).parent] if spec and spec.origin else []
         environments = [sys.prefix, os.environ.get("VIRTUAL_ENV"), sys.base_prefix]
-        schemes = [sysconfig.get_path(key, vars={"base": e, "platbase": e}) for e in environments if e for key in ("platlib", "purelib")]
+        schemes = [
+            sysconfig.get_path(key, vars={"base": e, "platbase": e})
+            for e in environments
+            if e
+            for key in ("platlib", "purelib")
+        ]
         places += [Path(p) / "torch" for p in (*schemes, *site.getsitepackages(), site.getusersitepackages())]
     for place in places:
         if (place / "include/torch/csrc/stable/library.h").exists():
@@ -96,7 +101,9 @@ def tool(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise SetupError(f"longreel's native build needs {name}: pip install {name}, or build without: LONGREEL_NATIVE=0")
+        raise SetupError(
+            f"longreel's native build needs {name}: pip install {name}, or build without: LONGREEL_NATIVE=0"
+        )
     return found
 
 
@@ -107,7 +114,9 @@ class NativeBuild(build_ext):
         if not self.extensions:
             return
         if shutil.which(os.environ.get("CXX", "c++")) is None:
-            raise SetupError("longreel's native build needs a C++17 compiler (c++, or CXX), or build without: LONGREEL_NATIVE=0")
+            raise SetupError(
+                "longreel's native build needs a C++17 compiler (c++, or CXX), or build without: LONGREEL_NATIVE=0"
+            )
         import pybind11
 
         target = Path(self.get_ext_fullpath("longreel._host")).resolve().parent

@@ -31,7 +31,9 @@ def main() -> None:
     start = time.perf_counter()
     env = {**os.environ, "LONGREEL_CUDA": "1"}
     subprocess.run([sys.executable, "setup.py", "-q", "build", "--build-lib", str(OUT)], cwd=ROOT, env=env, check=True)
-    code = "import sys; sys.meta_path = [m for m in sys.meta_path if 'Editable' not in str(m)]\n" + CHECK.format(out=str(OUT))
+    code = "import sys; sys.meta_path = [m for m in sys.meta_path if 'Editable' not in str(m)]\n" + CHECK.format(
+        out=str(OUT)
+    )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(OUT)}, cwd=OUT, check=True)
     print(f"built and loaded in {time.perf_counter() - start:.0f} s")
 

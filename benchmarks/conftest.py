@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
 from longreel.bench.cases import DTYPES, SIZES, Case
 from longreel.bench.memory import free_memory
 from longreel.bench.tables import size
-from pytest_benchmark.fixture import BenchmarkFixture
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -42,20 +42,23 @@ template <class T>
 void pool_backward(const PoolGradient& problem, void* grad_patches, const Pool& threads) {
   const PoolGeometry& pool = problem.pool;
   const int64_t channels = problem.channels;
-  const int64_t most = most_shares(pool);
-  const int64_t workers = pool_workers(problem.frames, problem.tokens, channels, threads);
   Arena size(nullptr);
+  const int64_t most = PoolShares(pool, size).most();
   size.take<Term<T>>(most);
+
+  const int64_t workers = pool_workers(problem.frames, problem.tokens, channels, threads);
   const Scratch scratch(workers * size.used());
   share_tiles(threads, workers, problem.frames, 1, [&](int64_t worker, auto next) {
     Arena arena(scratch.data() + worker * size.used());
+    PoolShares shares(pool, arena);
+    shares.tabulate();
     Term<T>* terms = arena.take<Term<T>>(most);
     for (int64_t f, end; next(&f, &end);) {
       const T* grad = static_cast<const T*>(problem.grad) + f * pool.cells() * channels;
       T* out = static_cast<T*>(grad_patches) + f * problem.tokens * channels;
       std::fill_n(out, pool.prefix * channels, T{});
       for (int64_t n = 0; n < problem.tokens - pool.prefix; ++n) {
-        const int64_t count = pool_shares(pool, n, grad, channels, terms);
+        const int64_t count = shares.terms(n, grad, channels, terms);
         write_row(static_cast<const float*>(nullptr), terms, count, channels, out + (pool.prefix + n) * channels);
       }
     }

@@ -60,14 +60,28 @@ struct Term {
   const T* row;
 };
 
-// out [channels] = base + sum of terms; base is fp32, padded to whole lanes, or null
-template <class T>
-inline void write_row(const float* base, const Term<T>* terms, int64_t count, int64_t channels, T* out) {
+// out [channels] = base + sum of terms; base is fp32, padded to whole lanes, or null. Fixed: the number of terms, or -1.
+template <int Fixed, class T>
+inline void write_terms(const float* base, const Term<T>* terms, int64_t count, int64_t channels, T* out) {
   for_lanes(channels, [&](int64_t c, int64_t lanes, auto whole) {
     Lanes x = base == nullptr ? splat(0.0f) : load(base + c);
-    for (int64_t t = 0; t < count; ++t) x = fma(splat(terms[t].weight), load(terms[t].row + c, lanes, whole), x);
+    for (int64_t t = 0; t < (Fixed < 0 ? count : Fixed); ++t) {
+      x = fma(splat(terms[t].weight), load(terms[t].row + c, lanes, whole), x);
+    }
     store(out + c, x, lanes, whole);
   });
+}
+
+template <class T>
+inline void write_row(const float* base, const Term<T>* terms, int64_t count, int64_t channels, T* out) {
+  switch (count) {
+    case 1:
+      return write_terms<1>(base, terms, count, channels, out);
+    case 2:
+      return write_terms<2>(base, terms, count, channels, out);
+    default:
+      return write_terms<-1>(base, terms, count, channels, out);
+  }
 }
 
 // out [channels] = scale * base

@@ -36,12 +36,14 @@ class FrameBackward {
     grad_context_ = arena.take<float>(padded_);
     products_.emplace(longest, columns, problem.patches.channels, arena);
     tokens_ = arena.take<float>(Products::tokens * padded_);
-    terms_ = arena.take<Term<T>>(prompts + most_shares(problem.pool));
+    shares_.emplace(problem.pool, arena);
+    terms_ = arena.take<Term<T>>(prompts + shares_->most());
     longest_ = longest;
   }
 
   // To be called once the shared queries are packed, before run().
   void start() {
+    shares_->tabulate();
     if (shared_ != nullptr) products_->set_queries(shared_->rows(), shared_->columns());
   }
 
@@ -126,7 +128,7 @@ class FrameBackward {
           }
         }
         if (grad_content != nullptr) {
-          terms += pool_shares(problem_.pool, i, grad_content + f * cells * channels, channels, terms_ + terms);
+          terms += shares_->terms(i, grad_content + f * cells * channels, channels, terms_ + terms);
         }
         write_row(attended ? tokens_ + (i - n) * padded_ : nullptr, terms_, terms, channels, out + (prefix + i) * channels);
       }
@@ -147,6 +149,7 @@ class FrameBackward {
   float* grad_context_;
   std::optional<Products> products_;
   float* tokens_;
+  std::optional<PoolShares> shares_;
   Term<T>* terms_;
 };
 

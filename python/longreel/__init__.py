@@ -3,7 +3,9 @@
 import torch as _torch
 
 if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
-    raise ImportError(f"longreel needs torch 2.10 or newer, this environment has {_torch.__version__}: upgrade torch first")
+    raise ImportError(
+        f"longreel needs torch 2.10 or newer, this environment has {_torch.__version__}: upgrade torch first"
+    )
 
 from longreel.backends import BackendError
 from longreel.explain import Explanation, explain

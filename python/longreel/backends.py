@@ -36,7 +36,13 @@ def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
     return (
         *kernels,
         Row(op, "cpu", ("cpu",), _LOW, "threaded, vectorised C++ that reads the patches from memory once"),
-        Row(op, "reference", _ANY_DEVICE, _ALL, "plain PyTorch on any device and dtype: the specification, slow on purpose"),
+        Row(
+            op,
+            "reference",
+            _ANY_DEVICE,
+            _ALL,
+            "plain PyTorch on any device and dtype: the specification, slow on purpose",
+        ),
     )
 
 

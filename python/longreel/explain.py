@@ -61,6 +61,8 @@ def explain(op: str | Callable[..., Any], *args: Any, backend: str | None = None
     floating = [t for t in tensors if t.is_floating_point()]
     dtype = autocast(*floating)[-1].dtype
     request = Request(floating[-1].device.type, dtype, wants_grad(*tensors), kwargs.get("cu_seqlens") is not None)
-    candidates = tuple(Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows)
+    candidates = tuple(
+        Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows
+    )
     chosen = next((c.backend for c in candidates if c.refusal is None and backend in (None, c.backend)), None)
     return Explanation(name, chosen, candidates, cost)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer import Typer
+from typer.testing import CliRunner
+
 from longreel.bench import Outcome, Report, Roof, RoofMeter, Shape, Verdict, measure, op_names, suite
 from longreel.bench.cases import CPU, PEER_BUDGETS, Case
 from longreel.bench.memory import Peak
 from longreel.bench.peers import PEERS, pool_rows
 from longreel.cli import bench as command
-from typer import Typer
-from typer.testing import CliRunner
 
 TINY = Shape(frames=70, patches=16, width=24, queries=3, output_size=2)
 EAGER = [(op, name) for op in op_names() for name, peer in PEERS[op].items() if not peer.compiled]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.testing.budget import FLOORS, errors
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from longreel.bench import Cost, Report, RoofMeter, Variant, Verdict, compare, harness, machine
 from longreel.bench.machine import Neighbours
 from longreel.bench.memory import peak_memory, storage_bytes

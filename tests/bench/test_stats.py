@@ -1,6 +1,7 @@
 """Statistics of interleaved samples."""
 
 import pytest
+
 from longreel.bench.stats import Spread, calls_per_sample, speedup, spread, turn_order
 
 pytestmark = pytest.mark.fast

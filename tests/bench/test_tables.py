@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
+
 from longreel.bench import Cost, Outcome, Report, Roof, Verdict
 from longreel.bench.memory import Peak
 from longreel.bench.tables import (
@@ -18,7 +20,6 @@ from longreel.bench.tables import (
     verdicts,
     warning,
 )
-from rich.console import Console
 
 pytestmark = pytest.mark.fast
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from longreel.models.llama_vid import PRESETS, LanguageSize, Preset, QFormerSize, TowerSize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from longreel.cli.main import app
-from longreel.models.llama_vid import LlamaVid, Ops, Preset
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
+
+from longreel.cli.main import app
+from longreel.models.llama_vid import LlamaVid, Ops, Preset
 
 
 def call(*arguments: object) -> Result:
@@ -125,8 +126,28 @@ def test_tokens_per_frame(tmp_path: Path, small: Preset, clip: Path, options: li
     assert run(tmp_path, small, clip, "--frames", "fps:5", *options)[1]["tokens"] == tokens
 
 
-def test_both_paths_of_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
+def test_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
     assert run(tmp_path, small, clip, "--backend", "reference")[1]["compress_backend"] == "reference"
+
+
+def test_the_papers_equation(tmp_path: Path, small: Preset, clip: Path) -> None:
+    released = run(tmp_path, small, clip, "--compare")[1]
+    paper = run(tmp_path, small, clip, "--compare", "--equation", "paper")[1]
+    assert released["passed"]
+    assert paper["passed"]
+    assert released["questions"] != paper["questions"]
+
+
+def test_the_hour_in_small(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "hour.py"
+    lines = tmp_path / "hour.jsonl"
+    command = [sys.executable, str(script), "--seconds=5", "--chunk=2", f"--cache={tmp_path}", f"--json={lines}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 frames in" in done.stdout
+    line = json.loads(lines.read_text())
+    assert (line["frames"], line["tokens"], line["passed"]) == (5, 10, True)
+    assert (tmp_path / "hour.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +161,7 @@ def test_both_paths_of_a_named_backend(tmp_path: Path, small: Preset, clip: Path
         (["--tokens-per-frame", "auto", "--token-budget", "3"], "2 frames need 4 tokens"),
         (["--backend", "nonsense"], "nonsense"),
         (["--question", ""], "a question is empty"),
+        (["--equation", "other"], "'released' or 'paper', got 'other'"),
         (["--question", "x" * 65], "reads at most 64"),
         (["--json", "/nowhere/at/all.jsonl"], "cannot be written"),
         (["--plot", "/nowhere/at/all.png"], "cannot be written"),

@@ -6,6 +6,7 @@ import av
 import pytest
 import torch
 from encoded import Encode
+
 from longreel.data import MediaError, frames
 from longreel.data.clips import hour_clip, sample_clip
 

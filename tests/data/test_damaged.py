@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from encoded import Encode, grey
-from longreel.data import MediaError, MediaWarning, frames
 from PIL import Image
+
+from longreel.data import MediaError, MediaWarning, frames
 
 pytestmark = pytest.mark.fast
 

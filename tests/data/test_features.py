@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from longreel.data import FeatureStream, FeatureWriter, MediaError
 from safetensors import safe_open
+
+from longreel.data import FeatureStream, FeatureWriter, MediaError
 
 pytestmark = pytest.mark.fast
 

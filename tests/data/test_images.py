@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from longreel.data import MediaError, frames
 from PIL import Image
+
+from longreel.data import MediaError, frames
 
 pytestmark = pytest.mark.fast
 

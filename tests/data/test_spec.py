@@ -3,6 +3,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longreel.data import FrameSpec
 
 pytestmark = pytest.mark.fast

@@ -8,6 +8,7 @@ import av
 import pytest
 import torch
 from encoded import Encode, grey
+
 from longreel.data import MediaError, MediaWarning, frames
 from longreel.data.prefetch import Prefetch
 

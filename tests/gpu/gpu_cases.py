@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from longreel.ops.registry import OPS
 from longreel.reference.case import Case, normal
 from longreel.reference.context_attention import frames_case

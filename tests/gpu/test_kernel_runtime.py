@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from gpu_cases import Variant, each_kernel, kernel, tower
+from torch import Tensor
+
 from longreel.testing.cases import Inputs, low_level
 from longreel.testing.determinism import same_bits
-from torch import Tensor
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from gpu_cases import (
     kernel,
     tower,
 )
+
 from longreel.reference.context_attention import frames_case
 from longreel.testing import far, poison
 from longreel.testing.cases import layouts, prepare

@@ -5,6 +5,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from token_rules import TEXT, VST, Sample, random_batch
+
 from longreel.layout import (
     VideoLayout,
     executed_pairs,
@@ -26,7 +28,6 @@ from longreel.layout import (
 from longreel.layout.dense import visible
 from longreel.layout.ranges import ranges
 from longreel.reference.block_sparse_attention import block_sparse_attention
-from token_rules import TEXT, VST, Sample, random_batch
 
 COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))
 GROUPS = 10

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+
 from longreel.layout import (
     Segment,
     VideoLayout,
@@ -23,7 +25,6 @@ from longreel.layout import (
 )
 from longreel.layout.cost import floor_sum
 from longreel.reference.block_sparse_attention import block_sparse_attention
-from torch._dynamo.testing import CompileCounter
 
 pytestmark = pytest.mark.fast
 

@@ -6,6 +6,7 @@ A token is (document, kind, unit, rank): unit is its frame or chunk, -1 before t
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from longreel.layout import VideoLayout
 
 PADDING, TEXT, VISION, VOCO, VST, PREFIX = range(6)

@@ -1,9 +1,11 @@
 """Golden files of the groups that have landed: every backend of this machine, every dtype."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
 from longreel.ops.registry import OPS
 from longreel.testing.cases import DTYPES, variants
 from longreel.testing.golden.files import find
@@ -12,8 +14,15 @@ from longreel.testing.golden.replay import REPLAYERS, replay
 BACKENDS = sorted({v.backend for op in OPS for v in variants(op) if v.device == "cpu" and v.backward})
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def dtypes() -> list[Any]:
+    """The first, float32, also in `make check`."""
+    return [
+        pytest.param(dtype, id=str(dtype).removeprefix("torch."), marks=[] if i else [pytest.mark.fast])
+        for i, dtype in enumerate(DTYPES)
+    ]
+
+
+@pytest.mark.parametrize("dtype", dtypes())
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("group", REPLAYERS)
 def test_golden(golden_folder: Path, group: str, backend: str, dtype: torch.dtype) -> None:

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch import Tensor
+
 from longreel.models.llama_vid import (
     Adapter,
     Equation,
@@ -17,7 +19,6 @@ from longreel.models.llama_vid import (
     to_released,
 )
 from longreel.nn import ContextAttention
-from torch import Tensor
 
 OPS: tuple[Ops, Ops] = ("reference", "longreel")
 SMALL = Preset(

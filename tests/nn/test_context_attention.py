@@ -6,8 +6,9 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from longreel.nn import ContextAttention, fold_projections
 from torch import Tensor
+
+from longreel.nn import ContextAttention, fold_projections
 
 pytestmark = pytest.mark.fast
 
@@ -186,9 +187,8 @@ class TestFreshness:
 def test_fold_is_wider_than_the_weights() -> None:
     """Stored in bfloat16, rounded once: half an ulp from the exact product."""
     key, query, bias = (torch.randn(*shape).bfloat16() for shape in ((64, 64), (64, 48), (64,)))
-    for got, wide in zip(
-        fold_projections(key, query, bias), fold_projections(*(t.double() for t in (key, query, bias)))
-    ):
+    exact = fold_projections(key.double(), query.double(), bias.double())
+    for got, wide in zip(fold_projections(key, query, bias), exact, strict=True):
         assert got.dtype is torch.bfloat16
         assert ((got.double() - wide).abs() <= wide.abs() * 2**-8).all()
     with torch.autocast("cpu", torch.bfloat16):

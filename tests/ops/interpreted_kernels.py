@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from longreel.testing import check
 from longreel.triton_kernels.adaptive_pool import adaptive_pool, adaptive_pool_backward
 from longreel.triton_kernels.compress_frames import compress_frames
 from longreel.triton_kernels.context_attention import context_attention
 from torch import Tensor
+
+from longreel.testing import check
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

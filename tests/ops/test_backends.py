@@ -2,9 +2,10 @@
 
 import re
 
-import longreel
 import pytest
 import torch
+
+import longreel
 from longreel import BackendError, _native, backends
 from longreel.backends import Request, available, choose, refusal
 from longreel.ops._schemas import KERNEL_BACKENDS, SCHEMAS, overload

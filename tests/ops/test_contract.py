@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from longreel.ops.registry import OPS
 from longreel.reference.case import normal
 from longreel.testing import assert_deterministic, check, far, hour, poison
@@ -31,7 +33,6 @@ from longreel.testing.cases import (
     yardstick,
 )
 from longreel.testing.determinism import same_bits
-from torch import Tensor
 
 SPECS = {op: spec.specification for op, spec in OPS.items()}
 CASES: dict[str, list[Case]] = {op: spec.cases() for op, spec in SPECS.items()}
@@ -39,30 +40,34 @@ SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 ALL_OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
+def marked(variant: Variant, *more: Any) -> list[Any]:
+    return [*more, pytest.mark.gpu] if variant.device == "cuda" else [*more]
+
+
+def over_variants(*, kernels: bool = False, isas: bool = False, backward: bool = False, patches: bool = False) -> Any:
+    """Parametrise over variants: all; those of `kernels` only; with a `backward`; of ops on `patches`, on the CPU."""
+    found = [
+        variant
+        for op in OPS
+        for variant in variants(op, isas)
+        if not (kernels and variant.backend == "reference")
+        and not (backward and not variant.backward)
+        and not (patches and (variant.device != "cpu" or "patches" not in names(op)[0]))
+    ]
+    return pytest.mark.parametrize("variant", [pytest.param(v, id=str(v), marks=marked(v)) for v in found])
+
+
 def over(isas: bool = False, fast_cases: bool = False, dtypes: Any = DTYPES, kernels: bool = False) -> Any:
-    """Parametrise over variant, dtype and case; the first case of an op in its first dtype also runs in `make check`."""
+    """Parametrise over variant, dtype and case. The fast cases in float32 and bfloat16 also run in `make check`."""
     params = []
-    for op in OPS:
-        for variant in variants(op, isas):
-            if kernels and variant.backend == "reference":
-                continue
-            for dtype in dtypes:
-                for case in CASES[op]:
-                    if fast_cases and not case.fast:
-                        continue
-                    marks = [pytest.mark.gpu] if variant.device == "cuda" else []
-                    if case.fast and dtype is not torch.float16:
-                        marks.append(pytest.mark.fast)
-                    params.append(
-                        pytest.param(variant, dtype, case, id=f"{variant}-{SHORT[dtype]}-{case.name}", marks=marks)
-                    )
+    for variant in (v for op in OPS for v in variants(op, isas) if not (kernels and v.backend == "reference")):
+        for dtype in dtypes:
+            for case in CASES[variant.op]:
+                if case.fast or not fast_cases:
+                    fast = [pytest.mark.fast] if case.fast and dtype is not torch.float16 else []
+                    name = f"{variant}-{SHORT[dtype]}-{case.name}"
+                    params.append(pytest.param(variant, dtype, case, id=name, marks=marked(variant, *fast)))
     return pytest.mark.parametrize(("variant", "dtype", "case"), params)
-
-
-def over_variants(*, kernels: bool = False, isas: bool = False) -> Any:
-    found = [v for op in OPS for v in variants(op, isas) if not (kernels and v.backend == "reference")]
-    params = [pytest.param(v, id=str(v), marks=[pytest.mark.gpu] if v.device == "cuda" else []) for v in found]
-    return pytest.mark.parametrize("variant", params)
 
 
 def differentiable(op: str) -> tuple[str, ...]:
@@ -104,7 +109,7 @@ def test_equals_the_reference(variant: Variant, dtype: torch.dtype, case: Case) 
     assert len(set(stores)) == len(stores), "an output shares memory with another, or with an input"
 
 
-@over(fast_cases=False, dtypes=DTYPES[:2])
+@over(dtypes=DTYPES[:2])
 def test_public_function(variant: Variant, dtype: torch.dtype, case: Case) -> None:
     """The public function returns what its reference backend returns: structure, shapes, dtypes, values."""
     public, inputs = variant.spec.public, prepare(case.inputs(), dtype, variant.device)
@@ -215,11 +220,9 @@ def of_repeated(op: str, dtype: torch.dtype, case: Case, name: str) -> Yardstick
     return yardstick(op, {**rounded, name: layouts(rounded[name])["repeated"]}, dtype, differentiable(op))
 
 
-@over_variants(kernels=True)
+@over_variants(kernels=True, backward=True)
 def test_any_upstream_strides(variant: Variant) -> None:
-    """Upstream gradients that are expanded, or transposed, or missing."""
-    if not variant.backward:
-        return
+    """Upstream gradients that are expanded, or transposed."""
     for case in fast_cases(variant.op):
         inputs = prepare(case.inputs(), torch.float32, variant.device)
         leaves = {name: inputs[name].requires_grad_() for name in differentiable(variant.op)}
@@ -254,23 +257,26 @@ def test_strides_beyond_32_bits(variant: Variant, dtype: torch.dtype) -> None:
 FRAME_AXIS = {"patches": 0, "grad_patches": 0, "content": 0, "output": 0, "context": 1, "weights": 1, "lse": 1}
 
 
-@over_variants(kernels=True)
-@pytest.mark.parametrize("wanted", ["values", "patches"])
-def test_hour_of_patches(variant: Variant, wanted: str) -> None:
-    """[6000, 256, 1408] patches pass 2^31 elements, and so does their gradient: the last frames come out right."""
-    if (
-        "patches" not in names(variant.op)[0]
-        or variant.device != "cpu"
-        or (wanted == "patches" and not variant.backward)
-    ):
-        return
+@over_variants(kernels=True, patches=True)
+def test_hour_of_patches(variant: Variant) -> None:
+    """[6000, 256, 1408] patches pass 2^31 elements: the last frames come out right."""
+    check_hour(variant, ())
+
+
+@over_variants(kernels=True, patches=True, backward=True)
+def test_hour_of_gradients(variant: Variant) -> None:
+    """So does their gradient, the one tensor here that is all memory (4.3 GB)."""
+    check_hour(variant, ("patches",))
+
+
+def check_hour(variant: Variant, wanted: tuple[str, ...]) -> None:
     frames, dtype = 2, torch.bfloat16
     case = next(case for case in CASES[variant.op] if case.name == "wide")
     small = prepare(
         {**case.inputs(frames), "patches": normal(torch.Generator().manual_seed(1), frames, 256, 1408)}, dtype
     )
     expected = yardstick(variant.op, small, dtype, ("patches",))
-    got = kernel_run(variant, {**small, "patches": hour(small["patches"])}, (wanted,) if wanted == "patches" else ())
+    got = kernel_run(variant, {**small, "patches": hour(small["patches"])}, wanted)
     expected.check(
         {
             name: value.narrow(FRAME_AXIS[name], value.shape[FRAME_AXIS[name]] - frames, frames)
@@ -407,7 +413,7 @@ def test_autocast(variant: Variant) -> None:
 BAD = [(variant, bad) for op in OPS for variant in variants(op) for bad in SPECS[op].bad_cases()]
 
 
-@pytest.mark.parametrize(("variant", "bad"), [pytest.param(v, b, id=f"{v}-{b.name}") for v, b in BAD])
+@pytest.mark.parametrize(("variant", "bad"), [pytest.param(v, b, id=f"{v}-{b.name}", marks=marked(v)) for v, b in BAD])
 @pytest.mark.fast
 def test_bad_input(variant: Variant, bad: BadCase) -> None:
     """One clear line before any launch: what was given, what is allowed."""

@@ -5,8 +5,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import longreel
 import pytest
+
+import longreel
 
 LIBRARY = Path(longreel.__file__).parent / "_ops.so"
 
@@ -18,7 +19,9 @@ NEWER = ("torch_exception_get_what", "torch_exception", "torch_set_current_strea
 def undefined() -> set[str]:
     nm = shutil.which("nm")
     assert nm is not None, "nm (binutils) is needed to check the symbols of _ops.so"
-    out = subprocess.run([nm, "-D", "--undefined-only", str(LIBRARY)], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [nm, "-D", "--undefined-only", str(LIBRARY)], check=True, capture_output=True, text=True
+    ).stdout
     return {line.split()[-1].split("@")[0] for line in out.splitlines()}
 
 
@@ -27,7 +30,9 @@ def test_no_python_symbols(undefined: set[str]) -> None:
 
 
 def test_no_mangled_torch_symbols(undefined: set[str]) -> None:
-    assert not {name for name in undefined if re.search(r"\d(at|c10|torch)\d", name) or "N2at" in name or "N3c10" in name}
+    assert not {
+        name for name in undefined if re.search(r"\d(at|c10|torch)\d", name) or "N2at" in name or "N3c10" in name
+    }
 
 
 def test_no_symbol_newer_than_the_target(undefined: set[str]) -> None:

@@ -59,7 +59,8 @@ def run_installed(wheel: Path, folder: Path, code: str, hide: tuple[str, ...] = 
         archive.extractall(folder)
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in hide)
     # The installed (editable) longreel has an import hook: drop it so that the unpacked wheel is what is imported.
-    prelude = f"import sys; sys.meta_path = [m for m in sys.meta_path if 'Editable' not in str(m)]; sys.path.insert(0, {str(folder)!r})"
+    hooks = "sys.meta_path = [m for m in sys.meta_path if 'Editable' not in str(m)]"
+    prelude = f"import sys; {hooks}; sys.path.insert(0, {str(folder)!r})"
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", f"{prelude}; {blocked or 'pass'}\n{code}"],
         capture_output=True,
@@ -81,9 +82,7 @@ print(longreel.explain("compress_frames", torch.randn(4, 64), torch.randn(3, 16,
 
 @pytest.mark.parametrize("triton", [True, False], ids=["triton", "no-triton"])
 @pytest.mark.parametrize("native", [True, False], ids=["native", "pure"])
-def test_imports_and_runs(
-    native: bool, triton: bool, native_wheel: Path, pure_wheel: Path, tmp_path: Path
-) -> None:
+def test_imports_and_runs(native: bool, triton: bool, native_wheel: Path, pure_wheel: Path, tmp_path: Path) -> None:
     wheel = native_wheel if native else pure_wheel
     chosen = run_installed(wheel, tmp_path, USE, hide=() if triton else ("triton",))
     assert chosen.strip() == ("cpu" if native else "reference")

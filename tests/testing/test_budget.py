@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from longreel.testing import Errors, allowed, check, errors
 from longreel.testing.budget import FLOORS
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from longreel.testing.golden.__main__ import main
 from longreel.testing.golden.files import read
 from longreel.testing.golden.replay import judge, replay, replayer
-from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.fast
 NAME = "llama_vid_token_generation_grad"

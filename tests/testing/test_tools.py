@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 import torch
+
 from longreel.testing import assert_deterministic, far, hour, poison
 from longreel.testing.cases import cpu_isa, layouts, prepare
 from longreel.testing.determinism import num_threads, same_bits

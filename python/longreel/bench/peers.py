@@ -40,7 +40,7 @@ class Peer:
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., C] @ weight [M, C]^T, no gradient: through oneDNN on CPU (MKL's float32 runs far below it on AMD)."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
         return product
     return F.linear(x, weight)

@@ -57,7 +57,7 @@ class RoofMeter:
         self._products: dict[str, tuple[Timed, int]] = {
             f"{name} product of side {self.side}": (lambda: left @ right, flops)
         }
-        one_dnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        one_dnn = torch.backends.mkldnn.is_available()
         if self.device.type == "cpu" and one_dnn and left.dtype is not torch.float64:
             linear = torch.ops.mkldnn._linear_pointwise
             self._products[f"{name} oneDNN product of side {self.side}"] = (

@@ -34,10 +34,13 @@ def _devices() -> list[str]:
 def findings() -> dict[str, Any]:
     """Everything that `doctor` prints, as plain data."""
     record = _native.build_record()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     ops = {
         name: {
-            device: {row.backend: refusal(row, Request(device, torch.float32)) for row in spec.rows} for device in _devices()
+            device: {row.backend: refusal(row, Request(device, torch.float32)) for row in spec.rows}
+            for device in _devices()
         }
         for name, spec in OPS.items()
     }
@@ -63,9 +66,13 @@ def findings() -> dict[str, Any]:
 def _advice(record: dict[str, str], gpus: list[str]) -> list[str]:
     advice = []
     if _native.OPS_REFUSAL is not None:
-        advice.append("The C++ kernels are missing: reinstall with a C++17 compiler (pip install --force-reinstall --no-deps .).")
+        advice.append(
+            "The C++ kernels are missing: reinstall with a C++17 compiler (pip install --force-reinstall --no-deps .)."
+        )
     if gpus and record.get("cuda", "no") == "no":
-        advice.append("A GPU is here but the CUDA C++ kernels are not: reinstall with nvcc on PATH and LONGREEL_CUDA=1.")
+        advice.append(
+            "A GPU is here but the CUDA C++ kernels are not: reinstall with nvcc on PATH and LONGREEL_CUDA=1."
+        )
     if gpus and importlib.util.find_spec("triton") is None:
         advice.append("A GPU is here but Triton is not: pip install triton.")
     if not gpus and torch.version.cuda is not None:

@@ -48,6 +48,9 @@ def run(
         int | None,
         typer.Option(min=2, help="With auto: tokens for the video; default: what the language model has left."),
     ] = None,
+    equation: Annotated[
+        str, typer.Option(help="released: keys and a scale, as the code; paper: its equation 1, without.")
+    ] = "released",
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the reference path too, check it, and show ratios.")
     ] = False,
@@ -82,7 +85,7 @@ def run(
         console, log = _consoles()
         with _open(inputs, frames, size, chunk) as source:
             compress = _compress(source, size, tokens_per_frame, token_budget, ids.shape[1])
-            model = LlamaVid(size, compress=compress, backend=backend)
+            model = LlamaVid(size, compress=compress, equation=equation, backend=backend)  # type: ignore[arg-type]
             with contextlib.ExitStack() as open_files:
                 writer = None
                 if features is not None:
@@ -161,7 +164,7 @@ def _one_line_errors() -> Iterator[None]:
         else:
             shown(message, category, *rest, **named)
 
-    warnings.showwarning = one_line  # type: ignore[assignment]
+    warnings.showwarning = one_line
     try:
         yield
     except ModuleNotFoundError as error:

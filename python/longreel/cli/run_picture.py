@@ -1,6 +1,7 @@
 """A picture of a run: where the time goes, ours and the reference path's, and memory over frames."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -75,8 +76,9 @@ def _stages(axes: Axes, record: Record, paths: list[str]) -> None:
             axes.barh(place, value, height, color=_PATH_COLOURS[path] if differs else _COLOURS[name])
             said = f" {value:.2f}"
             if differs and path == OURS:
-                said += f"  ({ratio(record.stage(name, REFERENCE), record.stage(name, OURS))} faster)"
-            axes.text(value, place, said, va="center", fontsize=9)
+                said += f"  ({record.stage(name, REFERENCE) / record.stage(name, OURS):.1f}x faster)"
+            weight = "bold" if differs and path == OURS else "normal"
+            axes.text(value, place, said, va="center", fontsize=9, fontweight=weight)
     axes.set_yticks(range(len(names)), [LABELS[name].split(" (")[0] for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.35 * most)
@@ -86,10 +88,18 @@ def _stages(axes: Axes, record: Record, paths: list[str]) -> None:
 def _memory(axes: Axes, record: Record, paths: list[str]) -> None:
     """Peak of each chunk; the last point is the language model's."""
     *chunks, last = record.memory
-    for path in paths:
+    for path in reversed(paths):
         frames, peaks = [done for done, _ in chunks], [found[path] / 2**20 for _, found in chunks]
-        axes.plot(frames, peaks, color=_PATH_COLOURS[path], label=path, marker="." if len(chunks) < 5 else None)
+        look: dict[str, Any] = {
+            "color": _PATH_COLOURS[path],
+            "linestyle": "-" if path == OURS else "--",
+            "linewidth": 1.8,
+        }
+        axes.plot(frames, peaks, label=path, marker="." if len(chunks) < 5 else None, **look)
         axes.plot(last[0], last[1][path] / 2**20, "o", color=_PATH_COLOURS[path])
+    kept = record.visual[OURS]
+    said = f"tokens kept at the end: {kept.numel() * kept.element_size() / 2**20:.1f} MiB"
+    axes.text(0.02, 0.04, said, transform=axes.transAxes)
     axes.set_ylim(0, 1.15 * max(record.peak(path) for path in paths) / 2**20)
     axes.set_xlim(0)
     axes.set_xlabel("frames done (dot: the language model)")

@@ -12,7 +12,7 @@ from longreel.bench import machine
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.models.record import EXACT, OURS, REFERENCE, Record
 
-_BAR = 10
+_BAR = 8
 LABELS = {
     "decode": "decode (not hidden by computing)",
     "read": "read features",
@@ -59,7 +59,8 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
         cells = _cells(record, record.stage(name), record.stage(name, REFERENCE), compared and _differs(record, name))
         if compared and not _differs(record, name):
             cells[3:3] = ["same code", "–"]
-        table.add_row(LABELS[name], *cells, style="green" if name == "compress" else "")
+        label = f"compression ({record.backend} backend)" if name == "compress" else LABELS[name]
+        table.add_row(label, *cells, style="green" if name == "compress" else "")
     console.print(table)
     if verdict is not None:
         found = f"yes, tokens and logits at {verdict.error:.2f} of the error budget"
@@ -70,12 +71,19 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
     if record.questions:
         console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
     paths = [OURS, REFERENCE] if compared else [OURS]
-    console.print("peak memory    " + ", ".join(f"{path} {record.peak(path) / 2**20:,.0f} MiB" for path in paths))
+    console.print("peak memory    " + "; ".join(_peaks(record, path) for path in paths))
     for index, question in enumerate(record.questions):
         console.print(f"question {index + 1}     {question}", markup=False, soft_wrap=True)
         console.print(f"  ids {record.ids[OURS][index]}, checksum {checksum(record, index)}", markup=False)
     if record.questions:
         console.print("The weights are random: the ids repeat from run to run, and they are no answer.")
+
+
+def _peaks(record: Record, path: str) -> str:
+    """The peak, and the one of the first quarter: whether memory grows with the length."""
+    quarter = [(frames, peaks[path]) for frames, peaks in record.memory if frames <= record.frames / 4]
+    early = f" ({max(peak for _, peak in quarter) / 2**20:,.0f} up to frame {quarter[-1][0]:,})" if quarter else ""
+    return f"{path} {record.peak(path) / 2**20:,.0f} MiB{early}"
 
 
 def ratio(reference: float, ours: float) -> str:

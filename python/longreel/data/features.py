@@ -59,7 +59,7 @@ class FeatureWriter:
                 f"features {tuple(features.shape)} {features.dtype} with {len(times)} times in a file of"
                 f" {self._shape} {self._dtype}"
             )
-        self._file.write(memoryview(features.contiguous().view(torch.uint8).numpy()))
+        self._file.write(features.contiguous().view(torch.uint8).numpy().data)
         self._times += times.tolist()
 
     def __enter__(self) -> "FeatureWriter":
@@ -76,7 +76,7 @@ class FeatureWriter:
             self._temporary.unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        self._file.write(memoryview(torch.tensor(self._times, dtype=torch.float64).numpy()))
+        self._file.write(torch.tensor(self._times, dtype=torch.float64).numpy().data)
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + self._header().ljust(self._room))
         self._file.close()
@@ -144,7 +144,7 @@ def _read(
 
 
 def _fill(file: FileIO, tensor: Tensor) -> None:
-    view = memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+    view = tensor.view(torch.uint8).numpy().data.cast("B")
     while view:
         count = file.readinto(view)
         if not count:

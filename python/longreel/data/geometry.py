@@ -12,8 +12,10 @@ MAX_PIXELS = 16384 * 8192
 
 def check_pixels(path: Path, width: int, height: int) -> None:
     """Refuse sizes that no camera makes before anything of that size is allocated."""
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise MediaError(f"{path}: a picture of {width} x {height} is outside 1 ... {MAX_PIXELS} pixels")
+    if width < 1 or height < 1:
+        raise MediaError(f"{path}: not a video or image that can be read (its header gives no size)")
+    if width * height > MAX_PIXELS:
+        raise MediaError(f"{path}: a picture of {width} x {height} has more than {MAX_PIXELS} pixels")
 
 
 @dataclass(frozen=True, slots=True)

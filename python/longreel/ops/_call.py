@@ -23,7 +23,9 @@ def call(name: str, backend: str, *args: Any) -> Any:
         return op(*args)
 
 
-def register(name: str, fake: Callable[..., Any], fake_backward: Callable[..., Any], **autograd: Callable[..., Any]) -> None:
+def register(
+    name: str, fake: Callable[..., Any], fake_backward: Callable[..., Any], **autograd: Callable[..., Any]
+) -> None:
     """Fakes, autograd (`setup_context`, and `backward(backend)` that makes one) and Triton kernels of one op, every backend."""
     for backend in KERNEL_BACKENDS:
         torch.library.register_fake(f"longreel::{name}.{backend}", fake, lib=LIBRARY)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from longreel.backends import Request, choose
 from longreel.ops._call import call, register, wants_grad
-from longreel.ops._cost import Cost, nbytes
+from longreel.ops._cost import Cost
 from longreel.ops._queries import autocast, check_dtype
 from longreel.ops._schemas import overload as low_level
 from longreel.reference.adaptive_pool import adaptive_pool as reference
@@ -89,9 +89,7 @@ def cost(patches: Tensor, *args: Any, **kwargs: Any) -> Cost:
     return Cost(window + outputs, window * x.element_size(), outputs * x.element_size())
 
 
-def _fake(
-    patches: Tensor, prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int
-) -> Tensor:
+def _fake(patches: Tensor, prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int) -> Tensor:
     return patches.new_empty(patches.shape[0], out_height * out_width, patches.shape[2])
 
 

@@ -99,7 +99,9 @@ def _check_bounds(cu_seqlens: Tensor, total: int) -> None:
         raise ValueError(f"cu_seqlens must rise from 0 to {total}, the packed patches; given {cu_seqlens.tolist()}")
 
 
-def run_reference(query: Tensor, patches: Tensor, *rest: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def run_reference(
+    query: Tensor, patches: Tensor, *rest: Any, same_dtype: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
     wide = patches.dtype if same_dtype else torch.promote_types(patches.dtype, torch.float32)
     with exact(patches.device):
@@ -118,7 +120,9 @@ def cost(query: Tensor, patches: Tensor, **kwargs: Any) -> Cost:
     return Cost(flops, nbytes(q, x, mask, cu_seqlens), written)
 
 
-def _fake(query: Tensor, patches: Tensor, query_mask: Any, cu_seqlens: Tensor | None, scale: float) -> tuple[Tensor, ...]:
+def _fake(
+    query: Tensor, patches: Tensor, query_mask: Any, cu_seqlens: Tensor | None, scale: float
+) -> tuple[Tensor, ...]:
     prompts, _, m, c = query.shape
     frames = patches.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     lead = (prompts, frames, patches.shape[1]) if cu_seqlens is None else (prompts, patches.shape[0])

@@ -18,12 +18,13 @@ def adaptive_pool(patches: Tensor, geometry: PoolGeometry) -> Tensor:
         return patches[:, prefix:].clone()
     # [F, height, width, C]
     window = patches[:, prefix:].unflatten(1, (-1, pitch))[:, :height, :width]
-    cells = []
-    for i in range(out_height):
-        row = window[:, i * height // out_height : -(-(i + 1) * height // out_height)].mean(1)
-        for j in range(out_width):
-            cells.append(row[:, j * width // out_width : -(-(j + 1) * width // out_width)].mean(1))
-    return torch.stack(cells, 1)
+    bands = [window[:, rows].mean(1) for rows in _spans(height, out_height)]
+    return torch.stack([band[:, columns].mean(1) for band in bands for columns in _spans(width, out_width)], 1)
+
+
+def _spans(size: int, cells: int) -> list[slice]:
+    """What each cell averages of `size` entries: from floor(i * size / cells) to ceil((i + 1) * size / cells)."""
+    return [slice(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
 
 
 def _case(name: str, tokens: int, width: int = 24, frames: int = 3, fast: bool = False, **options: Any) -> Case:

@@ -39,12 +39,15 @@ def _gradients(
     text_q = F.linear(inputs["mm_output"], weight, bias).detach().requires_grad_()
     shorter = _module(case, backend, dtype, projected=True)
     (shorter(text_q, patches.detach()) * inputs["loss_weight"]).sum().backward()
-    results = {**_parts(tokens.detach()), "grad.text_q": text_q.grad, "grad.vis_embed": patches.grad}
+    results = {**_parts(tokens.detach()), "grad.text_q": _gradient(text_q), "grad.vis_embed": _gradient(patches)}
     for short, name in PARAMETERS.items():
         for kind in ("weight", "bias"):
-            parameter = module.get_parameter(f"{name}.{kind}")
-            results[f"grad.{short}.{kind}"] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            results[f"grad.{short}.{kind}"] = _gradient(module.get_parameter(f"{name}.{kind}"))
     return results
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def _parts(tokens: Tensor) -> dict[str, Tensor]:

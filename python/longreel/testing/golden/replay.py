@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from longreel.testing.budget import Errors, errors
-from longreel.testing.golden import llama_vid_attention, llama_vid_token_generation, qformer_text
+from longreel.testing.golden import (
+    llama_vid_attention,
+    llama_vid_token_generation,
+    qformer_text,
+    videoxl_memory,
+    voco_mask,
+)
 from longreel.testing.golden.files import GoldenCase, GoldenFile
 
 # Replays one case through the public API: (case, backend or None, dtype) -> results by the names of the file.
@@ -19,6 +25,8 @@ REPLAYERS: dict[str, Replayer] = {
     "llama_vid_token_generation*": llama_vid_token_generation.replay,
     "llama_vid_attention*": llama_vid_attention.replay,
     "qformer_text*": qformer_text.replay,
+    "voco_mask*": voco_mask.replay,
+    "videoxl_memory*": videoxl_memory.replay,
 }
 
 
