@@ -3,41 +3,37 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define LONGREEL_HOST_DEVICE __host__ __device__
-#else
-#define LONGREEL_HOST_DEVICE
-#endif
+#include "../common/inline.h"
 
 namespace longreel {
 
 struct Interval {
   int64_t begin, end;
 
-  LONGREEL_HOST_DEVICE int64_t size() const { return end - begin; }
+  LONGREEL_INLINE int64_t size() const { return end - begin; }
 };
 
 // Token (y, x) of the window is patch row prefix + y * pitch + x.
 struct PoolGeometry {
   int64_t prefix, pitch, height, width, out_height, out_width;
 
-  LONGREEL_HOST_DEVICE int64_t cells() const { return out_height * out_width; }
+  LONGREEL_INLINE int64_t cells() const { return out_height * out_width; }
 
   // Cell i of `out` along an axis of `size` tokens covers these.
-  LONGREEL_HOST_DEVICE static Interval tokens_of_cell(int64_t i, int64_t size, int64_t out) {
+  LONGREEL_INLINE static Interval tokens_of_cell(int64_t i, int64_t size, int64_t out) {
     return {i * size / out, ((i + 1) * size + out - 1) / out};
   }
 
   // Token t of `size` belongs to these of `out` cells.
-  LONGREEL_HOST_DEVICE static Interval cells_of_token(int64_t t, int64_t size, int64_t out) {
+  LONGREEL_INLINE static Interval cells_of_token(int64_t t, int64_t size, int64_t out) {
     return {t * out / size, ((t + 1) * out + size - 1) / size};
   }
 
-  LONGREEL_HOST_DEVICE Interval rows_of(int64_t cell) const { return tokens_of_cell(cell / out_width, height, out_height); }
-  LONGREEL_HOST_DEVICE Interval columns_of(int64_t cell) const { return tokens_of_cell(cell % out_width, width, out_width); }
+  LONGREEL_INLINE Interval rows_of(int64_t cell) const { return tokens_of_cell(cell / out_width, height, out_height); }
+  LONGREEL_INLINE Interval columns_of(int64_t cell) const { return tokens_of_cell(cell % out_width, width, out_width); }
 
   // No token belongs to two cells.
-  LONGREEL_HOST_DEVICE bool disjoint() const { return height % out_height == 0 && width % out_width == 0; }
+  LONGREEL_INLINE bool disjoint() const { return height % out_height == 0 && width % out_width == 0; }
 };
 
 }  // namespace longreel

@@ -21,7 +21,9 @@ template <class T>
 class FrameReader {
  public:
   FrameReader(int64_t channels, int64_t channel_stride, int64_t longest, Arena& arena)
-      : channels_(channels), channel_stride_(channel_stride), copy_(channel_stride == 1 ? nullptr : arena.take<T>(longest * channels)) {}
+      : channels_(channels),
+        channel_stride_(channel_stride),
+        copy_(channel_stride == 1 ? nullptr : arena.take<T>(longest * channels)) {}
 
   FrameRows<T> read(const T* first, int64_t row_stride, int64_t count) const {
     if (channel_stride_ == 1) return {first, row_stride, count};

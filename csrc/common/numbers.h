@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "inline.h"
+
 namespace longreel {
 
 enum class Dtype { f32, bf16, f16 };
@@ -16,25 +18,25 @@ struct f16 {
   uint16_t bits;
 };
 
-inline int64_t element_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+LONGREEL_INLINE int64_t element_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
-inline float float_of_bits(uint32_t bits) {
+LONGREEL_INLINE float float_of_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-inline uint32_t bits_of_float(float value) {
+LONGREEL_INLINE uint32_t bits_of_float(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-inline float to_float(float x) { return x; }
+LONGREEL_INLINE float to_float(float x) { return x; }
 
-inline float to_float(bf16 x) { return float_of_bits(uint32_t{x.bits} << 16); }
+LONGREEL_INLINE float to_float(bf16 x) { return float_of_bits(uint32_t{x.bits} << 16); }
 
-inline float to_float(f16 x) {
+LONGREEL_INLINE float to_float(f16 x) {
   const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return float_of_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
@@ -47,19 +49,19 @@ template <class T>
 T from_float(float x);
 
 template <>
-inline float from_float<float>(float x) {
+LONGREEL_INLINE float from_float<float>(float x) {
   return x;
 }
 
 template <>
-inline bf16 from_float<bf16>(float x) {
+LONGREEL_INLINE bf16 from_float<bf16>(float x) {
   const uint32_t bits = bits_of_float(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
 
 template <>
-inline f16 from_float<f16>(float x) {
+LONGREEL_INLINE f16 from_float<f16>(float x) {
   const uint32_t bits = bits_of_float(x);
   const uint32_t sign = bits >> 16 & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -74,8 +76,8 @@ inline f16 from_float<f16>(float x) {
   return {static_cast<uint16_t>(sign | rounded >> 13)};
 }
 
-inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+LONGREEL_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+LONGREEL_INLINE int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 }  // namespace longreel

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "inline.h"
+
 namespace longreel {
 
 // run(count, body, context) calls body(context, i) once for every 0 <= i < count, from up to `threads` threads at once.
@@ -14,7 +16,7 @@ struct Pool {
 };
 
 // Workers worth waking: a thread costs more than `tiles_each` tiles of work are worth.
-inline int64_t workers_for(const Pool& pool, int64_t tiles, int64_t tiles_each) {
+LONGREEL_INLINE int64_t workers_for(const Pool& pool, int64_t tiles, int64_t tiles_each) {
   return std::max<int64_t>(1, std::min(pool.threads, tiles / std::max<int64_t>(1, tiles_each)));
 }
 

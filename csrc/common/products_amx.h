@@ -14,7 +14,10 @@ class AmxProducts {
   static constexpr int64_t tokens = 32;  // rows that token_rows() makes at once
 
   AmxProducts(int64_t longest, int64_t columns, int64_t channels, Arena& arena)
-      : channels_(channels), padded_(round_up(channels, 16)), most_columns_(round_up(columns, 32)), most_tokens_(round_up(longest, 32)) {
+      : channels_(channels),
+        padded_(round_up(channels, 16)),
+        most_columns_(round_up(columns, 32)),
+        most_tokens_(round_up(longest, 32)) {
     for (Split* split : {&slopes_, &slopes_t_}) {
       split->high = arena.take<bf16>(most_columns_ * most_tokens_);
       split->low = arena.take<bf16>(most_columns_ * most_tokens_);

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "inline.h"
+
 namespace longreel {
 
 // A 64-byte aligned block, freed with the object. LONGREEL_POISON=1 fills it with NaN bytes first.
@@ -14,7 +16,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  std::byte* data() const { return data_; }
+  LONGREEL_INLINE std::byte* data() const { return data_; }
 
  private:
   std::byte* data_;
@@ -23,16 +25,16 @@ class Scratch {
 // Hands out aligned arrays from a block, one after another. Started at null it only counts, which sizes the block.
 class Arena {
  public:
-  explicit Arena(std::byte* base) : base_(base) {}
+  LONGREEL_INLINE explicit Arena(std::byte* base) : base_(base) {}
 
   template <class T>
-  T* take(int64_t count) {
+  LONGREEL_INLINE T* take(int64_t count) {
     std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
     used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
     return reinterpret_cast<T*>(at);
   }
 
-  int64_t used() const { return used_; }
+  LONGREEL_INLINE int64_t used() const { return used_; }
 
  private:
   std::byte* base_;

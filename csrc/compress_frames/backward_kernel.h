@@ -6,10 +6,10 @@
 
 #include "../adaptive_pool/pool_shares.h"
 #include "../common/combine.h"
+#include "../common/dots.h"
 #include "../common/exp.h"
 #include "../common/products.h"
 #include "../common/softmax.h"
-#include "../common/dots.h"
 #include "scores.h"
 
 namespace longreel {

@@ -21,10 +21,12 @@ struct Patches {
   int64_t frame_stride, row_stride, channel_stride;
   const int64_t* offsets;  // [F + 1] or null
 
-  int64_t first_row(int64_t f) const { return offsets == nullptr ? 0 : offsets[f]; }
-  int64_t rows(int64_t f) const { return offsets == nullptr ? tokens : offsets[f + 1] - offsets[f]; }
+  LONGREEL_INLINE int64_t first_row(int64_t f) const { return offsets == nullptr ? 0 : offsets[f]; }
+  LONGREEL_INLINE int64_t rows(int64_t f) const { return offsets == nullptr ? tokens : offsets[f + 1] - offsets[f]; }
   // Element offset of row n of frame f.
-  int64_t at(int64_t f, int64_t n) const { return f * (offsets == nullptr ? frame_stride : 0) + (first_row(f) + n) * row_stride; }
+  LONGREEL_INLINE int64_t at(int64_t f, int64_t n) const {
+    return f * (offsets == nullptr ? frame_stride : 0) + (first_row(f) + n) * row_stride;
+  }
 };
 
 // [P, Q, M, C], any strides; Q is 1 (every frame's) or F. mask [P, Q, M]: null, or true where a query counts.
@@ -35,8 +37,10 @@ struct Queries {
   const bool* mask;
   int64_t mask_prompt_stride, mask_set_stride, mask_row_stride;
 
-  int64_t at(int64_t p, int64_t set, int64_t m) const { return p * prompt_stride + set * set_stride + m * row_stride; }
-  bool valid(int64_t p, int64_t set, int64_t m) const {
+  LONGREEL_INLINE int64_t at(int64_t p, int64_t set, int64_t m) const {
+    return p * prompt_stride + set * set_stride + m * row_stride;
+  }
+  LONGREEL_INLINE bool valid(int64_t p, int64_t set, int64_t m) const {
     return mask == nullptr || mask[p * mask_prompt_stride + set * mask_set_stride + m * mask_row_stride];
   }
 };
@@ -48,11 +52,11 @@ struct FrameProblem {
   float scale;
   PoolGeometry pool;
 
-  int64_t total_tokens() const {
+  LONGREEL_INLINE int64_t total_tokens() const {
     return patches.offsets == nullptr ? patches.frames * (patches.tokens - pool.prefix) : patches.offsets[patches.frames];
   }
   // Where the weights of prompt p, frame f begin: [P, F, N'] or [P, total].
-  int64_t weights_at(int64_t p, int64_t f) const {
+  LONGREEL_INLINE int64_t weights_at(int64_t p, int64_t f) const {
     return p * total_tokens() + (patches.offsets == nullptr ? f * (patches.tokens - pool.prefix) : patches.offsets[f]);
   }
 };

@@ -7,6 +7,8 @@
 
 namespace longreel {
 
-FrameKernels frame_kernels_avx512_bf16() { return {frames_forward<bf16, DotsBf16>, frames_backward<bf16, DotsBf16, VectorProducts<bf16>>}; }
+FrameKernels frame_kernels_avx512_bf16() {
+  return {frames_forward<bf16, DotsBf16>, frames_backward<bf16, DotsBf16, VectorProducts<bf16>>};
+}
 
 }  // namespace longreel

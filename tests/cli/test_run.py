@@ -165,6 +165,8 @@ def test_the_hour_in_small(tmp_path: Path) -> None:
         (["--question", "x" * 65], "reads at most 64"),
         (["--json", "/nowhere/at/all.jsonl"], "cannot be written"),
         (["--plot", "/nowhere/at/all.png"], "cannot be written"),
+        (["--plot", "run.mp3"], "must end in .png or .svg or .pdf"),
+        (["--features", "run.pt"], "must end in .safetensors"),
         (["--frames", "fps:300"], "positions"),
     ],
 )

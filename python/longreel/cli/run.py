@@ -78,8 +78,9 @@ def run(
             raise ValueError(
                 f"a question has {ids.shape[1]} bytes, preset {size.name} reads at most {size.qformer.positions}"
             )
-        for path in (json_file, plot, features):
-            _check_folder(path)
+        _check_output(json_file)
+        _check_output(plot, ".png", ".svg", ".pdf")
+        _check_output(features, ".safetensors")
         if plot is not None:
             from longreel.cli import run_picture
         console, log = _consoles()
@@ -95,9 +96,9 @@ def run(
                 progress = open_files.enter_context(_progress(log, source.expected))
                 record = stream.run(model, source, questions, compare=compare, writer=writer, progress=progress)
         verdict = run_view.agreement(record, getattr(torch, size.dtype)) if compare else None
-        run_view.show(record, console, verdict)
         if json_file is not None:
             _append(json_file, run_view.json_record(record, _named(inputs), verdict))
+        run_view.show(record, console, verdict)
         if plot is not None:
             run_picture.draw(record, plot)
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
@@ -123,10 +124,8 @@ def extract(
         from longreel.models.llama_vid import LlamaVid, stream
 
         size = _preset(system, preset)
-        if out.suffix != ".safetensors":
-            raise ValueError(f"--out {out}: must end in .safetensors, by which `longreel run` knows it")
-        for path in (out, json_file):
-            _check_folder(path)
+        _check_output(json_file)
+        _check_output(out, ".safetensors")
         console, log = _consoles()
         with _open(inputs, frames, size, chunk) as source:
             if isinstance(source, FeatureStream):
@@ -237,9 +236,13 @@ def _named(inputs: list[Path]) -> str:
     return ", ".join(path.name for path in inputs)
 
 
-def _check_folder(path: Path | None) -> None:
+def _check_output(path: Path | None, *suffixes: str) -> None:
     """Before an hour of work, not after it."""
-    if path is not None and (not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK)):
+    if path is None:
+        return
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{path}: its name must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"{path}: cannot be written there")
 
 

@@ -1,8 +1,8 @@
-"""Video and images in: decode, sample, scale, ahead of the computation and in bounded memory.
+"""Video and images in: decode, sample, scale, ahead of the computation and in bounded memory; features on disk.
 
-One way in, `frames`. Decoding goes straight through the file in one thread of our own with FFmpeg's threads below it.
-Segments decoded side by side were tried and left out: on two cores, FFmpeg's threads already keep decoding hidden behind
-the computation.
+One way in for pictures, `frames`. Decoding goes straight through the file in one thread of our own with FFmpeg's threads
+below it. Segments decoded side by side were tried and left out: on two cores, FFmpeg's threads already keep decoding
+hidden behind the computation.
 """
 
 import os
