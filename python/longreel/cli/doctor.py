@@ -14,7 +14,7 @@ from rich.table import Table
 
 import longreel
 from longreel import _native
-from longreel.backends import Request, refusal
+from longreel.backends import Request, Row, refusal
 from longreel.ops.registry import OPS
 
 _PACKAGES = ("numpy", "triton", "flash-attn", "transformers", "av", "safetensors")
@@ -31,6 +31,12 @@ def _devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+def _verdict(row: Row, device: str) -> str | None:
+    """Why `row` does not run on `device` here, or None."""
+    objection = refusal(row, Request(device, torch.float32))
+    return f"for {' or '.join(row.devices)} tensors" if objection and device not in row.devices else objection
+
+
 def findings() -> dict[str, Any]:
     """Everything that `doctor` prints, as plain data."""
     record = _native.build_record()
@@ -38,10 +44,7 @@ def findings() -> dict[str, Any]:
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     ops = {
-        name: {
-            device: {row.backend: refusal(row, Request(device, torch.float32)) for row in spec.rows}
-            for device in _devices()
-        }
+        name: {device: {row.backend: _verdict(row, device) for row in spec.rows} for device in _devices()}
         for name, spec in OPS.items()
     }
     return {
@@ -113,4 +116,4 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
                 table.add_row(op if i == 0 else "", device if i == 0 else "", backend, verdict)
     console.print(table)
     for line in found["advice"]:
-        console.print(f"- {line}")
+        console.print(f"- {line}", markup=False)
