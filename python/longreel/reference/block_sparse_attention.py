@@ -40,8 +40,9 @@ def block_sparse_attention(
     scores = (torch.einsum("bqhd,bkhd->bhqk", q, keys) * scale).masked_fill(~mask, -torch.inf)
     # A row without keys takes a softmax over zeros that `some` removes: no NaN, no gradient.
     some = mask.any(-1, keepdim=True)
-    weights = torch.where(some, scores, 0.0).softmax(-1) * some
-    return torch.einsum("bhqk,bkhd->bqhd", weights, values), scores.detach().logsumexp(-1)
+    scores = torch.where(some, scores, 0.0)
+    out = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1) * some, values)
+    return out, scores.logsumexp(-1).where(some[..., 0], -torch.inf)
 
 
 def visible(keys: int, bounds: Tensor, global_index: Tensor, start: Tensor) -> Tensor:
