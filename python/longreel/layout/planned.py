@@ -1,8 +1,7 @@
 """A layout on a device: plain int32 tensors, made once, that graphs can hold and kernels read."""
 
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 # (query rows, keys) of a tile, by the device's kernels.
 TILES = {"cpu": (128, 64), "cuda": (128, 64)}
-PLANS_KEPT = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +48,11 @@ class PlannedLayout:
         return replace(self, start=start)
 
     def to(self, device: torch.device | str) -> "PlannedLayout":
-        """The same plan on another device: the tile stays, which may not be the one that device's kernels like best."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: t.to(device) for name, t in values.items() if isinstance(t, Tensor)})
+        """The layout planned for `device`, with this left padding; itself where it is there already."""
+        device = torch.device(device)
+        if device.type == self.start.device.type and device.index in (None, self.start.device.index):
+            return self
+        return lowered_to(self.layout, device).with_start(self.start.to(device))
 
 
 def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
@@ -67,20 +67,3 @@ def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[in
     index = torch.from_numpy(global_index(layout)).to(device)
     extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
     return PlannedLayout(layout, schedule.tile, start, index, extent, **on)
-
-
-def planned(layout: Any, device: torch.device) -> PlannedLayout:
-    """A PlannedLayout as it is; a VideoLayout planned on demand, the last few plans kept by value and device."""
-    if isinstance(layout, PlannedLayout):
-        return layout
-    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        raise RuntimeError(
-            "a VideoLayout under torch.compile or CUDA graph capture must be planned before: pass layout.to(device)"
-        )
-    kept: PlannedLayout = _kept(layout, device)
-    return kept
-
-
-@lru_cache(maxsize=PLANS_KEPT)
-def _kept(layout: "VideoLayout", device: torch.device) -> PlannedLayout:
-    return lowered_to(layout, device)

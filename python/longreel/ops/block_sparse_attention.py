@@ -7,9 +7,9 @@ from torch import Tensor
 
 from longreel.backends import Request, choose
 from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
-from longreel.layout.planned import planned
 from longreel.ops._call import call, register, wants_grad
 from longreel.ops._cost import Cost, nbytes
+from longreel.ops._layouts import planned
 from longreel.ops._queries import autocast, check_dtype, exact, resolve_scale
 from longreel.ops._schemas import overload as low_level
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
