@@ -158,10 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="folder for <op>.jsonl")
     parser.add_argument("--size", choices=list(SIZES), default="hour", help="shapes of the inputs (default hour)")
     parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default bf16 and fp32")
+    parser.add_argument("--op", choices=op_names(), action="append", help="default every op")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
-    todo = cases(torch.device(chosen.device), chosen.size, dtypes)
+    todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op)
     print(f"{len(todo)} cases of size {chosen.size} on {describe(torch.device(chosen.device))['device']}", flush=True)
     results = run(
         todo,
