@@ -135,7 +135,9 @@ def rich_table(report: Report, ours: Sequence[str] = ()) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title(report.facts), title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title(report.facts), title_justify="left"
+    )
     for i, name in enumerate(header(report)):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for outcome in report.outcomes:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout
 
 # (query rows, keys) of a tile, by the device's kernels.
-TILES = {"cpu": (128, 64), "cuda": (128, 64)}
+TILES = {"cpu": (16, 64), "cuda": (128, 64)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,9 +38,10 @@ def block_sparse_attention(
         raise ValueError(f"block_sparse_attention: the reference would hold {elements} scores, it stops at {LIMIT}")
     # [B, 1, Sq, Sk + G]
     mask = visible(k.shape[1], bounds, global_index, start)[:, None]
-    at = global_index.long().clamp(min=0).expand(batch, -1)[..., None, None]
-    global_k = torch.take_along_dim(k, at, 1) if global_k is None else global_k
-    global_v = torch.take_along_dim(v, at, 1) if global_v is None else global_v
+    # [B, G, Hkv, D]
+    at = global_index.long().clamp(min=0)[..., None, None].expand(batch, -1, *k.shape[2:])
+    global_k = k.gather(1, at) if global_k is None else global_k
+    global_v = v.gather(1, at) if global_v is None else global_v
     # [B, keys, H, D] each
     k, v, global_k, global_v = (t.repeat_interleave(heads // k.shape[2], 2) for t in (k, v, global_k, global_v))
     # [B, H, Sq, Sk + G]
@@ -102,9 +103,8 @@ def cases() -> list[Case]:
     one_head: dict[str, Any] = {"heads": (1, 1), "batch": 1}
 
     def voco(frames: int, **more: Any) -> VideoLayout:
-        return VideoLayout.voco(
-            **{"frames": frames, "vision": 50, "voco": 2, "text": 9, "prefix": 3, "mode": "causal"} | more
-        )
+        counts: dict[str, Any] = {"vision": 50, "voco": 2, "text": 9, "prefix": 3, "mode": "causal"}
+        return VideoLayout.voco(frames=frames, **counts | more)
 
     def vst(frames: int) -> VideoLayout:
         return VideoLayout.vst(visual=60 * frames - 7, chunk=60, ratio=4, prefix=5, text=9)
