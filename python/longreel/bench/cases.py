@@ -76,6 +76,15 @@ PEER_BUDGETS = 3.0
 
 
 @dataclass(frozen=True)
+class _Truth:
+    """Outputs and gradients of the distinct frames in float64, the query's gradient over all frames, plain PyTorch's errors."""
+
+    rows: Tensors
+    grad_query: Tensor
+    yardsticks: dict[str, ErrorSum]
+
+
+@dataclass(frozen=True)
 class Case:
     """One op at one shape, dtype and device; `backward` says which gradients are computed too: none, query or all."""
 
@@ -174,8 +183,9 @@ class Case:
         return patches * (2 if "patches" in self.leaves else 1)
 
     def release(self) -> None:
-        """Drop the inputs."""
+        """Drop the inputs and the truth."""
         self.__dict__.pop("tensors", None)
+        self.__dict__.pop("_truth", None)
 
     @property
     def backends(self) -> list[str]:
@@ -243,27 +253,48 @@ class Case:
             results |= {f"grad_{name}": grad for name, grad in zip(self.leaves, grads, strict=True)}
         return results
 
-    def check(self, result: Tensors) -> Verdict:
-        """`result` against the reference in float64 (yardstick: plain PyTorch in the dtype), a few frames at a time."""
-        sums, yardsticks = ({name: ErrorSum() for name in result} for _ in range(2))
+    @cached_property
+    def _truth(self) -> "_Truth":
+        """The reference in float64 and the errors of plain PyTorch in the dtype, over the distinct frames."""
         reference, plain = partial(OPS[self.op].public, backend="reference"), PLAIN[self.op]
-        # the query's gradient sums over frames
+        distinct = min(_DISTINCT, self.shape.frames)
+        rounds, rest = divmod(self.shape.frames, distinct)
+        rows: dict[str, list[Tensor]] = {}
+        yardsticks: dict[str, ErrorSum] = {}
+        # the query's gradient sums over frames: truth and plain [2, M, C]
         shared = torch.zeros(2, self.shape.queries, self.shape.width, dtype=torch.float64, device=self.device)
-        for start in range(0, self.shape.frames, _CHECKED_AT_ONCE):
-            here = slice(start, start + _CHECKED_AT_ONCE)
-            piece = {name: t if name == "query" else t[here] for name, t in self.tensors.items()}
+
+        def both(start: int, end: int, times: int) -> tuple[Tensors, Tensors]:
+            piece = {name: t if name == "query" else t[start:end] for name, t in self.tensors.items()}
             truth = self.run(reference, {name: tensor.double() for name, tensor in piece.items()})
             other = self.run(plain, piece)
-            for name in result:
-                if name == "grad_query":
-                    shared += torch.stack([truth[name], other[name].double()])
-                else:
-                    sums[name].add(result[name][here], truth[name])
-                    yardsticks[name].add(other[name], truth[name])
-        if "grad_query" in result:
-            sums["grad_query"].add(result["grad_query"], shared[0])
+            if "query" in self.leaves:
+                shared.add_(torch.stack([truth.pop("grad_query"), other.pop("grad_query").double()]), alpha=times)
+            return truth, other
+
+        for start in range(0, distinct, _CHECKED_AT_ONCE):
+            truth, other = both(start, min(start + _CHECKED_AT_ONCE, distinct), rounds)
+            for name in truth:
+                rows.setdefault(name, []).append(truth[name])
+                yardsticks.setdefault(name, ErrorSum()).add(other[name], truth[name])
+        if rest and "query" in self.leaves:
+            both(0, rest, 1)
+        if "query" in self.leaves:
+            yardsticks["grad_query"] = ErrorSum()
             yardsticks["grad_query"].add(shared[1].to(self.dtype), shared[0])
-        return judge(sums, yardsticks, self.dtype)
+        return _Truth({name: torch.cat(parts) for name, parts in rows.items()}, shared[0], yardsticks)
+
+    def check(self, result: Tensors) -> Verdict:
+        """`result` against the reference in float64 (yardstick: plain PyTorch in the dtype), every frame of it."""
+        truth = self._truth
+        sums = {name: ErrorSum() for name in result}
+        for name, value in result.items():
+            if name == "grad_query":
+                sums[name].add(value, truth.grad_query)
+                continue
+            for frames in value.split(len(truth.rows[name])):
+                sums[name].add(frames, truth.rows[name][: len(frames)])
+        return judge(sums, truth.yardsticks, self.dtype)
 
     def _needs(self, copies: float) -> int:
         """Bytes beyond the inputs at the peak of a call with gradients for the patches, from `Peer.copies`."""
