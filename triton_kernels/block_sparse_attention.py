@@ -6,10 +6,11 @@ from longreel.triton_kernels.block_sparse_attention_backward_rows import rows_ba
 from longreel.triton_kernels.block_sparse_attention_call import call_of
 from longreel.triton_kernels.block_sparse_attention_decode import decode
 from longreel.triton_kernels.block_sparse_attention_forward import forward
+from longreel.triton_kernels.block_sparse_attention_signatures import aot_signatures
 from longreel.triton_kernels.launch import DTYPES
 from torch import Tensor
 
-__all__ = ["DTYPES", "block_sparse_attention", "block_sparse_attention_backward"]
+__all__ = ["DTYPES", "aot_signatures", "block_sparse_attention", "block_sparse_attention_backward"]
 
 DECODE_ROWS = 16  # up to so many query rows the keys are split over programs
 

@@ -22,7 +22,7 @@ from longreel.triton_kernels.block_sparse_attention_walk import (
 )
 from torch import Tensor
 
-from longreel.layout.schedule import UNIT_ROWS, UNITS
+from longreel.layout import schedule
 
 
 @triton.jit
@@ -225,8 +225,7 @@ def keys_backward(
     config = tile_config("keys", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card[0])
     blocks = triton.cdiv(call.tile_keys, config.keys)
     slots = triton.cdiv(places, call.tile_keys) * blocks
-    # the planner cuts the rows that see a block of G after so many
-    turns = max(1, triton.cdiv(queries, max(UNIT_ROWS, triton.cdiv(queries, UNITS))))
+    turns = triton.cdiv(queries, schedule.unit_rows(queries))
     inverse = _inverse(call.global_index, keys) if gather and places else None
     counts = torch.zeros(batch // samples, slots, dtype=torch.int32, device=call.q.device)
     sums = lse.new_empty((batch, kv_heads, slots, turns, 2, config.keys, head) if want_global else 0)

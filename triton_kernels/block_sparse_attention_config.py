@@ -33,16 +33,20 @@ class TileConfig:
 
 
 HALF_FORWARD = {
-    64: (TileConfig(128, 64, 4, 3, "a warp group holds 128 x 64 scores and sums; three stages hide a read"),),
+    64: (TileConfig(128, 64, 8, 3, "two warp groups share 128 rows: 32 registers of sums a thread; three stages hide a read"),),
     128: (
-        TileConfig(128, 64, 8, 3, "two warp groups share 128 rows: 64 registers of sums a thread; 128 KiB"),
+        TileConfig(128, 64, 8, 3, "64 registers of sums a thread; 128 KiB"),
         TileConfig(128, 64, 8, 2, "the same tile in 96 KiB: two stages"),
     ),
     256: (
-        TileConfig(128, 64, 8, 2, "128 registers of sums a thread at two warp groups; 192 KiB"),
-        TileConfig(128, 32, 8, 2, "half the keys where a block has 163 KiB"),
-        TileConfig(64, 32, 4, 2, "half the rows too: 96 KiB"),
+        TileConfig(128, 32, 8, 2, "128 registers of sums a thread leave room for 32 keys of scores; 128 KiB"),
+        TileConfig(64, 32, 4, 2, "half the rows: 96 KiB"),
     ),
+}
+HALF_DECODE = {
+    64: (TileConfig(64, 64, 4, 4, "one read of the keys serves every row and head of a group; four stages in flight"),),
+    128: (TileConfig(64, 64, 4, 2, "two stages of 32 KiB: 80 KiB"),),
+    256: (TileConfig(32, 32, 4, 2, "two stages of 32 KiB: 80 KiB"),),
 }
 HALF_ROWS = {
     64: (TileConfig(128, 64, 8, 2, "q and the output's gradient stay; three products a step keep two stages busy"),),
@@ -51,43 +55,38 @@ HALF_ROWS = {
         TileConfig(64, 64, 4, 2, "half the rows: 96 KiB"),
     ),
     256: (
-        TileConfig(64, 64, 8, 2, "64 rows of 256 fill the registers of two warp groups; 192 KiB"),
-        TileConfig(64, 32, 8, 2, "half the keys: 128 KiB"),
-        TileConfig(32, 32, 4, 2, "96 KiB"),
+        TileConfig(64, 32, 8, 2, "64 registers of sums a thread; more keys spill; 128 KiB"),
+        TileConfig(32, 32, 4, 2, "half the rows: 96 KiB"),
     ),
 }
 HALF_KEYS = {
-    64: (TileConfig(64, 64, 4, 3, "keys on the long side of the product; their two sums take 64 registers a thread"),),
-    128: (TileConfig(64, 64, 8, 2, "two sums of 64 x 128 over eight warps: 64 registers a thread; 96 KiB"),),
+    64: (TileConfig(64, 64, 4, 2, "keys on the long side of the product: 64 registers of two sums a thread"),),
+    128: (TileConfig(32, 64, 8, 3, "64 registers of two sums a thread; 64 rows a step spill; 80 KiB"),),
     256: (
-        TileConfig(32, 64, 8, 2, "two sums of 64 x 256 over eight warps: 128 registers a thread; 128 KiB"),
+        TileConfig(32, 64, 8, 2, "64 keys keep Hopper's wide product, at 128 registers of two sums a thread; 128 KiB"),
         TileConfig(32, 32, 8, 2, "half the keys: 96 KiB"),
     ),
 }
+# fp32 products run on the ordinary cores, operands in registers: small tiles over many warps, or sums spill.
 SINGLE_FORWARD = {
-    64: (TileConfig(64, 32, 4, 2, "fp32 products run on the ordinary cores: small tiles, no spilled sums"),),
-    128: (TileConfig(64, 32, 8, 2, "as for 64, over twice the warps; 96 KiB"),),
-    256: (TileConfig(32, 16, 8, 2, "half of each side for twice the head; 96 KiB"),),
+    64: (TileConfig(64, 32, 8, 2, "16 registers of sums a thread; 48 KiB"),),
+    128: (TileConfig(64, 16, 8, 2, "32 registers of sums a thread; 64 KiB"),),
+    256: (TileConfig(32, 16, 8, 2, "half the rows for twice the head; 96 KiB"),),
+}
+SINGLE_DECODE = {
+    64: (TileConfig(32, 32, 8, 3, "three stages of 16 KiB; 56 KiB"),),
+    128: (TileConfig(32, 16, 8, 2, "two stages of 16 KiB; 48 KiB"),),
+    256: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB; 80 KiB"),),
 }
 SINGLE_ROWS = {
     64: (TileConfig(32, 32, 4, 2, "two tiles of rows stay, so fewer rows than forward; 48 KiB"),),
-    128: (TileConfig(32, 32, 8, 2, "as for 64, over twice the warps; 96 KiB"),),
-    256: (TileConfig(16, 16, 8, 2, "half of each side for twice the head; 96 KiB"),),
+    128: (TileConfig(32, 16, 8, 2, "half the keys over twice the warps; 64 KiB"),),
+    256: (TileConfig(16, 16, 8, 2, "half the rows too; 96 KiB"),),
 }
 SINGLE_KEYS = {
-    64: (TileConfig(32, 32, 4, 2, "two sums a key: fewer keys than forward; 48 KiB"),),
-    128: (TileConfig(32, 32, 8, 2, "as for 64, over twice the warps; 96 KiB"),),
-    256: (TileConfig(16, 16, 8, 2, "half of each side for twice the head; 96 KiB"),),
-}
-HALF_DECODE = {
-    64: (TileConfig(64, 64, 4, 4, "one read of the keys serves every row and head of a group; 56 KiB in flight"),),
-    128: (TileConfig(64, 64, 4, 2, "two stages of 32 KiB: 80 KiB"),),
-    256: (TileConfig(32, 32, 4, 2, "two stages of 32 KiB: 80 KiB"),),
-}
-SINGLE_DECODE = {
-    64: (TileConfig(32, 32, 4, 3, "three stages of 16 KiB: 56 KiB"),),
-    128: (TileConfig(32, 32, 4, 2, "two stages of 32 KiB: 80 KiB"),),
-    256: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB: 80 KiB"),),
+    64: (TileConfig(32, 32, 8, 2, "two sums of 32 x 64 over eight warps; 48 KiB"),),
+    128: (TileConfig(16, 32, 8, 2, "half the rows a step; 64 KiB"),),
+    256: (TileConfig(16, 16, 8, 2, "half the keys too; 96 KiB"),),
 }
 FITTING = {
     "forward": (HALF_FORWARD, SINGLE_FORWARD, TileConfig.forward_bytes),
