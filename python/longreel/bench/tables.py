@@ -52,10 +52,9 @@ def header(report: Report) -> Cells:
         "variant",
         "median",
         "quartiles",
-        f"over {report.baseline}",
+        f"x {report.baseline}",
         "extra mem",
-        "rate",
-        "of roof",
+        "roof",
         "error",
     ]
 
@@ -65,14 +64,13 @@ def row(report: Report, outcome: Outcome) -> Cells:
     error = _NONE if outcome.verdict is None else f"{outcome.verdict.error:.2f}"
     time, share = report.time(outcome.variant), report.share(outcome.variant)
     if time is None or share is None:
-        return [outcome.variant, *[_NONE] * 6, error]
+        return [outcome.variant, *[_NONE] * 5, error]
     return [
         outcome.variant,
         seconds(time.median),
         _range(time),
         times(report.speedup(outcome.variant, report.baseline)),
         size(outcome.peak.extra if outcome.peak else None),
-        _rate(report, time.median),
         f"{100 * share:.0f} %",
         error,
     ]
@@ -135,7 +133,9 @@ def rich_table(report: Report, ours: Sequence[str] = ()) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title(report.facts), title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title(report.facts), title_justify="left"
+    )
     for i, name in enumerate(header(report)):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for outcome in report.outcomes:
@@ -159,12 +159,6 @@ def markdown(head: Cells, rows: Sequence[Cells]) -> list[str]:
     """Lines of a Markdown table, the first column left, the others right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
-
-
-def _rate(report: Report, time: float) -> str:
-    """What the variant reached of the rate that bounds this work."""
-    memory = report.roof.bound(report.work) == "memory"
-    return rate(report.work.bytes / time, "B/s") if memory else rate(report.work.flops / time, "FLOP/s")
 
 
 def _range(time: Spread) -> str:
