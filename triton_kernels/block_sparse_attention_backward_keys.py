@@ -255,4 +255,4 @@ def _inverse(index: Tensor, keys: int) -> Tensor:
     """int32 [samples, keys + 1]: the place in G of every key of K, or -1; the last column takes what pads G."""
     inverse = index.new_full((index.shape[0], keys + 1), -1)
     places = torch.arange(index.shape[1], dtype=torch.int32, device=index.device)
-    return inverse.scatter_(1, index.long().where(index >= 0, keys), places.expand_as(index))
+    return inverse.scatter_(1, index.long().masked_fill(index < 0, keys), places.expand_as(index))

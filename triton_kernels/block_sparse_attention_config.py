@@ -33,7 +33,7 @@ class TileConfig:
 
 
 HALF_FORWARD = {
-    64: (TileConfig(128, 64, 8, 3, "two warp groups share 128 rows: 32 registers of sums a thread; three stages hide a read"),),
+    64: (TileConfig(128, 64, 8, 3, "32 registers of sums a thread; three stages hide a read"),),
     128: (
         TileConfig(128, 64, 8, 3, "64 registers of sums a thread; 128 KiB"),
         TileConfig(128, 64, 8, 2, "the same tile in 96 KiB: two stages"),
