@@ -1,4 +1,4 @@
-"""What the gpu tests run: every kernel that the backend table offers on CUDA, on frames of a real vision tower."""
+"""What the gpu tests of frames run: every kernel over patches that the backend table offers on CUDA, at real sizes."""
 
 from typing import Any
 
@@ -52,8 +52,8 @@ CASES: dict[str, list[Case]] = {
 
 VARIANTS = [
     Variant(op, row.backend, "cuda")
-    for op, spec in OPS.items()
-    for row in spec.rows
+    for op in CASES
+    for row in OPS[op].rows
     if "cuda" in row.devices and row.backend != "reference"
 ]
 

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-CASES = Path(__file__).with_name("interpreted_kernels.py")
+FILES = [Path(__file__).with_name(name) for name in ("interpreted_kernels.py", "interpreted_attention.py")]
 
 
 def test_every_kernel_interpreted() -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(CASES)],
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", *map(str, FILES)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
