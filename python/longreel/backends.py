@@ -51,7 +51,7 @@ _FRAME_PASS = "one read of the patches, the second sweep from L2"
 TABLE: dict[str, tuple[Row, ...]] = {
     "context_attention": _rows(
         "context_attention",
-        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS, packed=False, backward=False),
+        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS),
     ),
     "adaptive_pool": _rows(
         "adaptive_pool",
@@ -59,7 +59,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row("adaptive_pool", "triton", ("cuda",), _LOW, "the same gather, compiled at the first call"),
     ),
     "compress_frames": _rows(
-        "compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS, backward=False)
+        "compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS)
     ),
 }
 
