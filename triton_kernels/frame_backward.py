@@ -102,9 +102,8 @@ def frame_backward_kernel(
                         p_w, m_query, tl.abs(scale), gain, rows, prompts, queries, count,
                         grad_context is not None, 2048 // BQ, BQ,
                     )  # fmt: skip
-                if SWEEP:
-                    if arrive(progress + frames + swept, tl.minimum(frames - swept * group, group)):
-                        end = slices
+                if SWEEP and arrive(progress + frames + swept, tl.minimum(frames - swept * group, group)):
+                    end = slices
 
         if SWEEP:
             for slice in range(begin, end):
@@ -214,7 +213,9 @@ def query_slice(
         else:
             place = ((r // queries).to(tl.int64) * all_frames + swept) * queries + r % queries
         tl.store(
-            grad_query + place[None, :] * channels + c[:, None], total, mask=(c < channels)[:, None] & (r < rows)[None, :]
+            grad_query + place[None, :] * channels + c[:, None],
+            total,
+            mask=(c < channels)[:, None] & (r < rows)[None, :],
         )
 
 
@@ -259,14 +260,17 @@ def frame_backward(
     grad_query = query.new_empty(query.shape if need_query else (0,))
 
     size, packed = patches.element_size(), cu_seqlens is not None
-    at_once = frames if packed else frames_at_once(frames, tokens, (4 + size) * rows + 8 * prompts, config.group)
+    shared = bool(need_query) and sets == 1
+    frame_bytes = tokens * ((4 + size) * rows + 8 * prompts) + shared * rows * channels * 4 // config.group
+    at_once = frames if packed else frames_at_once(frames, frame_bytes, config.group)
     entries = tokens if packed else at_once * tokens
     scores, dots = (patches.new_empty(entries * columns, dtype=torch.float32) for columns in (rows, prompts))
     slopes, factors = patches.new_empty(entries * rows), patches.new_empty(at_once, dtype=torch.float32)
     weights = None if grad_patches is None else scores.new_empty(prompts * entries)
-    # the first sum is what earlier launches left
-    shared, groups = bool(need_query) and sets == 1, -(-at_once // config.group)
-    sums = scores.new_zeros(1 + groups, rows * channels) if shared else grad_query
+    groups = -(-at_once // config.group)
+    sums = scores.new_empty(1 + groups, rows * channels) if shared else grad_query
+    # the first is what earlier launches left
+    sums[:1].zero_()
     patches_gradient = PatchesGradient(patches_config(rows, size), slopes, factors, weights, query, cu_seqlens)
     for begin in range(0, frames, at_once):
         end = min(begin + at_once, frames)
@@ -276,12 +280,14 @@ def frame_backward(
         given = None if grad_context is None else grad_context[:, begin:]
         at = None if grad_weights is None else grad_weights if packed else grad_weights[:, begin:]
         x, mask = patches if packed else patches[begin:end], frames_of(query_mask, 1, begin, end)
-        q = frames_of(query, 1, begin, end)
+        q, grad_q = frames_of(query, 1, begin, end), sums[1:]
+        if need_query and not shared:
+            grad_q = grad_query[:, begin:end]
         with torch.cuda.device_of(patches):
             for first, programs in work.launches:
                 frame_backward_kernel[(programs,)](
                     given, at, q, x, None if mask is None else mask.view(torch.uint8), cu_seqlens, work.table,
-                    scores, dots, slopes, factors, weights, progress, sums[1:] if shared else frames_of(grad_query, 1, begin, end) if need_query else sums,
+                    scores, dots, slopes, factors, weights, progress, grad_q,
                     *query_strides(query), *((0,) if packed else ()), *patches.stride(), *mask_strides(query_mask),
                     first, work.lag, scale, prompts, end - begin, frames, 0 if at is None else at.stride(0),
                     entries, queries, tokens, channels, config.group,

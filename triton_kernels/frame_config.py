@@ -6,16 +6,18 @@ from longreel.triton_kernels.launch import pow2
 
 PORTABLE_SHARED = 99 * 1024  # what a block may have on every card from compute capability 8.0 on
 GRAD_TILE = 16  # columns of the narrowest tensor-core tile: one frame's context gradients, a column a prompt
-MOST_GROUP = 4  # frames that share one partial sum of the queries' gradient
+MIN_BUFFERS = 3  # one in use, two on their way
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a configuration asks of the device; `shared` is a block's opt-in limit."""
+    """What a configuration asks of the device. `shared` is a block's opt-in limit; `wgmma`: 16-bit products read all of
+    their stages from shared memory (compute capability 9 and 10), where other products hold one in registers."""
 
     l2: int
     shared: int
     multiprocessors: int
+    wgmma: bool
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FrameConfig:
     why: str
 
     def shared_bytes(self, itemsize: int) -> int:
-        """Shared memory of the score loop: `num_stages` tiles of patches, queries and gradients."""
+        """Shared memory of the score loop where every stage is there: tiles of patches, queries and gradients."""
         return self.num_stages * self.channel_tile * (self.token_tile + self.query_tile + self.grad_tile) * itemsize
 
     def window_bytes(self, tokens: int, channels: int, itemsize: int) -> int:
@@ -79,32 +81,32 @@ def frame_config(
     query_tile = pow2(rows, 16, 32 if itemsize == 4 else 128)
     grad_tile = GRAD_TILE if backward else 0
     token_tile = 128 if card.multiprocessors * 128 * channels * itemsize <= card.l2 // 2 else 64
-    channel_tile, stages = 256 // itemsize, 0
-    while stages < 2:
-        stage = channel_tile * (token_tile + query_tile + grad_tile) * itemsize
-        stages = min(card.shared // stage, card.shared // 2 // stage + 1)
-        if stages < 2:
-            channel_tile //= 2
+    channel_tile = 256 // itemsize
+    while (stage := channel_tile * (token_tile + query_tile + grad_tile) * itemsize) * MIN_BUFFERS > card.shared:
+        channel_tile //= 2
         if channel_tile < 16:
-            raise ValueError(f"the scores need {2 * stage} bytes of shared memory a block, the card has {card.shared}")
+            raise ValueError(
+                f"the scores need {MIN_BUFFERS * stage // 2} bytes of shared memory a block, given {card.shared}"
+            )
+    buffers = max(MIN_BUFFERS, card.shared // 2 // stage + 1)
     ahead = -(-card.multiprocessors * token_tile // max(tokens, 1)) + 1
-    group = max(1, min(MOST_GROUP, ahead // 8)) if shared else 1
-    wide = backward or query_tile == 128
+    group = max(1, ahead // 8) if shared else 1
+    wide = backward or query_tile == 128 or itemsize == 4
     return FrameConfig(
         token_tile=token_tile,
         channel_tile=channel_tile,
         query_tile=query_tile,
         grad_tile=grad_tile,
-        slice=128 if backward else 256,
+        slice=128 if wide else 256,
         slice_rows=32 if wide else 16,
         group=group,
         lag=-(-ahead // group),
-        num_warps=8 if itemsize == 4 or wide else 4,
-        num_stages=stages,
+        num_warps=8 if wide else 4,
+        num_stages=buffers if card.wgmma and itemsize == 2 else buffers + 1,
         why=f"{card.multiprocessors} tiles of {token_tile} x {channels} are scored at once, "
         f"{card.multiprocessors * token_tile * channels * itemsize / 2**20:.1f} MiB of {card.l2 / 2**20:.0f} MiB L2; a sweep "
-        f"comes {ahead} frames after its scores, when they are done; {stages} stages of {stage // 1024} KiB are more than "
-        f"half of a multiprocessor",
+        f"comes {ahead} frames after its scores, when they are done; {buffers} buffers of {stage / 1024:.0f} KiB are more "
+        f"than half of a multiprocessor; {8 if wide else 4} warps for {token_tile} x {query_tile} sums",
     )
 
 
@@ -112,11 +114,11 @@ def patches_config(rows: int, itemsize: int) -> PatchesConfig:
     """The configuration of the patches' gradient from the slopes of `rows` queries."""
     return PatchesConfig(
         token_tile=64,
-        channel_tile=128,
+        channel_tile=64 if itemsize == 4 else 128,
         row_tile=pow2(rows, 16, 32),
         span=512,
-        num_warps=8 if itemsize == 4 else 4,
+        num_warps=8,
         num_stages=2,
-        why="64 x 128 sums are 64 registers a thread of 4 warps; 4 channel tiles a program reuse its slopes from L1, and "
-        "1408 channels still give 3 programs a token tile",
+        why="64 x 128 sums are 32 registers a thread of 8 warps (half the channels in fp32, whose products are kept in "
+        "registers); the channel tiles of a program reuse its slopes from L1, and 1408 channels still give 3 programs",
     )

@@ -4,10 +4,10 @@ import torch
 from longreel.triton_kernels.frame_backward import SUM_BLOCK, frame_backward_kernel, sum_groups_kernel
 from longreel.triton_kernels.frame_config import PORTABLE_SHARED, Card, frame_config, patches_config
 from longreel.triton_kernels.frame_pass import PROMPT_TILE, WEIGHT_GAIN, frame_pass_kernel
-from longreel.triton_kernels.launch import TRITON_NAMES, Signature, signature
+from longreel.triton_kernels.launch import DTYPES, TRITON_NAMES, Signature, signature
 from longreel.triton_kernels.patches_gradient import patches_gradient_kernel
 
-CARD = Card(50 << 20, PORTABLE_SHARED, 132)
+CARD = Card(50 << 20, PORTABLE_SHARED, 132, wgmma=True)
 TOKENS, CHANNELS = 256, 1408
 # dtype and queries: a Q-Former's, and a text decoder's
 KINDS = ((torch.float32, 32), (torch.float16, 32), (torch.bfloat16, 32), (torch.bfloat16, 128))
@@ -65,33 +65,43 @@ def _pass(name: str, dtype: torch.dtype, queries: int, pool: bool, packed: bool,
 
 
 def backward_signatures(name: str, pool: bool) -> list[Signature]:
-    """The patches' gradient with the pooling's share; without pooling also the frames' backward, which knows no pooling."""
-    found = []
-    for dtype, queries in KINDS:
-        kind = TRITON_NAMES[dtype]
-        common = CONSTANT_STRIDES | {"cu_seqlens": None, "work": None, "prompts": 1, "UPCAST": False}
-        tiles = patches_config(queries, dtype.itemsize)
-        constants = common | {
-            "POOL": pool, "BT": tiles.token_tile, "BR": tiles.row_tile, "BC": tiles.channel_tile, "WIDTH": tiles.span,
-        }  # fmt: skip
-        types = _types(kind) | dict.fromkeys(("c_frame", "c_cell", "s_frame"), "i32:16")
-        constants |= {"c_channel": 1, "y_out": 1, "x_out": 1, "longest_y_cells": 1, "longest_x_cells": 1}
-        if not pool:
-            constants |= dict.fromkeys(GEOMETRY, 1) | {"grad_content": None, "c_frame": 0, "c_cell": 0, "c_channel": 0}
-        label, sizes = f"{name}_patches_gradient/{kind}/{queries}", (tiles.num_warps, tiles.num_stages)
-        found.append(_entry(label, patches_gradient_kernel, types, constants, sizes))
-        if pool:
-            continue
-        config = frame_config(TOKENS, CHANNELS, queries, dtype.itemsize, CARD, backward=True, shared=True)
-        constants = common | {
-            "query_mask": None, "grad_weights": None, "SWEEP": True, "SHARED": True, "BT": config.token_tile,
-            "BK": config.channel_tile, "BQ": config.query_tile, "BG": config.grad_tile, "BC": config.slice,
-            "BN": config.slice_rows,
-        }  # fmt: skip
-        types = _types(kind) | {"grad_query": "*fp32:16"}
-        label, sizes = f"{name}_backward/{kind}/{queries} queries", (config.num_warps, config.num_stages)
-        found.append(_entry(label, frame_backward_kernel, types, constants, sizes))
-    if not pool:
-        types = {"sums": "*fp32:16", "out": "*bf16:16", "groups": "i32", "size": "i32:16"}
-        found.append(signature(f"{name}_sum_groups/bf16", sum_groups_kernel, types, {"BLOCK": SUM_BLOCK}, 4, 3))
-    return found
+    """With pooling, the patches' gradient in every dtype; without, the frames' backward (it knows no pooling) in every
+    dtype, and both for packed patches."""
+    if pool:
+        return [_patches(name, dtype, pool, packed=False) for dtype in DTYPES]
+    types = {"sums": "*fp32:16", "out": "*bf16:16", "groups": "i32", "size": "i32:16"}
+    return [
+        *(_backward(name, dtype, queries, packed=False) for dtype, queries in KINDS),
+        _backward(name, torch.bfloat16, 32, packed=True),
+        _patches(name, torch.bfloat16, pool, packed=True),
+        signature(f"{name}_sum_groups/bf16", sum_groups_kernel, types, {"BLOCK": SUM_BLOCK}, 4, 3),
+    ]
+
+
+def _backward(name: str, dtype: torch.dtype, queries: int, packed: bool) -> Signature:
+    kind = TRITON_NAMES[dtype]
+    config = frame_config(TOKENS, CHANNELS, queries, dtype.itemsize, CARD, backward=True, shared=True)
+    constants = CONSTANT_STRIDES | {
+        "prompts": 1, "query_mask": None, "grad_weights": None, "SWEEP": True, "SHARED": True, "UPCAST": False,
+        "BT": config.token_tile, "BK": config.channel_tile, "BQ": config.query_tile, "BG": config.grad_tile,
+        "BC": config.slice, "BN": config.slice_rows,
+    }  # fmt: skip
+    constants |= {} if packed else {"cu_seqlens": None, "work": None}
+    label = f"{name}_backward/{kind}/{queries} queries" + (" packed" if packed else "")
+    types = _types(kind) | {"grad_query": "*fp32:16"}
+    return _entry(label, frame_backward_kernel, types, constants, (config.num_warps, config.num_stages))
+
+
+def _patches(name: str, dtype: torch.dtype, pool: bool, packed: bool) -> Signature:
+    kind = TRITON_NAMES[dtype]
+    config = patches_config(32, dtype.itemsize)
+    constants = CONSTANT_STRIDES | {
+        "POOL": pool, "prompts": 1, "UPCAST": False, "BT": config.token_tile, "BR": config.row_tile,
+        "BC": config.channel_tile, "WIDTH": config.span, "c_channel": int(pool),
+    }  # fmt: skip
+    constants |= dict.fromkeys(("y_out", "x_out", "longest_y_cells", "longest_x_cells"), 1)
+    constants |= {} if packed else {"cu_seqlens": None, "work": None}
+    constants |= {} if pool else dict.fromkeys(GEOMETRY, 1) | {"grad_content": None, "c_frame": 0, "c_cell": 0}
+    types = _types(kind) | dict.fromkeys(("c_frame", "c_cell", "s_frame"), "i32:16")
+    label = f"{name}_patches_gradient/{kind}" + (" packed" if packed else "")
+    return _entry(label, patches_gradient_kernel, types, constants, (config.num_warps, config.num_stages))

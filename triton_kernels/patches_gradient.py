@@ -80,9 +80,7 @@ def patches_gradient_kernel(
                         b_g = tl.load(p_grad + cell[:, None] * c_cell, mask=m[:, None] & m_c[None, :], other=0.0)
                         area = ((y1 - y0) * (x1 - x0)).to(tl.float32)
                         total += b_g.to(tl.float32) / area[:, None]
-            tl.store(
-                p_out + n.to(tl.int64)[:, None] * channels + c[None, :], total, mask=m_n[:, None] & m_c[None, :]
-            )
+            tl.store(p_out + n.to(tl.int64)[:, None] * channels + c[None, :], total, mask=m_n[:, None] & m_c[None, :])
 
 
 @dataclass(frozen=True)

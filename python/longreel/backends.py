@@ -58,9 +58,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row("adaptive_pool", "cuda", ("cuda",), _LOW, "CUDA C++, 16-byte loads, no compile at the first call"),
         Row("adaptive_pool", "triton", ("cuda",), _LOW, "the same gather, compiled at the first call"),
     ),
-    "compress_frames": _rows(
-        "compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS)
-    ),
+    "compress_frames": _rows("compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS)),
 }
 
 
