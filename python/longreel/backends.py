@@ -52,16 +52,14 @@ _FRAME_PASS = "one read of the patches, the second sweep from L2"
 TABLE: dict[str, tuple[Row, ...]] = {
     "context_attention": _rows(
         "context_attention",
-        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS, packed=False, backward=False),
+        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS),
     ),
     "adaptive_pool": _rows(
         "adaptive_pool",
         Row("adaptive_pool", "cuda", ("cuda",), _LOW, "CUDA C++, 16-byte loads, no compile at the first call"),
         Row("adaptive_pool", "triton", ("cuda",), _LOW, "the same gather, compiled at the first call"),
     ),
-    "compress_frames": _rows(
-        "compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS, backward=False)
-    ),
+    "compress_frames": _rows("compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS)),
     "block_sparse_attention": (
         Row("block_sparse_attention", "triton", ("cuda",), _LOW, "tiles of the plan only, full ones without a mask"),
         Row("block_sparse_attention", "cpu", ("cpu",), _LOW, "threaded, vectorised C++ over the plan's tiles"),
