@@ -136,6 +136,7 @@ def json_record(record: Record, source: str, verdict: Verdict | None) -> dict[st
         "frames": record.frames,
         "patches": record.patches,
         "tokens": record.tokens,
+        "tokens_bytes": record.visual[OURS].nbytes if record.visual else 0,
         "startup_s": record.startup,
         "total_s": {path: record.total(path) for path in paths},
         "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},

@@ -189,8 +189,8 @@ def progress(log: Console, expected: int | None) -> Iterator[Callable[[int], Non
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What the user can mend: one line on stderr and exit code 2. Damage that was passed over: one line, and on."""
+def one_line_warnings() -> Iterator[None]:
+    """Damage that was passed over: one line on stderr, and on."""
     shown = warnings.showwarning
 
     def one_line(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
@@ -202,6 +202,16 @@ def one_line_errors() -> Iterator[None]:
     warnings.showwarning = one_line
     try:
         yield
+    finally:
+        warnings.showwarning = shown
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What the user can mend: one line on stderr and exit code 2; warnings as `one_line_warnings`."""
+    try:
+        with one_line_warnings():
+            yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("longreel"):
             raise
@@ -211,8 +221,6 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
-    finally:
-        warnings.showwarning = shown
 
 
 def _stop(reason: str) -> None:
