@@ -22,10 +22,10 @@ struct StepF32 {
   static Lanes fold(const float* x, Lanes q, Lanes sum) { return fma(splat(*x), q, sum); }
 };
 
-// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries
+// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries; with `add` it is added
 template <class Step, int Rows, int Panels>
 inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename Step::Packed* q, int64_t q_panel,
-                      int64_t steps, float* s, int64_t s_row, int64_t ahead) {
+                      int64_t steps, float* s, int64_t s_row, int64_t ahead, bool add = false) {
   const int64_t chain = Step::chain(steps);
   for (int64_t begin = 0; begin < steps; begin += chain) {
     const int64_t end = std::min(begin + chain, steps);
@@ -55,7 +55,7 @@ inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename
 #pragma GCC unroll 2
       for (int p = 0; p < Panels; ++p) {
         float* at = s + r * s_row + p * 16;
-        store(at, begin == 0 ? acc[r][p] : load(at) + acc[r][p]);
+        store(at, begin == 0 && !add ? acc[r][p] : load(at) + acc[r][p]);
       }
     }
   }

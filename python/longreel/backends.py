@@ -36,13 +36,13 @@ def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
     return (
         *kernels,
         Row(op, "cpu", ("cpu",), _LOW, "threaded, vectorised C++ that reads the patches from memory once"),
-        Row(
-            op,
-            "reference",
-            _ANY_DEVICE,
-            _ALL,
-            "plain PyTorch on any device and dtype: the specification, slow on purpose",
-        ),
+        _reference(op),
+    )
+
+
+def _reference(op: str) -> Row:
+    return Row(
+        op, "reference", _ANY_DEVICE, _ALL, "plain PyTorch on any device and dtype: the specification, slow on purpose"
     )
 
 
@@ -60,6 +60,11 @@ TABLE: dict[str, tuple[Row, ...]] = {
     ),
     "compress_frames": _rows(
         "compress_frames", Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS, backward=False)
+    ),
+    "block_sparse_attention": (
+        Row("block_sparse_attention", "triton", ("cuda",), _LOW, "tiles of the plan only, full ones without a mask"),
+        Row("block_sparse_attention", "cpu", ("cpu",), _LOW, "threaded, vectorised C++ over the plan's tiles"),
+        _reference("block_sparse_attention"),
     ),
 }
 

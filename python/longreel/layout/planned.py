@@ -12,6 +12,9 @@ from longreel.layout.schedule import plan
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout
 
+# (query rows, keys) of a tile, by the device's kernels.
+TILES = {"cpu": (16, 64), "cuda": (128, 64)}
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedLayout:
@@ -19,6 +22,7 @@ class PlannedLayout:
 
     start [B]: keys before start[b] are padding on the left and seen by no row, also where a tile says "full".
     global_index [B, G]: the key at each place of G, -1 pads.
+    extent [Sk, 0]: holds no number; its shape says how many keys the layout speaks of, also to a compiled graph.
     A plan of one sample serves any batch.
     """
 
@@ -26,6 +30,7 @@ class PlannedLayout:
     tile: tuple[int, int]
     start: Tensor
     global_index: Tensor
+    extent: Tensor
     bounds: Tensor
     tiles: Tensor
     order: Tensor
@@ -42,14 +47,23 @@ class PlannedLayout:
             )
         return replace(self, start=start)
 
+    def to(self, device: torch.device | str) -> "PlannedLayout":
+        """The layout planned for `device`, with this left padding; itself where it is there already."""
+        device = torch.device(device)
+        if device.type == self.start.device.type and device.index in (None, self.start.device.index):
+            return self
+        return lowered_to(self.layout, device).with_start(self.start.to(device))
 
-def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int]) -> PlannedLayout:
-    """Plan on the host and copy to `device`."""
-    schedule = plan(layout, tile, bounds=True)
+
+def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
+    """Plan on the host and copy to `device`; `tile` None is the device's own."""
+    device = torch.device(device)
+    schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
     on = {
         name: torch.from_numpy(getattr(schedule, name)).to(device)
         for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
     }
     start = torch.tensor(layout.start, dtype=torch.int32, device=device)
     index = torch.from_numpy(global_index(layout)).to(device)
-    return PlannedLayout(layout, schedule.tile, start, index, **on)
+    extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
+    return PlannedLayout(layout, schedule.tile, start, index, extent, **on)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from longreel.backends import TABLE, Row
-from longreel.ops import adaptive_pool, compress_frames, context_attention
+from longreel.ops import adaptive_pool, block_sparse_attention, compress_frames, context_attention
 from longreel.ops._cost import Cost
 
 
@@ -49,4 +49,7 @@ class OpSpec:
         return TABLE[self.name]
 
 
-OPS = {module.NAME: OpSpec(module.NAME, module) for module in (context_attention, adaptive_pool, compress_frames)}
+OPS = {
+    module.NAME: OpSpec(module.NAME, module)
+    for module in (context_attention, adaptive_pool, compress_frames, block_sparse_attention)
+}

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longreel import _native
 from longreel.backends import Request, refusal
+from longreel.layout import PlannedLayout, VideoLayout
 from longreel.ops._schemas import overload
 from longreel.ops.registry import OPS, OpSpec
 from longreel.reference.case import BadCase, Case, Inputs
@@ -90,9 +91,11 @@ def cpu_isa(name: str | None) -> Iterator[None]:
 
 
 def prepare(inputs: Inputs, dtype: torch.dtype, device: str = "cpu", grad: Sequence[str] = ()) -> Inputs:
-    """Copies on `device`, floating tensors rounded to `dtype`; those named in `grad` ask for a gradient."""
+    """Copies on `device`, floating tensors rounded to `dtype`; those named in `grad` ask for a gradient. Layouts are planned."""
 
     def one(name: str, value: Any) -> Any:
+        if isinstance(value, VideoLayout | PlannedLayout):
+            return value.to(device)
         if not isinstance(value, Tensor):
             return value
         value = value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True)
