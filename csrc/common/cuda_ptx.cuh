@@ -16,9 +16,10 @@ __device__ inline unsigned char* dynamic_shared() {
 
 __device__ inline uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 
-// Starts to copy 16 bytes past L1; zeros arrive where `inside` is false.
+// Starts to copy 16 bytes past L1; where `inside` is false zeros arrive, and `from` is any aligned address in global memory.
 __device__ inline void copy_async(void* to, const void* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 16 : 0));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 16 : 0)
+               : "memory");
 }
 
 // Closes a group of copies.
@@ -35,7 +36,8 @@ __device__ inline void wait_for_copies() {
 __device__ inline void load_matrices(uint32_t (&m)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(shared_address(row)));
+               : "r"(shared_address(row))
+               : "memory");
 }
 
 // sum [16, 8] += a [16, 16] b [16, 8]. Lane 4 g + t holds of sum: rows g and g + 8, columns 2 t and 2 t + 1.

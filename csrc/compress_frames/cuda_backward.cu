@@ -31,12 +31,11 @@ struct BackwardSteps {
   struct Step {
     const FramePass* pass;
     const float* scores;
-    int64_t pitch, floats;  // floats: that exist of a line, at most
-    int64_t line, lines;    // the first line, and how many there are
-    int64_t skipped, after; // lines from `after` on stand `skipped` further
-    const T* x;
-    int64_t row_step, channel_step, rows;  // stored rows: patches, or the queries of frame `queries_of` where x is null
-    int64_t queries_of;
+    int64_t pitch, floats;
+    int64_t line, lines;     // the first line, and how many there are in all
+    int64_t skipped, after;  // lines from `after` on stand `skipped` further
+    const T* x;              // the first stored row; where it is null, they are the queries of a frame
+    int64_t row_step, channel_step, rows, queries_of;
 
     __device__ const float* coefficients(int i) const {
       const int64_t r = line + i;
@@ -83,7 +82,7 @@ struct BackwardSteps {
     int64_t steps = 0;
     for (int64_t local = begin; local < end; ++local) steps += ceil_div(Frame<T>(pass, local).tokens, kProductSide);
     int64_t local = begin, first = 0;
-    const auto at = [&](int64_t) {
+    const auto at = [&](int64_t, int64_t) {
       while (local < end && first >= Frame<T>(pass, local).tokens) ++local, first = 0;
       if (local == end) return Step{};
       const Frame<T> frame(pass, local);
@@ -104,8 +103,7 @@ struct BackwardSteps {
         store_channels(static_cast<T*>(own.gradients.grad_query) + row * patches.channels, values, c, patches.channels);
       }
     };
-    run_products<T, false>(1, max(steps, int64_t{1}), slice * Tile<T>::slice, patches.channels, pass.x_packs, at, depth, emit,
-                           take);
+    run_products<T, false>(pass, 1, max(steps, int64_t{1}), slice * Tile<T>::slice, pass.x_packs, at, depth, emit, take);
   }
 
   // sum_m ds_mn q_m + sum_p w_pn grad_context_p + the shares of the cells, for a slice of channels of all tokens of a frame
@@ -122,13 +120,13 @@ struct BackwardSteps {
     }
     const int64_t steps = max(ceil_div(lines, kProductSide), int64_t{1});
     const int64_t queries = problem.queries.prompts * problem.queries.rows;
-    const auto at = [&](int64_t step) {
-      const int64_t first = step / steps * kProductSide, line = step % steps * kProductSide;
+    const auto at = [&](int64_t tile, int64_t step) {
+      const int64_t first = tile * kProductSide, line = step * kProductSide;
       return Step{&pass, frame.scores + first, frame.pitch, frame.pitch - first, line, lines, problem.queries.prompts, queries,
                   nullptr, 0, 0, lines - line, frame.index};
     };
     const auto depth = [&](int64_t step) {
-      return static_cast<int>(min(lines - step % steps * kProductSide, int64_t{kProductSide}));
+      return static_cast<int>(min(lines - step * kProductSide, int64_t{kProductSide}));
     };
     const T* const grad_content = static_cast<const T*>(own.gradients.grad_content);
     const auto emit = [&](int64_t tile, int m, int64_t c, const float(&values)[4]) {
@@ -140,7 +138,7 @@ struct BackwardSteps {
       if (grad_content != nullptr) add_shares(total, grad_content + frame.index * pool.cells() * channels, n, c);
       store_channels(out + (pool.prefix + n) * channels, total, c, channels);
     };
-    run_products<T, true>(ceil_div(frame.tokens, kProductSide), steps, channel, channels, pass.q_packs, at, depth, emit, take);
+    run_products<T, true>(pass, ceil_div(frame.tokens, kProductSide), steps, channel, pass.q_packs, at, depth, emit, take);
   }
 
   // Adds to four channels of token n what its cells' gradient [cells, C] gives it.

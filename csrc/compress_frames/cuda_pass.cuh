@@ -36,7 +36,6 @@ struct FramePass {
   int64_t parts;               // of every frame, where all frames are as long
   const int64_t* first_part;   // packed patches: [F + 1] parts before a frame
   const int32_t* part_frame;   // packed patches: the frame of every part
-  int64_t channel_tasks;       // tasks that share the channels of a frame
 };
 
 // One frame of the pass. Tokens are those after the prefix.
@@ -87,11 +86,12 @@ __device__ inline Row<T> query_row(const FramePass& pass, int64_t f, int64_t r) 
 
 // Starts to bring 16 bytes of a row, from channel c on, into shared memory; zeros beyond the row's end.
 template <class T>
-__device__ inline void copy_chunk(unsigned char* to, Row<T> row, int64_t c, int64_t channels, bool packs) {
+__device__ inline void copy_chunk(const FramePass& pass, unsigned char* to, Row<T> row, int64_t c, bool packs) {
   constexpr int lane = Tile<T>::lane;
+  const int64_t channels = pass.problem.patches.channels;
   const bool inside = row.data != nullptr && c < channels;
   if (packs) {
-    copy_async(to, inside ? row.data + c : reinterpret_cast<const T*>(to), inside);
+    copy_async(to, inside ? static_cast<const void*>(row.data + c) : pass.scores, inside);
     return;
   }
   Pack<T, lane> pack;

@@ -122,43 +122,50 @@ class ProductSums<float, Across> {
   float sum_[4][4] = {};
 };
 
-// Where a step finds its operands. coefficients(i): line i of them, null for zeros; row(k) of the stored rows, null likewise.
-// Runs `outputs` products of `steps` steps each. For every step in turn `at(step)` gives an object with coefficients(i), of
-// which tokens_left floats exist, row(k), and the channel c where the slice begins; emit(output, m, c, values) takes results.
+// A step: thirty-two lines of coefficients, and as many stored rows, each null where it is zero.
+//   coefficients(i): line i, of which `floats` exist;  row(k)
+// Runs `outputs` products of `steps` steps each for the channels from `channel` on. at(output, step) finds a step, one after
+// another, and depth(step) says how many of its k there are; emit(output, m, c, values) takes four channels of a result.
 template <class T, bool Across, class At, class Depth, class Emit, class Take>
-__device__ void run_products(int64_t outputs, int64_t steps, int64_t channel, int64_t channels, bool rows_pack, const At& at,
+__device__ void run_products(const FramePass& pass, int64_t outputs, int64_t steps, int64_t channel, bool rows_pack, const At& at,
                              const Depth& depth, const Emit& emit, const Take& take) {
   using Stage = ProductStage<Across>;
   unsigned char* const shared = dynamic_shared();
   const int line = threadIdx.x / 8, part = threadIdx.x % 8, warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const auto load = [&](int64_t step) {
-    unsigned char* const stage = shared + step % kProductStages * Stage::bytes;
-    const auto from = at(step);
-    const float* const coefficients = from.coefficients(line);
-    const bool inside = coefficients != nullptr && 4 * part < from.floats;
-    unsigned char* const to = stage + (line * Stage::pitch + 4 * part) * 4;
-    copy_async(to, inside ? coefficients + 4 * part : reinterpret_cast<const float*>(to), inside);
+  int64_t next_output = 0, next_step = 0;
+  int filled = 0;
+  const auto load = [&] {
+    if (next_output < outputs) {
+      unsigned char* const stage = shared + filled * Stage::bytes;
+      const auto from = at(next_output, next_step);
+      const float* const coefficients = from.coefficients(line);
+      const bool inside = coefficients != nullptr && 4 * part < from.floats;
+      copy_async(stage + (line * Stage::pitch + 4 * part) * 4, inside ? coefficients + 4 * part : pass.scores, inside);
 #pragma unroll
-    for (int i = 0; i < kProductSide / kWarps; ++i) {
-      const int k = warp + i * kWarps;
-      copy_chunk<T>(stage + Stage::coefficient_bytes + k * Stage::row_bytes + lane * kPackBytes, from.row(k),
-                    channel + lane * Tile<T>::lane, channels, rows_pack);
+      for (int i = 0; i < kProductSide / kWarps; ++i) {
+        const int k = warp + i * kWarps;
+        copy_chunk<T>(pass, stage + Stage::coefficient_bytes + k * Stage::row_bytes + lane * kPackBytes, from.row(k),
+                      channel + lane * Tile<T>::lane, rows_pack);
+      }
+      filled = (filled + 1) % kProductStages;
+      if (++next_step == steps) ++next_output, next_step = 0;
     }
-  };
-  const int64_t total = outputs * steps;
-  for (int step = 0; step < kProductStages - 1; ++step) {
-    if (step < total) load(step);
     commit_copies();
-  }
+  };
+#pragma unroll 1
+  for (int i = 0; i < kProductStages - 1; ++i) load();
   take();
   ProductSums<T, Across> sums;
-  for (int64_t step = 0; step < total; ++step) {
-    wait_for_copies<kProductStages - 2>();
-    __syncthreads();
-    if (step + kProductStages - 1 < total) load(step + kProductStages - 1);
-    commit_copies();
-    sums.add(shared + step % kProductStages * Stage::bytes, depth(step));
-    if (step % steps == steps - 1) sums.write([&](int m, int c, const float(&v)[4]) { emit(step / steps, m, channel + c, v); });
+  int used = 0;
+  for (int64_t output = 0; output < outputs; ++output) {
+    for (int64_t step = 0; step < steps; ++step) {
+      wait_for_copies<kProductStages - 2>();
+      __syncthreads();
+      load();
+      sums.add(shared + used * Stage::bytes, depth(step));
+      used = (used + 1) % kProductStages;
+    }
+    sums.write([&](int m, int c, const float(&values)[4]) { emit(output, m, channel + c, values); });
   }
   wait_for_copies<0>();
   __syncthreads();

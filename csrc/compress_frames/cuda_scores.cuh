@@ -107,9 +107,9 @@ template <class T, class Take>
 __device__ void score_part(const FramePass& pass, const Frame<T>& frame, int64_t part, const Take& take) {
   constexpr int kCopies = Tile<T>::copies, kTileBytes = Tile<T>::stage_bytes / 2;
   const Patches& patches = pass.problem.patches;
-  const int64_t first = part * Tile<T>::tokens, channels = patches.channels;
+  const int64_t first = part * Tile<T>::tokens;
   const int64_t queries = pass.problem.queries.prompts * pass.problem.queries.rows;
-  const int steps = static_cast<int>(ceil_div(channels, Tile<T>::channels));
+  const int steps = static_cast<int>(ceil_div(patches.channels, Tile<T>::channels));
   unsigned char* const shared = dynamic_shared();
   if (pass.scored_rows == 0 || frame.tokens == 0) take();
   Row<T> x[kCopies], q[kCopies];
@@ -131,8 +131,8 @@ __device__ void score_part(const FramePass& pass, const Frame<T>& frame, int64_t
       for (int i = 0; i < kCopies; ++i) {
         const int at = threadIdx.x + i * kThreads, row = at / Tile<T>::chunks, chunk = at % Tile<T>::chunks;
         const int64_t c = int64_t{step} * Tile<T>::channels + chunk * Tile<T>::lane;
-        copy_chunk(stage + chunk_at<T>(row, chunk), x[i], c, channels, pass.x_packs);
-        if (row < round_up(rows, 16)) copy_chunk(stage + kTileBytes + chunk_at<T>(row, chunk), q[i], c, channels, pass.q_packs);
+        copy_chunk(pass, stage + chunk_at<T>(row, chunk), x[i], c, pass.x_packs);
+        if (row < round_up(rows, 16)) copy_chunk(pass, stage + kTileBytes + chunk_at<T>(row, chunk), q[i], c, pass.q_packs);
       }
     };
     for (int step = 0; step < kStages - 1; ++step) {
