@@ -1,15 +1,15 @@
 // How a pass is cut into launches, and where its arrays stand in the workspace.
 //
 // Counted for 256 patches of 1408 bf16 channels (704 KiB) and 32 queries. Scores are 2 * 32 * 1408 FLOP for 2816 bytes of a
-// patch, 32 FLOP a byte: with mma.sync at half of its peak, a third of the time the memory takes on an A100, RTX 4090 or H100;
-// in fp32 on the FMA units (16 FLOP a byte) about as long as the memory. So bytes decide:
+// patch, 32 FLOP a byte: with mma.sync at half of its peak less than half of the time that the memory takes on an A100, an
+// RTX 4090 or an H100; in fp32 on the FMA units (16 FLOP a byte) about as long as the memory. So bytes decide:
 //   Device memory: the patches once, weights 4 bytes a patch, scores 4 bytes a patch and row written behind (5 % of the patches).
 //   L2 to multiprocessors: patches twice, the queries (88 KiB) once for each part of 64 patches (176 KiB): 2.5 times the patches.
-//   A block: 256 threads, 6 stages of 16 KiB (96 KiB: fits the 99 KiB a block has on 24 GB cards, once on 4090 and A100, twice
-//   on H100), of which 5 x 8 KiB of patches are on their way: 40 KiB x 132 blocks hide 1 us at 5 TB/s.
+//   A block: 256 threads of about 200 registers, so one a multiprocessor; 6 stages of 16 KiB, which fit the 99 KiB of a block on
+//   24 GB cards. 5 x 8 KiB of patches are on their way: 40 KiB x 132 multiprocessors hide 1 us at 5 TB/s.
 // A frame comes back from L2 if all frames between their two sweeps stay there: blocks / parts are being scored, and their
-// tasks go first afterwards. Blocks are therefore as many as fit on the card, but at most parts x (half of L2 / frame): on an
-// H100 (50 MB) 140 and once each multiprocessor, on an A100 (40 MB) 112 for 108, on a 4090 (72 MB) all 128.
+// tasks go first afterwards. Blocks are therefore one a multiprocessor, but at most parts x (half of L2 / frame): 132 on an
+// H100 (50 MB, 132 multiprocessors), 104 on an A100 (40 MB, 108), 188 on a 4090 (72 MB, 128).
 #pragma once
 
 #include "common/cuda_launch.cuh"
