@@ -15,8 +15,8 @@
 namespace longreel {
 namespace {
 
-// Frames that share one sum of the queries' gradient: at most a quarter of L2, and sums of about this size in all.
-constexpr int64_t kMostInChunk = 16, kSumBytes = 128 << 20;
+// Frames that share one sum of the queries' gradient, at most, unless the sums would be too many.
+constexpr int64_t kMostInChunk = 16;
 
 struct BackwardPass {
   FramePass frames;
@@ -210,7 +210,7 @@ cudaError_t plan_backward(const FrameProblem& problem, FrameBorders borders, con
   int64_t chunk = 1;
   if (sums_queries && q.sets == 1) {
     const int64_t in_l2 = card.l2_bytes / 4 / frame_bytes<T>(problem, borders.data != nullptr, rows);
-    const int64_t most_sums = std::max<int64_t>(1, kSumBytes / (queries * x.channels * 4));
+    const int64_t most_sums = std::max<int64_t>(1, most_kept_bytes(card) / (queries * x.channels * 4));
     chunk = std::max(std::clamp<int64_t>(in_l2, 1, kMostInChunk), ceil_div(x.frames, most_sums));
   }
   plan->sums_queries = sums_queries;

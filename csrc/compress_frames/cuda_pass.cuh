@@ -21,6 +21,7 @@ struct Tile {
 
 constexpr int kStages = 6;
 constexpr int kSharedBytes = kStages * 16 * 1024;
+static_assert(kSharedBytes + 2048 <= 99 * 1024, "with the kernels' own variables it fits a block of every card from sm_80 on");
 static_assert(Tile<float>::stage_bytes * kStages == kSharedBytes && Tile<__half>::stage_bytes * kStages == kSharedBytes);
 // Pitch of a row of scores, in floats: rows begin at 32-byte sectors, so that no sector belongs to two frames.
 constexpr int64_t kPitch = 8;

@@ -19,8 +19,9 @@
 
 namespace longreel {
 
-// Scores of the frames of one launch take about this much; more frames are launched in turn.
-constexpr int64_t kScoreBytes = 128 << 20;
+// What a pass keeps beside its outputs, scores and sums, takes about this much each, and no more for more frames: they are
+// launched in turn. (Packed frames, whose lengths the host does not know, keep the scores of all.)
+inline int64_t most_kept_bytes(const Card& card) { return 3 * card.l2_bytes; }
 
 struct PassPlan {
   FramePass pass;
@@ -62,7 +63,7 @@ PassPlan plan_pass(const FrameProblem& problem, FrameBorders borders, const void
   pass.parts = parts_of(tokens, Tile<T>::tokens);
 
   int64_t fitting = frames, score_tokens = 0;
-  if (!packed && rows * pitch > 0) fitting = std::max(chunk, kScoreBytes / (rows * pitch * 4) / chunk * chunk);
+  if (!packed && rows * pitch > 0) fitting = std::max(chunk, most_kept_bytes(card) / (rows * pitch * 4) / chunk * chunk);
   plan.frames_at_once = std::min(frames, fitting);
   score_tokens = packed ? Frame<T>::packed_begin(x.tokens, frames) : plan.frames_at_once * pitch;
   pass.scores = arena.take<float>(rows * score_tokens);

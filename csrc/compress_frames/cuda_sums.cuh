@@ -5,10 +5,11 @@
 
 namespace longreel {
 
-// Prompts whose context is summed in one sweep.
-constexpr int kPrompts = 4;
-// Tokens summed on their own before they join a total: bounds the rounding error of long sums.
-constexpr int kChain = 64;
+// Prompts whose context is summed in one sweep, and tokens whose loads are under way together: a lane fetches one weight.
+constexpr int kPrompts = 4, kBatch = 8;
+static_assert(kPrompts * kBatch == kLanes);
+// Batches summed on their own before they join a total: bounds the rounding error of long sums.
+constexpr int kChain = 8;
 
 // Sums of one warp over the tokens that it visits, 16 bytes of channels a lane: plain, and weighted for a few prompts.
 template <class T>
@@ -17,28 +18,50 @@ struct TokenSums {
 
   const Frame<T>& frame;
   const Patches& patches;
-  int64_t c;                       // first channel of this lane
+  int64_t c;  // first channel of this lane
   bool packs;
-  const float* weights[kPrompts];  // of the frame's tokens; null for no prompt
+  int prompts;           // that are summed
+  const float* weights;  // of the frame's tokens, for prompt lane / kBatch; null for no prompt
   float plain[V], weighted[kPrompts][V];
 
   __device__ TokenSums(const FramePass& pass, const Frame<T>& frame, int64_t c)
-      : frame(frame), patches(pass.problem.patches), c(c), packs(pass.x_packs), weights(), plain(), weighted() {}
+      : frame(frame), patches(pass.problem.patches), c(c), packs(pass.x_packs), prompts(0), weights(nullptr), plain(), weighted() {}
 
   // Adds tokens first, first + step, ... of the `count` in the window [.., width] at y0, x0 of a grid of that pitch.
   __device__ void add(int64_t first, int64_t step, int64_t count, int64_t width, int64_t y0, int64_t x0, int64_t pitch,
                       bool for_prompts) {
-    if (count <= 0 || c >= patches.channels) return;
+    if (count <= 0) return;
+    const int lane = threadIdx.x % kLanes;
     int64_t y = first / width, x = first % width;
     const int64_t down = step / width, across = step % width;
     for (int64_t i = first; i < count;) {
       float sum[V] = {}, sums[kPrompts][V] = {};
-#pragma unroll 4
-      for (int chain = 0; chain < kChain && i < count; ++chain, i += step) {
-        add_token((y0 + y) * pitch + x0 + x, for_prompts, sum, sums);
-        y += down;
-        x += across;
-        if (x >= width) x -= width, ++y;
+      for (int batch = 0; batch < kChain && i < count; ++batch) {
+        Pack<T, V> tokens[kBatch];
+        int64_t own = -1;
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b, i += step) {
+          const int64_t n = (y0 + y) * pitch + x0 + x;
+          if (i < count && lane % kBatch == b) own = n;
+          tokens[b] = load(n, i < count);
+          y += down;
+          x += across;
+          if (x >= width) x -= width, ++y;
+        }
+        const float weight = for_prompts && own >= 0 && weights != nullptr ? __ldcg(weights + own) : 0.0f;
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b) {
+          float values[V];
+#pragma unroll
+          for (int v = 0; v < V; ++v) sum[v] += values[v] = widen(tokens[b].lane[v]);
+#pragma unroll
+          for (int j = 0; j < kPrompts; ++j) {
+            if (!for_prompts || j >= prompts) break;
+            const float factor = __shfl_sync(~0u, weight, j * kBatch + b);
+#pragma unroll
+            for (int v = 0; v < V; ++v) sums[j][v] = fmaf(factor, values[v], sums[j][v]);
+          }
+        }
       }
 #pragma unroll
       for (int v = 0; v < V; ++v) {
@@ -49,26 +72,16 @@ struct TokenSums {
     }
   }
 
-  __device__ void add_token(int64_t n, bool for_prompts, float (&sum)[V], float (&sums)[kPrompts][V]) const {
-    float x[V];
+  // This lane's channels of token n; zeros where there are none.
+  __device__ Pack<T, V> load(int64_t n, bool inside) const {
+    Pack<T, V> token;
     const T* const from = frame.x + n * patches.row_stride + c * patches.channel_stride;
-    if (packs) {
-      const Pack<T, V> pack = load_pack_l2<V>(from);
+    if (packs && inside && c < patches.channels) return load_pack_l2<V>(from);
 #pragma unroll
-      for (int v = 0; v < V; ++v) x[v] = widen(pack.lane[v]);
-    } else {
-#pragma unroll
-      for (int v = 0; v < V; ++v) x[v] = c + v < patches.channels ? widen(from[v * patches.channel_stride]) : 0.0f;
+    for (int v = 0; v < V; ++v) {
+      token.lane[v] = !packs && inside && c + v < patches.channels ? from[v * patches.channel_stride] : narrow<T>(0.0f);
     }
-#pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] += x[v];
-#pragma unroll
-    for (int j = 0; j < kPrompts; ++j) {
-      if (!for_prompts || weights[j] == nullptr) continue;
-      const float weight = __ldcg(weights[j] + n);
-#pragma unroll
-      for (int v = 0; v < V; ++v) sums[j][v] = fmaf(weight, x[v], sums[j][v]);
-    }
+    return token;
   }
 };
 
@@ -101,9 +114,11 @@ __device__ void sum_slice(const FramePass& pass, const Frame<T>& frame, const Fr
   const int64_t warp = threadIdx.x / kLanes, c = slice * Tile<T>::slice + threadIdx.x % kLanes * V;
   TokenSums<T> sums(pass, frame, c);
   const auto choose_prompts = [&](int64_t first) {
+    const int64_t own = first + threadIdx.x % kLanes / kBatch;
+    sums.prompts = static_cast<int>(min(prompts - first, int64_t{kPrompts}));
+    sums.weights = own < prompts ? outputs.weights + problem.weights_at(own, frame.index) : nullptr;
 #pragma unroll
     for (int j = 0; j < kPrompts; ++j) {
-      sums.weights[j] = first + j < prompts ? outputs.weights + problem.weights_at(first + j, frame.index) : nullptr;
 #pragma unroll
       for (int v = 0; v < V; ++v) sums.weighted[j][v] = 0.0f;
     }

@@ -87,6 +87,11 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 }
 
 template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulator::exchange(value, "shuffle")[lane % emulator::kWarp];
+}
+
+template <class T>
 T __ldcg(const T* from) {
   return *from;
 }
