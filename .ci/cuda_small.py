@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from longreel.bench.cases import SIZES, Case
+from longreel.bench.cases import CASES, shape_of
 from longreel.ops.registry import OPS
 from longreel.testing.cases import DTYPES, Variant, low_level, prepare, run
 
@@ -17,10 +17,11 @@ def small(ops: list[str]) -> int:
     calls = 0
     for op in ops:
         variant = Variant(op, "cuda", "cuda")
-        wanted = variant.spec.specification.DIFFERENTIABLE if variant.backward else ()
+        leaves = variant.spec.specification.DIFFERENTIABLE if variant.backward else ()
         for case in (case for case in variant.spec.specification.cases() if case.fast):
             for dtype in DTYPES:
-                run(op, low_level(variant), prepare(case.inputs(), dtype, "cuda"), wanted)
+                inputs = prepare(case.inputs(), dtype, "cuda")
+                run(op, low_level(variant), inputs, [name for name in leaves if name in inputs])
                 calls += 1
     torch.cuda.synchronize()
     return calls
@@ -30,7 +31,7 @@ def true_size(ops: list[str]) -> int:
     """One forward and backward pass of every benchmark case in bfloat16 on every kernel of ours."""
     calls = 0
     for op in ops:
-        case = Case(op, SIZES["hour"], torch.bfloat16, torch.device("cuda"), "all")
+        case = CASES[op](op, shape_of(op, "hour", {}), torch.bfloat16, torch.device("cuda"), "all")
         for name in case.kernels:
             case.variant(name).make()()
             calls += 1

@@ -1,12 +1,14 @@
 """block_sparse_attention: attention under a video layout, where a row sees two ranges of keys; no mask is made."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from longreel.backends import Request, choose
-from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
+from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
+from longreel.ops import _flash
 from longreel.ops._call import call, register, wants_grad
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._layouts import planned
@@ -56,9 +58,13 @@ def block_sparse_attention(
         RuntimeError: a `VideoLayout` that is not planned under torch.compile or capture.
         BackendError: no backend, or not the one named, can run the call.
     """
-    args = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)[0]
-    chosen = choose(NAME, backend, Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5])))
-    out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
+    args, plan = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)
+    request = Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5]), objection=_objection(plan, args[-1]))
+    chosen = choose(NAME, backend, request)
+    if chosen == "flash":
+        out, lse = _flash.attend(*args[:5], plan, args[-1])
+    else:
+        out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
     return (out, lse) if return_lse else out
 
 
@@ -90,6 +96,16 @@ def lower(
         plan.runs, plan.unit_order, *plan.tile, resolve_scale(scale, q.shape[-1]),
     )  # fmt: skip
     return args, plan
+
+
+def objection(*args: Any, **kwargs: Any) -> Callable[[str], str | None]:
+    """Why a backend does not serve the values of this call, for `explain`."""
+    lowered, plan = lower(*args, **kwargs)
+    return _objection(plan, lowered[-1])
+
+
+def _objection(plan: PlannedLayout, scale: float) -> Callable[[str], str | None]:
+    return lambda backend: _flash.refusal(plan, scale) if backend == "flash" else None
 
 
 def _check_tensors(**tensors: Tensor) -> None:
@@ -166,6 +182,22 @@ def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, *
     flops = 4 * width * heads * repeat * visible_pairs(plan.layout)
     written = batch * rows * heads * (width * args[0].element_size() + 4)
     return Cost(flops, nbytes(*args[:13]), written)
+
+
+def executed_flops(plan: PlannedLayout, backend: str, dtype: torch.dtype, heads: int, width: int) -> int | None:
+    """4 D for every pair that the backend's forward computes under `plan`, masked lanes of its vectors included, for each
+    head and sample of the layout; None for a backend that does not go by tiles."""
+    if backend not in _LANES:
+        return None
+    lanes = _LANES[backend](plan.tile, dtype)
+    return 4 * width * heads * executed_pairs(plan.layout.plan(plan.tile, bounds=False), lanes)
+
+
+# (rows, keys) in whose multiples a kernel computes the steps of a tile.
+_LANES: dict[str, Callable[[tuple[int, int], torch.dtype], tuple[int, int]]] = {
+    "cpu": lambda tile, dtype: (min(16, tile[0]), 16 if dtype is torch.float32 else 32),
+    "triton": lambda tile, dtype: tile,
+}
 
 
 def _fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

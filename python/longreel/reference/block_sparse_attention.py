@@ -103,9 +103,8 @@ def cases() -> list[Case]:
     one_head: dict[str, Any] = {"heads": (1, 1), "batch": 1}
 
     def voco(frames: int, **more: Any) -> VideoLayout:
-        return VideoLayout.voco(
-            **{"frames": frames, "vision": 50, "voco": 2, "text": 9, "prefix": 3, "mode": "causal"} | more
-        )
+        counts: dict[str, Any] = {"vision": 50, "voco": 2, "text": 9, "prefix": 3, "mode": "causal"}
+        return VideoLayout.voco(frames=frames, **counts | more)
 
     def vst(frames: int) -> VideoLayout:
         return VideoLayout.vst(visual=60 * frames - 7, chunk=60, ratio=4, prefix=5, text=9)
