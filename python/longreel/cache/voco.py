@@ -95,6 +95,9 @@ class VoCoCache(Cache):
         positions: "compact" starts a frame at prefix + VoCo tokens before it, "absolute" counts rows; the same for one image.
     """
 
+    # Of `_Layer`; the base class says less.
+    layers: list[Any]
+
     def __init__(
         self,
         config: PreTrainedConfig,
