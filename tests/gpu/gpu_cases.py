@@ -1,4 +1,4 @@
-"""What the gpu tests run: every kernel that the backend table offers on CUDA, on frames of a real vision tower."""
+"""What the gpu tests of frames run: every kernel over patches that the backend table offers on CUDA, at real sizes."""
 
 from typing import Any
 
@@ -26,6 +26,17 @@ CASES: dict[str, list[Case]] = {
         frames_case(
             "sharp-text", rows=77, tokens=577, width=1024, frames=9, sharp=5.0, masked=True, return_weights=True
         ),
+        frames_case("packed", rows=32, packed=(257, 0, 576, 31), width=1408, frames=37, return_weights=True),
+        frames_case(
+            "packed-prompts",
+            lead=(2, -1),
+            rows=9,
+            packed=(1, 300),
+            width=1152,
+            frames=8,
+            masked=True,
+            return_weights=True,
+        ),
     ],
     "adaptive_pool": [
         pool_case("tower", 257, 1408, 40, **POOL),
@@ -52,15 +63,23 @@ CASES: dict[str, list[Case]] = {
 
 VARIANTS = [
     Variant(op, row.backend, "cuda")
-    for op, spec in OPS.items()
-    for row in spec.rows
+    for op in CASES
+    for row in OPS[op].rows
     if "cuda" in row.devices and row.backend != "reference"
 ]
+
+
+def takes(variant: Variant, case: Case) -> bool:
+    """Whether the backend table says that this kernel takes the case's patches, packed or not."""
+    row = next(row for row in variant.spec.rows if row.backend == variant.backend)
+    return row.packed or "packed" not in case.name
+
 
 each_kernel = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=SHORT.get)
 each_case = pytest.mark.parametrize(
-    ("variant", "case"), [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in CASES[v.op]]
+    ("variant", "case"),
+    [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in CASES[v.op] if takes(v, c)],
 )
 
 

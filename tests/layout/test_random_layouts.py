@@ -31,6 +31,7 @@ from longreel.layout import (
 )
 from longreel.layout.dense import visible
 from longreel.layout.ranges import ranges
+from longreel.ops._flash import refusal as flash_refusal
 from longreel.testing import check as check_close
 
 COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))
@@ -221,6 +222,8 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
     truth, baseline = (results(lambda **t: dense_attention(**t, mask=mask), d) for d in (torch.float64, dtype))
     largest = max(t.abs().max().item() if t.numel() else 0.0 for name, t in truth.items() if name.startswith("grad"))
     for backend in available("block_sparse_attention", "cpu", dtype):
+        if backend == "flash" and flash_refusal(layout.to("cpu"), 1.0) is not None:
+            continue
         got = results(partial(block_sparse_attention, layout=layout, return_lse=True, backend=backend), dtype)
         for name, value in truth.items():
             # what vanishes in real arithmetic is measured against the largest gradient

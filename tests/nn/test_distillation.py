@@ -32,9 +32,10 @@ def inputs(dtype: torch.dtype, sharp: float = 1.0) -> tuple[Tensor, ...]:
     )
 
 
-@pytest.fixture(params=[1 << 22, 40, 1], ids=["whole", "few", "single"])
+@pytest.fixture(params=[(1 << 25, 1 << 21), (1 << 10, 1 << 9), (1, 1)], ids=["whole", "few", "single"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "_CHUNK_LOGITS", request.param)
+    monkeypatch.setattr(distillation, "_CHUNK", request.param[0])
+    monkeypatch.setattr(distillation, "_BLOCK", request.param[1])
 
 
 @pytest.mark.usefixtures("chunk")

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-CASES = Path(__file__).with_name("interpreted_kernels.py")
+import pytest
+
+CASES = sorted(Path(__file__).parent.glob("interpreted_*.py"))
 
 
-def test_every_kernel_interpreted() -> None:
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
+def test_interpreted(cases: Path) -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(CASES)],
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(cases)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -59,7 +59,7 @@ class SparseCase(Case):
 
     @property
     def peers(self) -> Mapping[str, SparsePeer]:
-        return SPARSE_PEERS
+        return {name: peer for name, peer in SPARSE_PEERS.items() if not self.leaves or self.device.type in peer.trains}
 
     @cached_property
     def layout(self) -> VideoLayout:

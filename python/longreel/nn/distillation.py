@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits of one chunk: 8 MiB in float32, three or four of these at once.
-_CHUNK_LOGITS = 1 << 21
+# Bytes of one model's logits at a time: rows enough to be worth a read of the head's weight.
+_CHUNK = 1 << 24
+# Bytes of those in float32 at a time, which a cache holds.
+_BLOCK = 1 << 21
 
 
 def distillation_loss(
@@ -74,28 +76,37 @@ class _Distillation(torch.autograd.Function):
         # blocks, all rows at once, and round once.
         summed = need_head and head.dtype == share.dtype
         grad_head = torch.zeros_like(head) if summed else torch.empty_like(head) if need_head else None
-        loss = share.new_zeros(())
+        loss, slope = share.new_zeros(()), share * scale
         # [2, S, 1] each: the largest logit, and the logarithm of the sum over the vocabulary
         norm, teacher_norm = (share.new_empty(2, len(share), 1) for _ in range(2))
-        for rows in _spans(len(share), head.shape[0]):
+        for rows in _spans(len(share), head.shape[0] * head.itemsize, _CHUNK):
             # [rows, V] each
-            log_p, log_t = _logits(student[rows], head, scale), _logits(teacher[rows], teacher_head, scale)
-            _normalise(log_p, norm[:, rows])
-            _normalise(log_t, teacher_norm[:, rows])
-            loss += share[rows].dot(F.kl_div(log_p, log_t, reduction="none", log_target=True).sum(-1))
-            if grad_student is None and not summed:
-                continue
-            slope = _slope(log_p, log_t, share[rows] * scale).to(head.dtype)
+            logits, target = F.linear(student[rows], head), F.linear(teacher[rows], teacher_head)
+            for block in _spans(len(logits), head.shape[0] * share.itemsize, _BLOCK):
+                at = slice(rows.start + block.start, rows.start + block.stop)
+                log_p = _normalised(logits[block], scale, norm[:, at])
+                log_t = _normalised(target[block], scale, teacher_norm[:, at])
+                p_t = log_t.exp()
+                loss += share[at].dot(torch.linalg.vecdot(p_t, log_t.sub_(log_p)))
+                if grad_student is not None or summed:
+                    logits[block] = log_p.exp_().sub_(p_t).mul_(slope[at, None])
             if grad_student is not None:
-                torch.mm(slope, head, out=grad_student[rows])
+                torch.mm(logits, head, out=grad_student[rows])
             if summed and grad_head is not None:
-                grad_head.addmm_(slope.t(), student[rows])
+                grad_head.addmm_(logits.t(), student[rows])
+            del logits, target  # before the next ones
         if grad_head is not None and not summed:
-            for words in _spans(head.shape[0], len(share)):
+            for words in _spans(head.shape[0], len(share) * head.itemsize, _CHUNK):
                 # [S, words] each
-                log_p = _logits(student, head[words], scale).sub_(norm[0]).sub_(norm[1])
-                log_t = _logits(teacher, teacher_head[words], scale).sub_(teacher_norm[0]).sub_(teacher_norm[1])
-                torch.mm(_slope(log_p, log_t, share * scale).to(head.dtype).t(), student, out=grad_head[words])
+                logits, target = F.linear(student, head[words]), F.linear(teacher, teacher_head[words])
+                for block in _spans(len(logits), logits.shape[1] * share.itemsize, _BLOCK):
+                    p, p_t = (
+                        x[block].to(share.dtype).mul_(scale).sub_(n[0, block]).sub_(n[1, block]).exp_()
+                        for x, n in ((logits, norm), (target, teacher_norm))
+                    )
+                    logits[block] = p.sub_(p_t).mul_(slope[block, None])
+                torch.mm(logits.t(), student, out=grad_head[words])
+                del logits, target
         ctx.grads = grad_student, grad_head
         return loss
 
@@ -109,28 +120,18 @@ class _Distillation(torch.autograd.Function):
         return (*(None if grad is None else grad.mul_(upstream[0]) for grad in grads), *(None,) * 5)
 
 
-def _logits(rows: Tensor, head: Tensor, scale: float) -> Tensor:
-    """[rows, words], in float32 or wider."""
-    logits = F.linear(rows, head)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).mul_(scale)
-
-
-def _normalise(logits: Tensor, norm: Tensor) -> None:
-    """Logits become logarithms of probabilities; `norm` receives what was taken off, in the order that keeps small bits."""
+def _normalised(logits: Tensor, scale: float, norm: Tensor) -> Tensor:
+    """Logarithms of probabilities in float32 or wider; `norm` receives what was taken off, in the order that keeps small bits."""
+    logits = logits.to(norm.dtype) * scale
     norm[0] = logits.amax(-1, keepdim=True)
     logits -= norm[0]
-    norm[1] = logits.exp().sum(-1, keepdim=True).log()
-    logits -= norm[1]
+    norm[1] = logits.exp().sum(-1, keepdim=True).log_()
+    return logits.sub_(norm[1])
 
 
-def _slope(log_p: Tensor, log_t: Tensor, factor: Tensor) -> Tensor:
-    """d KL / d logits of the student, times `factor` of each row; overwrites both."""
-    return log_p.exp_().sub_(log_t.exp_()).mul_(factor[:, None])
-
-
-def _spans(count: int, width: int) -> list[slice]:
-    """0 .. count in spans whose `width` logits each fit a chunk."""
-    step = max(1, _CHUNK_LOGITS // max(1, width))
+def _spans(count: int, each: int, most: int) -> list[slice]:
+    """0 .. count in spans of at most `most` bytes, `each` an item."""
+    step = max(1, most // max(1, each))
     return [slice(begin, min(begin + step, count)) for begin in range(0, count, step)]
 
 
