@@ -9,7 +9,7 @@ With w = mean_m p_m, p_m = softmax_n(scale q_m . x_n) and the gradient dw_n = gr
 `frame_backward_kernel` scores the patches and dots them with grad_context in one read, makes a frame's slopes where the
 forward pass makes its weights (`frame_work`), and sweeps the patches in L2 for grad_q. The row sums of exp are counted
 again: with exp(s - lse), the rounding of an fp32 lse alone is over the fp32 budget where scores reach hundreds.
-`patches_gradient_kernel` needs no patches: it reads the slopes, 1 / C of M entries a patch, and writes grad_x.
+`patches_gradient_kernel` needs no patches: it reads the slopes, M / C of X, and writes grad_x.
 
 Bytes, in frames of patches X, at N = 256, C = 1408, M = 32 and 16 bits: 1 read; scores and slopes 3 M / C = 0.07 written;
 one query set for all frames: a sum [M, C] in fp32 of every 4 frames, written and read, 0.06 each; grad_x 1 written.
@@ -37,7 +37,7 @@ from longreel.triton_kernels.frame_scores import (
     sweep,
     valid,
 )
-from longreel.triton_kernels.frame_work import arrive, frame_tokens, work_item
+from longreel.triton_kernels.frame_work import VARYING, arrive, frame_tokens, work_item
 from longreel.triton_kernels.patches_gradient import PatchesGradient
 from longreel.triton_kernels.window import Window
 from torch import Tensor
@@ -45,7 +45,7 @@ from torch import Tensor
 SUM_BLOCK = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def frame_backward_kernel(
     grad_context, grad_weights, query, patches, query_mask, cu_seqlens, work,
     scores, dots, slopes, factors, weights, progress, grad_query,
@@ -219,7 +219,7 @@ def query_slice(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def sum_groups_kernel(sums, out, groups, size, BLOCK: tl.constexpr):
     """out[i] = the sum of sums [groups, size] in the order of the groups; what a long sum drops is carried along."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from longreel.triton_kernels.frame_config import PatchesConfig
 from longreel.triton_kernels.frame_pass import query_strides
-from longreel.triton_kernels.frame_work import frame_tokens, frame_work, packed_work, work_item
+from longreel.triton_kernels.frame_work import VARYING, frame_tokens, frame_work, packed_work, work_item
 from longreel.triton_kernels.window import Window, span
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def patches_gradient_kernel(
     slopes, factors, weights, query, grad_context, grad_content, cu_seqlens, work, grad_patches,
     q_prompt, q_frame, q_query, q_channel, c_frame, c_cell, c_channel, s_frame,
