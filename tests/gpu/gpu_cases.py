@@ -26,7 +26,6 @@ CASES: dict[str, list[Case]] = {
         frames_case(
             "sharp-text", rows=77, tokens=577, width=1024, frames=9, sharp=5.0, masked=True, return_weights=True
         ),
-        frames_case("packed", rows=32, packed=(257, 0, 576, 31), width=1408, frames=37, return_weights=True),
         frames_case(
             "packed-prompts",
             lead=(2, -1),
