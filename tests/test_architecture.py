@@ -27,8 +27,8 @@ STOREYS = (
 NEIGHBOURS = {("cli", "bench"), ("models", "integrations"), ("layout", "rotary"), ("reference", "layout")}
 # The schemas stand alone: importable before any kernel, with torch only.
 SCHEMAS = "ops/_schemas.py"
-# What a kernel may know of.
-KERNELS_KNOW = {"triton_kernels", "backends"}
+# What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.
+KERNELS_KNOW = {"triton_kernels", "backends", "layout"}
 
 
 def storey(room: str) -> int:
