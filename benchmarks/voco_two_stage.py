@@ -2,7 +2,7 @@
 
     python benchmarks/voco_two_stage.py [--frames 64] [--layers 2] [--dtype bf16]
 
-A Llama with layers of the true shape (width 4096, 32 heads, MLP 11008), 576 vision rows and one VoCo token a frame, random weights.
+A Llama of true layers (width 4096, 32 heads, MLP 11008) with random weights; 576 vision rows and one VoCo token a frame.
 The first question waits for the vision stage, later ones read a cache of one row a frame.
 """
 
