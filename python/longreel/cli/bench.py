@@ -136,7 +136,10 @@ def _names(case: Case, backends: list[str] | None, peers: list[str] | None) -> l
 def _summary(done: list[suite.Result]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for i, name in enumerate(suite.HEADER):
-        table.add_column(name, justify="left" if i < 4 else "right")
+        # long names go on in the next line, whole words of the pass
+        table.add_column(
+            name, justify="left" if i < 4 else "right", overflow="fold", min_width={0: 11, 1: 8, 2: 8}.get(i)
+        )
     for cells in suite.summary(done):
         table.add_row(*cells)
     return table
