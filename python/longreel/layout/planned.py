@@ -1,7 +1,7 @@
 """A layout on a device: plain int32 tensors, made once, that graphs can hold and kernels read."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[in
     """Plan on the host and copy to `device`; `tile` None is the device's own."""
     device = torch.device(device)
     schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
-    on = {
+    on: dict[str, Any] = {
         name: torch.from_numpy(getattr(schedule, name)).to(device)
         for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
     }
