@@ -174,7 +174,7 @@ class KeyGradient {
         if (P::exact) p = p * load(queries_.norm() + at);
         if (!full) p = keep_between(load(low_ + at), key, load(high_ + at), p);
         weight[n] = p;
-        slope[n] = p * (load(value_products_ + j * kBlock + at) - load(queries_.delta() + at));
+        slope[n] = p * (load(value_products_ + j * kBlock + at) - load(queries_.delta() + at) + load(queries_.rise() + at));
       }
       P::store_weights(weights_ + j * kBlock + i, weight);
       P::store_weights(slopes_ + j * kBlock + i, slope);
