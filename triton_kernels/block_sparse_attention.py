@@ -4,6 +4,7 @@ import torch
 from longreel.triton_kernels.block_sparse_attention_backward_keys import keys_backward
 from longreel.triton_kernels.block_sparse_attention_backward_rows import rows_backward
 from longreel.triton_kernels.block_sparse_attention_call import call_of
+from longreel.triton_kernels.block_sparse_attention_config import keys_are_split
 from longreel.triton_kernels.block_sparse_attention_decode import decode
 from longreel.triton_kernels.block_sparse_attention_forward import forward
 from longreel.triton_kernels.block_sparse_attention_signatures import aot_signatures
@@ -11,8 +12,6 @@ from longreel.triton_kernels.launch import DTYPES
 from torch import Tensor
 
 __all__ = ["DTYPES", "aot_signatures", "block_sparse_attention", "block_sparse_attention_backward"]
-
-DECODE_ROWS = 16  # up to so many query rows the keys are split over programs
 
 
 def block_sparse_attention(
@@ -41,7 +40,9 @@ def block_sparse_attention(
     if q.numel() == 0:
         batch, queries, heads, _ = q.shape
         return q.new_empty(q.shape), q.new_empty(batch, heads, queries, dtype=torch.float32)
-    return decode(call) if q.shape[1] <= DECODE_ROWS else forward(call)
+    programs = tiles.shape[0] * call.samples * q.shape[2]
+    few = keys_are_split(q.shape[1], k.shape[1] + call.places, programs, call.card[1])
+    return decode(call) if few else forward(call)
 
 
 def block_sparse_attention_backward(

@@ -59,6 +59,8 @@ def block_sparse_keys_kernel(
     p_v = v + b * v_b + hk * v_h + d * v_d
     key = n
     rows = n
+    row_k = tl.cast(k_r, tl.int64)
+    row_v = tl.cast(v_r, tl.int64)
     if WANT_GLOBAL and is_global:
         key = tl.load(global_index + b * index_b + n, mask=m_n, other=-1)
         if GATHER:
@@ -66,11 +68,11 @@ def block_sparse_keys_kernel(
         else:
             p_k = global_k + b * gk_b + hk * gk_h + d * gk_d
             p_v = global_v + b * gv_b + hk * gv_h + d * gv_d
-            k_r = gk_r
-            v_r = gv_r
+            row_k = tl.cast(gk_r, tl.int64)
+            row_v = tl.cast(gv_r, tl.int64)
     # [BN, BD]
-    b_k = read(p_k, rows, k_r, m_n, HEAD, BD, UPCAST)
-    b_v = read(p_v, rows, v_r, m_n, HEAD, BD, UPCAST)
+    b_k = read(p_k, rows, row_k, m_n, HEAD, BD, UPCAST)
+    b_v = read(p_v, rows, row_v, m_n, HEAD, BD, UPCAST)
     acc_k = tl.zeros([BN, BD], tl.float32)
     acc_v = tl.zeros([BN, BD], tl.float32)
 
@@ -119,7 +121,7 @@ def block_sparse_keys_kernel(
     if is_global:
         if WANT_GLOBAL:
             turn = 0
-            while (turn < place) and same_block(unit - (turn + 1) * UNIT, unit):
+            while (turn < place) & same_block(unit - tl.minimum(turn + 1, place) * UNIT, unit):
                 turn += 1
             slot = tl.load(unit + 2) // tile_keys * blocks + block
             p_sums = sums + (((b * kv_heads + hk) * slots + slot) * turns + turn) * (2 * BN * HEAD)

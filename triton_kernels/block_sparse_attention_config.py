@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from longreel.triton_kernels.launch import pow2
 
 PORTABLE_SHARED = 99 * 1024  # what a block may have on every card from compute capability 8.0 on
+DECODE_ROWS = 16  # up to so many query rows a program holds every row and head that share keys
 LEAST_SPLIT = 256  # keys of a decoding program; fewer do not pay for the merge
 MOST_SPLITS = 64
 
@@ -120,3 +121,9 @@ def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, sha
 def splits(keys: int, programs: int, processors: int) -> int:
     """Parts of the keys of a decoding step: two programs a multiprocessor, of LEAST_SPLIT keys at least."""
     return max(1, min(keys // LEAST_SPLIT, -(-2 * processors // programs), MOST_SPLITS))
+
+
+def keys_are_split(rows: int, keys: int, programs: int, processors: int) -> bool:
+    """Whether the keys of `rows` query rows are split over programs: few rows, or rows whose own `programs` leave half of
+    the multiprocessors idle before many keys (a question after a video)."""
+    return rows <= DECODE_ROWS or (2 * programs <= processors and splits(keys, programs, processors) > 1)

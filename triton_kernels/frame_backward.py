@@ -9,7 +9,7 @@ With w = mean_m p_m, p_m = softmax_n(scale q_m . x_n) and the gradient dw_n = gr
 `frame_backward_kernel` scores the patches and dots them with grad_context in one read, makes a frame's slopes where the
 forward pass makes its weights (`frame_work`), and sweeps the patches in L2 for grad_q. The row sums of exp are counted
 again: with exp(s - lse), the rounding of an fp32 lse alone is over the fp32 budget where scores reach hundreds.
-`patches_gradient_kernel` needs no patches: it reads the slopes, 1 / C of M entries a patch, and writes grad_x.
+`patches_gradient_kernel` needs no patches: it reads the slopes, M / C of X, and writes grad_x.
 
 Bytes, in frames of patches X, at N = 256, C = 1408, M = 32 and 16 bits: 1 read; scores and slopes 3 M / C = 0.07 written;
 one query set for all frames: a sum [M, C] in fp32 of every 4 frames, written and read, 0.06 each; grad_x 1 written.
@@ -18,7 +18,7 @@ one query set for all frames: a sum [M, C] in fp32 of every 4 frames, written an
 import torch
 import triton
 import triton.language as tl
-from longreel.triton_kernels.frame_config import FrameConfig, frame_config, patches_config
+from longreel.triton_kernels.frame_config import frame_config
 from longreel.triton_kernels.frame_pass import (
     card,
     frames_at_once,
@@ -37,15 +37,15 @@ from longreel.triton_kernels.frame_scores import (
     sweep,
     valid,
 )
-from longreel.triton_kernels.frame_work import arrive, frame_tokens, work_item
-from longreel.triton_kernels.patches_gradient import PatchesGradient
+from longreel.triton_kernels.frame_work import VARYING, arrive, frame_tokens, work_item
+from longreel.triton_kernels.patches_gradient import patches_gradient
 from longreel.triton_kernels.window import Window
 from torch import Tensor
 
 SUM_BLOCK = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def frame_backward_kernel(
     grad_context, grad_weights, query, patches, query_mask, cu_seqlens, work,
     scores, dots, slopes, factors, weights, progress, grad_query,
@@ -219,7 +219,7 @@ def query_slice(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def sum_groups_kernel(sums, out, groups, size, BLOCK: tl.constexpr):
     """out[i] = the sum of sums [groups, size] in the order of the groups; what a long sum drops is carried along."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -231,12 +231,6 @@ def sum_groups_kernel(sums, out, groups, size, BLOCK: tl.constexpr):
         lost = (longer - total) - term
         total = longer
     tl.store(out + i, total, mask=i < size)
-
-
-def backward_config(query: Tensor, patches: Tensor, typical: int) -> FrameConfig:
-    prompts, sets, queries, channels = query.shape
-    rows, size = prompts * queries, patches.element_size()
-    return frame_config(typical, channels, rows, size, card(patches), backward=True, shared=sets == 1)
 
 
 def frame_backward(
@@ -253,25 +247,23 @@ def frame_backward(
     frames = patches.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     tokens, rows = patches.shape[-2], prompts * queries
     typical = tokens if cu_seqlens is None else tokens // frames
-    config = backward_config(query, patches, typical)
+    size, packed, shared = patches.element_size(), cu_seqlens is not None, bool(need_query) and sets == 1
+    config = frame_config(typical, channels, rows, size, card(patches), backward=True, shared=shared)
     slices = config.slices(channels) if need_query else 0
     grad_context = None if grad_context is None else grad_context.contiguous()
     grad_weights = None if grad_weights is None else grad_weights.contiguous()
     grad_query = query.new_empty(query.shape if need_query else (0,))
 
-    size, packed = patches.element_size(), cu_seqlens is not None
-    shared = bool(need_query) and sets == 1
     frame_bytes = tokens * ((4 + size) * rows + 8 * prompts) + shared * rows * channels * 4 // config.group
     at_once = frames if packed else frames_at_once(frames, frame_bytes, config.group)
     entries = tokens if packed else at_once * tokens
     scores, dots = (patches.new_empty(entries * columns, dtype=torch.float32) for columns in (rows, prompts))
     slopes, factors = patches.new_empty(entries * rows), patches.new_empty(at_once, dtype=torch.float32)
-    weights = None if grad_patches is None else scores.new_empty(prompts * entries)
-    groups = -(-at_once // config.group)
-    sums = scores.new_empty(1 + groups, rows * channels) if shared else grad_query
-    # the first is what earlier launches left
-    sums[:1].zero_()
-    patches_gradient = PatchesGradient(patches_config(rows, size), slopes, factors, weights, query, cu_seqlens)
+    weights = None if grad_patches is None or grad_context is None else scores.new_empty(prompts * entries)
+    if shared:
+        # the first is what earlier launches left
+        sums = scores.new_empty(1 + triton.cdiv(at_once, config.group), rows * channels)
+        sums[0].zero_()
     for begin in range(0, frames, at_once):
         end = min(begin + at_once, frames)
         work = order_of_work(config, end - begin, tokens, slices, cu_seqlens)
@@ -280,9 +272,8 @@ def frame_backward(
         given = None if grad_context is None else grad_context[:, begin:]
         at = None if grad_weights is None else grad_weights if packed else grad_weights[:, begin:]
         x, mask = patches if packed else patches[begin:end], frames_of(query_mask, 1, begin, end)
-        q, grad_q = frames_of(query, 1, begin, end), sums[1:]
-        if need_query and not shared:
-            grad_q = grad_query[:, begin:end]
+        q = frames_of(query, 1, begin, end)
+        grad_q = sums[1:] if shared else grad_query[:, begin:end] if need_query else grad_query
         with torch.cuda.device_of(patches):
             for first, programs in work.launches:
                 frame_backward_kernel[(programs,)](
@@ -304,5 +295,5 @@ def frame_backward(
             if grad_patches is not None:
                 content = None if grad_content is None else grad_content[begin:end]
                 out = grad_patches if packed else grad_patches[begin:end]
-                patches_gradient(q, given, content, out, view, end - begin, frames)
+                patches_gradient(slopes, factors, weights, q, given, content, cu_seqlens, out, view, frames)
     return grad_query

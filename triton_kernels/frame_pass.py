@@ -33,7 +33,15 @@ from longreel.triton_kernels.frame_scores import (
     sweep,
     valid,
 )
-from longreel.triton_kernels.frame_work import Work, arrive, frame_tokens, frame_work, packed_work, work_item
+from longreel.triton_kernels.frame_work import (
+    VARYING,
+    Work,
+    arrive,
+    frame_tokens,
+    frame_work,
+    packed_work,
+    work_item,
+)
 from longreel.triton_kernels.window import Window, columns, span
 from torch import Tensor
 
@@ -45,7 +53,7 @@ PROMPT_TILE = 16
 WEIGHT_GAIN = 2.0**14  # brings weights, which are at most 1, to where fp16 is most exact
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def frame_pass_kernel(
     query, patches, query_mask, cu_seqlens, work, scores, progress, context, content, weights, lse,
     q_prompt, q_frame, q_query, q_channel, x_frame, x_token, x_channel, m_prompt, m_frame, m_query,

@@ -20,6 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# what changes with the number of frames compiles nothing anew
+VARYING = ("first", "lag", "frames", "all_frames", "group", "groups")
+
 
 @triton.jit
 def work_item(work, program, frames, parts, slices, group, lag):

@@ -1,18 +1,16 @@
 """Gradient of the patches from a frame's slopes, written once; it reads no patches (`frame_backward` has the formula)."""
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
-from longreel.triton_kernels.frame_config import PatchesConfig
+from longreel.triton_kernels.frame_config import patches_config
 from longreel.triton_kernels.frame_pass import query_strides
-from longreel.triton_kernels.frame_work import frame_tokens, frame_work, packed_work, work_item
+from longreel.triton_kernels.frame_work import VARYING, frame_tokens, frame_work, packed_work, work_item
 from longreel.triton_kernels.window import Window, span
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def patches_gradient_kernel(
     slopes, factors, weights, query, grad_context, grad_content, cu_seqlens, work, grad_patches,
     q_prompt, q_frame, q_query, q_channel, c_frame, c_cell, c_channel, s_frame,
@@ -83,44 +81,36 @@ def patches_gradient_kernel(
             tl.store(p_out + n.to(tl.int64)[:, None] * channels + c[None, :], total, mask=m_n[:, None] & m_c[None, :])
 
 
-@dataclass(frozen=True)
-class PatchesGradient:
-    """The launch, with what every chunk of frames shares: the workspace of `frame_backward`."""
-
-    config: PatchesConfig
-    slopes: Tensor
-    factors: Tensor
-    weights: Tensor | None
-    query: Tensor
-    cu_seqlens: Tensor | None
-
-    def __call__(
-        self, query: Tensor, grad_context: Tensor | None, grad_content: Tensor | None, out: Tensor,
-        view: Window | None, frames: int, all_frames: int,
-    ) -> None:  # fmt: skip
-        config = self.config
-        prompts, _, queries, channels = query.shape
-        tokens = out.shape[-2]
-        if self.cu_seqlens is None:
-            work = frame_work(frames, -(-tokens // config.token_tile), 0, 1, 0)
-        else:
-            work = packed_work(self.cu_seqlens, tokens, config.token_tile, 0, 1, 0)
-        pooled = view is not None and grad_content is not None
-        geometry: tuple[int, ...] = (1,) * 10
-        strides: tuple[int, ...] = (0, 0, 0)
-        if pooled:
-            # a window of one row has no second to be told from
-            pitch = view.width if view.height == 1 else view.pitch
-            cells = (view.longest_y_cells, view.longest_x_cells)
-            geometry = (pitch, view.height, view.width, view.out_width, *view.y, *view.x, *cells)
-            strides = grad_content.stride()
-        programs = work.launches[0][1]
+def patches_gradient(
+    slopes: Tensor, factors: Tensor, weights: Tensor | None, query: Tensor, grad_context: Tensor | None,
+    grad_content: Tensor | None, cu_seqlens: Tensor | None, grad_patches: Tensor, view: Window | None, all_frames: int,
+) -> None:  # fmt: skip
+    """Fills grad_patches [F, N, C] or packed [total, C], dense in tokens, from what `frame_backward` leaves: slopes [tokens,
+    P M], factors [F], weights [P, tokens]. grad_context [P, all_frames, C] begins with these frames."""
+    prompts, _, queries, channels = query.shape
+    tokens = grad_patches.shape[-2]
+    config = patches_config(prompts * queries, query.element_size())
+    if cu_seqlens is None:
+        frames = grad_patches.shape[0]
+        work = frame_work(frames, -(-tokens // config.token_tile), 0, 1, 0)
+    else:
+        frames = cu_seqlens.shape[0] - 1
+        work = packed_work(cu_seqlens, tokens, config.token_tile, 0, 1, 0)
+    geometry: tuple[int, ...] = (1,) * 10
+    strides: tuple[int, ...] = (0, 0, 0)
+    if view is not None and grad_content is not None:
+        # a window of one row has no second to be told from
+        pitch = view.width if view.height == 1 else view.pitch
+        cells = (view.longest_y_cells, view.longest_x_cells)
+        geometry = (pitch, view.height, view.width, view.out_width, *view.y, *view.x, *cells)
+        strides = grad_content.stride()
+    programs = work.launches[0][1]
+    with torch.cuda.device_of(query):
         patches_gradient_kernel[programs, triton.cdiv(channels, config.span)](
-            self.slopes, self.factors, self.weights, query, grad_context, grad_content if pooled else None,
-            self.cu_seqlens, work.table, out, *query_strides(self.query), *strides,
-            out.stride(0) if self.cu_seqlens is None else 0, prompts, frames, all_frames,
-            0 if self.weights is None else self.weights.numel() // prompts, queries, tokens, channels, *geometry,
-            POOL=pooled, UPCAST=not query.is_cuda and query.dtype == torch.bfloat16,
+            slopes, factors, weights, query, grad_context, grad_content, cu_seqlens, work.table, grad_patches,
+            *query_strides(query), *strides, 0 if cu_seqlens is not None else grad_patches.stride(0),
+            prompts, frames, all_frames, 0 if weights is None else weights.numel() // prompts, queries, tokens, channels,
+            *geometry, POOL=grad_content is not None, UPCAST=not query.is_cuda and query.dtype == torch.bfloat16,
             BT=config.token_tile, BR=config.row_tile, BC=config.channel_tile, WIDTH=config.span,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
         )  # fmt: skip

@@ -41,14 +41,6 @@ __device__ inline Pack<T, V> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, V>*>(from);
 }
 
-// Past L1: what another block of the same launch wrote.
-template <int V, class T>
-__device__ inline Pack<T, V> load_pack_l2(const T* from) {
-  static_assert(sizeof(Pack<T, V>) == kPackBytes);
-  const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(from));
-  return *reinterpret_cast<const Pack<T, V>*>(&bits);
-}
-
 template <int V, class T>
 __device__ inline void store_pack(T* to, const float (&values)[V]) {
   Pack<T, V> pack;

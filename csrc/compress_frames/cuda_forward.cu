@@ -34,10 +34,16 @@ struct ForwardSteps {
   template <class Take>
   __device__ void sweep(int64_t task, const Take& take) const {
     take();
-    const Frame<T> frame(pass, task / pass.queue.chunk_tasks);
+    const int64_t local = task / pass.queue.chunk_tasks;
     const int64_t first = task % pass.queue.chunk_tasks * kSlices;
     const int64_t slices = ceil_div(pass.problem.patches.channels, Tile<T>::slice);
-    for (int64_t slice = first; slice < min(first + kSlices, slices); ++slice) sum_slice<T>(pass, frame, outputs, slice);
+    for (int64_t slice = first; slice < min(first + kSlices, slices); ++slice) {
+      if (pass.x_packs) {
+        sum_slice<T, true>(pass, local, outputs, slice);
+      } else {
+        sum_slice<T, false>(pass, local, outputs, slice);
+      }
+    }
   }
 };
 

@@ -8,80 +8,95 @@ namespace longreel {
 // Prompts whose context is summed in one sweep, and tokens whose loads are under way together: a lane fetches one weight.
 constexpr int kPrompts = 4, kBatch = 8;
 static_assert(kPrompts * kBatch == kLanes);
-// Batches summed on their own before they join a total: bounds the rounding error of long sums.
+// Batches of fp32 summed on their own before they join a total: bounds the rounding error of long sums.
 constexpr int kChain = 8;
+
+// Tokens of a window of a grid: number i is row (y0 + i / width) * pitch + x0 + i % width of the frame.
+struct Window {
+  int count, width, y0, x0, pitch;
+};
 
 // Sums of one warp over the tokens that it visits, 16 bytes of channels a lane: plain, and weighted for a few prompts.
 template <class T>
 struct TokenSums {
   static constexpr int V = Tile<T>::lane;
+  static constexpr bool kWide = sizeof(T) == sizeof(float);
 
   const Frame<T>& frame;
   const Patches& patches;
-  int64_t c;  // first channel of this lane
-  bool packs;
+  int64_t c;             // first channel of this lane
   int prompts;           // that are summed
   const float* weights;  // of the frame's tokens, for prompt lane / kBatch; null for no prompt
   float plain[V], weighted[kPrompts][V];
 
-  __device__ TokenSums(const FramePass& pass, const Frame<T>& frame, int64_t c)
-      : frame(frame), patches(pass.problem.patches), c(c), packs(pass.x_packs), prompts(0), weights(nullptr), plain(), weighted() {}
-
-  // Adds tokens first, first + step, ... of the `count` in the window [.., width] at y0, x0 of a grid of that pitch.
-  __device__ void add(int64_t first, int64_t step, int64_t count, int64_t width, int64_t y0, int64_t x0, int64_t pitch,
-                      bool for_prompts) {
-    if (count <= 0) return;
-    const int lane = threadIdx.x % kLanes;
-    int64_t y = first / width, x = first % width;
-    const int64_t down = step / width, across = step % width;
-    for (int64_t i = first; i < count;) {
+  // Adds tokens first, first + step, ... of the window.
+  template <bool Packs>
+  __device__ void add(const Window& window, int first, int step, bool for_prompts) {
+    if (window.count <= 0) return;
+    int y = first / window.width, x = first % window.width;
+    const int down = step / window.width, across = step % window.width;
+    for (int i = first; i < window.count;) {
       float sum[V] = {}, sums[kPrompts][V] = {};
-      for (int batch = 0; batch < kChain && i < count; ++batch) {
-        Pack<T, V> tokens[kBatch];
-        int64_t own = -1;
+      for (int batch = 0; batch < kChain && i < window.count; ++batch) {
+        // kept as they come: taken apart at once, each load would wait for the one before
+        uint4 tokens[kBatch];
+        int own = -1;
 #pragma unroll
         for (int b = 0; b < kBatch; ++b, i += step) {
-          const int64_t n = (y0 + y) * pitch + x0 + x;
-          if (i < count && lane % kBatch == b) own = n;
-          tokens[b] = load(n, i < count);
+          const int n = (window.y0 + y) * window.pitch + window.x0 + x;
+          if (i < window.count && static_cast<int>(threadIdx.x % kBatch) == b) own = n;
+          tokens[b] = load<Packs>(n, i < window.count);
           y += down;
           x += across;
-          if (x >= width) x -= width, ++y;
+          if (x >= window.width) x -= window.width, ++y;
         }
         const float weight = for_prompts && own >= 0 && weights != nullptr ? __ldcg(weights + own) : 0.0f;
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
           float values[V];
+          const Pack<T, V> token = *reinterpret_cast<const Pack<T, V>*>(&tokens[b]);
 #pragma unroll
-          for (int v = 0; v < V; ++v) sum[v] += values[v] = widen(tokens[b].lane[v]);
+          for (int v = 0; v < V; ++v) values[v] = widen(token.lane[v]);
+#pragma unroll
+          for (int v = 0; v < V; ++v) (kWide ? sum : plain)[v] += values[v];
 #pragma unroll
           for (int j = 0; j < kPrompts; ++j) {
             if (!for_prompts || j >= prompts) break;
             const float factor = __shfl_sync(~0u, weight, j * kBatch + b);
 #pragma unroll
-            for (int v = 0; v < V; ++v) sums[j][v] = fmaf(factor, values[v], sums[j][v]);
+            for (int v = 0; v < V; ++v) {
+              float& total = (kWide ? sums : weighted)[j][v];
+              total = fmaf(factor, values[v], total);
+            }
           }
         }
       }
+      if constexpr (kWide) {
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        plain[v] += sum[v];
+        for (int v = 0; v < V; ++v) {
+          plain[v] += sum[v];
 #pragma unroll
-        for (int j = 0; j < kPrompts; ++j) weighted[j][v] += sums[j][v];
+          for (int j = 0; j < kPrompts; ++j) weighted[j][v] += sums[j][v];
+        }
       }
     }
   }
 
   // This lane's channels of token n; zeros where there are none.
-  __device__ Pack<T, V> load(int64_t n, bool inside) const {
-    Pack<T, V> token;
+  template <bool Packs>
+  __device__ uint4 load(int n, bool inside) const {
     const T* const from = frame.x + n * patches.row_stride + c * patches.channel_stride;
-    if (packs && inside && c < patches.channels) return load_pack_l2<V>(from);
+    uint4 bits = {0, 0, 0, 0};
+    if constexpr (Packs) {
+      if (inside && c < patches.channels) bits = __ldcg(reinterpret_cast<const uint4*>(from));
+    } else {
+      Pack<T, V>& token = *reinterpret_cast<Pack<T, V>*>(&bits);
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      token.lane[v] = !packs && inside && c + v < patches.channels ? from[v * patches.channel_stride] : narrow<T>(0.0f);
+      for (int v = 0; v < V; ++v) {
+        if (inside && c + v < patches.channels) token.lane[v] = from[v * patches.channel_stride];
+      }
     }
-    return token;
+    return bits;
   }
 };
 
@@ -104,55 +119,61 @@ __device__ inline void sum_warps(float (&values)[V]) {
 }
 
 // content [cells, C] and context [P, C] of a frame, for one slice of channels. Where no token belongs to two cells, one sweep
-// gives the cells and the first prompts' context.
-template <class T>
-__device__ void sum_slice(const FramePass& pass, const Frame<T>& frame, const FrameOutputs& outputs, int64_t slice) {
+// gives the cells and the first prompts' context. (On its own, so that its registers are not held beside those of the scores.)
+template <class T, bool Packs>
+__device__ __noinline__ void sum_slice(const FramePass& pass, int64_t local, const FrameOutputs& outputs, int64_t slice) {
   constexpr int V = Tile<T>::lane;
+  const Frame<T> frame(pass, local);
   const FrameProblem& problem = pass.problem;
   const PoolGeometry& pool = problem.pool;
   const int64_t channels = problem.patches.channels, prompts = problem.queries.prompts, cells = pool.cells();
-  const int64_t warp = threadIdx.x / kLanes, c = slice * Tile<T>::slice + threadIdx.x % kLanes * V;
-  TokenSums<T> sums(pass, frame, c);
-  const auto choose_prompts = [&](int64_t first) {
+  const int warp = threadIdx.x / kLanes, tokens = static_cast<int>(frame.tokens);
+  const int64_t c = slice * Tile<T>::slice + threadIdx.x % kLanes * V;
+  const int pitch = static_cast<int>(pool.pitch), height = static_cast<int>(pool.height), width = static_cast<int>(pool.width);
+  const bool together = cells > 0 && height * width > 0 && pool.disjoint();
+  // A warp takes a cell, or the whole block takes it where there are fewer cells than warps.
+  const bool shared_cells = cells < kWarps;
+  T* const content = static_cast<T*>(outputs.content) + frame.index * cells * channels;
+  TokenSums<T> sums{frame, problem.patches, c, 0, nullptr, {}, {}};
+
+  for (int64_t first = 0; first == 0 || first < prompts; first += kPrompts) {
     const int64_t own = first + threadIdx.x % kLanes / kBatch;
     sums.prompts = static_cast<int>(min(prompts - first, int64_t{kPrompts}));
     sums.weights = own < prompts ? outputs.weights + problem.weights_at(own, frame.index) : nullptr;
 #pragma unroll
-    for (int j = 0; j < kPrompts; ++j) {
+    for (int i = 0; i < kPrompts * V; ++i) sums.weighted[i / V][i % V] = 0.0f;
+
+    const int64_t rounds = first > 0 ? 0 : shared_cells ? cells : ceil_div(cells, kWarps);
+    const bool fused = first == 0 && together;
+    // What no cell covers: columns right of the window, of its last row too, then rows below it. Or simply all tokens.
+    for (int64_t round = 0; round < rounds + (fused ? 3 : 1); ++round) {
+      const bool of_cell = round < rounds;
+      const int64_t cell = shared_cells ? round : round * kWarps + warp;
+      Window window{tokens, 1, 0, 0, 1};
+      float area = 0.0f;
+      if (of_cell) {
+        const Interval none{0, 0}, ys = cell < cells ? pool.rows_of(cell) : none, xs = cell < cells ? pool.columns_of(cell) : none;
+        window = {static_cast<int>(ys.size() * xs.size()), static_cast<int>(xs.size()), static_cast<int>(ys.begin),
+                  static_cast<int>(xs.begin), pitch};
+        area = static_cast<float>(window.count);
 #pragma unroll
-      for (int v = 0; v < V; ++v) sums.weighted[j][v] = 0.0f;
+        for (int v = 0; v < V; ++v) sums.plain[v] = 0.0f;
+      } else if (fused && round == rounds) {
+        window = {(height - 1) * (pitch - width), pitch - width, 0, width, pitch};
+      } else if (fused && round == rounds + 1) {
+        window = {min(pitch - width, tokens - (height - 1) * pitch - width), pitch - width, height - 1, width, pitch};
+      } else if (fused) {
+        window = {tokens - height * pitch, 1, height * pitch, 0, 1};
+      }
+      const bool alone = of_cell && !shared_cells;
+      sums.template add<Packs>(window, alone ? 0 : warp, alone ? 1 : kWarps, fused || !of_cell);
+      if (!of_cell) continue;
+      if (shared_cells) sum_warps(sums.plain);
+      if (cell >= cells || (shared_cells && warp != 0)) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) sums.plain[v] = area == 0.0f ? 0.0f : sums.plain[v] / area;
+      store_channels(content + cell * channels, sums.plain, c, channels);
     }
-  };
-  choose_prompts(0);
-
-  const bool together = cells > 0 && pool.height * pool.width > 0 && pool.disjoint();
-  // A warp takes a cell, or the whole block takes it where there are fewer cells than warps.
-  const bool shared_cells = cells < kWarps;
-  T* const content = static_cast<T*>(outputs.content) + frame.index * cells * channels;
-  for (int64_t cell = shared_cells ? 0 : warp; cell < cells; cell += shared_cells ? 1 : kWarps) {
-    const Interval ys = pool.rows_of(cell), xs = pool.columns_of(cell);
-    const int64_t area = ys.size() * xs.size();
-#pragma unroll
-    for (int v = 0; v < V; ++v) sums.plain[v] = 0.0f;
-    sums.add(shared_cells ? warp : 0, shared_cells ? kWarps : 1, area, xs.size(), ys.begin, xs.begin, pool.pitch, together);
-    if (shared_cells) sum_warps(sums.plain);
-    if (shared_cells && warp != 0) continue;
-#pragma unroll
-    for (int v = 0; v < V; ++v) sums.plain[v] = area == 0 ? 0.0f : sums.plain[v] / static_cast<float>(area);
-    store_channels(content + cell * channels, sums.plain, c, channels);
-  }
-
-  if (together && pool.height * pool.width < frame.tokens) {
-    // What no cell covers: columns right of the window, then rows below it.
-    const int64_t right = pool.pitch - pool.width, below = frame.tokens - pool.height * pool.pitch;
-    const int64_t last = min(right, frame.tokens - (pool.height - 1) * pool.pitch - pool.width);
-    sums.add(warp, kWarps, (pool.height - 1) * right, right, 0, pool.width, pool.pitch, true);
-    sums.add(warp, kWarps, last, right, pool.height - 1, pool.width, pool.pitch, true);
-    sums.add(warp, kWarps, below, 1, pool.height * pool.pitch, 0, 1, true);
-  }
-  for (int64_t first = 0; first < prompts; first += kPrompts) {
-    if (first > 0) choose_prompts(first);
-    if (first > 0 || !together) sums.add(warp, kWarps, frame.tokens, 1, 0, 0, 1, true);
 #pragma unroll
     for (int j = 0; j < kPrompts; ++j) {
       if (first + j >= prompts) break;

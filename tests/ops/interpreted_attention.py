@@ -59,10 +59,11 @@ def voco(frames: int) -> VideoLayout:
 SMALL = Case("voco", layout_case("voco", voco, batch=1, heads=(2, 1), width=8).make, 6)
 
 
-def test_decoding_splits_the_keys() -> None:
-    """900 keys of a window and 300 sinks, by four programs a row's head, the last row's window further than the first's."""
-    window = VideoLayout.sliding_window(1300, 900, 300).rows(1295, 1299)
-    check(layout_case("long", lambda _: window, heads=(6, 2), sharp=3.0, beyond=7).inputs(), torch.float32, ())
+@pytest.mark.parametrize(("rows", "heads"), [(4, (6, 2)), (30, (2, 1))])
+def test_few_rows_split_their_keys(rows: int, heads: tuple[int, int]) -> None:
+    """A window of 900 keys and 300 sinks over several programs, not all of which have keys that every row sees."""
+    window = VideoLayout.sliding_window(1300, 900, 300).rows(1295 - rows, 1295)
+    check(layout_case("long", lambda _: window, heads=heads, batch=1, sharp=3.0, beyond=7).inputs(), torch.float32, ())
 
 
 @pytest.mark.parametrize("tile", [(16, 16), (48, 24), (100, 200)])

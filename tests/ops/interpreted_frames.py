@@ -167,13 +167,13 @@ def test_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-@pytest.mark.parametrize("name", ["query", "patches"])
-def test_strides_beyond_32_bits(name: str, dim: int) -> None:
-    for op, case in (("compress_frames", POOLED), ("context_attention", ORDERED["packed"][1])):
-        inputs = prepare(case.inputs(), torch.float32)
-        if dim < inputs[name].dim():
-            got = kernel(op, {**inputs, name: far(inputs[name], dim)}).everything
-            assert all(same_bits(got[key], value) for key, value in kernel(op, inputs).everything.items())
+@pytest.mark.parametrize(("name", "which"), [("patches", "frames"), ("patches", "packed"), ("query", "prompts")])
+def test_strides_beyond_32_bits(name: str, which: str, dim: int) -> None:
+    op, case = ORDERED[which]
+    inputs = prepare(case.inputs(), torch.float32)
+    if dim < inputs[name].dim():
+        got = kernel(op, {**inputs, name: far(inputs[name], dim)}).everything
+        assert all(same_bits(got[key], value) for key, value in kernel(op, inputs).everything.items())
 
 
 FRAMES, LAST = 6000, 2

@@ -9,6 +9,7 @@ from longreel.triton_kernels.block_sparse_attention_config import (
     LEAST_SPLIT,
     PORTABLE_SHARED,
     head_block,
+    keys_are_split,
     splits,
     tile_config,
 )
@@ -52,3 +53,11 @@ def test_too_little_shared_memory_is_an_error() -> None:
 def test_decoding_fills_the_card(keys: int, programs: int, processors: int, parts: int) -> None:
     assert splits(keys, programs, processors) == parts
     assert parts == 1 or keys // parts >= LEAST_SPLIT
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "programs", "split"),
+    [(1, 100, 32, True), (70, 30_000, 28, True), (70, 300, 28, False), (70, 30_000, 100, False)],
+)
+def test_few_rows_split_their_keys(rows: int, keys: int, programs: int, split: bool) -> None:
+    assert keys_are_split(rows, keys, programs, processors=132) == split

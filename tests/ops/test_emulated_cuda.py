@@ -2,10 +2,10 @@
 
 import ctypes
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import combinations
 
+import emulated_kernels
 import pytest
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from longreel.reference.context_attention import frames_case
 from longreel.testing import far, poison
 from longreel.testing.cases import DTYPES, Case, Inputs, Run, Variant, layouts, low_level, prepare, run, yardstick
 from longreel.testing.determinism import same_bits
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "emulator"))
-import build
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="no C++ compiler to build the emulated kernels with"
@@ -34,7 +31,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=SHORT.get)
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[ctypes.CDLL]:
-    loaded = build.load()
+    loaded = emulated_kernels.load()
     yield loaded
     loaded.emulator_set_order(0)
 
@@ -91,6 +88,26 @@ def test_sizes(
         "size", lead=(2, 1), rows=rows, tokens=tokens, width=width, frames=frames, masked=True, **pooling
     )
     check_orders(emulator, variant, prepare(case.inputs(), dtype), dtype)
+
+
+@pytest.mark.parametrize("variant", ATTENTION, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=SHORT.get)
+def test_only_wanted_gradients(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
+    """Every set of inputs that want a gradient, through every set of outputs that pass one."""
+    outputs = ("context", "weights") if variant.op == "context_attention" else ("context", "content", "weights")
+    for case in (case for case in variant.spec.specification.cases() if case.fast):
+        inputs = prepare(case.inputs(), dtype)
+        for through in subsets(outputs):
+            expected = yardstick(variant.op, inputs, dtype, ("query", "patches"), through)
+            for wanted in subsets(("query", "patches")):
+                with poison():
+                    got = run(variant.op, low_level(variant), inputs, wanted, through)
+                assert set(got.grads) == set(wanted)
+                expected.check({f"grad_{name}": grad for name, grad in got.grads.items()})
+
+
+def subsets(items: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [chosen for size in range(1, len(items) + 1) for chosen in combinations(items, size)]
 
 
 @pytest.mark.parametrize("l2_bytes", [1 << 12, 1 << 16, 1 << 26])

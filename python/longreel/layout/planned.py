@@ -62,11 +62,11 @@ def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[in
     """Plan on the host and copy to `device`; `tile` None is the device's own."""
     device = torch.device(device)
     schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
-    on = {
-        name: torch.from_numpy(getattr(schedule, name)).to(device)
+    bounds, tiles, order, units, runs, unit_order = (
+        torch.from_numpy(getattr(schedule, name)).to(device)
         for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
-    }
+    )
     start = torch.tensor(layout.start, dtype=torch.int32, device=device)
     index = torch.from_numpy(global_index(layout)).to(device)
     extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
-    return PlannedLayout(layout, schedule.tile, start, index, extent, **on)
+    return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)

@@ -62,7 +62,8 @@ def block_sparse_attention(
     request = Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5]), objection=_objection(plan, args[-1]))
     chosen = choose(NAME, backend, request)
     if chosen == "flash":
-        out, lse = _flash.attend(*args[:5], plan, args[-1])
+        q, k, v, global_k, global_v = args[:5]
+        out, lse = _flash.attend(q, k, v, global_k, global_v, plan, args[-1])
     else:
         out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
     return (out, lse) if return_lse else out

@@ -49,8 +49,9 @@ def hour(last: Tensor, frames: int = 6000) -> Tensor:
 def last_programs(count: int) -> Iterator[None]:
     """Inside, interpreted Triton launches run only the last `count` programs of their first axis.
 
-    So a launch of true size can be shown right where its offsets are largest: the interpreter computes addresses as a GPU
-    does and raises where 32-bit arithmetic overflows. What the programs before would have written stays untouched.
+    So a launch of true size can be shown right where its offsets are largest: the interpreter computes addresses in the
+    widths that a GPU does, and one that wraps reads elsewhere or faults. What the other programs would have written stays
+    as it was.
     """
     from triton.runtime import interpreter
 

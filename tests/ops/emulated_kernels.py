@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-INCLUDES = [f"-I{HERE / 'include'}", f"-I{ROOT / 'csrc'}", f"-isystem{Path(torch.__file__).parent / 'include'}"]
+ROOT = Path(__file__).parents[2]
+EMULATOR = ROOT / "tests/emulator"
+INCLUDES = [f"-I{EMULATOR / 'include'}", f"-I{ROOT / 'csrc'}", f"-isystem{Path(torch.__file__).parent / 'include'}"]
 FLAGS = [
     "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
     "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020A000000000000", *INCLUDES,
@@ -22,7 +22,7 @@ FLAGS = [
 def sources() -> list[Path]:
     csrc = ROOT / "csrc"
     return [
-        HERE / "emulator.cpp",
+        EMULATOR / "emulator.cpp",
         csrc / "bindings/tensor_args.cpp",
         *sorted(csrc.glob("bindings/cuda_*.cpp")),
         *sorted(csrc.glob("*/cuda*.cu")),
@@ -32,7 +32,7 @@ def sources() -> list[Path]:
 def library() -> Path:
     """The compiled library, made anew where a source has changed."""
     digest = hashlib.sha256(repr((FLAGS, torch.__version__)).encode())
-    for path in sorted([*HERE.rglob("*.[ch]*"), *(ROOT / "csrc").rglob("*.*")]):
+    for path in sorted([*EMULATOR.rglob("*.*"), *(ROOT / "csrc").rglob("*.*")]):
         digest.update(path.read_bytes())
     folder = ROOT / "build/emulator" / digest.hexdigest()[:16]
     target = folder / "emulated_ops.so"
