@@ -24,7 +24,7 @@ STOREYS = (
     {"testing"},
     {"bench", "cli"},
 )
-NEIGHBOURS = {("cli", "bench"), ("integrations", "models"), ("layout", "rotary"), ("reference", "layout")}
+NEIGHBOURS = {("cli", "bench"), ("models", "integrations"), ("layout", "rotary"), ("reference", "layout")}
 # The schemas stand alone: importable before any kernel, with torch only.
 SCHEMAS = "ops/_schemas.py"
 # What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "adaptive_pool/cuda.h"
+#include "common/cuda_launch.cuh"
 #include "common/cuda_pack.cuh"
 
 namespace longreel {
@@ -10,6 +11,8 @@ namespace {
 
 constexpr int kLanes = 32;
 constexpr int kWarps = 8;
+// Tokens summed on their own before they join a total: bounds the rounding error of long sums.
+constexpr int kChain = 64;
 // Twice the warps that a large card holds at once; with fewer rows than that, warps share a row's channels.
 constexpr int64_t kBusy = 1 << 14;
 
@@ -31,6 +34,16 @@ __device__ inline void add(float (&sum)[V], const T* from, float weight) {
   for (int v = 0; v < V; ++v) sum[v] = fmaf(weight, widen(pack.lane[v]), sum[v]);
 }
 
+// Moves the sum of a few tokens into a total.
+template <int V>
+__device__ inline void flush(float (&sum)[V], float (&chain)[V]) {
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    sum[v] += chain[v];
+    chain[v] = 0.0f;
+  }
+}
+
 // V > 1: the strides and the base allow whole packs.
 template <class T, int V>
 __global__ void __launch_bounds__(kLanes * kWarps)
@@ -44,12 +57,17 @@ __global__ void __launch_bounds__(kLanes * kWarps)
     const float area = static_cast<float>(ys.size() * xs.size());
     const T* window = patches + frame * strides.frame + geometry.prefix * strides.token;
     for (int64_t c = lane.channel; c < channels; c += lane.channel_step) {
-      float sum[V] = {};
+      float sum[V] = {}, chain[V] = {};
+      int length = 0;
       for (int64_t y = ys.begin; y < ys.end; ++y) {
         const T* from = window + (y * geometry.pitch + xs.begin) * strides.token + c * (V > 1 ? 1 : strides.channel);
 #pragma unroll 4
-        for (int64_t x = xs.begin; x < xs.end; ++x, from += strides.token) add(sum, from, 1.0f);
+        for (int64_t x = xs.begin; x < xs.end; ++x, from += strides.token) {
+          add(chain, from, 1.0f);
+          if (++length % kChain == 0) flush(sum, chain);
+        }
       }
+      flush(sum, chain);
 #pragma unroll
       for (int v = 0; v < V; ++v) sum[v] /= area;
       store_pack<V>(content + row * channels + c, sum);
@@ -87,32 +105,24 @@ __global__ void __launch_bounds__(kLanes * kWarps)
   }
 }
 
-struct Launch {
+struct Shape {
   dim3 grid, block;
 
-  Launch(int64_t rows, int64_t channels, int width) : block(kLanes, kWarps) {
+  Shape(int64_t rows, int64_t channels, int width) : block(kLanes, kWarps) {
     const int64_t blocks = std::min<int64_t>(ceil_div(rows, kWarps), INT32_MAX);
     const int64_t spans = std::min<int64_t>(ceil_div(channels, kLanes * width), UINT16_MAX);
     grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows < kBusy ? spans : 1));
   }
 };
 
-// Calls run(T{}, V) with the element type, and 16 bytes or one element a thread.
+// Returns run(T{}, V) for the element type, and 16 bytes or one element a thread.
 template <class Packs, class Run>
-void dispatch(Dtype dtype, Packs can_pack, Run run) {
-  auto typed = [&](auto element) {
+cudaError_t dispatch(Dtype dtype, Packs can_pack, Run run) {
+  return with_element(dtype, [&](auto element) {
     using T = decltype(element);
-    if (can_pack(element)) {
-      run(element, std::integral_constant<int, kPackBytes / sizeof(T)>{});
-    } else {
-      run(element, std::integral_constant<int, 1>{});
-    }
-  };
-  switch (dtype) {
-    case Dtype::f32: return typed(float{});
-    case Dtype::bf16: return typed(__nv_bfloat16{});
-    case Dtype::f16: return typed(__half{});
-  }
+    return can_pack(element) ? run(element, std::integral_constant<int, kPackBytes / sizeof(T)>{})
+                             : run(element, std::integral_constant<int, 1>{});
+  });
 }
 
 }  // namespace
@@ -121,7 +131,7 @@ cudaError_t adaptive_pool_cuda(Dtype dtype, const void* patches, TokenStrides st
                                const PoolGeometry& geometry, void* content, cudaStream_t stream) {
   const int64_t rows = frames * geometry.cells();
   if (rows == 0 || channels == 0) return cudaSuccess;
-  dispatch(
+  return dispatch(
       dtype,
       [&](auto element) {
         using T = decltype(element);
@@ -130,11 +140,10 @@ cudaError_t adaptive_pool_cuda(Dtype dtype, const void* patches, TokenStrides st
       [&](auto element, auto width) {
         using T = decltype(element);
         constexpr int V = decltype(width)::value;
-        const Launch launch(rows, channels, V);
-        average_cells<T, V><<<launch.grid, launch.block, 0, stream>>>(static_cast<const T*>(patches), strides, frames,
-                                                                      channels, geometry, static_cast<T*>(content));
+        const Shape shape(rows, channels, V);
+        return launch(average_cells<T, V>, shape.grid, shape.block, 0, stream, static_cast<const T*>(patches), strides, frames,
+                      channels, geometry, static_cast<T*>(content));
       });
-  return cudaGetLastError();
 }
 
 cudaError_t adaptive_pool_backward_cuda(Dtype dtype, const void* grad, TokenStrides strides, int64_t frames, int64_t tokens,
@@ -142,7 +151,7 @@ cudaError_t adaptive_pool_backward_cuda(Dtype dtype, const void* grad, TokenStri
                                         cudaStream_t stream) {
   const int64_t rows = frames * tokens;
   if (rows == 0 || channels == 0) return cudaSuccess;
-  dispatch(
+  return dispatch(
       dtype,
       [&](auto element) {
         using T = decltype(element);
@@ -151,11 +160,10 @@ cudaError_t adaptive_pool_backward_cuda(Dtype dtype, const void* grad, TokenStri
       [&](auto element, auto width) {
         using T = decltype(element);
         constexpr int V = decltype(width)::value;
-        const Launch launch(rows, channels, V);
-        gather_cells<T, V><<<launch.grid, launch.block, 0, stream>>>(static_cast<const T*>(grad), strides, frames, tokens,
-                                                                     channels, geometry, static_cast<T*>(grad_patches));
+        const Shape shape(rows, channels, V);
+        return launch(gather_cells<T, V>, shape.grid, shape.block, 0, stream, static_cast<const T*>(grad), strides, frames,
+                      tokens, channels, geometry, static_cast<T*>(grad_patches));
       });
-  return cudaGetLastError();
 }
 
 }  // namespace longreel

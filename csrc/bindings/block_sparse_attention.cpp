@@ -16,9 +16,10 @@ void check_heads(const Tensor& tensor, const char* name, const Tensor& q, int64_
   STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
   STD_TORCH_CHECK(tensor.dim() == 4, name, " must have 4 dimensions, got ", tensor.dim());
   STD_TORCH_CHECK(tensor.scalar_type() == q.scalar_type(), name, " must have the dtype of q");
-  STD_TORCH_CHECK(tensor.size(0) == q.size(0) && tensor.size(1) == rows && tensor.size(2) == heads && tensor.size(3) == q.size(3), name,
-                  " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0), ", ", tensor.size(1),
-                  ", ", tensor.size(2), ", ", tensor.size(3), "]");
+  const bool fits =
+      tensor.size(0) == q.size(0) && tensor.size(1) == rows && tensor.size(2) == heads && tensor.size(3) == q.size(3);
+  STD_TORCH_CHECK(fits, name, " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0), ", ",
+                  tensor.size(1), ", ", tensor.size(2), ", ", tensor.size(3), "]");
 }
 
 // A contiguous int32 table on the CPU whose last dimension is `columns` (0: any), of `dims` dimensions.
@@ -36,7 +37,8 @@ void check_samples(int64_t samples, int64_t batch, const char* name) {
 }
 
 void check_run(const layout::Run& run, int64_t end, const char* name) {
-  STD_TORCH_CHECK(0 <= run.begin && run.begin <= run.end && run.end <= end, name, " meets ", run.begin, " .. ", run.end, " of ", end);
+  STD_TORCH_CHECK(0 <= run.begin && run.begin <= run.end && run.end <= end, name, " meets ", run.begin, " .. ", run.end, " of ",
+                  end);
 }
 
 // 0 <= order < count
@@ -54,7 +56,8 @@ struct Arguments {
 
   Arguments(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& global_k,
             const std::optional<Tensor>& global_v, const Tensor& global_index, const Tensor& start, const Tensor& bounds,
-            const Tensor& tiles, const Tensor& order, const Tensor& units, const Tensor& runs, const Tensor& unit_order, double scale)
+            const Tensor& tiles, const Tensor& order, const Tensor& units, const Tensor& runs, const Tensor& unit_order,
+            double scale)
       : global_index(table(global_index, "global_index", 2, 0)),
         start(table(start, "start", 1, 0)),
         bounds(table(bounds, "bounds", 3, 4)),
@@ -133,8 +136,8 @@ struct Arguments {
       for (int64_t g = 0; g < problem.global_keys; ++g) {
         const int64_t key = problem.layout.global_index[b * problem.global_keys + g];
         STD_TORCH_CHECK(key < problem.keys, "global_index names key ", key, " of ", problem.keys);
-        STD_TORCH_CHECK(key < 0 || key > before, "global_index must rise within a sample, -1 behind its last; got ", key, " after ",
-                        before);
+        STD_TORCH_CHECK(key < 0 || key > before, "global_index must rise within a sample, -1 behind its last; got ", key,
+                        " after ", before);
         before = key < 0 ? problem.keys : key;
       }
     }
@@ -162,8 +165,8 @@ struct Arguments {
       STD_TORCH_CHECK(0 <= unit.sample && unit.sample < problem.layout.samples, "a unit is of sample ", unit.sample, " of ",
                       problem.layout.samples);
       const int64_t keys = unit.is_global ? problem.global_keys : problem.keys;
-      STD_TORCH_CHECK(0 <= unit.key_begin && unit.key_begin <= unit.key_end && unit.key_end <= keys, "a unit has keys ", unit.key_begin,
-                      " .. ", unit.key_end, " of ", keys);
+      STD_TORCH_CHECK(0 <= unit.key_begin && unit.key_begin <= unit.key_end && unit.key_end <= keys, "a unit has keys ",
+                      unit.key_begin, " .. ", unit.key_end, " of ", keys);
       STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0), "a unit has runs ",
                       unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
     }

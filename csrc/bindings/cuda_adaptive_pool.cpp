@@ -1,14 +1,8 @@
 // longreel::adaptive_pool.cuda and its backward: tensors to pointers, on the current stream of their device.
-#include "common/cuda_weak.h"
-
-#include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include "adaptive_pool/cuda.h"
+#include "bindings/cuda_device.h"
 
 namespace longreel {
 namespace {
@@ -23,12 +17,6 @@ Dtype dtype_of(const Tensor& tensor) {
     case ScalarType::Half: return Dtype::f16;
     default: STD_TORCH_CHECK(false, "adaptive_pool on CUDA takes float32, bfloat16 or float16");
   }
-}
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
 }
 
 TokenStrides strides_of(const Tensor& tensor) { return {tensor.stride(0), tensor.stride(1), tensor.stride(2)}; }
@@ -47,10 +35,10 @@ Tensor adaptive_pool(const Tensor& patches, int64_t prefix, int64_t pitch, int64
                      int64_t out_width) {
   const PoolGeometry geometry{prefix, pitch, height, width, out_height, out_width};
   check(patches, geometry, patches.size(1));
-  const torch::stable::accelerator::DeviceGuard guard(patches.get_device_index());
+  const OnDeviceOf device(patches);
   Tensor content = torch::stable::new_empty(patches, {patches.size(0), geometry.cells(), patches.size(2)});
-  STD_CUDA_CHECK(adaptive_pool_cuda(dtype_of(patches), patches.const_data_ptr(), strides_of(patches), patches.size(0),
-                                    patches.size(2), geometry, content.mutable_data_ptr(), current_stream(patches)));
+  check_launch(adaptive_pool_cuda(dtype_of(patches), patches.const_data_ptr(), strides_of(patches), patches.size(0),
+                                    patches.size(2), geometry, content.mutable_data_ptr(), device.stream()));
   return content;
 }
 
@@ -60,10 +48,10 @@ Tensor adaptive_pool_backward(const Tensor& grad, int64_t tokens, int64_t prefix
   check(grad, geometry, tokens);
   STD_TORCH_CHECK(grad.size(1) == geometry.cells(), "adaptive_pool_backward: grad has ", grad.size(1), " cells, the window ",
                   geometry.cells());
-  const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
+  const OnDeviceOf device(grad);
   Tensor grad_patches = torch::stable::new_empty(grad, {grad.size(0), tokens, grad.size(2)});
-  STD_CUDA_CHECK(adaptive_pool_backward_cuda(dtype_of(grad), grad.const_data_ptr(), strides_of(grad), grad.size(0), tokens,
-                                             grad.size(2), geometry, grad_patches.mutable_data_ptr(), current_stream(grad)));
+  check_launch(adaptive_pool_backward_cuda(dtype_of(grad), grad.const_data_ptr(), strides_of(grad), grad.size(0), tokens,
+                                             grad.size(2), geometry, grad_patches.mutable_data_ptr(), device.stream()));
   return grad_patches;
 }
 

@@ -17,7 +17,6 @@ void check_cpu(const Tensor& tensor, const char* name) { STD_TORCH_CHECK(tensor.
 
 Queries queries_view(const Tensor& query, const std::optional<Tensor>& mask, const Patches& patches) {
   STD_TORCH_CHECK(query.dim() == 4, "query must be [P, Q, M, C], got ", shape_text(query));
-  check_cpu(query, "query");
   STD_TORCH_CHECK(query.size(3) == patches.channels, "query has ", query.size(3), " channels, patches have ", patches.channels);
   STD_TORCH_CHECK(query.size(1) == 1 || query.size(1) == patches.frames, "query must have 1 set or one per frame (",
                   patches.frames, "), got ", query.size(1));
@@ -32,7 +31,6 @@ Queries queries_view(const Tensor& query, const std::optional<Tensor>& mask, con
   view.row_stride = query.stride(2);
   view.channel_stride = query.stride(3);
   if (mask.has_value()) {
-    check_cpu(*mask, "query_mask");
     STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, "query_mask must be bool");
     STD_TORCH_CHECK(mask->dim() == 3 && mask->size(0) == view.prompts && mask->size(1) == view.sets && mask->size(2) == view.rows,
                     "query_mask must be [", view.prompts, ", ", view.sets, ", ", view.rows, "], got ", shape_text(*mask));
@@ -42,6 +40,37 @@ Queries queries_view(const Tensor& query, const std::optional<Tensor>& mask, con
     view.mask_row_stride = mask->stride(2);
   }
   return view;
+}
+
+// packed: the number of packed frames, else -1.
+Patches view_patches(const Tensor& patches, int64_t packed) {
+  const int64_t dims = packed < 0 ? 3 : 2;
+  STD_TORCH_CHECK(patches.dim() == dims, "patches must be ", dims == 3 ? "[F, N, C]" : "[total, C] with cu_seqlens", ", got ",
+                  shape_text(patches));
+  Patches view = {};
+  view.data = patches.const_data_ptr();
+  view.dtype = dtype_of(patches, "patches");
+  view.channels = patches.size(dims - 1);
+  view.row_stride = patches.stride(dims - 2);
+  view.channel_stride = patches.stride(dims - 1);
+  view.frames = packed < 0 ? patches.size(0) : packed;
+  view.tokens = patches.size(dims - 2);
+  view.frame_stride = packed < 0 ? patches.stride(0) : 0;
+  STD_TORCH_CHECK(view.channels > 0, "patches must have at least one channel, got ", shape_text(patches));
+  return view;
+}
+
+std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor, const char* name, const std::vector<int64_t>& shape,
+                                 ScalarType dtype) {
+  if (!tensor.has_value()) return std::nullopt;
+  bool same = tensor->scalar_type() == dtype && tensor->dim() == static_cast<int64_t>(shape.size());
+  std::string wanted;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    same = same && tensor->size(static_cast<int64_t>(i)) == shape[i];
+    wanted += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  STD_TORCH_CHECK(same, name, " must have the dtype of its output and shape [", wanted, "], got ", shape_text(*tensor));
+  return torch::stable::contiguous(*tensor);
 }
 
 }  // namespace
@@ -99,47 +128,42 @@ std::vector<int64_t> frame_offsets(const Tensor& cu_seqlens, int64_t total) {
 }
 
 Patches patches_view(const Tensor& patches, const std::vector<int64_t>* offsets) {
-  const int64_t dims = offsets == nullptr ? 3 : 2;
-  STD_TORCH_CHECK(patches.dim() == dims, "patches must be ", dims == 3 ? "[F, N, C]" : "[total, C] with cu_seqlens", ", got ",
-                  shape_text(patches));
   check_cpu(patches, "patches");
-  Patches view = {};
-  view.data = patches.const_data_ptr();
-  view.dtype = dtype_of(patches, "patches");
-  view.channels = patches.size(dims - 1);
-  view.row_stride = patches.stride(dims - 2);
-  view.channel_stride = patches.stride(dims - 1);
-  if (offsets == nullptr) {
-    view.frames = patches.size(0);
-    view.tokens = patches.size(1);
-    view.frame_stride = patches.stride(0);
-  } else {
-    view.frames = static_cast<int64_t>(offsets->size()) - 1;
-    view.tokens = patches.size(0);
-    view.offsets = offsets->data();
-  }
-  STD_TORCH_CHECK(view.channels > 0, "patches must have at least one channel, got ", shape_text(patches));
+  Patches view = view_patches(patches, offsets == nullptr ? -1 : static_cast<int64_t>(offsets->size()) - 1);
+  view.offsets = offsets == nullptr ? nullptr : offsets->data();
   return view;
 }
 
 FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask,
                            const std::vector<int64_t>* offsets, double scale, const PoolGeometry& pool) {
+  check_cpu(query, "query");
+  if (query_mask.has_value()) check_cpu(*query_mask, "query_mask");
   const Patches x = patches_view(patches, offsets);
+  return {x, queries_view(query, query_mask, x), static_cast<float>(scale), pool};
+}
+
+FrameProblem frame_views(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask, int64_t packed,
+                         double scale, const PoolGeometry& pool) {
+  check_beside(patches, query, "query");
+  check_beside(patches, query_mask, "query_mask");
+  const Patches x = view_patches(patches, packed);
   return {x, queries_view(query, query_mask, x), static_cast<float>(scale), pool};
 }
 
 std::optional<Tensor> contiguous_like(const std::optional<Tensor>& tensor, const char* name, const std::vector<int64_t>& shape,
                                       ScalarType dtype) {
-  if (!tensor.has_value()) return std::nullopt;
-  check_cpu(*tensor, name);
-  bool same = tensor->scalar_type() == dtype && tensor->dim() == static_cast<int64_t>(shape.size());
-  std::string wanted;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    same = same && tensor->size(static_cast<int64_t>(i)) == shape[i];
-    wanted += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  }
-  STD_TORCH_CHECK(same, name, " must have the dtype of its output and shape [", wanted, "], got ", shape_text(*tensor));
-  return torch::stable::contiguous(*tensor);
+  if (tensor.has_value()) check_cpu(*tensor, name);
+  return contiguous(tensor, name, shape, dtype);
+}
+
+std::optional<Tensor> contiguous_beside(const Tensor& patches, const std::optional<Tensor>& tensor, const char* name,
+                                        const std::vector<int64_t>& shape, ScalarType dtype) {
+  check_beside(patches, tensor, name);
+  return contiguous(tensor, name, shape, dtype);
+}
+
+void check_beside(const Tensor& patches, const std::optional<Tensor>& tensor, const char* name) {
+  STD_TORCH_CHECK(!tensor.has_value() || tensor->device() == patches.device(), name, " must be on the device of the patches");
 }
 
 Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, std::optional<ScalarType> dtype) {

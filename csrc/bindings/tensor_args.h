@@ -1,4 +1,4 @@
-// From tensors to the plain views that the CPU kernels take, with the checks that keep those memory-safe.
+// From tensors to the plain views that the kernels take, with the checks that keep those memory-safe.
 #pragma once
 
 #include <cstdint>
@@ -26,25 +26,35 @@ Dtype dtype_of(const Tensor& tensor, const char* name);
 PoolGeometry pool_geometry(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
                            int64_t out_width);
 
-// Frame borders of packed patches, as int64: 0, ..., total, never falling.
+// Frame borders of packed patches on the CPU, as int64: 0, ..., total, never falling.
 std::vector<int64_t> frame_offsets(const Tensor& cu_seqlens, int64_t total);
 
-// A checked view of patches [F, N, C] or, with offsets, [total, C].
+// A checked view of patches [F, N, C] or, with offsets, [total, C], on the CPU.
 Patches patches_view(const Tensor& patches, const std::vector<int64_t>* offsets);
 
-// Checked views of query [P, Q, M, C], its mask, and patches [F, N, C] or, with offsets, [total, C].
+// Checked views of query [P, Q, M, C], its mask, and patches [F, N, C] or, with offsets, [total, C], on the CPU.
 FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask,
                            const std::vector<int64_t>* offsets, double scale, const PoolGeometry& pool);
 
-// A contiguous tensor of this shape and dtype, or none.
+// The same on any device, wherever the offsets are; packed: the number of frames, else -1.
+FrameProblem frame_views(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask, int64_t packed,
+                         double scale, const PoolGeometry& pool);
+
+// A contiguous tensor of this shape and dtype on the CPU, or none.
 std::optional<Tensor> contiguous_like(const std::optional<Tensor>& tensor, const char* name, const std::vector<int64_t>& shape,
                                       ScalarType dtype);
+
+// The same on the device of `patches`.
+std::optional<Tensor> contiguous_beside(const Tensor& patches, const std::optional<Tensor>& tensor, const char* name,
+                                        const std::vector<int64_t>& shape, ScalarType dtype);
 
 // Uninitialised, of the type and device of `like` unless another dtype is given.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, std::optional<ScalarType> dtype = std::nullopt);
 
 // Contiguous, of the shape of `tensor`; empty where it is not asked for.
 Tensor empty_gradient(const Tensor& tensor, int64_t needed);
+
+void check_beside(const Tensor& patches, const std::optional<Tensor>& tensor, const char* name);
 
 inline const void* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr() : nullptr;

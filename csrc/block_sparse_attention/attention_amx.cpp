@@ -8,6 +8,8 @@
 
 namespace longreel {
 
-AttentionKernels attention_kernels_amx_bf16() { return {attention_forward<bf16, StripsAmx>, attention_backward<bf16, StripsAmx>}; }
+AttentionKernels attention_kernels_amx_bf16() {
+  return {attention_forward<bf16, StripsAmx>, attention_backward<bf16, StripsAmx>};
+}
 
 }  // namespace longreel

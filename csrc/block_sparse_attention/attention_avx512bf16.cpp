@@ -8,6 +8,8 @@
 
 namespace longreel {
 
-AttentionKernels attention_kernels_avx512_bf16() { return {attention_forward<bf16, StripsBf16>, attention_backward<bf16, StripsBf16>}; }
+AttentionKernels attention_kernels_avx512_bf16() {
+  return {attention_forward<bf16, StripsBf16>, attention_backward<bf16, StripsBf16>};
+}
 
 }  // namespace longreel

@@ -59,24 +59,26 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
   const bool want_global = own_global ? gradients.grad_global_k != nullptr : want_keys;
   const float scale = std::abs(problem.scale);
 
-  Arena counted(nullptr), query_size(nullptr), key_size(nullptr);
+  Arena counted(nullptr), row_size(nullptr), query_size(nullptr), key_size(nullptr);
   const int64_t global_rows = keys.row_of.data()[problem.layout.unit_count];
   const auto take_sums = [&](Arena& arena) {
-    return GlobalSums{arena.take<float>(want_global ? problem.batch * kv_heads * global_rows * 2 * width : 0), global_rows, width, kv_heads};
+    const int64_t count = want_global ? problem.batch * kv_heads * global_rows * 2 * width : 0;
+    return GlobalSums{arena.take<float>(count), global_rows, width, kv_heads};
   };
-  const RowTerms no_terms(problem, counted);
+  const RowTerms no_terms(problem, gradients, counted);
   take_sums(counted);
+  RowTermMaker<T, P>(problem, gradients, no_terms, row_size);
   QueryGradient<T, P>(problem, gradients, no_terms, queries.most_strips, query_size);
   KeyGradient<T, P>(problem, gradients, no_terms, keys.most_units, keys.most_strips, key_size);
   const int64_t row_bytes = 2 * width * static_cast<int64_t>(sizeof(float));
-  const int64_t worker_bytes = std::max({query_size.used(), key_size.used(), row_bytes});
+  const int64_t worker_bytes = std::max({row_size.used(), query_size.used(), key_size.used(), row_bytes});
 
   // f(pass, item) for every item, each worker with a pass of its own
   const int64_t most = std::max<int64_t>(1, queries.multiplications >> 18);
   const int64_t most_workers = std::min(threads.threads, most);
   const Scratch scratch(counted.used() + most_workers * worker_bytes);
   Arena shared(scratch.data());
-  const RowTerms terms(problem, shared);
+  const RowTerms terms(problem, gradients, shared);
   const GlobalSums sums = take_sums(shared);
   const auto for_items = [&](int64_t items, int64_t grain, auto make_pass, auto f) {
     const int64_t workers = std::min(most_workers, std::max<int64_t>(1, ceil_div(items, grain)));
@@ -90,16 +92,22 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
     });
   };
   const auto rows_of_floats = [&](Arena& arena) { return arena.take<float>(2 * width); };
-  const auto sample_of_copy = [&](int64_t sample, int64_t copy) { return problem.layout.samples == 1 ? copy / kv_heads : sample; };
+  const auto sample_of_copy = [&](int64_t sample, int64_t copy) {
+    return problem.layout.samples == 1 ? copy / kv_heads : sample;
+  };
 
-  for_items(problem.batch * problem.queries, 64, rows_of_floats, [&](float* rows, int64_t item) {
-    make_row_terms<T, P>(problem, gradients, item / problem.queries, item % problem.queries, terms, rows);
-  });
+  const int64_t strips = ceil_div(problem.queries, kStrip);
+  for_items(
+      problem.batch * strips * problem.heads, 64, [&](Arena& arena) { return RowTermMaker<T, P>(problem, gradients, terms, arena); },
+      [&](RowTermMaker<T, P>& maker, int64_t item) {
+        const int64_t head = item % problem.heads, row = item / problem.heads % strips * kStrip;
+        maker.run(item / problem.heads / strips, head, {row, std::min(problem.queries, row + kStrip)});
+      });
 
   const int64_t heads_each = copies * kv_heads;
-  const int64_t query_items = P::exact || gradients.grad_q != nullptr ? static_cast<int64_t>(queries.parts.size()) * heads_each : 0;
+  const bool sweep_queries = P::exact || gradients.grad_q != nullptr;
   for_items(
-      query_items, 1,
+      sweep_queries ? static_cast<int64_t>(queries.parts.size()) * heads_each : 0, 1,
       [&](Arena& arena) { return QueryGradient<T, P>(problem, gradients, terms, queries.most_strips, arena); },
       [&](QueryGradient<T, P>& pass, int64_t item) {
         const QueryGroup& group = queries.groups.data()[queries.parts.data()[item / heads_each].group];
@@ -143,7 +151,8 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
     const KeyGradients<T> grads = {static_cast<T*>(gradients.grad_k), static_cast<T*>(gradients.grad_v), problem.keys, kv_heads,
                                    problem.channels};
     sweep_keys(keys.keys, [&](const KeyGradient<T, P>& pass, const UnitGroup& group, int64_t b, int64_t kv_head) {
-      const int32_t* place = own_global ? nullptr : keys.place.data() + (problem.layout.index_samples == 1 ? 0 : b) * problem.keys;
+      const int64_t table = problem.layout.index_samples == 1 ? 0 : b;
+      const int32_t* place = own_global ? nullptr : keys.place.data() + table * problem.keys;
       pass.for_keys(group, [&](int64_t, int64_t key, float* key_sum, float* value_sum) {
         if (place != nullptr && place[key] >= 0) add_global(problem, keys, sums, b, kv_head, place[key], key_sum, value_sum);
         grads.write(b, key, kv_head, scale, key_sum, value_sum);

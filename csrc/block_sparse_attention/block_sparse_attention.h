@@ -3,7 +3,8 @@
 // Row r of head h sees the keys K[lo_r : hi_r) and G[glo_r : ghi_r), without those that stand before start:
 //   s_rj = scale q_r . k_j,  p_rj = exp(s_rj - lse_r),  out_r = sum_j p_rj v_j.
 // Backward, with delta_r = dout_r . out_r:
-//   dv_j = sum_r p_rj dout_r,  ds_rj = p_rj (dout_r . v_j - delta_r + dlse_r),  dq_r = scale sum_j ds_rj k_j,  dk_j = scale sum_r ds_rj q_r.
+//   ds_rj = p_rj (dout_r . v_j - delta_r + dlse_r),
+//   dq_r = scale sum_j ds_rj k_j,  dk_j = scale sum_r ds_rj q_r,  dv_j = sum_r p_rj dout_r.
 #pragma once
 
 #include <cstdint>

@@ -127,8 +127,8 @@ class AttentionForward {
           row.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
         }
       }
-      P::multiply(weights_ + step.keys.begin, kBlock, rows, values_.from(0, step.keys.begin / P::pair), ceil_div(problem_.channels, 16),
-                  step.keys.size(), sums_ + i * kStrip * width_, width_, true);
+      P::multiply(weights_ + step.keys.begin, kBlock, rows, values_.from(0, step.keys.begin / P::pair),
+                  ceil_div(problem_.channels, 16), step.keys.size(), sums_ + i * kStrip * width_, width_, true);
     }
   }
 

@@ -151,8 +151,8 @@ class KeyGradient {
   void add_strip(Span keys, Span lanes, bool full, int64_t row) {
     const int64_t rows = keys.size(), first = lanes.begin, count = lanes.size(), panels = ceil_div(problem_.channels, 16);
     const auto q = queries_.panels();
-    P::multiply(keys_ + row * width_, width_, rows, q.query_columns.from(first / 16, 0), count / 16, width_, scores_ + first, kBlock,
-                false);
+    P::multiply(keys_ + row * width_, width_, rows, q.query_columns.from(first / 16, 0), count / 16, width_, scores_ + first,
+                kBlock, false);
     P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, width_,
                 value_products_ + first, kBlock, false);
     for (int64_t j = 0; j < rows; ++j) make_slopes(j, static_cast<float>(keys.begin + j), lanes, full);
@@ -174,7 +174,7 @@ class KeyGradient {
         if (P::exact) p = p * load(queries_.norm() + at);
         if (!full) p = keep_between(load(low_ + at), key, load(high_ + at), p);
         weight[n] = p;
-        slope[n] = p * (load(value_products_ + j * kBlock + at) - load(queries_.delta() + at));
+        slope[n] = p * (load(value_products_ + j * kBlock + at) - load(queries_.delta() + at) + load(queries_.rise() + at));
       }
       P::store_weights(weights_ + j * kBlock + i, weight);
       P::store_weights(slopes_ + j * kBlock + i, slope);

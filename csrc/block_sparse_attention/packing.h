@@ -6,6 +6,7 @@
 
 #include "../common/rows.h"
 #include "../common/scratch.h"
+#include "../common/transpose.h"
 #include "work.h"
 
 namespace longreel {
@@ -43,8 +44,8 @@ inline void stage_query(const AttentionProblem& problem, int64_t b, int64_t row,
 
 // to [size of keys, padded]: the keys (or, with `values`, their values) of K or of G; a key that nobody may see is zeros.
 template <class T, class Element>
-inline void stage_keys(const AttentionProblem& problem, const Sample& sample, int64_t b, int64_t head, bool values, bool is_global,
-                       Span keys, Element* to, int64_t padded) {
+inline void stage_keys(const AttentionProblem& problem, const Sample& sample, int64_t b, int64_t head, bool values,
+                       bool is_global, Span keys, Element* to, int64_t padded) {
   const bool own = is_global && problem.own_global();
   const Heads& source = values ? (own ? problem.global_v : problem.v) : (own ? problem.global_k : problem.k);
   const Span may_be_seen = is_global ? sample.global : sample.keys;
@@ -60,10 +61,8 @@ inline void stage_keys(const AttentionProblem& problem, const Sample& sample, in
 template <class Element, class Unit>
 inline void rows_to_columns(const Element* rows, int64_t row, int64_t count, Panels<Unit> panels) {
   constexpr int64_t pair = sizeof(Unit) / sizeof(Element);
-  for (int64_t r = 0; r < count; r += 16, rows += 16 * row) {
-    for (int64_t u = 0; u < row / pair; u += 16) {
-      transpose(rows + u * pair, row / pair, panels.data + r / 16 * panels.stride + u * 16);
-    }
+  for (int64_t r = 0; r < count; r += 16) {
+    transpose_sixteen(rows + r * row, row * sizeof(Element), row / pair, panels.data + r / 16 * panels.stride);
   }
 }
 

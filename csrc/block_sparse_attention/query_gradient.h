@@ -102,7 +102,8 @@ class QueryGradient {
     constexpr int N = P::multiple / 16;
     const bool wanted = gradients_.grad_q != nullptr;
     const int64_t term = term_at(i, r);
-    const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]);
+    const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]),
+                rise = splat(terms_.rise(term));
     float* total = totals_ + (i * kStrip + r) * 16;
     Lanes mass = load(total);
     for (int64_t j = keys.begin; j < keys.end; j += P::multiple) {
@@ -113,7 +114,7 @@ class QueryGradient {
         Lanes p = P::power(fma(splat(scale_), load(scores_ + at), minus_shift));
         if (!full) p = within(lane(seen, seen.begin - j - 16 * n), lane(seen, seen.end - j - 16 * n), p, 0.0f);
         mass = mass + p;
-        if (wanted) slope[n] = p * (load(value_products_ + at) - delta);
+        if (wanted) slope[n] = p * (load(value_products_ + at) - delta + rise);
       }
       if (wanted) P::store_weights(slopes_ + r * kBlock + j, slope);
     }

@@ -16,6 +16,7 @@ struct StripsAmx : StripsBf16 {
   // x has sixteen rows that can be read, out sixteen that can be written.
   static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth,
                        float* out, int64_t out_row, bool add) {
+    writes_before_tiles();
     int64_t p = 0;
     for (; p + 4 <= panels; p += 4) strip<4>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);
     for (; p + 2 <= panels; p += 2) strip<2>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);

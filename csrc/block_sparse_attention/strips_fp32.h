@@ -25,13 +25,19 @@ inline void multiply_strip(const typename Step::Row* x, int64_t x_row, int64_t r
         }
       };
       rows_at_once(std::integral_constant<int, Tiles::strip_rows>{});
-      if constexpr (Tiles::strip_rows > 2) rows_at_once(std::integral_constant<int, 2>{});
+      if constexpr (Tiles::strip_rows > 4) rows_at_once(std::integral_constant<int, 4>{});
       rows_at_once(std::integral_constant<int, 1>{});
     }
   };
   panels_at_once(std::integral_constant<int, Tiles::strip_panels>{});
+  if constexpr (Tiles::strip_panels > 2) panels_at_once(std::integral_constant<int, 2>{});
   if constexpr (Tiles::strip_panels > 1) panels_at_once(std::integral_constant<int, 1>{});
 }
+
+// Sums over keys: the block's terms are summed in one register before they join what is there.
+struct SumStepF32 : StepF32 {
+  static int64_t chain(int64_t steps) { return steps; }
+};
 
 struct StripsFp32 {
   using Element = float;
@@ -58,7 +64,11 @@ struct StripsFp32 {
 
   static void multiply(const float* x, int64_t x_row, int64_t rows, Panels<float> y, int64_t panels, int64_t depth, float* out,
                        int64_t out_row, bool add) {
-    multiply_strip<StepF32>(x, x_row, rows, y, panels, depth, out, out_row, add);
+    if (add) {
+      multiply_strip<SumStepF32>(x, x_row, rows, y, panels, depth, out, out_row, true);
+    } else {
+      multiply_strip<StepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
+    }
   }
 };
 

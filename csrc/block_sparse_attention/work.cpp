@@ -47,7 +47,8 @@ Sample sample_of(const AttentionProblem& problem, int64_t b) {
   sample.bounds = layout.bounds + (layout.samples == 1 ? 0 : b) * problem.queries * 4;
   sample.index = layout.global_index + (layout.index_samples == 1 ? 0 : b) * problem.global_keys;
   sample.keys = {start, problem.keys};
-  const int32_t* pads = std::partition_point(sample.index, sample.index + problem.global_keys, [](int32_t key) { return key >= 0; });
+  const int32_t* pads =
+      std::partition_point(sample.index, sample.index + problem.global_keys, [](int32_t key) { return key >= 0; });
   const int32_t* first = std::lower_bound(sample.index, pads, start);
   sample.global = {first - sample.index, pads - sample.index};
   return sample;
@@ -111,13 +112,15 @@ KeyWork key_work(const AttentionProblem& problem, int64_t most) {
     const int64_t keys = unit.key_end - unit.key_begin, own = strips_in(keys);
     work.row_of[u + 1] = work.row_of[u] + (unit.is_global ? keys : 0);
     if (unit.is_global) {
-      for (int64_t g = unit.key_begin; g < unit.key_end; ++g) extend(work.units_of[unit.sample * problem.global_keys + g], {u, u + 1});
+      Span* const units_of = work.units_of.data() + unit.sample * problem.global_keys;
+      for (int64_t g = unit.key_begin; g < unit.key_end; ++g) extend(units_of[g], {u, u + 1});
     } else {
       work.covered[unit.sample] = std::max<int64_t>(work.covered[unit.sample], unit.key_end);
     }
     // Units of one block of G meet different rows: apart, they are work for several threads.
-    const bool joins = !groups.empty() && groups.back().sample == unit.sample && groups.back().is_global == bool(unit.is_global) &&
-                       strips + own <= most && layout.units[u - 1].key_begin != unit.key_begin;
+    const bool joins = !groups.empty() && groups.back().sample == unit.sample &&
+                       groups.back().is_global == bool(unit.is_global) && strips + own <= most &&
+                       layout.units[u - 1].key_begin != unit.key_begin;
     if (!joins) {
       groups.push_back({unit.sample, bool(unit.is_global), {u, u}});
       strips = 0;

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "common/numbers.h"
+
 namespace longreel {
 
 constexpr int kPackBytes = 16;
@@ -45,6 +47,14 @@ __device__ inline void store_pack(T* to, const float (&values)[V]) {
 #pragma unroll
   for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(values[v]);
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
+
+// Returns run(T{}) for the element type.
+template <class Run>
+auto with_element(Dtype dtype, Run run) {
+  if (dtype == Dtype::bf16) return run(__nv_bfloat16{});
+  if (dtype == Dtype::f16) return run(__half{});
+  return run(float{});
 }
 
 // Whether every row that starts a multiple of the given strides (in elements) from `base` can be read in whole packs.

@@ -32,16 +32,16 @@ inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename
     Lanes acc[Rows][Panels];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) acc[r][p] = splat(0.0f);
     }
     for (int64_t k = begin; k < end; ++k) {
       decltype(Step::queries(q)) queries[Panels];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) queries[p] = Step::queries(q + p * q_panel + k * 16);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int p = 0; p < Panels; ++p) acc[r][p] = Step::fold(x + r * x_row + k * Step::width, queries[p], acc[r][p]);
       }
       // One cache line of each row `ahead`, once per line.
@@ -52,7 +52,7 @@ inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) {
         float* at = s + r * s_row + p * 16;
         store(at, begin == 0 && !add ? acc[r][p] : load(at) + acc[r][p]);

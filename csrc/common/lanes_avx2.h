@@ -16,7 +16,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 6, dot_panels = 1;
   static constexpr int sums = 6, sum_rows = 4, sum_lanes = 1, pair_lanes = 2, single_lanes = 4;
-  static constexpr int strip_rows = 4, strip_panels = 1;
+  static constexpr int strip_rows = 6, strip_panels = 1;
 };
 
 inline Lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -66,7 +66,7 @@ inline Lanes keep_from(float bound, Lanes a, Lanes x) {
   return {_mm256_and_ps(_mm256_cmp_ps(a.lo, b, _CMP_NLT_UQ), x.lo), _mm256_and_ps(_mm256_cmp_ps(a.hi, b, _CMP_NLT_UQ), x.hi)};
 }
 
-inline __m256 place(int first) { return _mm256_add_ps(_mm256_set1_ps(static_cast<float>(first)), _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7)); }
+inline __m256 place(float first) { return _mm256_add_ps(_mm256_set1_ps(first), _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline __m256 between(__m256 low, __m256 at, __m256 high) {
   return _mm256_and_ps(_mm256_cmp_ps(low, at, _CMP_LE_OQ), _mm256_cmp_ps(at, high, _CMP_LT_OQ));
 }
@@ -121,4 +121,3 @@ inline void store(f16* p, Lanes x) {
 }  // namespace longreel
 
 #include "lanes_partial.h"
-#include "lanes_transpose.h"

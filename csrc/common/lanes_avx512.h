@@ -16,7 +16,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 12, dot_panels = 2;
   static constexpr int sums = 24, sum_rows = 8, sum_lanes = 3, pair_lanes = 8, single_lanes = 8;
-  static constexpr int strip_rows = 8, strip_panels = 2;
+  static constexpr int strip_rows = 6, strip_panels = 4;
 };
 
 inline Lanes splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -85,36 +85,6 @@ inline void store(float* p, Lanes x, int64_t count) { _mm512_mask_storeu_ps(p, f
 inline void store(bf16* p, Lanes x, int64_t count) { _mm256_mask_storeu_epi16(p, first_lanes(count), narrow_bf16(x.v)); }
 inline void store(f16* p, Lanes x, int64_t count) {
   _mm256_mask_storeu_epi16(p, first_lanes(count), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
-}
-
-// to [16, 16] = the transpose of sixteen rows of sixteen 32-bit units, `row` units apart
-inline void transpose(const void* from, int64_t row, void* to) {
-  __m512i a[16], b[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(static_cast<const uint32_t*>(from) + i * row);
-  for (int i = 0; i < 16; i += 2) {
-    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-  }
-  // a[4 g + c]: columns c, c + 4, c + 8, c + 12 of rows 4 g .. 4 g + 3
-  for (int c = 0; c < 4; ++c) {
-    b[c] = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88);
-    b[4 + c] = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
-    b[8 + c] = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
-    b[12 + c] = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
-  }
-  const auto put = [to](int column, __m512i x) { _mm512_storeu_si512(static_cast<uint32_t*>(to) + column * 16, x); };
-  for (int c = 0; c < 4; ++c) {
-    put(c, _mm512_shuffle_i32x4(b[c], b[8 + c], 0x88));
-    put(8 + c, _mm512_shuffle_i32x4(b[c], b[8 + c], 0xdd));
-    put(4 + c, _mm512_shuffle_i32x4(b[4 + c], b[12 + c], 0x88));
-    put(12 + c, _mm512_shuffle_i32x4(b[4 + c], b[12 + c], 0xdd));
-  }
 }
 
 }  // namespace

@@ -119,4 +119,3 @@ inline void store(T* p, Lanes x) {
 }  // namespace longreel
 
 #include "lanes_partial.h"
-#include "lanes_transpose.h"

@@ -9,6 +9,7 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 
 from longreel.backends import BackendError
 from longreel.explain import Explanation, explain
+from longreel.integrations.context import use_layout
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.ops.adaptive_pool import adaptive_pool
 from longreel.ops.block_sparse_attention import block_sparse_attention
@@ -29,4 +30,5 @@ __all__ = [
     "compress_frames",
     "context_attention",
     "explain",
+    "use_layout",
 ]

@@ -24,11 +24,12 @@ from longreel.bench import (
     measure,
     suite,
 )  # fmt: skip
-from longreel.bench.cases import CPU, PEER_BUDGETS
+from longreel.bench.cases import CPU
 from longreel.bench.memory import Peak
 from longreel.bench.peers import PEERS, pool_rows
 from longreel.cli import bench as command
 from longreel.ops.registry import OPS
+from longreel.testing.budget import PEER_BUDGETS
 
 TINY = Shape(frames=70, patches=16, width=24, queries=3, output_size=2)
 SPARSE = SparseShape(frames=5, vision=7, voco=2, text=6, heads=4, kv_heads=2, head_dim=12)
@@ -56,6 +57,7 @@ def tiny_roof() -> RoofMeter:
 def test_peer_computes_the_op(op: str, name: str, dtype: torch.dtype) -> None:
     for backward in CASES[op].passes(op):
         case = tiny(op, dtype, backward)
+        assert name in case.peers
         result = case.variant(name).make()()
         assert {f"grad_{leaf}" for leaf in case.leaves} <= set(result)
         assert set(result) == set(case.variant("reference").make()())

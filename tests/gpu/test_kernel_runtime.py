@@ -8,7 +8,7 @@ import torch
 from gpu_cases import Variant, each_kernel, kernel, tower
 from torch import Tensor
 
-from longreel.testing.cases import Inputs, low_level
+from longreel.testing.cases import Inputs, Recorder, low_level
 from longreel.testing.determinism import same_bits
 
 
@@ -92,6 +92,37 @@ def test_cuda_graph(variant: Variant) -> None:
         inputs["patches"].copy_(torch.randn_like(inputs["patches"]))
         graph.replay()
         assert same(captured, outputs(variant, inputs))
+
+
+@each_kernel
+def test_cuda_graph_of_the_backward(variant: Variant) -> None:
+    if not variant.backward:
+        pytest.skip("no backward")
+    with Recorder() as recorder:
+        kernel(variant, tower(variant))
+    op, args, _ = next(call for call in recorder.calls if "_backward" in call[0].name())
+    args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+
+    def backward() -> tuple[Tensor, ...]:
+        made = op(*args)
+        return made if isinstance(made, tuple) else (made,)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        for _ in range(3):
+            backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        with torch.cuda.graph(graph):
+            captured = backward()
+        for factor in (1.0, -0.5, 2.0):
+            for given in args:
+                if isinstance(given, Tensor) and given.is_floating_point():
+                    given.mul_(factor)
+            graph.replay()
+            assert same(captured, backward())
 
 
 @each_kernel

@@ -31,7 +31,8 @@ from longreel.layout import (
 )
 from longreel.layout.dense import visible
 from longreel.layout.ranges import ranges
-from longreel.testing import check as check_close
+from longreel.ops._flash import refusal as flash_refusal
+from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
 COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))
 GROUPS = 10
@@ -221,12 +222,17 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
     truth, baseline = (results(lambda **t: dense_attention(**t, mask=mask), d) for d in (torch.float64, dtype))
     largest = max(t.abs().max().item() if t.numel() else 0.0 for name, t in truth.items() if name.startswith("grad"))
     for backend in available("block_sparse_attention", "cpu", dtype):
+        if backend == "flash" and flash_refusal(layout.to("cpu"), 1.0) is not None:
+            continue
         got = results(partial(block_sparse_attention, layout=layout, return_lse=True, backend=backend), dtype)
         for name, value in truth.items():
             # what vanishes in real arithmetic is measured against the largest gradient
             vanishes = name.startswith("grad") and value.numel() > 0 and value.abs().max().item() < 1e-12 * largest
             unit = largest if vanishes else 0.0
-            check_close(f"{backend} {name}", got[name], value, baseline[name], dtype, unit)
+            limit = allowed(errors(baseline[name], value, unit), dtype)
+            if backend == "flash":
+                limit = Errors(PEER_BUDGETS * limit.max_rel, PEER_BUDGETS * limit.rms_rel)
+            check_within(f"{backend} {name}", got[name], value, limit, unit)
 
 
 def dense_attention(

@@ -16,15 +16,13 @@ from longreel.bench.machine import Record
 from longreel.bench.report import Report
 from longreel.bench.roof import RoofMeter
 from longreel.ops._cost import Cost
+from longreel.testing.budget import PEER_BUDGETS
 
 Tensors = dict[str, Tensor]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CPU = torch.device("cpu")
 BACKWARD = ("none", "query", "all")
-
-# A peer need only compute the same thing; how it rounds is its own.
-PEER_BUDGETS = 3.0
 
 
 class Noted(Protocol):
@@ -91,6 +89,10 @@ class Case(ABC):
     def check(self, result: Tensors) -> Verdict:
         """`result` against the reference in float64, with plain PyTorch in the dtype as the yardstick."""
 
+    def budgets(self, backend: str) -> float:
+        """How many error budgets a backend of ours may use up."""
+        return 1.0
+
     def note(self, backend: str) -> str:
         """What a backend of ours is, in a few words."""
         return "the specification" if backend == "reference" else f"longreel.{self.op}"
@@ -136,7 +138,7 @@ class Case(ABC):
         if name in self.peers:
             return Variant(name, partial(self.make, name), self.peers[name].note, self.needs(name), PEER_BUDGETS)
         if name in self.backends:
-            return Variant(name, partial(self.make, name), self.note(name), self.needs(name))
+            return Variant(name, partial(self.make, name), self.note(name), self.needs(name), self.budgets(name))
         raise ValueError(f"{self.op} has no variant {name!r} here; there are {', '.join(self.names)}")
 
 

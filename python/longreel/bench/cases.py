@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from longreel.bench.case import BACKWARD, CPU, DTYPES, PEER_BUDGETS, Case, measure
+from longreel.bench.case import BACKWARD, CPU, DTYPES, Case, measure
 from longreel.bench.patch_case import PatchCase
 from longreel.bench.sparse_case import SparseCase
 
-__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "PEER_BUDGETS", "SIZES", "Case", "measure", "op_names", "shape_of"]
+__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "Case", "measure", "op_names", "shape_of"]
 
 CASES: dict[str, type[Case]] = {
     "compress_frames": PatchCase,

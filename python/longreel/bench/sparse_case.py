@@ -16,6 +16,7 @@ from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
 from longreel.ops._cost import Cost
 from longreel.ops.block_sparse_attention import block_sparse_attention, cost, executed_flops
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
+from longreel.testing.budget import PEER_BUDGETS
 
 INPUTS = ("q", "k", "v")
 _SHARPNESS = 3.0
@@ -59,7 +60,7 @@ class SparseCase(Case):
 
     @property
     def peers(self) -> Mapping[str, SparsePeer]:
-        return SPARSE_PEERS
+        return {name: peer for name, peer in SPARSE_PEERS.items() if not self.leaves or self.device.type in peer.trains}
 
     @cached_property
     def layout(self) -> VideoLayout:
@@ -108,6 +109,10 @@ class SparseCase(Case):
         executed = executed_flops(self.plan, backend, self.dtype, s.heads, s.head_dim)
         visible = 4 * s.head_dim * s.heads * visible_pairs(self.layout)
         return None if executed is None else executed / max(1, visible)
+
+    def budgets(self, backend: str) -> float:
+        """flash is torch's own arithmetic."""
+        return PEER_BUDGETS if backend == "flash" else 1.0
 
     def note(self, backend: str) -> str:
         executed = self.executed(backend)

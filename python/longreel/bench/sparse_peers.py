@@ -44,10 +44,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class SparsePeer:
-    """`build(frames, layout, training)` makes the form; `needs(S, H, itemsize)` is what a call takes beyond inputs, in bytes."""
+    """`build(frames, layout, training)` makes the form; `trains`: the devices on which it has a backward; `needs(S, H, itemsize)`
+    is what a call takes beyond inputs, in bytes."""
 
     build: Callable[[Frames, VideoLayout, bool], Form]
     note: str
+    trains: tuple[str, ...] = ("cpu", "cuda")
     needs: Callable[[int, int, int], int] = lambda rows, heads, itemsize: 0
 
 
@@ -114,8 +116,6 @@ class _Decomposition(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         f: Frames = ctx.frames
-        if q.device.type != "cpu":
-            raise NotImplementedError("the decomposition's backward is written for torch's CPU flash attention")
         piece = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         heads, _, width = q.shape
         at = f.voco_rows(q.device)
@@ -195,8 +195,11 @@ def _pairs(f: Frames, device: torch.device) -> Tensor:
 
 
 SPARSE_PEERS = {
-    "strong": SparsePeer(decomposition, "batched causal SDPA over frames, VoCo keys a frame, merged by LSE"),
-    "flex": SparsePeer(flex, "compiled flex_attention, block mask from the layout"),
+    "strong": SparsePeer(decomposition, "batched causal SDPA over frames, VoCo keys a frame, merged by LSE", ("cpu",)),
+    # "does not support backward on CPU"
+    "flex": SparsePeer(flex, "compiled flex_attention, block mask from the layout", ("cuda",)),
     # bool, and the additive one that SDPA makes of it
-    "dense": SparsePeer(dense, "SDPA under a dense mask", lambda rows, heads, itemsize: rows * rows * (1 + itemsize)),
+    "dense": SparsePeer(
+        dense, "SDPA under a dense mask", needs=lambda rows, heads, itemsize: rows * rows * (1 + itemsize)
+    ),
 }

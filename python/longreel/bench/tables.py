@@ -103,8 +103,8 @@ def warning(report: Report) -> str | None:
 
 
 def notes(report: Report) -> list[str]:
-    """Why rows are empty, and what the columns mean on this machine."""
-    lines = [f"{o.variant}: {o.why}" for o in report.outcomes if o.why]
+    """What the rows are or why they are empty, and what the columns mean on this machine."""
+    lines = [f"{o.variant}: {o.why or o.note}" for o in report.outcomes if o.why or o.note]
     m, roof = report.machine, report.roof
     where = f"{m['device']}, {m['cpu_isa']}, threads {m['threads']}, torch {m['torch']}, {m['git'] or m['longreel']}"
     lines.append(f"{where}, {m['date']}" + (f", load {m['load']} before" if m["load"] is not None else ""))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from longreel.backends import Request, choose
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
+from longreel.ops import _flash
 from longreel.ops._call import call, register, wants_grad
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._layouts import planned
@@ -57,9 +58,14 @@ def block_sparse_attention(
         RuntimeError: a `VideoLayout` that is not planned under torch.compile or capture.
         BackendError: no backend, or not the one named, can run the call.
     """
-    args = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)[0]
-    chosen = choose(NAME, backend, Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5])))
-    out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
+    args, plan = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)
+    request = Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5]), objection=_objection(plan, args[-1]))
+    chosen = choose(NAME, backend, request)
+    if chosen == "flash":
+        q, k, v, global_k, global_v = args[:5]
+        out, lse = _flash.attend(q, k, v, global_k, global_v, plan, args[-1])
+    else:
+        out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
     return (out, lse) if return_lse else out
 
 
@@ -91,6 +97,16 @@ def lower(
         plan.runs, plan.unit_order, *plan.tile, resolve_scale(scale, q.shape[-1]),
     )  # fmt: skip
     return args, plan
+
+
+def objection(*args: Any, **kwargs: Any) -> Callable[[str], str | None]:
+    """Why a backend does not serve the values of this call, for `explain`."""
+    lowered, plan = lower(*args, **kwargs)
+    return _objection(plan, lowered[-1])
+
+
+def _objection(plan: PlannedLayout, scale: float) -> Callable[[str], str | None]:
+    return lambda backend: _flash.refusal(plan, scale) if backend == "flash" else None
 
 
 def _check_tensors(**tensors: Tensor) -> None:

@@ -44,6 +44,12 @@ class OpSpec:
         counted: Cost = self.module.cost(*args, **kwargs)
         return counted
 
+    def objection(self, *args: Any, **kwargs: Any) -> Callable[[str], str | None]:
+        """Why a backend does not serve the values of these arguments of the public function."""
+        found: Callable[[str], str | None]
+        found = self.module.objection(*args, **kwargs) if hasattr(self.module, "objection") else lambda backend: None
+        return found
+
     @property
     def rows(self) -> tuple[Row, ...]:
         return TABLE[self.name]
