@@ -8,16 +8,18 @@ PYTHON ?= python3
 VENV   ?= .venv
 BUDGET ?= 540
 RESULTS ?= benchmarks/results
+OPS     ?=
 MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 10))
 
 py  := $(VENV)/bin/python
+gpu  = $(PYTHON) .ci/gpu.py --budget $(BUDGET) --results $(RESULTS) --ops '$(OPS)'
 say  = printf '\033[1m%s\033[0m\n'
 pip := $(py) -m pip --disable-pip-version-check -q
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 
-.PHONY: help setup build test check lint demo gpu compile-only fuzz clean
+.PHONY: help setup build test check lint demo gpu gpu-tests gpu-bench gpu-sanitize gpu-ncu compile-only fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -74,8 +76,20 @@ demo: build ## set-up, then an hour of real video on this machine
 	@$(say) "demo: one hour of video, 3600 frames, through LLaMA-VID's compression and a small language model"
 	@$(py) benchmarks/hour.py --cache .cache $(ARGS)
 
-gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds)
-	@PYTHON=$(PYTHON) RESULTS=$(RESULTS) BUDGET=$(BUDGET) bash .ci/gpu
+gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds OPS=a,b)
+	@$(gpu)
+
+gpu-tests: ## ... the gpu tests alone
+	@$(gpu) tests
+
+gpu-bench: ## ... the op benchmarks alone
+	@$(gpu) bench
+
+gpu-sanitize: ## ... compute-sanitizer's four tools over the CUDA C++ kernels at small shapes
+	@$(gpu) sanitize
+
+gpu-ncu: ## ... a Nsight Compute profile of the kernels at the true size
+	@$(gpu) ncu
 
 clean: ## remove build products and the environment
 	rm -rf build dist $(VENV) .cache python/*.egg-info python/longreel/*.so

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from longreel.bench.cases import DTYPES, SIZES, Case
+from longreel.bench.cases import CASES, DTYPES, SIZES, Case, shape_of
 from longreel.bench.memory import free_memory
 from longreel.bench.tables import size
 
@@ -24,9 +24,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     option, op = metafunc.config.getoption, metafunc.module.OP
     cases = [
-        Case(op, SIZES[option("size")], DTYPES[dtype], torch.device(option("device")), backward)
+        CASES[op](op, shape_of(op, option("size"), {}), DTYPES[dtype], torch.device(option("device")), backward)
         for dtype in option("dtype") or ("bf16", "fp32")
-        for backward in Case.passes(op)
+        for backward in CASES[op].passes(op)
     ]
     metafunc.parametrize(
         ("case", "variant"),
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             pytest.param(case, name, id=f"{case.facts['dtype']}-{case.backward}-{name}")
             for case in cases
             for name in case.names
-            if name != "reference" or case.shape == SIZES["small"]
+            if name != "reference" or option("size") == "small"
         ],
     )
 

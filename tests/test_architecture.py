@@ -24,11 +24,11 @@ STOREYS = (
     {"testing"},
     {"bench", "cli"},
 )
-NEIGHBOURS = {("cli", "bench"), ("integrations", "models"), ("layout", "rotary")}
+NEIGHBOURS = {("cli", "bench"), ("models", "integrations"), ("layout", "rotary"), ("reference", "layout")}
 # The schemas stand alone: importable before any kernel, with torch only.
 SCHEMAS = "ops/_schemas.py"
-# What a kernel may know of.
-KERNELS_KNOW = {"triton_kernels", "backends"}
+# What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.
+KERNELS_KNOW = {"triton_kernels", "backends", "layout"}
 
 
 def storey(room: str) -> int:

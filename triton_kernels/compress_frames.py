@@ -1,33 +1,27 @@
 """compress_frames: the context token and the pooled content tokens of every frame, by the frame pass."""
 
-from longreel.triton_kernels.adaptive_pool import adaptive_pool
-from longreel.triton_kernels.frame_pass import frame_pass, frame_pass_signatures
+from longreel.triton_kernels.adaptive_pool import adaptive_pool, adaptive_pool_backward
+from longreel.triton_kernels.frame_backward import frame_backward
+from longreel.triton_kernels.frame_pass import frame_pass
+from longreel.triton_kernels.frame_signatures import backward_signatures, pass_signatures
 from longreel.triton_kernels.launch import DTYPES, Signature
 from longreel.triton_kernels.window import window
 from torch import Tensor
 
-__all__ = ["DTYPES", "aot_signatures", "compress_frames"]
+__all__ = ["DTYPES", "aot_signatures", "compress_frames", "compress_frames_backward"]
 
 
 def compress_frames(
-    query: Tensor,
-    patches: Tensor,
-    query_mask: Tensor | None,
-    scale: float,
-    prefix: int,
-    pitch: int,
-    height: int,
-    width: int,
-    out_height: int,
-    out_width: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    query: Tensor, patches: Tensor, query_mask: Tensor | None, scale: float,
+    prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """query [P, Q, M, C], patches [F, N, C], any strides -> context [P, F, C], content [F, out_height * out_width, C],
     weights fp32 [P, F, N - prefix], lse fp32 [P, F, M]."""
     seen = patches[:, prefix:]
     prompts, _, queries, _ = query.shape
     if prompts * queries * patches.shape[0] * height * width * out_height * out_width == 0:
         content = adaptive_pool(patches, prefix, pitch, height, width, out_height, out_width)
-        context, weights, lse = frame_pass(query, seen, query_mask, scale, None, None)
+        context, weights, lse = frame_pass(query, seen, query_mask, scale)
         return context, content, weights, lse
     view = window(pitch, height, width, out_height, out_width)
     content = patches.new_empty(patches.shape[0], out_height * out_width, patches.shape[2])
@@ -35,6 +29,33 @@ def compress_frames(
     return context, content, weights, lse
 
 
+def compress_frames_backward(
+    grad_context: Tensor | None, grad_content: Tensor | None, grad_weights: Tensor | None, query: Tensor, patches: Tensor,
+    query_mask: Tensor | None, lse: Tensor, scale: float,
+    prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int,
+    need_query: int, need_patches: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of query and patches, contiguous, empty where not asked for."""
+    geometry = (prefix, pitch, height, width, out_height, out_width)
+    pooled = grad_content is not None and grad_content.numel() * height * width > 0
+    attended = (grad_context is not None or grad_weights is not None) and lse.numel() * (patches.shape[1] - prefix) > 0
+    if not attended or not (need_query or need_patches):
+        grad_query = query.new_zeros(query.shape if need_query else (0,))
+        if not need_patches:
+            return grad_query, patches.new_empty(0)
+        if not pooled:
+            return grad_query, patches.new_zeros(patches.shape)
+        return grad_query, adaptive_pool_backward(grad_content, patches.shape[1], *geometry)
+    grad_patches = patches.new_empty(patches.shape if need_patches else (0,))
+    if need_patches:
+        grad_patches[:, :prefix].zero_()
+    grad_query = frame_backward(
+        grad_context, grad_weights, grad_content if pooled else None, query, patches[:, prefix:], query_mask, scale,
+        need_query, grad_patches[:, prefix:] if need_patches else None, window(*geometry[1:]) if pooled else None,
+    )  # fmt: skip
+    return grad_query, grad_patches
+
+
 def aot_signatures() -> list[Signature]:
     """256 tokens x 1408 channels to 4 x 4 cells, 32 queries, 16-byte aligned, in every dtype."""
-    return frame_pass_signatures("compress_frames", pool=True)
+    return pass_signatures("compress_frames", pool=True) + backward_signatures("compress_frames", pool=True)

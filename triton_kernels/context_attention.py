@@ -1,24 +1,37 @@
 """context_attention: the context token of every frame, by the frame pass without pooling."""
 
-from longreel.triton_kernels.frame_pass import frame_pass, frame_pass_signatures
+from longreel.triton_kernels.frame_backward import frame_backward
+from longreel.triton_kernels.frame_pass import frame_pass
+from longreel.triton_kernels.frame_signatures import backward_signatures, pass_signatures
 from longreel.triton_kernels.launch import DTYPES, Signature
 from torch import Tensor
 
-__all__ = ["DTYPES", "aot_signatures", "context_attention"]
+__all__ = ["DTYPES", "aot_signatures", "context_attention", "context_attention_backward"]
 
 
 def context_attention(
     query: Tensor, patches: Tensor, query_mask: Tensor | None, cu_seqlens: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """query [P, Q, M, C], patches [F, N, C], any strides -> context [P, F, C], fp32 weights [P, F, N], lse [P, F, M].
+    """query [P, Q, M, C], patches [F, N, C] or packed [total, C], any strides -> context [P, F, C], fp32 weights [P, F, N]
+    or [P, total], lse [P, F, M]."""
+    return frame_pass(query, patches, query_mask, scale, cu_seqlens=cu_seqlens)
 
-    Raises NotImplementedError for packed patches: the work of a pass is laid out before the frames' lengths are known.
-    """
-    if cu_seqlens is not None:
-        raise NotImplementedError("context_attention: backend 'triton' does not take packed patches (cu_seqlens)")
-    return frame_pass(query, patches, query_mask, scale, None, None)
+
+def context_attention_backward(
+    grad_context: Tensor | None, grad_weights: Tensor | None, query: Tensor, patches: Tensor, query_mask: Tensor | None,
+    cu_seqlens: Tensor | None, lse: Tensor, scale: float, need_query: int, need_patches: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of query and patches, contiguous, empty where not asked for."""
+    grad_patches = patches.new_empty(patches.shape if need_patches else (0,))
+    if lse.numel() * patches.numel() * (need_query + need_patches) == 0:
+        return query.new_zeros(query.shape if need_query else (0,)), grad_patches.zero_()
+    grad_query = frame_backward(
+        grad_context, grad_weights, None, query, patches, query_mask, scale, need_query,
+        grad_patches if need_patches else None, cu_seqlens=cu_seqlens,
+    )  # fmt: skip
+    return grad_query, grad_patches
 
 
 def aot_signatures() -> list[Signature]:
     """256 tokens x 1408 channels, 32 queries, 16-byte aligned, in every dtype."""
-    return frame_pass_signatures("context_attention", pool=False)
+    return pass_signatures("context_attention", pool=False) + backward_signatures("context_attention", pool=False)

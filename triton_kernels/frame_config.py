@@ -1,68 +1,124 @@
-"""Tiles and frames in flight of the frame pass: a pure function of sizes and of what the card offers."""
+"""Tiles of the frame passes, and how far their scores run ahead: pure functions of sizes and of what the card offers."""
 
 from dataclasses import dataclass
 
 from longreel.triton_kernels.launch import pow2
 
 PORTABLE_SHARED = 99 * 1024  # what a block may have on every card from compute capability 8.0 on
-TOKEN_TILE = 128
-MOST_IN_FLIGHT = 128  # frames; more than the programs that run at once, so a longer lag hides nothing
+GRAD_TILE = 16  # columns of the narrowest tensor-core tile: one frame's context gradients, a column a prompt
+MIN_BUFFERS = 3  # one in use, two on their way
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a configuration asks of the device. `shared` is a block's opt-in limit; `wgmma`: 16-bit products read all of
+    their stages from shared memory (compute capability 9 and 10), where other products hold one in registers."""
+
+    l2: int
+    shared: int
+    multiprocessors: int
+    wgmma: bool
 
 
 @dataclass(frozen=True)
 class FrameConfig:
-    """How one frame is cut into programs, and how far the scores run ahead of the second sweep."""
+    """How a frame is cut into score tiles and sweep slices, and how many steps of `group` frames lie between the two.
+
+    Forward passes have groups of one frame and no gradient columns (`grad_tile` 0).
+    """
 
     token_tile: int
     channel_tile: int
     query_tile: int
-    slice_rows: int
+    grad_tile: int
     slice: int
-    frames_in_flight: int
+    slice_rows: int
+    group: int
+    lag: int
     num_warps: int
     num_stages: int
     why: str
 
     def shared_bytes(self, itemsize: int) -> int:
-        """Shared memory of the score loop: `num_stages` tiles of patches and queries."""
-        return self.num_stages * self.channel_tile * (self.token_tile + self.query_tile) * itemsize
+        """Shared memory of the score loop where every stage is there: tiles of patches, queries and gradients."""
+        return self.num_stages * self.channel_tile * (self.token_tile + self.query_tile + self.grad_tile) * itemsize
+
+    def window_bytes(self, tokens: int, channels: int, itemsize: int) -> int:
+        """Patches that are read between a token's score and its sweep."""
+        return self.lag * self.group * tokens * channels * itemsize
 
     def parts(self, tokens: int) -> int:
-        return -(-tokens // self.token_tile)
+        return max(1, -(-tokens // self.token_tile))
 
     def slices(self, channels: int) -> int:
         return -(-channels // self.slice)
 
 
-def frame_config(
-    tokens: int, channels: int, queries: int, itemsize: int, l2_bytes: int, shared_bytes: int = PORTABLE_SHARED
-) -> FrameConfig:
-    """The configuration for frames of `tokens` x `channels` and `queries` rows (prompts x queries) of `itemsize` bytes.
+@dataclass(frozen=True)
+class PatchesConfig:
+    """Tiles of the patches' gradient: `token_tile` x `channel_tile` results from `row_tile` queries at a time; a program
+    covers `span` channels."""
 
-    `l2_bytes` and `shared_bytes` (a block's opt-in limit) come from the card. The frames between the two sweeps take at
-    most half of L2, scores included; the other half is for what streams through. Blocks stay within PORTABLE_SHARED
-    where the card has more: two of them then run on one multiprocessor.
+    token_tile: int
+    channel_tile: int
+    row_tile: int
+    span: int
+    num_warps: int
+    num_stages: int
+    why: str
+
+
+def frame_config(
+    tokens: int, channels: int, rows: int, itemsize: int, card: Card, *, backward: bool = False, shared: bool = False
+) -> FrameConfig:
+    """The configuration for frames of `tokens` x `channels` and `rows` (prompts x queries) of `itemsize` bytes; `shared`:
+    a backward pass that sums the gradient of one query set over the frames.
+
+    A block takes more than half of a multiprocessor's shared memory, so that one runs on each: as many score tiles are
+    being read as the card has multiprocessors. Tiles of 128 tokens, or of 64 where 128 would put more than half of L2
+    between a token's score and its sweep; the other half is for what streams through.
     """
-    query_tile = pow2(queries, 16, 32 if itemsize == 4 else 128)
-    channel_tile = 128 // itemsize
-    stage_bytes = channel_tile * (TOKEN_TILE + query_tile) * itemsize
-    stages = min(4, shared_bytes // stage_bytes, PORTABLE_SHARED // stage_bytes)
-    if stages < 2:
-        raise ValueError(
-            f"the scores need {2 * stage_bytes} bytes of shared memory a block, the card has {shared_bytes}"
-        )
-    frame_bytes = tokens * (channels * itemsize + queries * 4)
-    in_flight = max(1, min(MOST_IN_FLIGHT, l2_bytes // 2 // frame_bytes))
+    query_tile = pow2(rows, 16, 32 if itemsize == 4 else 128)
+    grad_tile = GRAD_TILE if backward else 0
+    token_tile = 128 if card.multiprocessors * 128 * channels * itemsize <= card.l2 // 2 else 64
+    channel_tile = 256 // itemsize
+    while (stage := channel_tile * (token_tile + query_tile + grad_tile) * itemsize) * MIN_BUFFERS > card.shared:
+        channel_tile //= 2
+        if channel_tile < 16:
+            raise ValueError(
+                f"the scores need {MIN_BUFFERS * stage // 2} bytes of shared memory a block, given {card.shared}"
+            )
+    buffers = max(MIN_BUFFERS, card.shared // 2 // stage + 1)
+    ahead = -(-card.multiprocessors * token_tile // max(tokens, 1)) + 1
+    group = max(1, ahead // 8) if shared else 1
+    wide = backward or query_tile == 128 or itemsize == 4
     return FrameConfig(
-        token_tile=TOKEN_TILE,
+        token_tile=token_tile,
         channel_tile=channel_tile,
         query_tile=query_tile,
-        slice_rows=16,
-        slice=256,
-        frames_in_flight=in_flight,
-        num_warps=8 if itemsize == 4 or query_tile == 128 else 4,
-        num_stages=stages,
-        why=f"{in_flight} frames of {frame_bytes / 2**20:.2f} MiB fit half of {l2_bytes / 2**20:.0f} MiB L2; "
-        f"{TOKEN_TILE} tokens are the rows of the tensor-core tile, {query_tile} queries its columns, "
-        f"128 bytes of channels one line; {stages} stages of {stage_bytes // 1024} KiB fit a block of any card",
+        grad_tile=grad_tile,
+        slice=128 if wide else 256,
+        slice_rows=32 if wide else 16,
+        group=group,
+        lag=-(-ahead // group),
+        num_warps=8 if wide else 4,
+        num_stages=buffers if card.wgmma and itemsize == 2 else buffers + 1,
+        why=f"{card.multiprocessors} tiles of {token_tile} x {channels} are scored at once, "
+        f"{card.multiprocessors * token_tile * channels * itemsize / 2**20:.1f} MiB of {card.l2 / 2**20:.0f} MiB L2; a sweep "
+        f"comes {ahead} frames after its scores, when they are done; {buffers} buffers of {stage / 1024:.0f} KiB are more "
+        f"than half of a multiprocessor; {8 if wide else 4} warps for {token_tile} x {query_tile} sums",
+    )
+
+
+def patches_config(rows: int, itemsize: int) -> PatchesConfig:
+    """The configuration of the patches' gradient from the slopes of `rows` queries."""
+    return PatchesConfig(
+        token_tile=64,
+        channel_tile=64 if itemsize == 4 else 128,
+        row_tile=pow2(rows, 16, 32),
+        span=512,
+        num_warps=8,
+        num_stages=2,
+        why="64 x 128 sums are 32 registers a thread of 8 warps (half the channels in fp32, whose products are kept in "
+        "registers); the channel tiles of a program reuse its slopes from L1, and 1408 channels still give 3 programs",
     )

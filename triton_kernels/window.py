@@ -38,6 +38,11 @@ class Window(NamedTuple):
         """Cells that share one column, at most."""
         return _longest(self.x[1], self.x[0])
 
+    @property
+    def longest_y_cells(self) -> int:
+        """Cells that share one row, at most."""
+        return _longest(self.y[1], self.y[0])
+
     def tiles_once(self, tokens: int) -> bool:
         """Whether every one of the frame's tokens lies in exactly one cell."""
         return self.height * self.width == tokens and self.y[1] == 1 and self.x[1] == 1

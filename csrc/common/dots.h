@@ -22,26 +22,26 @@ struct StepF32 {
   static Lanes fold(const float* x, Lanes q, Lanes sum) { return fma(splat(*x), q, sum); }
 };
 
-// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries
+// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries; with `add` it is added
 template <class Step, int Rows, int Panels>
 inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename Step::Packed* q, int64_t q_panel,
-                      int64_t steps, float* s, int64_t s_row, int64_t ahead) {
+                      int64_t steps, float* s, int64_t s_row, int64_t ahead, bool add = false) {
   const int64_t chain = Step::chain(steps);
   for (int64_t begin = 0; begin < steps; begin += chain) {
     const int64_t end = std::min(begin + chain, steps);
     Lanes acc[Rows][Panels];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) acc[r][p] = splat(0.0f);
     }
     for (int64_t k = begin; k < end; ++k) {
       decltype(Step::queries(q)) queries[Panels];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) queries[p] = Step::queries(q + p * q_panel + k * 16);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int p = 0; p < Panels; ++p) acc[r][p] = Step::fold(x + r * x_row + k * Step::width, queries[p], acc[r][p]);
       }
       // One cache line of each row `ahead`, once per line.
@@ -52,10 +52,10 @@ inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < Panels; ++p) {
         float* at = s + r * s_row + p * 16;
-        store(at, begin == 0 ? acc[r][p] : load(at) + acc[r][p]);
+        store(at, begin == 0 && !add ? acc[r][p] : load(at) + acc[r][p]);
       }
     }
   }

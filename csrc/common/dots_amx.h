@@ -10,6 +10,9 @@
 namespace longreel {
 namespace {
 
+// Compilers are not told what the tile instructions read: what was written before this call stays before it.
+inline void writes_before_tiles() { __asm__ volatile("" ::: "memory"); }
+
 // All eight tile registers as full 16 x 64 bytes, for the life of the object.
 class TileSession {
  public:
@@ -18,6 +21,7 @@ class TileSession {
     config.palette = 1;
     std::fill_n(config.row_bytes, 8, uint16_t{64});
     std::fill_n(config.rows, 8, uint8_t{16});
+    writes_before_tiles();
     _tile_loadconfig(&config);
   }
   ~TileSession() { _tile_release(); }

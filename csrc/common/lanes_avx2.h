@@ -16,6 +16,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 6, dot_panels = 1;
   static constexpr int sums = 6, sum_rows = 4, sum_lanes = 1, pair_lanes = 2, single_lanes = 4;
+  static constexpr int strip_rows = 6, strip_panels = 1;
 };
 
 inline Lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -39,6 +40,17 @@ inline float sum(Lanes a) {
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 
+inline float max_of(Lanes a) {
+  const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+inline bool any_above(Lanes a, float bound) {
+  const __m256 b = _mm256_set1_ps(bound);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.lo, b, _CMP_GT_OQ), _mm256_cmp_ps(a.hi, b, _CMP_GT_OQ))) != 0;
+}
+
 inline __m256 power_of_two(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
@@ -52,6 +64,24 @@ inline Lanes scale_by_power(Lanes x, Lanes n) {
 inline Lanes keep_from(float bound, Lanes a, Lanes x) {
   const __m256 b = _mm256_set1_ps(bound);
   return {_mm256_and_ps(_mm256_cmp_ps(a.lo, b, _CMP_NLT_UQ), x.lo), _mm256_and_ps(_mm256_cmp_ps(a.hi, b, _CMP_NLT_UQ), x.hi)};
+}
+
+inline __m256 place(float first) { return _mm256_add_ps(_mm256_set1_ps(first), _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7)); }
+inline __m256 between(__m256 low, __m256 at, __m256 high) {
+  return _mm256_and_ps(_mm256_cmp_ps(low, at, _CMP_LE_OQ), _mm256_cmp_ps(at, high, _CMP_LT_OQ));
+}
+
+// x in the lanes begin .. end - 1, `other` in the others
+inline Lanes within(int64_t begin, int64_t end, Lanes x, float other) {
+  const __m256 low = _mm256_set1_ps(static_cast<float>(begin)), high = _mm256_set1_ps(static_cast<float>(end));
+  const __m256 rest = _mm256_set1_ps(other);
+  return {_mm256_blendv_ps(rest, x.lo, between(low, place(0), high)), _mm256_blendv_ps(rest, x.hi, between(low, place(8), high))};
+}
+
+// x where low <= at < high, else 0
+inline Lanes keep_between(Lanes low, float at, Lanes high, Lanes x) {
+  const __m256 key = _mm256_set1_ps(at);
+  return {_mm256_and_ps(between(low.lo, key, high.lo), x.lo), _mm256_and_ps(between(low.hi, key, high.hi), x.hi)};
 }
 
 inline __m256 widen_bf16(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }

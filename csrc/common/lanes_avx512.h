@@ -16,6 +16,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 12, dot_panels = 2;
   static constexpr int sums = 24, sum_rows = 8, sum_lanes = 3, pair_lanes = 8, single_lanes = 8;
+  static constexpr int strip_rows = 6, strip_panels = 4;
 };
 
 inline Lanes splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -28,6 +29,8 @@ inline Lanes max(Lanes a, Lanes b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Lanes min(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Lanes round(Lanes a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline float sum(Lanes a) { return _mm512_reduce_add_ps(a.v); }
+inline float max_of(Lanes a) { return _mm512_reduce_max_ps(a.v); }
+inline bool any_above(Lanes a, float bound) { return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0; }
 
 // x 2^n for whole n in [-126, 127]
 inline Lanes scale_by_power(Lanes x, Lanes n) { return {_mm512_scalef_ps(x.v, n.v)}; }
@@ -35,6 +38,18 @@ inline Lanes scale_by_power(Lanes x, Lanes n) { return {_mm512_scalef_ps(x.v, n.
 // x where a >= bound (or a is NaN), else 0
 inline Lanes keep_from(float bound, Lanes a, Lanes x) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_NLT_UQ), x.v)};
+}
+
+// x in the lanes begin .. end - 1, `other` in the others
+inline Lanes within(int64_t begin, int64_t end, Lanes x, float other) {
+  return {_mm512_mask_mov_ps(_mm512_set1_ps(other), static_cast<__mmask16>((1u << end) - (1u << begin)), x.v)};
+}
+
+// x where low <= at < high, else 0
+inline Lanes keep_between(Lanes low, float at, Lanes high, Lanes x) {
+  const __m512 key = _mm512_set1_ps(at);
+  const __mmask16 above = _mm512_cmp_ps_mask(low.v, key, _CMP_LE_OQ);
+  return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, key, high.v, _CMP_LT_OQ), x.v)};
 }
 
 inline __m512 widen_bf16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }

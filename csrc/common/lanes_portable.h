@@ -19,6 +19,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 2, dot_panels = 1;
   static constexpr int sums = 2, sum_rows = 2, sum_lanes = 1, pair_lanes = 1, single_lanes = 2;
+  static constexpr int strip_rows = 2, strip_panels = 1;
 };
 
 template <class F>
@@ -59,6 +60,17 @@ inline float sum(Lanes a) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+inline float max_of(Lanes a) {
+  const Lanes b = each([&](int i) { return a.v[i] > a.v[i ^ 2] ? a.v[i] : a.v[i ^ 2]; });
+  const Four four = b.v[0] > b.v[1] ? b.v[0] : b.v[1];
+  const float low = four[0] > four[2] ? four[0] : four[2], high = four[1] > four[3] ? four[1] : four[3];
+  return low > high ? low : high;
+}
+inline bool any_above(Lanes a, float bound) {
+  const FourInts above = (a.v[0] > bound) | (a.v[1] > bound) | (a.v[2] > bound) | (a.v[3] > bound);
+  return (above[0] | above[1] | above[2] | above[3]) != 0;
+}
+
 // x 2^n for whole n in [-126, 127]
 inline Lanes scale_by_power(Lanes x, Lanes n) {
   return each([&](int i) { return x.v[i] * reinterpret_cast<Four>((__builtin_convertvector(n.v[i], FourInts) + 127) << 23); });
@@ -67,6 +79,20 @@ inline Lanes scale_by_power(Lanes x, Lanes n) {
 // x where a >= bound (or a is NaN), else 0
 inline Lanes keep_from(float bound, Lanes a, Lanes x) {
   return each([&](int i) { return a.v[i] < bound ? Four{} : x.v[i]; });
+}
+
+// x in the lanes begin .. end - 1, `other` in the others
+inline Lanes within(int64_t begin, int64_t end, Lanes x, float other) {
+  float values[16];
+  std::memcpy(values, &x, sizeof x);
+  for (int64_t i = 0; i < 16; ++i) values[i] = begin <= i && i < end ? values[i] : other;
+  std::memcpy(&x, values, sizeof x);
+  return x;
+}
+
+// x where low <= at < high, else 0
+inline Lanes keep_between(Lanes low, float at, Lanes high, Lanes x) {
+  return each([&](int i) { return (low.v[i] <= at) & (at < high.v[i]) ? x.v[i] : Four{}; });
 }
 
 inline Lanes load(const float* p) {

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "../common/rows.h"
 #include "../common/scratch.h"
+#include "../common/transpose.h"
 #include "compress_frames.h"
 
 namespace longreel {
@@ -76,10 +76,7 @@ class PackedQueries {
     // [16, units] -> [units, 16], a unit being 32 bits: one fp32 channel or two bf16 ones
     static_assert(sizeof(Packed) == Dots::pair * sizeof(Row));
     const int64_t units = padded_ / Dots::pair;
-    Packed* to = panels_ + first * units;
-    for (int64_t k = 0; k < units; ++k) {
-      for (int64_t j = 0; j < 16; ++j) std::memcpy(to + k * 16 + j, stage_ + j * padded_ + k * Dots::pair, sizeof(Packed));
-    }
+    transpose_sixteen(stage_, padded_ * sizeof(Row), units, panels_ + first * units);
   }
 
   const FrameProblem& problem_;

@@ -9,7 +9,10 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 
 from longreel.backends import BackendError
 from longreel.explain import Explanation, explain
+from longreel.integrations.context import use_layout
+from longreel.layout import PlannedLayout, VideoLayout
 from longreel.ops.adaptive_pool import adaptive_pool
+from longreel.ops.block_sparse_attention import block_sparse_attention
 from longreel.ops.compress_frames import CompressedFrames, compress_frames
 from longreel.ops.context_attention import context_attention
 
@@ -19,9 +22,13 @@ __all__ = [
     "BackendError",
     "CompressedFrames",
     "Explanation",
+    "PlannedLayout",
+    "VideoLayout",
     "__version__",
     "adaptive_pool",
+    "block_sparse_attention",
     "compress_frames",
     "context_attention",
     "explain",
+    "use_layout",
 ]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,13 @@ def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
     return (
         *kernels,
         Row(op, "cpu", ("cpu",), _LOW, "threaded, vectorised C++ that reads the patches from memory once"),
-        Row(
-            op,
-            "reference",
-            _ANY_DEVICE,
-            _ALL,
-            "plain PyTorch on any device and dtype: the specification, slow on purpose",
-        ),
+        _reference(op),
+    )
+
+
+def _reference(op: str) -> Row:
+    return Row(
+        op, "reference", _ANY_DEVICE, _ALL, "plain PyTorch on any device and dtype: the specification, slow on purpose"
     )
 
 
@@ -53,7 +54,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "context_attention": _rows(
         "context_attention",
         Row("context_attention", "cuda", ("cuda",), _LOW, _FRAME_PASS_CUDA),
-        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS, packed=False, backward=False),
+        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS),
     ),
     "adaptive_pool": _rows(
         "adaptive_pool",
@@ -63,7 +64,19 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "compress_frames": _rows(
         "compress_frames",
         Row("compress_frames", "cuda", ("cuda",), _LOW, _FRAME_PASS_CUDA),
-        Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS, backward=False),
+        Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS),
+    ),
+    "block_sparse_attention": (
+        Row("block_sparse_attention", "triton", ("cuda",), _LOW, "tiles of the plan only, full ones without a mask"),
+        Row("block_sparse_attention", "cpu", ("cpu",), _LOW, "threaded, vectorised C++ over the plan's tiles"),
+        Row(
+            "block_sparse_attention",
+            "flash",
+            ("cpu",),
+            _LOW,
+            "torch's flash attention over the layout's pieces, merged by LSE",
+        ),
+        _reference("block_sparse_attention"),
     ),
 }
 
@@ -87,12 +100,13 @@ _MISSING = {(op, row.backend): _missing(row) for op, rows in TABLE.items() for r
 
 @dataclass(frozen=True)
 class Request:
-    """What of a call decides which rows can serve it."""
+    """What of a call decides which rows can serve it. `objection`: why a backend does not serve its values; asked last."""
 
     device: str
     dtype: torch.dtype
     grad: bool = False
     packed: bool = False
+    objection: Callable[[str], str | None] = lambda backend: None
 
 
 def refusal(row: Row, request: Request, named: bool = False) -> str | None:
@@ -113,7 +127,7 @@ def refusal(row: Row, request: Request, named: bool = False) -> str | None:
         return "has no backward, and an input requires a gradient"
     if request.packed and not row.packed:
         return "does not take packed patches (cu_seqlens)"
-    return None
+    return request.objection(row.backend)
 
 
 def choose(op: str, backend: str | None, request: Request) -> str:

@@ -60,7 +60,10 @@ def explain(op: str | Callable[..., Any], *args: Any, backend: str | None = None
     tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
     floating = [t for t in tensors if t.is_floating_point()]
     dtype = autocast(*floating)[-1].dtype
-    request = Request(floating[-1].device.type, dtype, wants_grad(*tensors), kwargs.get("cu_seqlens") is not None)
+    request = Request(
+        floating[-1].device.type, dtype, wants_grad(*tensors), kwargs.get("cu_seqlens") is not None,
+        spec.objection(*args, **kwargs),
+    )  # fmt: skip
     candidates = tuple(
         Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows
     )

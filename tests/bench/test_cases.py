@@ -1,6 +1,7 @@
 """The peers compute what the reference computes; cases, the suite and the command on tiny shapes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,42 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from longreel.bench import Outcome, Report, Roof, RoofMeter, Shape, Verdict, measure, op_names, suite
-from longreel.bench.cases import CPU, PEER_BUDGETS, Case
+from longreel.bench import (
+    CASES,
+    Case,
+    Outcome,
+    PatchCase,
+    Report,
+    Roof,
+    RoofMeter,
+    Shape,
+    SparseCase,
+    SparseShape,
+    Verdict,
+    measure,
+    suite,
+)  # fmt: skip
+from longreel.bench.cases import CPU
 from longreel.bench.memory import Peak
 from longreel.bench.peers import PEERS, pool_rows
 from longreel.cli import bench as command
+from longreel.ops.registry import OPS
+from longreel.testing.budget import PEER_BUDGETS
 
 TINY = Shape(frames=70, patches=16, width=24, queries=3, output_size=2)
-EAGER = [(op, name) for op in op_names() for name, peer in PEERS[op].items() if not peer.compiled]
+SPARSE = SparseShape(frames=5, vision=7, voco=2, text=6, heads=4, kv_heads=2, head_dim=12)
+# what torch.compile makes is measured, not tested
+EAGER = [(op, name) for op in PEERS for name, peer in PEERS[op].items() if not peer.compiled]
+EAGER += [("block_sparse_attention", name) for name in ("strong", "dense")]
+
+
+def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> Case:
+    return CASES[op](op, SPARSE if CASES[op] is SparseCase else TINY, dtype, backward=backward)
+
+
+def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatchCase, "SIZES", {"small": TINY})
+    monkeypatch.setattr(SparseCase, "SIZES", {"small": SPARSE})
 
 
 def tiny_roof() -> RoofMeter:
@@ -26,28 +55,49 @@ def tiny_roof() -> RoofMeter:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("op", "name"), EAGER)
 def test_peer_computes_the_op(op: str, name: str, dtype: torch.dtype) -> None:
-    for backward in Case.passes(op):
-        case = Case(op, TINY, dtype, backward=backward)
+    for backward in CASES[op].passes(op):
+        case = tiny(op, dtype, backward)
+        assert name in case.peers
         result = case.variant(name).make()()
-        assert set(result) == {*case.run(PEERS[op][name].forward, case.tensors)} if not case.leaves else True
+        assert {f"grad_{leaf}" for leaf in case.leaves} <= set(result)
+        assert set(result) == set(case.variant("reference").make()())
         assert case.check(result).error <= PEER_BUDGETS
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("op", op_names())
+def test_every_op_has_a_case() -> None:
+    assert set(CASES) == set(OPS)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mode", ["independent", "causal"])
+@pytest.mark.parametrize("text", [0, 6])
+def test_strong_attention_peer_in_every_mode(mode: str, text: int) -> None:
+    case = SparseCase("block_sparse_attention", replace(SPARSE, mode=mode, text=text), torch.float32, backward="all")
+    assert case.check(case.variant("strong").make()()).error <= PEER_BUDGETS
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("op", CASES)
 def test_reference_is_within_its_budget_with_gradients(op: str) -> None:
-    case = Case(op, TINY, torch.float32, backward="all")
+    case = tiny(op, backward="all")
     result = case.variant("reference").make()()
     assert {f"grad_{name}" for name in case.leaves} <= set(result)
     assert case.check(result).error <= 1
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("output", ["context", "content", "grad_query", "grad_patches"])
-def test_check_sees_one_wrong_element(output: str) -> None:
-    case = Case("compress_frames", TINY, torch.float32, backward="all")
+@pytest.mark.parametrize(
+    ("op", "output"),
+    [
+        *(("compress_frames", name) for name in ("context", "content", "grad_query", "grad_patches")),
+        *(("block_sparse_attention", name) for name in ("out", "grad_q", "grad_k", "grad_v")),
+    ],
+)
+def test_check_sees_one_wrong_element(op: str, output: str) -> None:
+    case = tiny(op, backward="all")
     result = case.variant("reference").make()()
-    result[output].view(-1)[-1] += result[output].abs().max()
+    result[output][(-1,) * result[output].dim()] += result[output].abs().max()
     verdict = case.check(result)
     assert verdict.error > 1
     assert verdict.why is not None
@@ -64,19 +114,33 @@ def test_pool_rows_refuse_what_they_cannot_pool() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"op": "nothing"}, "has no benchmark"),
+        ({"op": "nothing"}, "is not one of compress_frames"),
         ({"op": "adaptive_pool", "backward": "query"}, "allowed are none, all"),
         ({"op": "adaptive_pool", "shape": Shape(patches=15)}, "must be a square"),
     ],
 )
 def test_bad_case(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Case(**{"shape": TINY, **arguments})  # type: ignore[arg-type]
+        PatchCase(**{"shape": TINY, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.fast
+def test_executed_flops_of_attention() -> None:
+    """A tile of all rows and keys executes every pair of the range."""
+    case = SparseCase("block_sparse_attention", SPARSE, torch.float32)
+    visible = case.work.flops
+    assert visible == 4 * 12 * 4 * case.layout.dense_mask().sum()
+    for backend in ("cpu", "triton"):
+        executed = case.executed(backend)
+        assert executed is not None
+        assert executed > 1
+        assert f"executes {executed:.2f}x the visible FLOPs" in case.note(backend)
+    assert case.executed("reference") is None
 
 
 @pytest.mark.fast
 def test_work_grows_with_what_is_asked() -> None:
-    none, query, every = (Case("compress_frames", TINY, backward=b).work for b in ("none", "query", "all"))
+    none, query, every = (tiny("compress_frames", torch.bfloat16, b).work for b in ("none", "query", "all"))
     assert none.flops < query.flops < every.flops
     assert none.bytes_written < query.bytes_written < every.bytes_written
     patches = 70 * 16 * 24 * 2
@@ -86,7 +150,7 @@ def test_work_grows_with_what_is_asked() -> None:
 
 @pytest.mark.fast
 def test_measure_reference_beside_the_peers() -> None:
-    case = Case("compress_frames", TINY, torch.float32)
+    case = tiny("compress_frames")
     report = measure(case, names=["reference", "strong", "naive"], repeats=2, min_time=0.0, roof=tiny_roof())
     assert report.baseline == "strong"
     assert all(report.time(name) for name in ("reference", "strong", "naive"))
@@ -98,7 +162,7 @@ def test_summary_compares_with_the_best_peer(monkeypatch: pytest.MonkeyPatch) ->
     def outcome(name: str, *samples: float) -> Outcome:
         return Outcome(name, "", None, False, Verdict(0.1, "x"), Peak(2**20, "by hand"), 1, samples)
 
-    case = Case("compress_frames", TINY)
+    case = tiny("compress_frames")
     times = {"cpu": 1.0, "strong": 3.0, "batched": 2.0, "naive": 4.0}
     outcomes = tuple(outcome(name, value, value) for name, value in times.items())
     report = Report(outcomes, "strong", case.work, Roof(1e9, 1e9, "", ""), case.facts, {})
@@ -107,8 +171,9 @@ def test_summary_compares_with_the_best_peer(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.fast
-def test_suite_spends_its_budget_and_says_so(tmp_path: Path) -> None:
-    todo = suite.cases(CPU, TINY, [torch.float32])
+def test_suite_spends_its_budget_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_shapes(monkeypatch)
+    todo = suite.cases(CPU, "small", [torch.float32])
     assert [case.backward for case in todo] == sorted((c.backward for c in todo), key=("none", "query", "all").index)
     results = suite.run(todo, budget=0.0, results=tmp_path)
     assert len(results) == len(todo)
@@ -141,7 +206,11 @@ def test_command_measures_prints_and_writes(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "take --all"), (["--op", "adaptive_pool", "--backward", "query", "--device", "cpu"], "has no query")],
+    [
+        ([], "take --all"),
+        (["--op", "adaptive_pool", "--backward", "query", "--device", "cpu"], "adaptive_pool takes none or all"),
+        (["--op", "adaptive_pool", "--heads", "8", "--device", "cpu"], "--heads means nothing to adaptive_pool"),
+    ],
 )
 def test_command_refuses(arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(application(), ["bench", *arguments], env={"COLUMNS": "200"})

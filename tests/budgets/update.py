@@ -23,7 +23,7 @@ import triton
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-TRITON_MODULES = ("adaptive_pool", "compress_frames", "context_attention")
+TRITON_MODULES = ("adaptive_pool", "block_sparse_attention", "compress_frames", "context_attention")
 TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 # architecture of the code -> architecture of the virtual machine it is compiled from
 CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}

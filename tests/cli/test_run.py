@@ -47,7 +47,7 @@ def test_compare(tmp_path: Path, small: Preset, clip: Path) -> None:
     result, line = run(tmp_path, small, clip, "--compare", "--plot", picture, "--question", "a", "--question", "why?")
     assert line["passed"]
     assert 0 < line["error_over_budget"] <= 1
-    assert list(line["stage_ratios"]) == ["compress"]
+    assert list(line["stage_ratios"]) == ["query", "compress"]
     assert line["end_to_end_ratio"] == pytest.approx(line["total_s"]["reference"] / line["total_s"]["longreel"])
     assert "end to end" in result.stdout.splitlines()[0]
     assert "same numbers   yes" in result.stdout
@@ -58,8 +58,8 @@ def test_compare(tmp_path: Path, small: Preset, clip: Path) -> None:
 def test_wrong_numbers_fail(tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = LlamaVid.compress
 
-    def wrong(self: LlamaVid, queries: Tensor, features: Tensor, *, ops: Ops = "longreel") -> Tensor:
-        return right(self, queries, features, ops=ops) * (1.001 if ops == "longreel" else 1)
+    def wrong(self: LlamaVid, queries: Tensor, features: Tensor, *, mask: Tensor | None, ops: Ops) -> Tensor:
+        return right(self, queries, features, mask=mask, ops=ops) * (1.00001 if ops == "longreel" else 1)
 
     monkeypatch.setattr(LlamaVid, "compress", wrong)
     result = call("run", clip, "--preset", small.name, "--compare")
@@ -130,6 +130,26 @@ def test_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
     assert run(tmp_path, small, clip, "--backend", "reference")[1]["compress_backend"] == "reference"
 
 
+def test_a_bert_instead_of_the_qformer(tmp_path: Path, small: Preset, clip: Path) -> None:
+    questions = ["--question", "why?", "--question", "what is it that we see?"]
+    _, line = run(tmp_path, small, clip, "--text-decoder", "bert", "--compare", *questions)
+    assert line["passed"]
+    _, alone = run(tmp_path, small, clip, "--text-decoder", "bert", "--question", "why?")
+    assert alone["questions"][0] == line["questions"][0]
+
+
+def test_without_cls_as_released_for_long_video(tmp_path: Path, small: Preset, clip: Path) -> None:
+    _, line = run(tmp_path, small, clip, "--drop-cls", "--compare")
+    assert (line["patches"], line["passed"]) == (32, True)
+    out = tmp_path / "long.safetensors"
+    assert call("extract", clip, "--drop-cls", "--out", out, "--preset", small.name).exit_code == 0
+    _, from_features = run(tmp_path, small, out)
+    assert from_features["questions"] == line["questions"]
+    kept = tmp_path / "short.safetensors"
+    assert call("extract", clip, "--out", kept, "--preset", small.name).exit_code == 0
+    refused(call("run", kept, "--drop-cls", "--preset", small.name), "this file keeps the CLS token")
+
+
 def test_the_papers_equation(tmp_path: Path, small: Preset, clip: Path) -> None:
     released = run(tmp_path, small, clip, "--compare")[1]
     paper = run(tmp_path, small, clip, "--compare", "--equation", "paper")[1]
@@ -162,6 +182,9 @@ def test_the_hour_in_small(tmp_path: Path) -> None:
         (["--backend", "nonsense"], "nonsense"),
         (["--question", ""], "a question is empty"),
         (["--equation", "other"], "'released' or 'paper', got 'other'"),
+        (["--text-decoder", "gpt"], "'qformer' or 'bert', got 'gpt'"),
+        (["--device", "abacus"], "this torch runs on cpu"),
+        (["--checkpoint", "/nowhere"], "not a checkpoint folder"),
         (["--question", "x" * 65], "reads at most 64"),
         (["--json", "/nowhere/at/all.jsonl"], "cannot be written"),
         (["--plot", "/nowhere/at/all.png"], "cannot be written"),

@@ -14,7 +14,7 @@ Encode = Callable[..., Path]
 
 def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
     """A flat grey that tells which frame it is (10, 14, 18, ...), under noise that gives the coder work."""
-    image = np.full((height, width, 3), 10 + 4 * index, np.uint8)
+    image = np.full((height, width, 3), (10 + 4 * index) % 256, np.uint8)
     image[: height // 4] = np.random.default_rng(index).integers(0, 256, (height // 4, width, 1))
     return image
 
@@ -40,6 +40,7 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
         codec: str = "libx264",
         stamps: Iterable[int] | None = None,
         options: dict[str, str] | None = None,
+        coder: dict[str, str] | None = None,
         audio: bool = False,
         video: bool = True,
     ) -> Path:
@@ -53,7 +54,7 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
                 stream.codec_context.time_base = Fraction(1, rate)
                 stream.bit_rate = 4_000_000
                 if codec == "libx264":
-                    stream.options = {"preset": "ultrafast", "g": "10", "qp": "10"}
+                    stream.options = {"preset": "ultrafast", "g": "10", "qp": "10", **(coder or {})}
                 for index, stamp in enumerate(stamps if stamps is not None else range(frames)):
                     frame = av.VideoFrame.from_ndarray(picture(index, height, width), "rgb24")
                     frame.pts, frame.time_base = stamp, Fraction(1, rate)

@@ -1,4 +1,4 @@
-"""What the gpu tests run: every kernel that the backend table offers on CUDA, on frames of a real vision tower."""
+"""What the gpu tests of frames run: every kernel over patches that the backend table offers on CUDA, at real sizes."""
 
 from typing import Any
 
@@ -26,7 +26,6 @@ CASES: dict[str, list[Case]] = {
         frames_case(
             "sharp-text", rows=77, tokens=577, width=1024, frames=9, sharp=5.0, masked=True, return_weights=True
         ),
-        frames_case("packed", rows=32, packed=(257, 0, 576, 31), width=1408, frames=37, return_weights=True),
         frames_case(
             "packed-prompts",
             lead=(2, -1),
@@ -35,6 +34,19 @@ CASES: dict[str, list[Case]] = {
             width=1152,
             frames=8,
             masked=True,
+            return_weights=True,
+        ),
+        frames_case("per-frame", lead=(-1,), **TOWER, frames=9, return_weights=True),
+        frames_case("prompts", lead=(5, 1), **TOWER, frames=9, return_weights=True),
+        frames_case("packed", rows=32, width=1408, packed=(257, 0, 1, 577, 100), frames=40, return_weights=True),
+        frames_case(
+            "packed-per-frame",
+            lead=(2, -1),
+            rows=7,
+            width=1025,
+            packed=(65, 0, 300),
+            masked=True,
+            frames=9,
             return_weights=True,
         ),
     ],
@@ -58,13 +70,16 @@ CASES: dict[str, list[Case]] = {
             return_weights=True,
         ),
         frames_case("prompts", lead=(3, -1), masked=True, **TOWER, **POOL, frames=6, return_weights=True),
+        frames_case(
+            "odd", rows=3, tokens=577, width=333, mode="none", num_prefix_tokens=1, frames=7, return_weights=True
+        ),
     ],
 }
 
 VARIANTS = [
     Variant(op, row.backend, "cuda")
-    for op, spec in OPS.items()
-    for row in spec.rows
+    for op in CASES
+    for row in OPS[op].rows
     if "cuda" in row.devices and row.backend != "reference"
 ]
 

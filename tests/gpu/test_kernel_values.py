@@ -1,5 +1,7 @@
 """Results of every CUDA and Triton kernel at real sizes, under the error budget."""
 
+import dataclasses
+
 import pytest
 import torch
 from gpu_cases import (
@@ -18,7 +20,7 @@ from gpu_cases import (
 
 from longreel.reference.context_attention import frames_case
 from longreel.testing import far, poison
-from longreel.testing.cases import layouts, prepare
+from longreel.testing.cases import layouts, low_level, prepare, run
 from longreel.testing.determinism import same_bits
 
 FRAME_PASSES = [v for v in VARIANTS if v.op in ("context_attention", "compress_frames")]
@@ -36,11 +38,28 @@ def test_values_and_gradients(variant: Variant, case: Case, dtype: torch.dtype) 
 @pytest.mark.parametrize("variant", FRAME_PASSES, ids=str)
 @pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (1, 4096), (2, 17), (5, 577), (34, 256), (35, 256), (1000, 64)])
 def test_any_number_of_frames(variant: Variant, frames: int, tokens: int) -> None:
-    """Frames that fill, half fill and overflow what is in flight; the pass ends, and every frame is right."""
+    """Frames that fill, half fill and overflow what lies between scores and sweeps."""
     pooling = {} if variant.op == "context_attention" else {"mode": "mean"}
     case = frames_case("frames", rows=32, tokens=tokens, width=264, frames=frames, return_weights=True, **pooling)
     inputs = prepare(case.inputs(), torch.bfloat16, "cuda")
     check_against_truth(variant, inputs, torch.bfloat16, kernel(variant, inputs))
+
+
+@pytest.mark.parametrize("variant", FRAME_PASSES, ids=str)
+@pytest.mark.parametrize("lag", [0, 1, 5])
+def test_sweeps_at_any_time(variant: Variant, lag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps before their scores, among them and after them: the same bits."""
+    from longreel.triton_kernels import frame_backward, frame_pass
+    from longreel.triton_kernels.frame_config import frame_config
+
+    inputs = tower(variant)
+    expected = kernel(variant, inputs).everything
+    for room in (frame_pass, frame_backward):
+        monkeypatch.setattr(
+            room, "frame_config", lambda *args, **kwargs: dataclasses.replace(frame_config(*args, **kwargs), lag=lag)
+        )
+    got = kernel(variant, inputs).everything
+    assert all(same_bits(got[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("variant", FRAME_PASSES, ids=str)
@@ -92,10 +111,9 @@ def test_more_than_2_31_elements(variant: Variant) -> None:
         axis = 1 if name in ("context", "weights", "lse") else 0
         assert same_bits(value.narrow(axis, frames - 3, 3), expected[name]), name
     if variant.backward:
-        # upstream gradients depend on the position counted from the end
-        expected = kernel(variant, small).grads["patches"]
-        del got
-        assert same_bits(kernel(variant, {**small, "patches": patches}).grads["patches"][-3:], expected)
+        expected_grad = kernel(variant, small).grads["patches"]
+        grad = run(variant.op, low_level(variant), {**small, "patches": patches}, ("patches",)).grads["patches"]
+        assert same_bits(grad[-3:], expected_grad)
 
 
 @each_kernel

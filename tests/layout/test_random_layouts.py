@@ -1,12 +1,16 @@
 """Random layouts of every constructor against the rules written token by token (LONGREEL_FUZZ: how many)."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from token_rules import TEXT, VST, Sample, random_batch
 
+from longreel import block_sparse_attention
+from longreel.backends import available
 from longreel.layout import (
     VideoLayout,
     executed_pairs,
@@ -27,7 +31,8 @@ from longreel.layout import (
 )
 from longreel.layout.dense import visible
 from longreel.layout.ranges import ranges
-from longreel.reference.block_sparse_attention import block_sparse_attention
+from longreel.ops._flash import refusal as flash_refusal
+from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
 COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))
 GROUPS = 10
@@ -50,7 +55,7 @@ def check(layout: VideoLayout, samples: list[Sample], rng: np.random.Generator) 
     check_rows(layout, samples)
     check_schedule(layout, expected, rng)
     check_flashmask(layout, expected)
-    check_attention(layout, expected)
+    check_attention(layout, expected, rng)
     # The slow ones on a part of the layouts.
     if rng.integers(4) == 0:
         check_plain_planner(layout, tuple(rng.integers(1, 12, 2).tolist()))
@@ -188,27 +193,66 @@ def below_diagonal_holes(expected: np.ndarray) -> int:
     return int(starts.sum(1).max(initial=0))
 
 
-def check_attention(layout: VideoLayout, expected: np.ndarray) -> None:
-    """Output, LSE and gradients of the reference are those of softmax under the oracle's mask."""
-    batch, heads, kv_heads, dim = layout.batch_size, 4, 2, 3
-    q, k, v = (
-        torch.randn(batch, layout.length, n, dim, dtype=torch.float64, requires_grad=True)
-        for n in (heads, kv_heads, kv_heads)
-    )
-    plan = layout.to("cpu")
-    out, lse = block_sparse_attention(q, k, v, None, None, plan.bounds, plan.global_index, plan.start, 0.7)
-    weight = torch.randn_like(out)
-    got = torch.autograd.grad((out * weight).sum(), (q, k, v))
-    mask = torch.from_numpy(expected)[:, None]
-    scores = torch.einsum("bqhgd,bkhd->bhgqk", q.unflatten(2, (kv_heads, -1)), k).flatten(1, 2) * 0.7
-    exp = scores.exp() * mask
+def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:
+    """Output, LSE and gradients of every backend here are those of softmax under the oracle's mask, in float64."""
+    dtype, far = torch.bfloat16 if rng.integers(8) == 0 else torch.float32, bool(rng.integers(3) == 0)
+    kv_heads, group, dim = (int(rng.integers(1, n)) for n in (3, 4, 20))
+    generator = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
+
+    def normal(rows: int, heads: int) -> torch.Tensor:
+        return torch.randn(layout.batch_size, rows, heads, dim, generator=generator).to(dtype)
+
+    inputs = {name: normal(layout.keys, kv_heads) for name in ("k", "v")} | {
+        "q": normal(layout.queries, kv_heads * group)
+    }
+    mask = torch.from_numpy(expected)
+    if far:
+        inputs |= {name: normal(global_index(layout).shape[1], kv_heads) for name in ("global_k", "global_v")}
+        mask = torch.cat([torch.from_numpy(part) for part in visible(layout)], -1)
+    upstream = torch.randn(*inputs["q"].shape, generator=generator), torch.randn(mask.shape[:2], generator=generator)
+
+    def results(function: Callable[..., tuple[torch.Tensor, torch.Tensor]], as_dtype: torch.dtype) -> dict:
+        leaves = {name: t.to(as_dtype).requires_grad_() for name, t in inputs.items()}
+        out, lse = function(**leaves)
+        # rows that see nothing have lse -inf, and no gradient to pass
+        loss = (out.double() * upstream[0]).sum() + (lse * upstream[1][:, None]).where(lse.isfinite(), 0).sum()
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        return {"out": out, "lse": lse} | {f"grad_{name}": g for name, g in zip(leaves, grads, strict=True)}
+
+    truth, baseline = (results(lambda **t: dense_attention(**t, mask=mask), d) for d in (torch.float64, dtype))
+    largest = max(t.abs().max().item() if t.numel() else 0.0 for name, t in truth.items() if name.startswith("grad"))
+    for backend in available("block_sparse_attention", "cpu", dtype):
+        if backend == "flash" and flash_refusal(layout.to("cpu"), 1.0) is not None:
+            continue
+        got = results(partial(block_sparse_attention, layout=layout, return_lse=True, backend=backend), dtype)
+        for name, value in truth.items():
+            # what vanishes in real arithmetic is measured against the largest gradient
+            vanishes = name.startswith("grad") and value.numel() > 0 and value.abs().max().item() < 1e-12 * largest
+            unit = largest if vanishes else 0.0
+            limit = allowed(errors(baseline[name], value, unit), dtype)
+            if backend == "flash":
+                limit = Errors(PEER_BUDGETS * limit.max_rel, PEER_BUDGETS * limit.rms_rel)
+            check_within(f"{backend} {name}", got[name], value, limit, unit)
+
+
+def dense_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    global_k: torch.Tensor | None = None,
+    global_v: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax under a mask [B, Sq, Sk (+ G)], written a second time."""
+    if global_k is not None:
+        k, v = torch.cat([k, global_k], 1), torch.cat([v, global_v], 1)
+    kv_heads = k.shape[2]
+    scores = torch.einsum("bqhgd,bkhd->bhgqk", q.unflatten(2, (kv_heads, -1)), k).flatten(1, 2) * q.shape[3] ** -0.5
+    exp = scores.exp() * mask[:, None]
     total = exp.sum(-1, keepdim=True)
     weights = (exp / total.where(total > 0, torch.ones_like(total))).unflatten(1, (kv_heads, -1))
-    want = torch.einsum("bhgqk,bkhd->bqhgd", weights, v).flatten(2, 3)
-    torch.testing.assert_close(out, want)
-    torch.testing.assert_close(lse, total[..., 0].log())
-    for own, other in zip(got, torch.autograd.grad((want * weight).sum(), (q, k, v)), strict=True):
-        torch.testing.assert_close(own, other)
+    out = torch.einsum("bhgqk,bkhd->bqhgd", weights, v).flatten(2, 3)
+    return out, total[..., 0].log()
 
 
 def check_decoding(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:
@@ -219,6 +263,7 @@ def check_decoding(layout: VideoLayout, expected: np.ndarray, rng: np.random.Gen
     assert visible_pairs(step) == expected[:, a:b].sum()
     if b > a:
         check_schedule(step, expected[:, a:b, :b], rng)
+        check_attention(step, expected[:, a:b, :b], rng)
     np.testing.assert_array_equal(query_positions(step), positions(layout)[:, a:b])
     if not any(documents[-1].padding for documents in layout.samples):
         grown = layout.extend(3).dense_mask()
@@ -234,6 +279,8 @@ def check_grouped(layout: VideoLayout, expected: np.ndarray, rng: np.random.Gene
         np.testing.assert_array_equal(rows[b], order)
         np.testing.assert_array_equal(grouped.dense_mask()[b], expected[b][order])
     assert visible_pairs(grouped) == expected.sum()
-    check_schedule(grouped, np.take_along_axis(expected, rows[..., None], 1), rng)
+    mask = np.take_along_axis(expected, rows[..., None], 1)
+    check_schedule(grouped, mask, rng)
+    check_attention(grouped, mask, rng)
     if rng.integers(4) == 0:
         check_plain_planner(grouped, tuple(rng.integers(1, 12, 2).tolist()))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -95,7 +97,42 @@ def test_the_papers_equation_has_no_scale_and_no_keys() -> None:
         Adapter(SMALL.qformer, 32, 40, equation="mine")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("prompts", [["?"], ["what is it", "who", "when it rains"]])
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("frames", [1, 19])
+def test_text_queries_are_the_reference_maths(layers: int, frames: int, prompts: list[str]) -> None:
+    """One prompt takes the absorbed cross-attention, three the projected one; 19 frames are two batches."""
+    adapter = Adapter(replace(SMALL.qformer, layers=layers), 32, 40).double()
+    torch.nn.init.normal_(adapter.vlm_att_encoder.encoder.layer[0].crossattention.attention.value.bias)
+    features = torch.randn(frames, 17, 32, dtype=torch.float64)
+    ids, mask = byte_ids(prompts)
+    with torch.inference_mode():
+        released, ours = (adapter.query(ids, features, mask, ops=ops) for ops in OPS)
+    torch.testing.assert_close(ours, released, rtol=1e-11, atol=1e-11)
+
+
+def test_text_queries_give_the_reference_gradients() -> None:
+    adapter = Adapter(SMALL.qformer, 32, 40).double()
+    ids, mask = byte_ids(["what", "when it rains"])
+    features = torch.randn(2, 17, 32, dtype=torch.float64)
+    grads = []
+    for ops in OPS:
+        adapter.zero_grad()
+        leaf = features.clone().requires_grad_()
+        (adapter.query(ids, leaf, mask, ops=ops) ** 3).sum().backward()
+        named = {name: p.grad for name, p in adapter.named_parameters() if p.grad is not None}
+        grads.append({"features": leaf.grad, **named})
+    released, ours = grads
+    # The bias of the cross-attention's keys cancels; the last layer's text rows end nowhere.
+    for name, grad in ours.items():
+        torch.testing.assert_close(grad, released[name], rtol=1e-8, atol=1e-8)
+    left = {name for name in set(released) - set(ours) if released[name].abs().max() > 1e-12}
+    assert not left
+
+
 def test_unknown_ops_are_refused(model: LlamaVid) -> None:
+    with pytest.raises(ValueError, match="'reference' or 'longreel'"):
+        model.adapter.query(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 17, 32), ops="fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'reference' or 'longreel'"):
         model.adapter.compress(torch.zeros(1, 1, 5, 24), torch.zeros(1, 17, 32), ops="fast")  # type: ignore[arg-type]
 
@@ -104,9 +141,15 @@ def test_questions_of_different_length_do_not_touch_each_other(model: LlamaVid, 
     questions = ["why", "where does this road lead?", "?"]
     with torch.inference_mode():
         features = model.encode(pixels)
-        together = query(model, questions, features)
+        together, turned = query(model, questions, features), query(model, questions[::-1], features)
         for index, question in enumerate(questions):
-            assert torch.equal(together[index], query(model, [question], features)[0])
+            assert torch.equal(together[index], turned[-1 - index])
+            # Alone, the cross-attention is absorbed: the same numbers, rounded elsewhere.
+            torch.testing.assert_close(together[index], query(model, [question], features)[0], rtol=1e-5, atol=1e-5)
+            ids, mask = byte_ids([question])
+            alone = model.query(ids, features, mask, ops="reference")[0]
+            ids, mask = byte_ids(questions)
+            assert torch.equal(model.query(ids, features, mask, ops="reference")[index], alone)
 
 
 def test_chunks_give_what_the_whole_gives(model: LlamaVid, pixels: Tensor) -> None:
@@ -118,15 +161,19 @@ def test_chunks_give_what_the_whole_gives(model: LlamaVid, pixels: Tensor) -> No
 @torch.inference_mode()
 def test_prefill_in_blocks_is_the_plain_forward(model: LlamaVid) -> None:
     visual, question = torch.randn(1200, 32), byte_ids(["and then?"])[0][0]
-    ids, logits = model.answer(visual, question, length=3)
+    bos = torch.tensor([1])
+    ids, logits = model.answer(visual, bos, question, length=3)
     embed = model.language.get_input_embeddings()
-    sequence = torch.cat([embed(torch.tensor([1])), visual, embed(question)])[None]
+    sequence = torch.cat([embed(bos), visual, embed(question)])[None]
     for step in range(3):
         plain = model.language(inputs_embeds=sequence, use_cache=False).logits[0]
         if step == 0:
             torch.testing.assert_close(logits, plain[-len(question) :], rtol=1e-4, atol=1e-4)
         assert ids[step] == plain[-1].argmax()
         sequence = torch.cat([sequence, embed(ids[step]).view(1, 1, -1)], 1)
+    assert model.answer(visual, bos, question, length=3, stop=int(ids[0]))[0].tolist() == []
+    stopped = model.answer(visual, bos, question, length=3, stop=int(ids[-1]))[0]
+    assert stopped.tolist() == ids[: ids.tolist().index(ids[-1])].tolist()
 
 
 @torch.inference_mode()
@@ -134,7 +181,7 @@ def test_pictures_and_question_reach_the_answer(model: LlamaVid, pixels: Tensor)
     question = byte_ids(["where?"])[0][0]
 
     def logits(pixels: Tensor, asked: str) -> Tensor:
-        return model.answer(tokens(model, pixels, asked)[0], question)[1]
+        return model.answer(tokens(model, pixels, asked)[0], torch.tensor([1]), question)[1]
 
     base = logits(pixels, "where?")
     assert (logits(pixels.flip(0), "where?") - base).abs().max() > 1e-2
@@ -143,7 +190,7 @@ def test_pictures_and_question_reach_the_answer(model: LlamaVid, pixels: Tensor)
 
 def test_too_long_for_the_language_model(model: LlamaVid) -> None:
     with pytest.raises(ValueError, match="more than the language model's 4096 positions"):
-        model.answer(torch.zeros(4096, 32), byte_ids(["?"])[0][0])
+        model.answer(torch.zeros(4096, 32), torch.tensor([1]), byte_ids(["?"])[0][0])
 
 
 def test_weights_come_from_the_seed_alone() -> None:
@@ -166,6 +213,60 @@ def test_bytes_as_ids() -> None:
 def test_questions_that_ask_nothing(questions: list[str]) -> None:
     with pytest.raises(ValueError, match="question is"):
         byte_ids(questions)
+
+
+def bert(compress: str | None = "mean", prefix: int = 1) -> Adapter:
+    return Adapter(SMALL.qformer, 32, 40, text_decoder="bert", compress=compress, num_prefix_tokens=prefix).double()
+
+
+@torch.inference_mode()
+def test_a_bert_reads_the_patches_with_the_questions_own_tokens() -> None:
+    """Causal self-attention, cross-attention in every layer, no CLS, the mean over the tokens of the question."""
+    adapter, features = bert(), torch.randn(3, 17, 32, dtype=torch.float64)
+    ids, mask = byte_ids(["why?"])
+    queries = adapter.query(ids, features, mask)
+    assert queries.shape == (1, 3, 4, 24)
+    assert all(layer.crossattention is not None for layer in adapter.vlm_att_encoder.encoder.layer)
+    shorter = adapter.query(ids[:, :2], features, mask[:, :2])
+    torch.testing.assert_close(queries[:, :, :2], shorter)
+    other = features.clone()
+    other[:, 0] += 1
+    assert torch.equal(adapter.query(ids, other, mask), queries)
+    attention, patches = adapter.attention, features[:, 1:]
+    assert attention.vlm_att_projector is not None
+    text, keys = attention.vlm_att_projector(queries[0]), attention.vlm_att_key_projector(patches)
+    context = ((text @ keys.mT / 32**0.5).softmax(-1) @ patches).mean(1)
+    tokens = adapter.compress(queries, features, mask=adapter.query_mask(mask))
+    torch.testing.assert_close(tokens[0, 0::2], attention.vlm_att_val_projector(context))
+
+
+@pytest.mark.parametrize("equation", ["released", "paper"])
+@torch.inference_mode()
+def test_padding_of_a_berts_questions_takes_no_part(equation: Equation) -> None:
+    adapter, features = bert("grid:2"), torch.randn(3, 17, 32, dtype=torch.float64)
+    adapter.equation = equation
+    questions = ["why", "where does this road lead?"]
+    ids, mask = byte_ids(questions)
+    queries = adapter.query(ids, features, mask)
+    valid = adapter.query_mask(mask)
+    together = [adapter.compress(queries, features, mask=valid, ops=ops) for ops in OPS]
+    torch.testing.assert_close(together[0], together[1], rtol=1e-12, atol=1e-12)
+    for index, question in enumerate(questions):
+        alone = adapter.compress(adapter.query(byte_ids([question])[0], features), features)
+        torch.testing.assert_close(together[1][index], alone[0])
+    with pytest.raises(ValueError, match="'qformer' or 'bert', got 'gpt'"):
+        Adapter(SMALL.qformer, 32, 40, text_decoder="gpt")  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def test_the_long_path_has_no_cls_from_the_start(pixels: Tensor) -> None:
+    short, long = LlamaVid(SMALL), LlamaVid(SMALL, num_prefix_tokens=0)
+    features = short.encode(pixels)
+    assert torch.equal(long.encode(pixels), features[:, 1:])
+    ids, mask = byte_ids(["where?"])
+    kept, dropped = short.query(ids, features, mask), long.query(ids, features[:, 1:], mask)
+    assert not torch.allclose(kept, dropped)
+    assert torch.equal(short.compress(dropped, features), long.compress(dropped, features[:, 1:]))
 
 
 def test_key_map_both_ways() -> None:

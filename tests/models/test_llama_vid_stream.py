@@ -30,7 +30,9 @@ def test_the_header_may_say_nothing_or_lie(expected: int | None) -> None:
 def test_too_many_tokens_stop_on_the_way() -> None:
     kept = _Kept(20)
     kept.add(torch.zeros(1, 16, 3), 8, None)
-    with pytest.raises(ValueError, match="24 tokens so far are more than the language model's 20 positions"):
+    with pytest.raises(
+        ValueError, match="24 tokens so far are more than the 20 positions that the language model has left"
+    ):
         kept.add(torch.zeros(1, 8, 3), 4, None)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longreel.nn import ContextAttention, fold_projections
+from longreel.nn import ContextAttention, context_attention, fold_projections
 
 pytestmark = pytest.mark.fast
 
@@ -83,6 +83,30 @@ def test_gradients_pass_through_the_fold(query_width: int | None) -> None:
             assert same.abs().max() < 1e-14
         else:
             torch.testing.assert_close(grad, same, rtol=1e-10, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 1, 5), (2, 7, 5)], ids=["shared", "frames", "prompts", "both"])
+@pytest.mark.parametrize("mask", [None, (5,), (7, 5)], ids=["all", "rows", "per-frame"])
+@pytest.mark.parametrize("compress", [None, "grid:2"])
+def test_blocks_of_frames_are_the_whole(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], mask: tuple[int, ...] | None, compress: str | None
+) -> None:
+    if mask == (7, 5) and shape in ((5,), (2, 1, 5)):
+        shape = (*shape[:-2], 7, 5)
+    m, patches, text = module(compress), inputs(frames=7)[1], torch.randn(*shape, 12, dtype=torch.float64)
+    valid = None if mask is None else torch.rand(*mask) < 0.7
+    whole = m(text, patches, valid)
+    monkeypatch.setitem(context_attention.FRAMES_AT_ONCE, "cpu", 2)
+    monkeypatch.setattr(context_attention, "PROJECTED_AT_ONCE", 16)
+    with torch.no_grad():
+        torch.testing.assert_close(m(text, patches, valid), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_sets_that_fit_no_frame_are_named_with_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(context_attention.FRAMES_AT_ONCE, "cpu", 3)
+    m, patches = module(), inputs(frames=7)[1]
+    with torch.no_grad(), pytest.raises(ValueError, match="allowed are 1 and 7"):
+        m(torch.randn(6, 5, 12, dtype=torch.float64), patches)
 
 
 def test_names_of_the_released_checkpoint() -> None:

@@ -4,41 +4,54 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from longreel.triton_kernels.frame_config import PORTABLE_SHARED, frame_config
+from longreel.triton_kernels.frame_config import PORTABLE_SHARED, Card, frame_config
 
-MIB = 1 << 20
-# bytes of L2, opt-in shared memory of a block
+MIB, KIB = 1 << 20, 1 << 10
 CARDS = {
-    "A100": (40 * MIB, 163 * 1024),
-    "L4": (48 * MIB, 99 * 1024),
-    "RTX 3090": (6 * MIB, 99 * 1024),
-    "H200": (50 * MIB, 227 * 1024),
+    "A100": Card(40 * MIB, 163 * KIB, 108, wgmma=False),
+    "L4": Card(48 * MIB, 99 * KIB, 58, wgmma=False),
+    "RTX 3090": Card(6 * MIB, 99 * KIB, 82, wgmma=False),
+    "H200": Card(50 * MIB, 227 * KIB, 132, wgmma=True),
 }
+each_card = pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 
 
-@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+@each_card
 @pytest.mark.parametrize("itemsize", [2, 4])
-@pytest.mark.parametrize("queries", [1, 16, 32, 100, 512])
+@pytest.mark.parametrize("rows", [1, 16, 32, 100, 512])
 @pytest.mark.parametrize(("tokens", "channels"), [(256, 1408), (576, 1024), (1, 8), (4096, 3584)])
-def test_frames_in_flight_and_shared_memory(
-    card: tuple[int, int], itemsize: int, queries: int, tokens: int, channels: int
+@pytest.mark.parametrize("backward", [False, True])
+def test_tiles_and_shared_memory(
+    card: Card, itemsize: int, rows: int, tokens: int, channels: int, backward: bool
 ) -> None:
-    l2, shared = card
-    config = frame_config(tokens, channels, queries, itemsize, l2, shared)
-    frame = tokens * (channels * itemsize + 4 * queries)
-    assert config.frames_in_flight >= 1
-    assert config.frames_in_flight == 1 or config.frames_in_flight * frame <= l2 // 2
-    assert config.shared_bytes(itemsize) <= min(shared, PORTABLE_SHARED)
+    config = frame_config(tokens, channels, rows, itemsize, card, backward=backward, shared=backward)
+    # what products without wgmma keep in registers is not in shared memory
+    held = config.shared_bytes(itemsize)
+    if not card.wgmma or itemsize == 4:
+        held = held // config.num_stages * (config.num_stages - 1)
+    assert card.shared / 2 < held <= card.shared, "one block runs on a multiprocessor"
     assert config.parts(tokens) * config.token_tile >= tokens
     assert config.slices(channels) * config.slice >= channels
-    assert str(config.frames_in_flight) in config.why
+    assert config.lag * config.group * config.parts(tokens) >= card.multiprocessors, "sweeps find their scores done"
+    assert config.group == 1 or config.lag >= 8
+    assert str(config.token_tile) in config.why
 
 
-def test_an_hour_at_bf16_on_a_large_card() -> None:
-    """A 704 KiB frame and its scores: 34 of them are half of 50 MiB."""
-    assert frame_config(256, 1408, 32, 2, 50 * MIB).frames_in_flight == 34
+@each_card
+def test_an_hour_stays_in_half_of_l2(card: Card) -> None:
+    """Frames of 704 KiB; a card with 6 MiB of L2 reads them twice."""
+    config = frame_config(256, 1408, 32, 2, card)
+    scored = card.multiprocessors * config.token_tile * 1408 * 2
+    assert config.token_tile == 64 or scored <= card.l2 // 2
+    assert scored <= card.l2 // 2 or card.l2 == 6 * MIB
+    assert config.window_bytes(256, 1408, 2) <= scored + 2 * 256 * 1408 * 2
+
+
+def test_portable_blocks() -> None:
+    card = Card(40 * MIB, PORTABLE_SHARED, 108, wgmma=True)
+    assert all(frame_config(256, 1408, r, 2, card).shared_bytes(2) <= PORTABLE_SHARED for r in (1, 32, 128))
 
 
 def test_too_little_shared_memory_is_an_error() -> None:
     with pytest.raises(ValueError, match="bytes of shared memory"):
-        frame_config(256, 1408, 128, 2, 50 * MIB, 48 * 1024)
+        frame_config(256, 1408, 128, 2, Card(50 * MIB, 8 * KIB, 132, wgmma=True))

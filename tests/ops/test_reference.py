@@ -24,13 +24,15 @@ SMALL = 150
 
 @pytest.mark.parametrize(("op", "case"), CASES)
 def test_gradcheck(op: str, case: Case) -> None:
-    spec, wanted = OPS[op], OPS[op].specification.DIFFERENTIABLE
-    inputs = prepare(case.inputs(frames=min(case.frames, 3)), torch.float64, grad=wanted)
+    spec, given = OPS[op], case.inputs(frames=min(case.frames, 3))
+    wanted = tuple(name for name in spec.specification.DIFFERENTIABLE if name in given)
+    inputs = prepare(given, torch.float64, grad=wanted)
     size = sum(inputs[name].numel() for name in wanted)
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         outputs = spec.reference(*spec.lower(**{**inputs, **dict(zip(wanted, tensors, strict=True))}))
-        return tuple(t for t in outputs if t.requires_grad)
+        # an infinity has no difference quotient
+        return tuple(t.where(t.isfinite(), 0.0) for t in outputs if t.requires_grad)
 
     assert torch.autograd.gradcheck(function, tuple(inputs[name] for name in wanted), fast_mode=size > SMALL, atol=1e-4)
 

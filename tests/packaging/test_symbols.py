@@ -1,14 +1,17 @@
 """_ops.so: LibTorch's stable ABI of torch 2.10, nothing of Python, nothing newer."""
 
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import longreel
 
+ROOT = Path(__file__).parents[2]
 LIBRARY = Path(longreel.__file__).parent / "_ops.so"
 
 # Added to the stable C shim after 2.10: their presence means TORCH_TARGET_VERSION was lost.
@@ -17,12 +20,13 @@ NEWER = ("torch_exception_get_what", "torch_exception", "torch_set_current_strea
 
 @pytest.fixture(scope="module")
 def undefined() -> set[str]:
-    nm = shutil.which("nm")
-    assert nm is not None, "nm (binutils) is needed to check the symbols of _ops.so"
-    out = subprocess.run(
-        [nm, "-D", "--undefined-only", str(LIBRARY)], check=True, capture_output=True, text=True
-    ).stdout
-    return {line.split()[-1].split("@")[0] for line in out.splitlines()}
+    return {line.split()[-1].split("@")[0] for line in nm("-D", "--undefined-only", str(LIBRARY))}
+
+
+def nm(*arguments: str) -> list[str]:
+    tool = shutil.which("nm")
+    assert tool is not None, "nm (binutils) is needed to check the symbols of _ops.so"
+    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout.splitlines()
 
 
 def test_no_python_symbols(undefined: set[str]) -> None:
@@ -42,3 +46,14 @@ def test_no_symbol_newer_than_the_target(undefined: set[str]) -> None:
 def test_it_registers_implementations(undefined: set[str]) -> None:
     assert "torch_library_impl" in undefined or "aoti_torch_library_impl" in undefined
     assert not {name for name in undefined if name.endswith("library_def")}
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="instruction sets of x86 only")
+def test_no_function_of_an_instruction_set_is_shared() -> None:
+    """The linker keeps one copy of a weak function: that of a newer instruction set would run on every machine."""
+    build = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
+    objects = [p for isa in ("avx2", "avx512", "avx512bf16", "amx") for p in build.rglob(f"*_{isa}.cpp.o")]
+    assert objects, f"no objects in {build}: `make build` leaves them there"
+    for path in objects:
+        weak = [line for line in nm(str(path)) if re.search(r" [WVwvu] ", line) and "personality" not in line]
+        assert not weak, f"{path.name}: {weak}"

@@ -1,24 +1,30 @@
 """Measuring: variants in turn, correctness before any ratio, and the roof in the same run."""
 
-from longreel.bench.cases import BACKWARD, SIZES, Case, Shape, measure, op_names
+from longreel.bench.cases import BACKWARD, CASES, SIZES, Case, measure, op_names
 from longreel.bench.check import ErrorSum, Verdict
 from longreel.bench.harness import Variant, compare
+from longreel.bench.patch_case import PatchCase, Shape
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import Roof, RoofMeter
+from longreel.bench.sparse_case import SparseCase, SparseShape
 from longreel.bench.tables import markdown_table, rich_table
 from longreel.ops._cost import Cost
 
 __all__ = [
     "BACKWARD",
+    "CASES",
     "SIZES",
     "Case",
     "Cost",
     "ErrorSum",
     "Outcome",
+    "PatchCase",
     "Report",
     "Roof",
     "RoofMeter",
     "Shape",
+    "SparseCase",
+    "SparseShape",
     "Variant",
     "Verdict",
     "compare",

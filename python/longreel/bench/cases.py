@@ -1,299 +1,31 @@
-"""The benchmark of every op: inputs of a shape, our backends beside the peers, a check against float64."""
+"""The benchmark case of every op of the registry."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from longreel.bench.case import BACKWARD, CPU, DTYPES, Case, measure
+from longreel.bench.patch_case import PatchCase
+from longreel.bench.sparse_case import SparseCase
 
-from longreel.backends import available
-from longreel.bench.check import ErrorSum, Verdict, judge
-from longreel.bench.harness import Variant, compare
-from longreel.bench.machine import Record
-from longreel.bench.peers import PEERS, PLAIN, Peer
-from longreel.bench.report import Report
-from longreel.bench.roof import RoofMeter
-from longreel.ops._cost import Cost
-from longreel.ops.registry import OPS
+__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "Case", "measure", "op_names", "shape_of"]
 
-Tensors = dict[str, Tensor]
-Form = Callable[..., Any]
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
-CPU = torch.device("cpu")
-BACKWARD = ("none", "query", "all")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """F frames of N patches of width C, M query rows shared by all frames, output_size x output_size content tokens."""
-
-    frames: int = 3600
-    patches: int = 256
-    width: int = 1408
-    queries: int = 32
-    output_size: int = 4
-
-    def __str__(self) -> str:
-        patches, out = f"[{self.frames}, {self.patches}, {self.width}]", self.output_size
-        return f"patches {patches}, {self.queries} queries, {out}x{out}"
-
-
-SIZES = {"small": Shape(32, 64, 256, 8, 2), "hour": Shape()}
-
-
-@dataclass(frozen=True)
-class _Op:
-    """Names of an op's tensor arguments, of its outputs, and of the keywords that it takes from the shape."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    keywords: tuple[str, ...] = ()
-
-
-_OPS = {
-    "compress_frames": _Op(("query", "patches"), ("context", "content"), ("output_size",)),
-    "context_attention": _Op(("query", "patches"), ("context",)),
-    "adaptive_pool": _Op(("patches",), ("content",), ("output_size",)),
+CASES: dict[str, type[Case]] = {
+    "compress_frames": PatchCase,
+    "context_attention": PatchCase,
+    "adaptive_pool": PatchCase,
+    "block_sparse_attention": SparseCase,
 }
+SIZES = ("small", "hour")
 
 
 def op_names() -> list[str]:
     """Ops that have a benchmark."""
-    return list(_OPS)
+    return list(CASES)
 
 
-# A prime number of distinct frames: an hour of fresh normal numbers takes longer than measuring it.
-_DISTINCT = 61
-_SHARPNESS = 3.0
-_CHECKED_AT_ONCE = 16
-
-# A peer need only compute the same thing; how it rounds is its own.
-PEER_BUDGETS = 3.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """One op at one shape, dtype and device; `backward` says which gradients are computed too: none, query or all."""
-
-    op: str
-    shape: Shape
-    dtype: torch.dtype = torch.bfloat16
-    device: torch.device = CPU
-    backward: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.op not in _OPS:
-            raise ValueError(f"op={self.op!r} has no benchmark; there are {', '.join(_OPS)}")
-        if self.backward not in self.passes(self.op):
-            raise ValueError(f"backward={self.backward!r} for {self.op}: allowed are {', '.join(self.passes(self.op))}")
-        if math.isqrt(self.shape.patches) ** 2 != self.shape.patches:
-            raise ValueError(f"patches={self.shape.patches} must be a square, the peers pool square grids")
-
-    @staticmethod
-    def passes(op: str) -> tuple[str, ...]:
-        """The values of `backward` that make sense for `op`: without a query, only none and all."""
-        return BACKWARD if "query" in _OPS[op].inputs else ("none", "all")
-
-    @property
-    def leaves(self) -> tuple[str, ...]:
-        """The inputs whose gradients are computed."""
-        return {"none": (), "query": ("query",), "all": _OPS[self.op].inputs}[self.backward]
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        return {name: getattr(self.shape, name) for name in _OPS[self.op].keywords}
-
-    @property
-    def facts(self) -> Record:
-        """What identifies the case in a record."""
-        passed = "forward" if self.backward == "none" else f"forward + backward ({self.backward})"
-        return {
-            "op": self.op,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "pass": passed,
-            "shape": str(self.shape),
-            **asdict(self.shape),
-        }
-
-    @cached_property
-    def tensors(self) -> Tensors:
-        """Inputs, and gradients of the outputs as `grad_<output>`. Frames repeat after 61; softmax rows are sharp."""
-        s, generator = self.shape, torch.Generator().manual_seed(0)
-
-        def normal(*size: int) -> Tensor:
-            return torch.randn(*size, generator=generator)
-
-        def frames(*size: int) -> Tensor:
-            distinct = normal(_DISTINCT, *size).to(self.device, self.dtype)
-            return distinct[torch.arange(s.frames, device=self.device) % _DISTINCT]
-
-        made = {"patches": frames(s.patches, s.width)}
-        if "query" in _OPS[self.op].inputs:
-            made["query"] = (_SHARPNESS * normal(s.queries, s.width)).to(self.device, self.dtype)
-        if self.leaves:
-            sizes = {"context": (s.width,), "content": (s.output_size**2, s.width)}
-            made |= {f"grad_{name}": frames(*sizes[name]) for name in _OPS[self.op].outputs}
-        return made
-
-    @property
-    def work(self) -> Cost:
-        """FLOPs and bytes that the case cannot do without."""
-        tensors = [self.tensors[name] for name in _OPS[self.op].inputs]
-        forward = OPS[self.op].cost(*tensors, **self.keywords)
-        if not self.leaves:
-            return forward
-        backward = self._backward_cost()
-        return Cost(
-            forward.flops + backward.flops,
-            forward.bytes_read + backward.bytes_read,
-            forward.bytes_written + backward.bytes_written,
-        )
-
-    def _backward_cost(self) -> Cost:
-        """Scores again, g_n, then dQ and dX; every input and output gradient read, every gradient written."""
-        s, t = self.shape, self.tensors
-        rows = s.frames * s.patches * s.width
-        flops = 0
-        if "query" in t:
-            flops += 2 * rows * (s.queries + 1) + 2 * rows * s.queries * len(self.leaves)
-        if "patches" in self.leaves:
-            flops += rows * len(_OPS[self.op].outputs)
-        reads = [t[name] for name in _OPS[self.op].inputs if self.op != "adaptive_pool"]
-        reads += [t[f"grad_{name}"] for name in _OPS[self.op].outputs if name == "context" or "patches" in self.leaves]
-        return Cost(flops, sum(x.nbytes for x in reads), sum(t[name].nbytes for name in self.leaves))
-
-    @property
-    def bytes(self) -> int:
-        """Inputs and, with a gradient for the patches, that too: what every variant takes at least."""
-        s = self.shape
-        patches = s.frames * s.patches * s.width * self.dtype.itemsize
-        return patches * (2 if "patches" in self.leaves else 1)
-
-    def release(self) -> None:
-        """Drop the inputs."""
-        self.__dict__.pop("tensors", None)
-
-    @property
-    def backends(self) -> list[str]:
-        """Our backends that can run the case, best first."""
-        return available(self.op, self.device.type, self.dtype, bool(self.leaves))
-
-    @property
-    def kernels(self) -> list[str]:
-        """Our backends but the reference."""
-        return [name for name in self.backends if name != "reference"]
-
-    @property
-    def names(self) -> list[str]:
-        """Every variant: our kernels, then the peers, then the reference."""
-        return [*self.kernels, *PEERS[self.op], "reference"]
-
-    def variants(self, names: Sequence[str] | None = None) -> list[Variant]:
-        """The variants called `names`, default all but the reference."""
-        chosen = [name for name in self.names if name != "reference"] if names is None else list(names)
-        return [self.variant(name) for name in chosen]
-
-    def variant(self, name: str) -> Variant:
-        if name in PEERS[self.op]:
-            peer = PEERS[self.op][name]
-            return Variant(name, partial(self._make, peer=peer), peer.note, self._needs(peer.copies), PEER_BUDGETS)
-        if name in self.backends:
-            note = "the specification" if name == "reference" else f"longreel.{self.op}"
-            return Variant(
-                name, partial(self._make, backend=name), note, self._needs(5.0 if name == "reference" else 1.0)
-            )
-        raise ValueError(f"{self.op} has no variant {name!r} here; there are {', '.join(self.names)}")
-
-    def _make(self, peer: Peer | None = None, backend: str | None = None) -> Callable[[], Tensors]:
-        form: Form
-        if peer is None:
-            form = partial(OPS[self.op].public, backend=backend)
-        else:
-            form = (peer.training if self.leaves else None) or peer.forward
-            if peer.compiled:
-                # past a number of recompilations of one function it would run eagerly, and say nothing
-                torch.compiler.reset()
-                form = torch.compile(form, dynamic=False)
-        # built before the clock starts
-        tensors = self.tensors
-        return lambda: self.run(form, tensors)
-
-    def run(self, form: Form, tensors: Tensors) -> Tensors:
-        """The outputs of `form` on `tensors`, and the gradients of the leaves as `grad_<input>`, by name."""
-        op = _OPS[self.op]
-        inputs = {name: tensors[name].detach().requires_grad_(name in self.leaves) for name in op.inputs}
-        with torch.set_grad_enabled(bool(self.leaves)):
-            returned = form(*inputs.values(), **self.keywords)
-        # our compress_frames also returns the weights, None here
-        outputs = dict(
-            zip(op.outputs, (returned,) if isinstance(returned, Tensor) else returned[: len(op.outputs)], strict=True)
-        )
-        results = {name: output.detach() for name, output in outputs.items()}
-        if self.leaves:
-            reached = [name for name in op.outputs if outputs[name].requires_grad]
-            grads = torch.autograd.grad(
-                [outputs[name] for name in reached],
-                [inputs[name] for name in self.leaves],
-                [tensors[f"grad_{name}"] for name in reached],
-            )
-            results |= {f"grad_{name}": grad for name, grad in zip(self.leaves, grads, strict=True)}
-        return results
-
-    def check(self, result: Tensors) -> Verdict:
-        """`result` against the reference in float64 (yardstick: plain PyTorch in the dtype), a few frames at a time."""
-        sums, yardsticks = ({name: ErrorSum() for name in result} for _ in range(2))
-        reference, plain = partial(OPS[self.op].public, backend="reference"), PLAIN[self.op]
-        # the query's gradient sums over frames
-        shared = torch.zeros(2, self.shape.queries, self.shape.width, dtype=torch.float64, device=self.device)
-        for start in range(0, self.shape.frames, _CHECKED_AT_ONCE):
-            here = slice(start, start + _CHECKED_AT_ONCE)
-            piece = {name: t if name == "query" else t[here] for name, t in self.tensors.items()}
-            truth = self.run(reference, {name: tensor.double() for name, tensor in piece.items()})
-            other = self.run(plain, piece)
-            for name in result:
-                if name == "grad_query":
-                    shared += torch.stack([truth[name], other[name].double()])
-                else:
-                    sums[name].add(result[name][here], truth[name])
-                    yardsticks[name].add(other[name], truth[name])
-        if "grad_query" in result:
-            sums["grad_query"].add(result["grad_query"], shared[0])
-            yardsticks["grad_query"].add(shared[1].to(self.dtype), shared[0])
-        return judge(sums, yardsticks, self.dtype)
-
-    def _needs(self, copies: float) -> int:
-        """Bytes beyond the inputs at the peak of a call with gradients for the patches, from `Peer.copies`."""
-        return int(copies * self.tensors["patches"].nbytes) if "patches" in self.leaves else 0
-
-
-def measure(
-    case: Case,
-    *,
-    names: Sequence[str] | None = None,
-    repeats: int = 10,
-    min_time: float = 0.01,
-    budget: float | None = None,
-    roof: RoofMeter | None = None,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Report:
-    """`compare` the variants of one case (default: all but the reference) over the peer called "strong"."""
-    variants = case.variants(names)
-    chosen = [variant.name for variant in variants]
-    return compare(
-        variants,
-        work=case.work,
-        check=case.check,
-        device=case.device,
-        dtype=case.dtype,
-        baseline="strong" if "strong" in chosen else chosen[0],
-        facts=case.facts,
-        repeats=repeats,
-        min_time=min_time,
-        budget=budget,
-        roof=roof,
-        progress=progress,
-    )
+def shape_of(op: str, size: str, options: Mapping[str, Any]) -> Any:
+    """The shape of `op` called `size`, with those of `options` that it knows."""
+    shape = CASES[op].SIZES[size]
+    known = {field.name for field in fields(shape)}
+    return replace(shape, **{name: value for name, value in options.items() if name in known})

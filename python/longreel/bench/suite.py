@@ -6,16 +6,16 @@ Needs torch only.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from longreel.bench.cases import DTYPES, SIZES, Case, Shape, measure, op_names
+from longreel.bench.cases import CASES, DTYPES, SIZES, Case, measure, op_names, shape_of
 from longreel.bench.machine import describe
 from longreel.bench.memory import free_memory
-from longreel.bench.peers import PEERS
 from longreel.bench.report import Report
 from longreel.bench.stats import spread
 from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
@@ -34,15 +34,20 @@ class Result:
 
 
 def cases(
-    device: torch.device, shape: Shape, dtypes: Sequence[torch.dtype], ops: Sequence[str] | None = None
+    device: torch.device,
+    size: str,
+    dtypes: Sequence[torch.dtype],
+    ops: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Case]:
-    """Every op, dtype and pass, the ones that matter most first: forward passes before backward ones."""
+    """Every op, dtype and pass at its shape called `size`, `options` replacing what of it they name; the ones that matter
+    most first: forward passes before backward ones."""
     names = op_names() if ops is None else ops
     listed = [
-        (order, Case(op, shape, dtype, device, backward))
+        (order, CASES[op](op, shape_of(op, size, options or {}), dtype, device, backward))
         for op in names
         for dtype in dtypes
-        for order, backward in enumerate(Case.passes(op))
+        for order, backward in enumerate(CASES[op].passes(op))
     ]
     return [case for _, case in sorted(listed, key=lambda pair: pair[0])]
 
@@ -74,7 +79,7 @@ def run(
     done = []
     for i, case in enumerate(todo):
         left = deadline - time.monotonic()
-        chosen = list(names(case)) if names is not None else [*case.kernels, *PEERS[case.op]]
+        chosen = list(names(case)) if names is not None else [*case.kernels, *case.peers]
         why = _obstacle(case, chosen, left)
         report = None
         if why is None:
@@ -115,7 +120,7 @@ def cells(result: Result) -> Cells:
             next((o.why for o in report.outcomes if o.variant in result.case.kernels and o.why), "not timed"),
         ]
     name = min(timed, key=lambda ours: _median(report, ours))
-    peers = [o.variant for o in report.outcomes if o.variant in PEERS[result.case.op] and o.samples]
+    peers = [o.variant for o in report.outcomes if o.variant in result.case.peers and o.samples]
     best = min(peers, key=lambda peer: _median(report, peer), default=None)
     over = f"{times(report.speedup(name, best))} {best}" if best else times(None)
     naive = times(report.speedup(name, "naive") if "naive" in peers else None)
@@ -151,13 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m longreel.bench.suite", description=main.__doc__)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for everything (default 300)")
     parser.add_argument("--results", type=Path, help="folder for <op>.jsonl")
-    parser.add_argument("--size", choices=list(SIZES), default="hour", help="shape of the inputs (default hour)")
+    parser.add_argument("--size", choices=list(SIZES), default="hour", help="shapes of the inputs (default hour)")
     parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default bf16 and fp32")
+    parser.add_argument("--op", choices=op_names(), action="append", help="default every op")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
-    todo = cases(torch.device(chosen.device), SIZES[chosen.size], dtypes)
-    print(f"{len(todo)} cases, {SIZES[chosen.size]}, on {describe(torch.device(chosen.device))['device']}", flush=True)
+    todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op)
+    print(f"{len(todo)} cases of size {chosen.size} on {describe(torch.device(chosen.device))['device']}", flush=True)
     results = run(
         todo,
         budget=chosen.budget,

@@ -1,4 +1,4 @@
-"""Reports as text: cells, a rich table for a terminal of 100 columns, a Markdown table for a page."""
+"""Reports as text: cells, a rich table for a terminal of 80 columns, a Markdown table for a page."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -52,11 +52,9 @@ def header(report: Report) -> Cells:
         "variant",
         "median",
         "quartiles",
-        "runs",
-        f"over {report.baseline}",
+        f"x {report.baseline}",
         "extra mem",
-        "rate",
-        "of roof",
+        "roof",
         "error",
     ]
 
@@ -66,15 +64,13 @@ def row(report: Report, outcome: Outcome) -> Cells:
     error = _NONE if outcome.verdict is None else f"{outcome.verdict.error:.2f}"
     time, share = report.time(outcome.variant), report.share(outcome.variant)
     if time is None or share is None:
-        return [outcome.variant, *[_NONE] * 7, error]
+        return [outcome.variant, *[_NONE] * 5, error]
     return [
         outcome.variant,
         seconds(time.median),
         _range(time),
-        str(time.runs),
         times(report.speedup(outcome.variant, report.baseline)),
         size(outcome.peak.extra if outcome.peak else None),
-        _rate(report, time.median),
         f"{100 * share:.0f} %",
         error,
     ]
@@ -107,8 +103,8 @@ def warning(report: Report) -> str | None:
 
 
 def notes(report: Report) -> list[str]:
-    """Why rows are empty, and what the columns mean on this machine."""
-    lines = [f"{o.variant}: {o.why}" for o in report.outcomes if o.why]
+    """What the rows are or why they are empty, and what the columns mean on this machine."""
+    lines = [f"{o.variant}: {o.why or o.note}" for o in report.outcomes if o.why or o.note]
     m, roof = report.machine, report.roof
     where = f"{m['device']}, {m['cpu_isa']}, threads {m['threads']}, torch {m['torch']}, {m['git'] or m['longreel']}"
     lines.append(f"{where}, {m['date']}" + (f", load {m['load']} before" if m["load"] is not None else ""))
@@ -119,9 +115,10 @@ def notes(report: Report) -> list[str]:
     )
     if any((report.share(o.variant) or 0) > 1 for o in report.outcomes):
         lines.append("more than 100 % of the memory roof: the inputs stayed in a cache")
+    rounds = max((len(o.samples) for o in report.outcomes), default=0)
     how = next((o.peak.how for o in report.outcomes if o.peak), "not measured")
     lines.append(
-        f"{rate(report.work.flops, 'FLOP')} and {size(report.work.bytes)} of work;"
+        f"medians of {rounds} rounds; {rate(report.work.flops, 'FLOP')} and {size(report.work.bytes)} of work;"
         f" extra mem: beyond inputs and outputs, {how};"
         " error: worst of max and rms error over its budget (ours at most 1)"
     )
@@ -136,7 +133,9 @@ def rich_table(report: Report, ours: Sequence[str] = ()) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=title(report.facts), title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title(report.facts), title_justify="left"
+    )
     for i, name in enumerate(header(report)):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for outcome in report.outcomes:
@@ -160,12 +159,6 @@ def markdown(head: Cells, rows: Sequence[Cells]) -> list[str]:
     """Lines of a Markdown table, the first column left, the others right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
-
-
-def _rate(report: Report, time: float) -> str:
-    """What the variant reached of the rate that bounds this work."""
-    memory = report.roof.bound(report.work) == "memory"
-    return rate(report.work.bytes / time, "B/s") if memory else rate(report.work.flops / time, "FLOP/s")
 
 
 def _range(time: Spread) -> str:

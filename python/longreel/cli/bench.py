@@ -1,6 +1,6 @@
 """`longreel bench`: our kernels beside the strongest plain PyTorch, in turn, checked before any ratio."""
 
-from dataclasses import replace
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -11,20 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from longreel.bench import suite
-from longreel.bench.cases import BACKWARD, DTYPES, SIZES, Case, op_names
+from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, Case, op_names
 from longreel.bench.tables import markdown_table, rich_table
 
 Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
 Dtype = Enum("Dtype", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
 Backward = Enum("Backward", {name: name for name in BACKWARD}, type=str)  # type: ignore[misc]
 Size = Enum("Size", {name: name for name in SIZES}, type=str)  # type: ignore[misc]
+Mode = Enum("Mode", {name: name for name in ("independent", "causal")}, type=str)  # type: ignore[misc]
 
 
 def bench(
     op: Annotated[list[Op] | None, typer.Option(help="The op; may be repeated.")] = None,
     all_ops: Annotated[bool, typer.Option("--all", help="Every op, dtype and pass.")] = False,
     size: Annotated[
-        Size, typer.Option(help="hour: 3600 frames of 256 x 1408; small: seconds on a laptop.")
+        Size, typer.Option(help="hour: 3600 frames of 256 x 1408 (attention: 64 of 577 rows); small: for a laptop.")
     ] = Size.hour,  # type: ignore[attr-defined]
     frames: Annotated[int | None, typer.Option(min=1, help="Frames F.")] = None,
     patches: Annotated[int | None, typer.Option(min=1, help="Patches of a frame N, a square.")] = None,
@@ -33,6 +34,13 @@ def bench(
     output_size: Annotated[
         int | None, typer.Option(min=1, help="Content tokens are output_size x output_size.")
     ] = None,
+    vision: Annotated[int | None, typer.Option(min=1, help="Attention: vision rows of a frame.")] = None,
+    voco: Annotated[int | None, typer.Option(min=1, help="Attention: VoCo rows of a frame.")] = None,
+    text: Annotated[int | None, typer.Option(min=0, help="Attention: text rows after the frames.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention: query heads H.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(min=1, help="Attention: key heads; default H.")] = None,
+    head_dim: Annotated[int | None, typer.Option(min=1, max=256, help="Attention: head size D.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Attention: VoCo mode.")] = None,
     dtype: Annotated[
         list[Dtype] | None, typer.Option(help="May be repeated; default bf16, with --all bf16 and fp32.")
     ] = None,
@@ -60,17 +68,23 @@ def bench(
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
         raise typer.BadParameter(f"--device {chosen}: this torch measures on cpu{', cuda' * torch.cuda.is_available()}")
-    given = {"frames": frames, "patches": patches, "width": width, "queries": queries, "output_size": output_size}
-    shape = replace(SIZES[size.value], **{name: value for name, value in given.items() if value is not None})
+    ops = [o.value for o in op or []] or op_names()
+    options = {
+        name: value
+        for name, value in {
+            "frames": frames, "patches": patches, "width": width, "queries": queries, "output_size": output_size,
+            "vision": vision, "voco": voco, "text": text, "heads": heads, "kv_heads": kv_heads or heads,
+            "head_dim": head_dim, "mode": None if mode is None else mode.value,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    _refuse_unknown(ops, options)
     dtypes = [DTYPES[d.value] for d in dtype or []] or [DTYPES[d] for d in (("bf16", "fp32") if all_ops else ("bf16",))]
     passes = {b.value for b in backward or []} or (set(BACKWARD) if all_ops else {"none"})
-    todo = [
-        case
-        for case in suite.cases(chosen, shape, dtypes, [o.value for o in op or []] or None)
-        if case.backward in passes
-    ]
+    todo = [case for case in suite.cases(chosen, size.value, dtypes, ops, options) if case.backward in passes]
     if not todo:
-        raise typer.BadParameter("--backward query: adaptive_pool has no query; it takes none or all")
+        known = "; ".join(f"{name} takes {' or '.join(CASES[name].passes(name))}" for name in ops)
+        raise typer.BadParameter(f"--backward {' '.join(sorted(passes))}: {known}")
 
     def finished(result: suite.Result) -> None:
         if result.report is None:
@@ -103,6 +117,14 @@ def bench(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(bench)
+
+
+def _refuse_unknown(ops: list[str], options: dict[str, object]) -> None:
+    """An option that no chosen op has would change nothing."""
+    known = {field.name for op in ops for shape in CASES[op].SIZES.values() for field in fields(shape)}
+    for name in options:
+        if name not in known:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} means nothing to {', '.join(ops)}")
 
 
 def _names(case: Case, backends: list[str] | None, peers: list[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import typer
 
-from longreel.cli import bench, run
+from longreel.cli import bench, profile, run
 from longreel.cli.doctor import doctor
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
 app.command()(doctor)
 bench.register(app)
 run.register(app)
+profile.register(app)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from longreel.cli.run_view import LABELS, ratio
 from longreel.models.record import OURS, REFERENCE, Record
 
-_COLOURS = {
+COLOURS = {
     "decode": "#9aa5b1",
     "read": "#9aa5b1",
     "tower": "#4c78a8",
@@ -49,7 +49,7 @@ def _totals(axes: Axes, record: Record, paths: list[str]) -> None:
         left = 0.0
         for name in record.seconds:
             seconds = record.stage(name, path)
-            axes.barh(row, seconds, 0.62, left=left, color=_COLOURS[name], label=LABELS[name] if row == 0 else None)
+            axes.barh(row, seconds, 0.62, left=left, color=COLOURS[name], label=LABELS[name] if row == 0 else None)
             if seconds > 0.05 * longest:
                 share = seconds / record.total(path)
                 said = f"{seconds:.1f} s\n{share:.0%}"
@@ -73,7 +73,7 @@ def _stages(axes: Axes, record: Record, paths: list[str]) -> None:
         for index, path in enumerate(paths if differs else [OURS]):
             value = scale * record.stage(name, path)
             place = row + (index - (len(paths) - 1) / 2) * height if differs else row
-            axes.barh(place, value, height, color=_PATH_COLOURS[path] if differs else _COLOURS[name])
+            axes.barh(place, value, height, color=_PATH_COLOURS[path] if differs else COLOURS[name])
             said = f" {value:.2f}"
             if differs and path == OURS:
                 said += f"  ({record.stage(name, REFERENCE) / record.stage(name, OURS):.1f}x faster)"

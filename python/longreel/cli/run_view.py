@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from longreel.bench import machine
-from longreel.bench.check import ErrorSum, Verdict, judge
+from longreel.bench.check import ErrorSum, Verdict
 from longreel.models.record import EXACT, OURS, REFERENCE, Record
+from longreel.testing.budget import FLOORS, Errors, allowed
 
 _BAR = 8
+_NO_ANSWER = "No answer, random weights: the ids repeat from run to run and mean nothing."
+_NO_VOCABULARY = "No answer, the checkpoint has no tokenizer: these are ids of questions read as bytes."
 LABELS = {
     "decode": "decode (not hidden by computing)",
     "read": "read features",
@@ -25,15 +28,31 @@ LABELS = {
 
 
 def agreement(record: Record, dtype: torch.dtype) -> Verdict:
-    """Ours against float64, tokens and logits, with the reference path as the yardstick of the error budget."""
-    ours: dict[str, ErrorSum] = {}
-    yardstick: dict[str, ErrorSum] = {}
-    for sums, path in ((ours, OURS), (yardstick, REFERENCE)):
-        sums["tokens"], sums["logits"] = ErrorSum(), ErrorSum()
-        sums["tokens"].add(record.visual[path], record.visual[EXACT])
+    """Ours against float64, tokens and logits, with the reference path as the yardstick of the error budget.
+
+    The budget's floor is that of one op; errors of `record.steps` ops one after the other add up like a random walk.
+    """
+    verdict, walk, floor = Verdict(0.0, None), record.steps**0.5, FLOORS[dtype]
+    for name in ("tokens", "logits"):
+        ours, yardstick = (_errors(record, name, path) for path in (OURS, REFERENCE))
+        limit = allowed(yardstick, dtype)
+        for kind, value, most in (
+            ("max", ours.max_rel, max(limit.max_rel, walk * floor.max_rel)),
+            ("rms", ours.rms_rel, max(limit.rms_rel, walk * floor.rms_rel)),
+        ):
+            if verdict.worst is None or value / most > verdict.error:
+                verdict = Verdict(value / most, f"{name} has {kind} error {value:.1e}, allowed {most:.1e}")
+    return verdict
+
+
+def _errors(record: Record, name: str, path: str) -> Errors:
+    sums = ErrorSum()
+    if name == "tokens":
+        sums.add(record.visual[path], record.visual[EXACT])
+    else:
         for logits, truth in zip(record.logits[path], record.logits[EXACT], strict=True):
-            sums["logits"].add(logits, truth)
-    return judge(ours, yardstick, dtype)
+            sums.add(logits, truth)
+    return sums.errors
 
 
 def checksum(record: Record, question: int) -> str:
@@ -60,7 +79,7 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
         if compared and not _differs(record, name):
             cells[3:3] = ["same code", "–"]
         label = f"compression ({record.backend} backend)" if name == "compress" else LABELS[name]
-        table.add_row(label, *cells, style="green" if name == "compress" else "")
+        table.add_row(label, *cells, style="green" if _differs(record, name) else "")
     console.print(table)
     if verdict is not None:
         found = f"yes, tokens and logits at {verdict.error:.2f} of the error budget"
@@ -74,9 +93,12 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
     console.print("peak memory    " + "; ".join(_peaks(record, path) for path in paths))
     for index, question in enumerate(record.questions):
         console.print(f"question {index + 1}     {question}", markup=False, soft_wrap=True)
-        console.print(f"  ids {record.ids[OURS][index]}, checksum {checksum(record, index)}", markup=False)
-    if record.questions:
-        console.print("The weights are random: the ids repeat from run to run, and they are no answer.")
+        if record.answers:
+            console.print(f"  {record.answers[index]}", markup=False, soft_wrap=True)
+        else:
+            console.print(f"  ids {record.ids[OURS][index]}, checksum {checksum(record, index)}", markup=False)
+    if record.questions and not record.answers:
+        console.print(_NO_ANSWER if record.weights.startswith("random") else _NO_VOCABULARY)
 
 
 def _peaks(record: Record, path: str) -> str:
@@ -109,11 +131,12 @@ def json_record(record: Record, source: str, verdict: Verdict | None) -> dict[st
         "command": "run" if record.questions else "extract",
         "system": record.system,
         "preset": record.preset,
-        "weights": "random",
+        "weights": record.weights,
         "source": source,
         "frames": record.frames,
         "patches": record.patches,
         "tokens": record.tokens,
+        "tokens_bytes": record.visual[OURS].nbytes if record.visual else 0,
         "startup_s": record.startup,
         "total_s": {path: record.total(path) for path in paths},
         "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},
@@ -121,10 +144,15 @@ def json_record(record: Record, source: str, verdict: Verdict | None) -> dict[st
         "memory_by_frames": [[frames, *(peaks.get(path) for path in paths)] for frames, peaks in record.memory],
         "compress_backend": record.backend,
         "questions": [
-            {"question": question, "ids": record.ids[OURS][index], "checksum": checksum(record, index)}
+            {
+                "question": question,
+                "ids": record.ids[OURS][index],
+                "checksum": checksum(record, index),
+                "answer": record.answers[index] if record.answers else None,
+            }
             for index, question in enumerate(record.questions)
         ],
-        **machine.describe(torch.device("cpu")),
+        **machine.describe(record.device),
     }
     if verdict is not None:
         line["end_to_end_ratio"] = record.total(REFERENCE) / record.total()

@@ -1,8 +1,8 @@
 """Video and images in: decode, sample, scale, ahead of the computation and in bounded memory; features on disk.
 
-One way in for pictures, `frames`. Decoding goes straight through the file in one thread of our own with FFmpeg's threads
-below it. Segments decoded side by side were tried and left out: on two cores, FFmpeg's threads already keep decoding
-hidden behind the computation.
+One way in for pictures, `frames`. Decoding runs in threads of our own: straight through the file with FFmpeg's threads below,
+or segment by segment from key frames, side by side, where there are cores for it or few frames are wanted; the frames are
+the same.
 """
 
 import os
@@ -75,6 +75,7 @@ def frames(
     fit: Fit = "crop",
     chunk: int = 64,
     ahead: int = 2,
+    workers: int | None = None,
 ) -> FrameStream:
     """Stream the frames of a video, or of one or several images, in chunks of `chunk`.
 
@@ -82,7 +83,8 @@ def frames(
     the side of the square that the frames are scaled to by FFmpeg (bicubic), None keeps the size of the first frame;
     fit "crop" keeps the aspect and cuts the middle, "stretch" does not. Rotation written in the file is applied. At
     most `ahead` finished chunks wait while the next is decoded, so memory is bounded by `(ahead + 2) * chunk` frames
-    whatever the length.
+    whatever the length, and 33 more for each of the `workers`, segments decoded at once; None takes one below four
+    cores and one for every two cores from there on.
 
     A file that cannot be used raises MediaError, at once where the header shows it, otherwise on the way. Damage on
     the way to the end gives one MediaWarning after the last whole frame: frames that the decoder refuses or marks as
@@ -90,7 +92,7 @@ def frames(
     """
     parsed = FrameSpec.parse(spec)
     check_size(size, fit)
-    for name, value in (("chunk", chunk), ("ahead", ahead)):
+    for name, value in (("chunk", chunk), ("ahead", ahead), ("workers", 1 if workers is None else workers)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     paths = [Path(item) for item in ([source] if isinstance(source, str | os.PathLike) else source)]
@@ -103,7 +105,7 @@ def frames(
         return FrameStream(Images(paths, size, fit), chunk, ahead)
     if len(paths) > 1:
         raise MediaError(f"{paths[images.index(False)]}: is not an image; give one video, or one or several images")
-    return FrameStream(Video(paths[0], parsed, size, fit), chunk, ahead)
+    return FrameStream(Video(paths[0], parsed, size, fit, workers), chunk, ahead)
 
 
 def _check_file(path: Path) -> None:

@@ -40,9 +40,7 @@ class Prefetch(Generic[T]):
     def __next__(self) -> T:
         if self._done:
             raise StopIteration
-        if not self._started:
-            self._started = True
-            self._thread.start()
+        self.start()
         item = self._items.get()
         if isinstance(item, _End):
             self.close()
@@ -50,6 +48,12 @@ class Prefetch(Generic[T]):
                 raise item.error
             raise StopIteration
         return item
+
+    def start(self) -> None:
+        """Run ahead from now on, not only from the first item asked for; harmless when repeated."""
+        if not self._started:
+            self._started = True
+            self._thread.start()
 
     def close(self) -> None:
         self._done = True

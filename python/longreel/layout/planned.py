@@ -12,6 +12,9 @@ from longreel.layout.schedule import plan
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout
 
+# (query rows, keys) of a tile, by the device's kernels.
+TILES = {"cpu": (16, 64), "cuda": (128, 64)}
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedLayout:
@@ -19,6 +22,8 @@ class PlannedLayout:
 
     start [B]: keys before start[b] are padding on the left and seen by no row, also where a tile says "full".
     global_index [B, G]: the key at each place of G, -1 pads.
+    extent [Sk, 0]: holds no number; its shape says how many keys the layout speaks of, also to a compiled graph.
+    start_given: `start` came from with_start, so it may not be the layout's own.
     A plan of one sample serves any batch.
     """
 
@@ -26,12 +31,14 @@ class PlannedLayout:
     tile: tuple[int, int]
     start: Tensor
     global_index: Tensor
+    extent: Tensor
     bounds: Tensor
     tiles: Tensor
     order: Tensor
     units: Tensor
     runs: Tensor
     unit_order: Tensor
+    start_given: bool = False
 
     def with_start(self, start: Tensor) -> "PlannedLayout":
         """The same plan with left padding start int32 [B] from a device tensor: no host synchronisation, nothing planned anew."""
@@ -40,16 +47,26 @@ class PlannedLayout:
                 f"start is int32 [B], B = {self.start.shape[0]} or any where the layout has one sample;"
                 f" given {str(start.dtype).removeprefix('torch.')} {list(start.shape)}"
             )
-        return replace(self, start=start)
+        return replace(self, start=start, start_given=True)
+
+    def to(self, device: torch.device | str) -> "PlannedLayout":
+        """The layout planned for `device`, with this left padding; itself where it is there already."""
+        device = torch.device(device)
+        if device.type == self.start.device.type and device.index in (None, self.start.device.index):
+            return self
+        moved = lowered_to(self.layout, device)
+        return moved.with_start(self.start.to(device)) if self.start_given else moved
 
 
-def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int]) -> PlannedLayout:
-    """Plan on the host and copy to `device`."""
-    schedule = plan(layout, tile, bounds=True)
-    on = {
-        name: torch.from_numpy(getattr(schedule, name)).to(device)
+def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
+    """Plan on the host and copy to `device`; `tile` None is the device's own."""
+    device = torch.device(device)
+    schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
+    bounds, tiles, order, units, runs, unit_order = (
+        torch.from_numpy(getattr(schedule, name)).to(device)
         for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
-    }
+    )
     start = torch.tensor(layout.start, dtype=torch.int32, device=device)
     index = torch.from_numpy(global_index(layout)).to(device)
-    return PlannedLayout(layout, schedule.tile, start, index, **on)
+    extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
+    return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)

@@ -59,8 +59,14 @@ def plan(layout: "VideoLayout", tile: tuple[int, int], bounds: bool) -> Schedule
     planner: Any = plain_planner if _native.HOST is None else _native.HOST
     table = ranges(layout).table()
     counts = [int(runs[:, 1].sum()) for runs in global_runs(layout)]
-    unit_rows = max(UNIT_ROWS, -(-layout.queries // UNITS))
     tiles, order = planner.query_tiles(table, rows, keys)
-    units, runs, unit_order = planner.key_units(table, [layout.keys] * layout.batch_size, counts, rows, keys, unit_rows)
+    units, runs, unit_order = planner.key_units(
+        table, [layout.keys] * layout.batch_size, counts, rows, keys, unit_rows(layout.queries)
+    )
     per_row = planner.row_bounds(table).reshape(layout.batch_size, layout.queries, 4) if bounds else None
     return Schedule((rows, keys), tiles, order, units, runs, unit_order, per_row)
+
+
+def unit_rows(queries: int) -> int:
+    """Rows after which the rows that see a block of G are cut: a block has at most `queries` / `unit_rows` units."""
+    return max(UNIT_ROWS, -(-queries // UNITS))

@@ -207,6 +207,7 @@ class VideoLayout:
         """The tile schedule for query tiles of tile[0] rows and key tiles of tile[1] keys, as numpy arrays."""
         return plan(self, tile, bounds)
 
-    def to(self, device: torch.device | str, tile: tuple[int, int] = (128, 64)) -> PlannedLayout:
-        """Planned on the host, now, as int32 tensors on `device`: what the ops take under compile and capture."""
+    def to(self, device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
+        """Planned on the host, now, as int32 tensors on `device`: what the ops take under compile and capture. `tile` None
+        is the one that the device's kernels are made for."""
         return lowered_to(self, device, tile)

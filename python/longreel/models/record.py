@@ -5,10 +5,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
@@ -28,15 +29,21 @@ class Record:
     patches: int = 0
     tokens: int = 0
     """Kept of one question."""
+    weights: str = "random"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    steps: int = 1
+    """Ops one after the other on the paths that are compared: layers of the text decoder, and the compression."""
     backend: str | None = None
     startup: float = 0.0
     """The first call of everything, on one black frame; in no stage."""
     seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     """By stage, in order, then by path."""
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
-    """Frames done, and the peak of resident memory of each path while the last chunk ran."""
+    """Frames done, and the peak of memory of each path while the last chunk ran (see `PeakMeter`)."""
     ids: dict[str, list[list[int]]] = field(default_factory=dict)
     """By path, the ids chosen for each question."""
+    answers: tuple[str, ...] = ()
+    """Of each question, where the weights mean something and a vocabulary is there."""
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     """By path, of each question [T, vocabulary]: after every id of the question."""
     visual: dict[str, Tensor] = field(default_factory=dict)
@@ -55,26 +62,35 @@ class Record:
 
     @contextmanager
     def clock(self, name: str, path: str = "shared") -> Iterator[None]:
-        start = time.perf_counter()
+        start = self._now()
         yield
-        self.seconds[name][path] += time.perf_counter() - start
+        self.seconds[name][path] += self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class PeakMeter:
-    """Peaks of resident memory, separately for what runs in turn in one process.
+    """Peaks of memory, separately for what runs in turn in one process: resident memory, or a GPU's as torch allocates it.
 
-    Linux resets the high-water mark before each; elsewhere every peak is the process's own so far.
+    Linux resets the high-water mark before each; elsewhere every peak of a CPU run is the process's own so far.
     """
 
-    def __init__(self) -> None:
-        self.separate = _reset()
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
         self.peaks: dict[str, int] = defaultdict(int)
 
     @contextmanager
     def __call__(self, *names: str) -> Iterator[None]:
-        _reset()
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            _reset()
         yield
-        mark = _high_water()
+        mark = torch.cuda.max_memory_allocated(self._device) if on_gpu else _high_water()
         for name in names:
             self.peaks[name] = max(self.peaks[name], mark)
 
@@ -84,12 +100,9 @@ class PeakMeter:
         return taken
 
 
-def _reset() -> bool:
-    try:
+def _reset() -> None:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def _high_water() -> int:

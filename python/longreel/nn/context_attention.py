@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from longreel.ops._queries import exact
 from longreel.ops.compress_frames import compress_frames
 
+# Frames of a block without gradients. 64 x 32 query rows fill a matrix product and stay in the caches of a few cores.
+FRAMES_AT_ONCE = {"cpu": 64, "gpu": 1024}
+# Content tokens of a block: the weights of mm_projector fit no cache, so many rows share one read of them.
+PROJECTED_AT_ONCE = 1024
+
 
 def fold_projections(
     key: Tensor, query: Tensor | None = None, bias: Tensor | None = None
@@ -109,14 +114,45 @@ class ContextAttention(nn.Module):
             tokens, row-major over the grid.
         """
         weight, bias = self._projection()
-        context, content, _ = compress_frames(
-            F.linear(text, weight, bias), patches, **self.pooling, num_prefix_tokens=self.num_prefix_tokens,
-            scale=1.0, query_mask=query_mask, backend=self.backend,
-        )  # fmt: skip
-        # [*, 1, H] and [F, n, H]
+        frames = patches.shape[0]
+        at_once = FRAMES_AT_ONCE["cpu" if patches.device.type == "cpu" else "gpu"]
+        fits = all(_sets(rows, axis) in (1, frames) for rows, axis in ((text, 3), (query_mask, 2)))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or frames <= at_once or not fits:
+            return torch.cat(self._project(*self._compress(F.linear(text, weight, bias), patches, query_mask)), -2)
+        # In blocks: projected queries of a few frames, and hidden rows of a few more, take no memory that grows with F.
+        shared = _sets(text, 3) == 1
+        projected = F.linear(text, weight, bias) if shared else text
+        out: Tensor | None = None
+        waiting: list[tuple[Tensor, Tensor]] = []
+        begin = 0
+        for start in range(0, frames, at_once):
+            end = min(start + at_once, frames)
+            query = projected if shared else F.linear(text[..., start:end, :, :], weight, bias)
+            mask = query_mask if query_mask is None or _sets(query_mask, 2) == 1 else query_mask[..., start:end, :]
+            waiting.append(self._compress(query, patches[start:end], mask))
+            if (end - begin) * waiting[0][1].shape[1] < PROJECTED_AT_ONCE and end < frames:
+                continue
+            contexts, contents = zip(*waiting, strict=True)
+            first, rest = self._project(torch.cat(contexts, -2), torch.cat(contents))
+            if out is None:
+                out = first.new_empty(*first.shape[:-3], frames, 1 + rest.shape[-2], first.shape[-1])
+            out[..., begin:end, :1, :], out[..., begin:end, 1:, :] = first, rest
+            begin, waiting = end, []
+        assert out is not None
+        return out
+
+    def _compress(self, query: Tensor, patches: Tensor, query_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """context ``[*, C]`` and content ``[F, n, C]``."""
+        return compress_frames(
+            query, patches, **self.pooling, num_prefix_tokens=self.num_prefix_tokens, scale=1.0, query_mask=query_mask,
+            backend=self.backend,
+        )[:2]  # fmt: skip
+
+    def _project(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+        """The context token ``[*, 1, H]`` and the content tokens ``[*, n, H]``."""
         first = self.vlm_att_val_projector(context).unsqueeze(-2)
         rest = self.mm_projector(content)
-        return torch.cat([first, rest.expand(*first.shape[:-2], *rest.shape[-2:])], -2)
+        return first, rest.expand(*first.shape[:-2], *rest.shape[-2:])
 
     def fold(self) -> None:
         """Store the fold of the weights as they are now."""
@@ -149,6 +185,11 @@ class ContextAttention(nn.Module):
         super()._apply(fn, recurse)
         self.fold()
         return self
+
+
+def _sets(rows: Tensor | None, axis: int) -> int:
+    """How many frames `rows` has sets for: its size on the `axis`-th dimension from the end, 1 where it has none."""
+    return 1 if rows is None or rows.dim() < axis else rows.shape[-axis]
 
 
 def _fold_loaded(module: ContextAttention, _: Any) -> None:

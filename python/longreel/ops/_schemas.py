@@ -5,6 +5,11 @@ import torch
 KERNEL_BACKENDS = ("cpu", "cuda", "triton")
 
 _POOL = "int prefix, int pitch, int height, int width, int out_height, int out_width"
+# The layout tensors are those of longreel.layout.PlannedLayout.
+_SPARSE = (
+    "Tensor q, Tensor k, Tensor v, Tensor? global_k, Tensor? global_v, Tensor global_index, Tensor start, Tensor bounds,"
+    " Tensor tiles, Tensor order, Tensor units, Tensor runs, Tensor unit_order, int tile_rows, int tile_keys, float scale"
+)
 
 SCHEMAS = {
     "context_attention": (
@@ -26,6 +31,12 @@ SCHEMAS = {
         "(Tensor? grad_context, Tensor? grad_content, Tensor? grad_weights, Tensor query, Tensor patches,"
         f" Tensor? query_mask, Tensor lse, float scale, {_POOL}, int need_query, int need_patches)"
         " -> (Tensor grad_query, Tensor grad_patches)"
+    ),
+    "block_sparse_attention": f"({_SPARSE}) -> (Tensor out, Tensor lse)",
+    "block_sparse_attention_backward": (
+        f"(Tensor? grad_out, Tensor? grad_lse, {_SPARSE}, Tensor out, Tensor lse,"
+        " int need_q, int need_kv, int need_global)"
+        " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_global_k, Tensor grad_global_v)"
     ),
 }
 

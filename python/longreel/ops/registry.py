@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from longreel.backends import TABLE, Row
-from longreel.ops import adaptive_pool, compress_frames, context_attention
+from longreel.ops import adaptive_pool, block_sparse_attention, compress_frames, context_attention
 from longreel.ops._cost import Cost
 
 
@@ -44,9 +44,18 @@ class OpSpec:
         counted: Cost = self.module.cost(*args, **kwargs)
         return counted
 
+    def objection(self, *args: Any, **kwargs: Any) -> Callable[[str], str | None]:
+        """Why a backend does not serve the values of these arguments of the public function."""
+        found: Callable[[str], str | None]
+        found = self.module.objection(*args, **kwargs) if hasattr(self.module, "objection") else lambda backend: None
+        return found
+
     @property
     def rows(self) -> tuple[Row, ...]:
         return TABLE[self.name]
 
 
-OPS = {module.NAME: OpSpec(module.NAME, module) for module in (context_attention, adaptive_pool, compress_frames)}
+OPS = {
+    module.NAME: OpSpec(module.NAME, module)
+    for module in (context_attention, adaptive_pool, compress_frames, block_sparse_attention)
+}

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longreel import _native
 from longreel.backends import Request, refusal
-from longreel.ops._schemas import overload
+from longreel.layout import PlannedLayout, VideoLayout
+from longreel.ops._schemas import KERNEL_BACKENDS, overload
 from longreel.ops.registry import OPS, OpSpec
 from longreel.reference.case import BadCase, Case, Inputs
 from longreel.testing.budget import Errors, allowed, check_within, errors
@@ -62,11 +63,13 @@ class Variant:
 
 
 def variants(op: str, isas: bool = False) -> list[Variant]:
-    """What the backend table offers for `op` on this machine; with `isas` the C++ kernels once for each instruction set."""
+    """What the backend table offers for `op` on this machine (of low-level ops, and the reference); with `isas` the C++
+    kernels once for each instruction set."""
     found = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for row in OPS[op].rows:
-            if refusal(row, Request(device, torch.float32), named=True) is None:
+            low = row.backend in (*KERNEL_BACKENDS, "reference")
+            if low and refusal(row, Request(device, torch.float32), named=True) is None:
                 sets = _native.cpu_isas() if isas and row.backend == "cpu" else (None,)
                 found += [Variant(op, row.backend, device, isa) for isa in sets]
     return found
@@ -90,9 +93,11 @@ def cpu_isa(name: str | None) -> Iterator[None]:
 
 
 def prepare(inputs: Inputs, dtype: torch.dtype, device: str = "cpu", grad: Sequence[str] = ()) -> Inputs:
-    """Copies on `device`, floating tensors rounded to `dtype`; those named in `grad` ask for a gradient."""
+    """Copies on `device`, floating tensors rounded to `dtype`; those named in `grad` ask for a gradient. Layouts are planned."""
 
     def one(name: str, value: Any) -> Any:
+        if isinstance(value, VideoLayout | PlannedLayout):
+            return value.to(device)
         if not isinstance(value, Tensor):
             return value
         value = value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True)
@@ -196,10 +201,12 @@ class Yardstick:
     truth: dict[str, Tensor]
     limits: dict[str, tuple[Errors, float]]
 
-    def check(self, results: dict[str, Tensor]) -> None:
-        """Raise AssertionError where one of the named results is over its budget."""
+    def check(self, results: dict[str, Tensor], budgets: float = 1.0) -> None:
+        """Raise AssertionError where one of the named results is over its budget; `budgets`: how many it may use up, for code
+        that is not ours."""
         for name, value in results.items():
             limit, unit = self.limits[name]
+            limit = Errors(budgets * limit.max_rel, budgets * limit.rms_rel)
             check_within(name, value.cpu(), self.truth[name], limit, unit)
 
 

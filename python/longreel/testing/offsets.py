@@ -2,6 +2,9 @@
 
 import math
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,3 +43,35 @@ def hour(last: Tensor, frames: int = 6000) -> Tensor:
     patches = torch.frombuffer(memory, dtype=last.dtype, count=math.prod(shape)).view(shape)
     patches[frames - last.shape[0] :] = last
     return patches
+
+
+@contextmanager
+def last_programs(count: int) -> Iterator[None]:
+    """Inside, interpreted Triton launches run only the last `count` programs of their first axis.
+
+    So a launch of true size can be shown right where its offsets are largest: the interpreter computes addresses in the
+    widths that a GPU does, and one that wraps reads elsewhere or faults. What the other programs would have written stays
+    as it was.
+    """
+    from triton.runtime import interpreter
+
+    builder, executor = interpreter.interpreter_builder, interpreter.GridExecutor
+    call = executor.__call__
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        full, kept = self.grid, min(count, self.grid[0])
+
+        def set_grid_idx(x: int, y: int, z: int) -> None:
+            builder.grid_idx = (full[0] - kept + x, y, z)
+
+        self.grid, builder.set_grid_idx = (kept, *full[1:]), set_grid_idx
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            del builder.set_grid_idx
+
+    executor.__call__ = run
+    try:
+        yield
+    finally:
+        executor.__call__ = call

@@ -3,55 +3,43 @@
 LLaMA-VID, arXiv 2311.17043, section 3; where paper and released code differ, the released code.
 """
 
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
+from longreel.models.llama_vid.bert import build_bert
 from longreel.models.llama_vid.presets import QFormerSize
+from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
 from longreel.nn import ContextAttention
 from longreel.ops.adaptive_pool import adaptive_pool
 from longreel.ops.compress_frames import compress_frames
 
 Ops = Literal["reference", "longreel"]
 Equation = Literal["released", "paper"]
-
-
-def build_qformer(size: QFormerSize, vision_width: int, cross_attention_every: int = 2) -> InstructBlipQFormerModel:
-    """The published Q-Former: post-norm as in BERT, with an FFN for the queries and another for the text."""
-    config = InstructBlipQFormerConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=size.mlp,
-        max_position_embeddings=size.positions,
-        encoder_hidden_size=vision_width,
-        cross_attention_frequency=cross_attention_every,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=size.width**-0.5,
-    )
-    return InstructBlipQFormerModel(config)
+TextDecoder = Literal["qformer", "bert"]
 
 
 class Adapter(nn.Module):
-    """The text-guided Q-Former and the context attention, with the pooling and the projections into the language model.
+    """The text decoder and the context attention, with the pooling and the projections into the language model.
 
-    C is the width of the patches, H that of the language model, E that of the Q-Former, M its number of queries.
+    C is the width of the patches, H that of the language model, E that of the text decoder, M its rows.
 
     Args:
-        size: the Q-Former. vision_width: C. language_width: H.
+        size: the text decoder. vision_width: C. language_width: H.
+        text_decoder: "qformer": learned queries read the frame, every released checkpoint has it; "bert": the question's
+            own tokens are the queries of a causal BERT that attends to the CLS-free patches in every layer.
         compress: content tokens, as in `longreel.nn.ContextAttention`.
-        num_prefix_tokens: leading tokens (CLS) that the Q-Former sees and the context attention does not.
+        num_prefix_tokens: leading tokens (CLS) that the Q-Former sees and the context attention does not; 0 where the
+            features come without, as the released code's long videos do.
         equation: "released" scores Wp q . Wk x / sqrt(C); "paper" is the paper's equation 1, Wp q . x, without a scale
             and without Wk (whose weights stay in the state dict).
         backend: as in `longreel.compress_frames`.
 
     Raises:
-        ValueError: `equation` or `compress` is something else.
+        ValueError: `text_decoder`, `equation` or `compress` is something else.
     """
 
     def __init__(
@@ -60,6 +48,7 @@ class Adapter(nn.Module):
         vision_width: int,
         language_width: int,
         *,
+        text_decoder: TextDecoder = "qformer",
         compress: str | None = "mean",
         num_prefix_tokens: int = 1,
         equation: Equation = "released",
@@ -68,10 +57,16 @@ class Adapter(nn.Module):
         super().__init__()
         if equation not in get_args(Equation):
             raise ValueError(f"equation must be 'released' or 'paper', got {equation!r}")
-        self.equation = equation
-        self.vlm_att_encoder = build_qformer(size, vision_width)
-        self.vlm_att_query = nn.Parameter(torch.randn(1, size.queries, size.width))
-        self.vlm_att_ln = nn.LayerNorm(vision_width)
+        if text_decoder not in get_args(TextDecoder):
+            raise ValueError(f"text decoder must be 'qformer' or 'bert', got {text_decoder!r}")
+        self.equation, self.text_decoder = equation, text_decoder
+        if text_decoder == "qformer":
+            self.vlm_att_encoder: Any = build_qformer(size, vision_width)
+            self.vlm_att_query = nn.Parameter(torch.randn(1, size.queries, size.width))
+            self.vlm_att_ln = nn.LayerNorm(vision_width)
+        else:
+            self.vlm_att_encoder = build_bert(size)
+            self.vlm_att_bert_proj = nn.Linear(vision_width, size.width)
         self.attention = ContextAttention(
             size.width,
             vision_width,
@@ -85,23 +80,30 @@ class Adapter(nn.Module):
                 assert linear is not None
                 linear.weight.normal_(std=linear.in_features**-0.5)
 
-    def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What each question looks for in each frame: the query rows of the Q-Former.
+    def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None, *, ops: Ops = "longreel") -> Tensor:
+        """What each question looks for in each frame: the rows of the text decoder.
 
         Questions are run one after the other without their padding, so that one question costs the same memory as many.
 
         Args:
             ids: int64 [P, T], the questions, padded on the right. mask: [P, T], nonzero for a real token; None: all are.
-            features: [F, 1 + N, C], every token of the tower, CLS included.
+            features: [F, 1 + N, C], every token of the tower, CLS included where there is one.
+            ops: "reference" runs transformers' Q-Former on every frame; "longreel" computes what no frame changes once
+                and leaves out what nobody reads (`qformer_frames`). The same mathematics.
 
         Returns:
-            [P, F, M, E].
+            [P, F, M, E]; of a BERT M is T, and rows of padding are 0 (see `query_mask`).
         """
-        frames, rows = features.shape[0], self.vlm_att_query.shape[1]
+        _check_ops(ops)
+        questions = [row if mask is None else row[mask[index] != 0] for index, row in enumerate(ids)]
+        if self.text_decoder == "bert":
+            return self._bert_rows(questions, features, ids.shape[1])
         encoded = self.vlm_att_ln(features)
+        if ops == "longreel":
+            return qformer_frames(self.vlm_att_encoder, self.vlm_att_query[0], questions, encoded)
+        frames, rows = features.shape[0], self.vlm_att_query.shape[1]
         hidden = []
-        for index, question in enumerate(ids):
-            tokens = question if mask is None else question[mask[index] != 0]
+        for tokens in questions:
             states = self.vlm_att_encoder(
                 input_ids=tokens.expand(frames, -1),
                 query_embeds=self.vlm_att_query.expand(frames, -1, -1),
@@ -110,32 +112,51 @@ class Adapter(nn.Module):
             hidden.append(states[:, :rows])
         return torch.stack(hidden)
 
-    def compress(self, queries: Tensor, features: Tensor, *, ops: Ops = "longreel") -> Tensor:
+    def query_mask(self, mask: Tensor | None) -> Tensor | None:
+        """`mask` of `compress` for questions whose padding `mask` [P, T] tells: a BERT's rows of padding take no part.
+
+        The released code averages them in, so that an answer depends on what else is in the batch.
+        """
+        return None if mask is None or self.text_decoder == "qformer" else (mask != 0)[:, None]
+
+    def compress(
+        self, queries: Tensor, features: Tensor, *, mask: Tensor | None = None, ops: Ops = "longreel"
+    ) -> Tensor:
         """The language model's tokens, a frame's context token before its content tokens.
 
         Args:
-            queries: [P, F, M, E] from `query`. features: [F, 1 + N, C].
+            queries: [P, F, M, E] from `query`. features: [F, 1 + N, C]. mask: bool [P, 1, M], rows that count; None: all.
             ops: "reference" is the released order of operations in plain PyTorch; "longreel" is `ContextAttention`,
                 which folds both projections into the queries and reads the patches once. The same mathematics.
 
         Returns:
             [P, F * (1 + n), H].
         """
-        if ops not in get_args(Ops):
-            raise ValueError(f"ops must be 'reference' or 'longreel', got {ops!r}")
+        _check_ops(ops)
         if ops == "reference":
-            tokens = released_token_generation(self.attention, queries, features, self.equation)
+            tokens = released_token_generation(self.attention, queries, features, self.equation, mask)
         elif self.equation == "paper":
-            tokens = self._paper_tokens(queries, features)
+            tokens = self._paper_tokens(queries, features, mask)
         else:
-            tokens = self.attention(queries, features)
+            tokens = self.attention(queries, features, mask)
         return tokens.flatten(1, 2)
 
-    def _paper_tokens(self, queries: Tensor, features: Tensor) -> Tensor:
+    def _bert_rows(self, questions: Sequence[Tensor], features: Tensor, longest: int) -> Tensor:
+        """[P, F, longest, E]; the same code on every path."""
+        patches = self.vlm_att_bert_proj(features[:, self.attention.num_prefix_tokens :])
+        rows = []
+        for tokens in questions:
+            states = self.vlm_att_encoder(
+                input_ids=tokens.expand(len(patches), -1), encoder_hidden_states=patches, use_cache=False
+            ).last_hidden_state
+            rows.append(F.pad(states, (0, 0, 0, longest - len(tokens))))
+        return torch.stack(rows)
+
+    def _paper_tokens(self, queries: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         attention = self.attention
         assert attention.vlm_att_projector is not None
         context, content, _ = compress_frames(
-            attention.vlm_att_projector(queries), features, **attention.pooling,
+            attention.vlm_att_projector(queries), features, **attention.pooling, query_mask=mask,
             num_prefix_tokens=attention.num_prefix_tokens, scale=1.0, backend=attention.backend,
         )  # fmt: skip
         # [P, F, 1, H] and [F, n, H]
@@ -144,11 +165,15 @@ class Adapter(nn.Module):
 
 
 def released_token_generation(
-    attention: ContextAttention, queries: Tensor, features: Tensor, equation: Equation = "released"
+    attention: ContextAttention,
+    queries: Tensor,
+    features: Tensor,
+    equation: Equation = "released",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """What `attention` computes, in the released order: keys for every patch, softmax, values, mean over the queries.
 
-    queries [P, F, M, E], features [F, prefix + N, C] -> [P, F, 1 + n, H].
+    queries [P, F, M, E], features [F, prefix + N, C], mask bool [P, 1, M] -> [P, F, 1 + n, H].
     """
     patches = features[:, attention.num_prefix_tokens :]
     # [P, F, M, C], [F, C, N], [P, F, M, N]
@@ -157,40 +182,20 @@ def released_token_generation(
         scores = text @ patches.transpose(-1, -2)
     else:
         scores = text @ attention.vlm_att_key_projector(patches).transpose(-1, -2) / patches.shape[-1] ** 0.5
-    context = (scores.softmax(-1) @ patches).mean(-2, keepdim=True)
+    seen = scores.softmax(-1) @ patches
+    if mask is None:
+        context = seen.mean(-2, keepdim=True)
+    else:
+        context = (seen * mask[..., None]).sum(-2, keepdim=True) / mask.sum(-1)[..., None, None]
     content = attention.mm_projector(adaptive_pool(patches, **attention.pooling, backend="reference"))
     return _join(attention.vlm_att_val_projector(context), content)
+
+
+def _check_ops(ops: str) -> None:
+    if ops not in get_args(Ops):
+        raise ValueError(f"ops must be 'reference' or 'longreel', got {ops!r}")
 
 
 def _join(first: Tensor, content: Tensor) -> Tensor:
     """Context tokens [P, F, 1, H] before the content tokens [F, n, H] that all questions share."""
     return torch.cat([first, content.expand(first.shape[0], -1, -1, -1)], -2)
-
-
-def released_qformer_name(name: str) -> str:
-    """The released name, below `bert.`, of a parameter of the Q-Former."""
-    return name.replace("embeddings.layernorm.", "embeddings.LayerNorm.").replace(
-        "attention.attention.", "attention.self."
-    )
-
-
-def released_name(name: str) -> str:
-    """The released checkpoint's name of a parameter of `Adapter`."""
-    room, _, rest = name.partition(".")
-    if room == "vlm_att_encoder":
-        return f"model.vlm_att_encoder.bert.{released_qformer_name(rest)}"
-    return "model." + (rest if room == "attention" else name)
-
-
-def from_released(released: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
-    """The state dict of `adapter` out of a released one, whose other entries (tower, language model) are left alone.
-
-    Raises:
-        KeyError: the released state dict lacks a parameter, named as the release names it.
-    """
-    return {name: released[released_name(name)] for name in adapter.state_dict()}
-
-
-def to_released(adapter: Adapter) -> dict[str, Tensor]:
-    """The adapter's parameters under their released names."""
-    return {released_name(name): value for name, value in adapter.state_dict().items()}

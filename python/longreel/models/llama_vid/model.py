@@ -1,31 +1,35 @@
 """LLaMA-VID from pixels to answer ids: tower, adapter, language model, each stage a method of its own."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from longreel.models.llama_vid.adapter import Adapter, Equation, Ops
+from longreel.models.llama_vid.adapter import Adapter, Equation, Ops, TextDecoder
 from longreel.models.llama_vid.presets import LanguageSize, Preset, TowerSize
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
-_TOWER_FRAMES = 8
+_CPU_FRAMES = 8
 _PREFILL_TOKENS = 512
 _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-_BOS, _BYTES = 1, 4
 
 
 class LlamaVid(nn.Module):
     """Random weights drawn from `seed`: every stage computes what the released one does, but the answer means nothing.
 
     They are drawn wide enough (standard deviation width ** -0.5) that pictures and question matter to the end.
+    `checkpoint.load` replaces them.
 
     Args:
         preset: every size. seed: of the weights.
         compress: content tokens of a frame, "mean", "grid:g" or None for all; by default the preset's.
-        equation, backend: as in `Adapter`.
+        num_prefix_tokens: 1 keeps the tower's CLS for the Q-Former, as the released code does on its short path; 0 drops it
+            from the features, as on its long one.
+        text_decoder, equation, backend: as in `Adapter`.
+        device: where the weights are made and everything runs; "meta" makes sizes alone.
     """
 
     def __init__(
@@ -34,85 +38,112 @@ class LlamaVid(nn.Module):
         *,
         seed: int = 0,
         compress: str | None = "preset",
+        num_prefix_tokens: int = 1,
+        text_decoder: TextDecoder = "qformer",
         equation: Equation = "released",
         backend: str | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.preset = preset
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        if num_prefix_tokens not in (0, 1):
+            raise ValueError(f"num_prefix_tokens must be 0 or 1, the tower has one CLS token; got {num_prefix_tokens}")
+        self.preset, self.num_prefix_tokens = preset, num_prefix_tokens
+        device = torch.device(device)
+        self.dtype = computed_in(preset, device)
+        with _weights_from(seed, device, self.dtype):
             self.tower = _tower(preset.tower)
             self.adapter = Adapter(
                 preset.qformer,
                 preset.tower.width,
                 preset.language.width,
+                text_decoder=text_decoder,
                 compress=preset.compress if compress == "preset" else compress,
+                num_prefix_tokens=num_prefix_tokens,
                 equation=equation,
                 backend=backend,
             )
             self.language = _language(preset.language)
-        self.to(getattr(torch, preset.dtype)).eval().requires_grad_(False)
+        self.to(self.dtype).eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.adapter.attention.vlm_att_key_projector.weight.device
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C], CLS first, without a final norm."""
-        weight = self.tower.embeddings.patch_embedding.weight
+        """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
+        size = self.preset.tower
         mean, std = (
-            torch.tensor(value, dtype=weight.dtype, device=weight.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
+            torch.tensor(value, dtype=self.dtype, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
         )
-        features = weight.new_empty(len(pixels), self.preset.tower.tokens, self.preset.tower.width)
-        for batch, place in zip(torch.split(pixels, _TOWER_FRAMES), torch.split(features, _TOWER_FRAMES), strict=True):
-            values = ((batch.to(weight.device, weight.dtype) - mean) / std).permute(0, 3, 1, 2)
-            place.copy_(self.tower(pixel_values=values).last_hidden_state)
+        tokens = size.patches + self.num_prefix_tokens
+        features = torch.empty(len(pixels), tokens, size.width, dtype=self.dtype, device=self.device)
+        step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
+        for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
+            values = ((batch.to(self.device).to(self.dtype) - mean) / std).permute(0, 3, 1, 2)
+            place.copy_(self.tower(pixel_values=values).last_hidden_state[:, -tokens:])
         return features
 
-    def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
+    def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None, *, ops: Ops = "longreel") -> Tensor:
         """Questions [P, T] and features [F, 1 + N, C] -> text queries [P, F, M, E]; see `Adapter.query`."""
-        return self.adapter.query(ids, features, mask)
+        return self.adapter.query(ids, features, mask, ops=ops)
 
-    def compress(self, queries: Tensor, features: Tensor, *, ops: Ops = "longreel") -> Tensor:
+    def compress(
+        self, queries: Tensor, features: Tensor, *, mask: Tensor | None = None, ops: Ops = "longreel"
+    ) -> Tensor:
         """Tokens for the language model [P, F * (1 + n), H]; see `Adapter.compress`."""
-        return self.adapter.compress(queries, features, ops=ops)
+        return self.adapter.compress(queries, features, mask=mask, ops=ops)
 
-    def answer(self, visual: Tensor, question: Tensor, *, length: int = 8) -> tuple[Tensor, Tensor]:
-        """Prefill BOS, the visual tokens and the question, then choose greedily.
+    def answer(
+        self, visual: Tensor, before: Tensor, after: Tensor, *, length: int = 8, stop: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Prefill the ids before the visual tokens, these and the ids after them, then choose greedily.
 
         Args:
-            visual: [S, H] of one question. question: int64 [T]. length: ids to choose.
+            visual: [S, H] of one question. before: int64 [A]. after: int64 [T], at least one.
+            length: ids to choose at most. stop: the id that ends an answer; it is not returned.
 
         Returns:
-            ids int64 [length] and the logits after every id of the question [T, vocabulary]; the last chose the first id.
+            ids int64 [at most length] and the logits after every id of `after` [T, vocabulary]; the last chose the first id.
 
         Raises:
             ValueError: more tokens than the language model has positions.
         """
-        needed, limit = 1 + len(visual) + len(question) + length, self.preset.language.positions
+        needed, limit = len(before) + len(visual) + len(after) + length, self.preset.language.positions
         if needed > limit:
             raise ValueError(f"{needed} tokens are more than the language model's {limit} positions")
         embed = self.language.get_input_embeddings()
-        bos = torch.full((1,), _BOS, device=visual.device)
         cache = DynamicCache(config=self.language.config)
-        # [1, 1 + S, H]
-        for block in torch.split(torch.cat([embed(bos), visual])[None], _PREFILL_TOKENS, 1):
+        # [1, A + S, H]
+        for block in torch.split(torch.cat([embed(before), visual])[None], _PREFILL_TOKENS, 1):
             self.language.model(inputs_embeds=block, past_key_values=cache)
-        logits = self.language(input_ids=question[None], past_key_values=cache).logits[0]
-        ids = [logits[-1].argmax()]
-        while len(ids) < length:
-            ids.append(self.language(input_ids=ids[-1].view(1, 1), past_key_values=cache).logits[0, -1].argmax())
-        return torch.stack(ids), logits
+        logits = self.language(input_ids=after[None], past_key_values=cache).logits[0]
+        ids, chosen = [], logits[-1].argmax()
+        while stop is None or chosen.item() != stop:
+            ids.append(chosen)
+            if len(ids) == length:
+                break
+            chosen = self.language(input_ids=chosen.view(1, 1), past_key_values=cache).logits[0, -1].argmax()
+        return torch.stack(ids) if ids else after[:0], logits
 
 
-def byte_ids(questions: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """UTF-8 bytes as ids [P, T], padded on the right, and their mask [P, T], True for a byte.
+def computed_in(preset: Preset, device: torch.device) -> torch.dtype:
+    """The preset's dtype on a CPU, bfloat16 on a GPU."""
+    dtype: torch.dtype = torch.bfloat16 if device.type == "cuda" else getattr(torch, preset.dtype)
+    return dtype
 
-    The tokenizer of presets without a released vocabulary.
-    """
-    rows = [list(question.encode()) for question in questions]
-    if not rows or not all(rows):
-        raise ValueError("a question is empty" if rows else "at least one question is needed")
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [-_BYTES] * (width - len(row)) for row in rows]) + _BYTES
-    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
-    return ids, mask
+
+@contextlib.contextmanager
+def _weights_from(seed: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Weights made here come from `seed`, on `device`; on a GPU in `dtype` at once, where true sizes are wanted."""
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(seed)
+        torch.set_default_dtype(dtype if device.type == "cuda" else default)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 def _tower(size: TowerSize) -> Blip2VisionModel:
@@ -141,7 +172,6 @@ def _language(size: LanguageSize) -> LlamaForCausalLM:
         num_key_value_heads=size.kv_heads,
         max_position_embeddings=size.positions,
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": size.rope_factor},
-        bos_token_id=_BOS,
         initializer_range=size.width**-0.5,
     )
     return LlamaForCausalLM(config)

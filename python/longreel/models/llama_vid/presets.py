@@ -1,6 +1,6 @@
 """Sizes of the LLaMA-VID reference model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,12 @@ class TowerSize:
     mlp: int
 
     @property
+    def patches(self) -> int:
+        return (self.image // self.patch) ** 2
+
+    @property
     def tokens(self) -> int:
-        return 1 + (self.image // self.patch) ** 2
+        return 1 + self.patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,11 @@ class LanguageSize:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One size of the whole system; `compress`: the content tokens of a frame, "mean", "grid:g" or None for all."""
+    """One size of the whole system.
+
+    `compress`: the content tokens of a frame, "mean", "grid:g" or None for all; `chunk`: frames at a time; `dtype`: on a
+    CPU (a GPU computes in bfloat16).
+    """
 
     name: str
     tower: TowerSize
@@ -71,4 +79,51 @@ TINY = Preset(
     dtype="float32",
 )
 
-PRESETS = {preset.name: preset for preset in (TINY,)}
+SMALL = Preset(
+    name="small",
+    tower=TowerSize(image=224, patch=14, width=384, layers=12, heads=6, mlp=1536),
+    qformer=QFormerSize(width=384, layers=6, heads=6, mlp=1536, queries=32, vocabulary=260, positions=512),
+    language=LanguageSize(
+        width=512, layers=8, heads=8, kv_heads=4, mlp=1408, vocabulary=260, positions=65536, rope_factor=16.0
+    ),
+    compress="mean",
+    chunk=64,
+    dtype="float32",
+)
+
+# EVA-g without its last block and norm, BERT-base, Vicuna-7B with the long-video stage's positions: the released sizes.
+SEVEN_B = Preset(
+    name="7b",
+    tower=TowerSize(image=224, patch=14, width=1408, layers=39, heads=16, mlp=6144),
+    qformer=QFormerSize(width=768, layers=12, heads=12, mlp=3072, queries=32, vocabulary=30523, positions=512),
+    language=LanguageSize(
+        width=4096, layers=32, heads=32, kv_heads=32, mlp=11008, vocabulary=32000, positions=65536, rope_factor=16.0
+    ),
+    compress="mean",
+    chunk=64,
+    dtype="bfloat16",
+)
+
+SEVEN_B_336 = replace(SEVEN_B, name="7b-336", tower=replace(SEVEN_B.tower, image=336))
+
+PRESETS = {preset.name: preset for preset in (TINY, SMALL, SEVEN_B, SEVEN_B_336)}
+
+
+def preset_table() -> list[str]:
+    """The presets as lines of a Markdown table."""
+    heads = ["preset", "vision tower", "patches N x C", "Q-Former", "language model", "positions", "content tokens"]
+    rows = [[*heads, "chunk", "dtype on a CPU"], ["---"] * (len(heads) + 2)]
+    for p in PRESETS.values():
+        tower, qformer, language = p.tower, p.qformer, p.language
+        rows.append([
+            f"`{p.name}`",
+            f"{tower.image} px, {tower.layers} layers of {tower.width}, {tower.heads} heads, MLP {tower.mlp}",
+            f"{tower.patches} x {tower.width}",
+            f"{qformer.layers} layers of {qformer.width}, {qformer.heads} heads, {qformer.queries} queries",
+            f"{language.layers} layers of {language.width}, {language.heads} heads, {language.kv_heads} KV heads",
+            f"{language.positions:,}",
+            p.compress or "all",
+            str(p.chunk),
+            p.dtype,
+        ])  # fmt: skip
+    return ["| " + " | ".join(row) + " |" for row in rows]

@@ -11,33 +11,36 @@ from torch import Tensor
 
 from longreel.data import FeatureStream, FeatureWriter, FrameChunk, FrameStream, MediaError
 from longreel.explain import explain
-from longreel.models.llama_vid.model import LlamaVid, byte_ids
+from longreel.models.llama_vid.adapter import Ops
+from longreel.models.llama_vid.model import LlamaVid, computed_in
 from longreel.models.llama_vid.presets import Preset
+from longreel.models.llama_vid.questions import Questions
 from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record
 
 SYSTEM = "llama-vid"
-# Ids chosen after every question.
-ANSWER = 8
+RANDOM = "random, seed 0"
 # The float64 truth is computed for few frames at a time, so that it hardly shows beside the memory of what it judges.
 _EXACT_FRAMES = 4
 
 
-def describe(preset: Preset) -> dict[str, str]:
+def describe(preset: Preset, weights: str = RANDOM) -> dict[str, str]:
     """What a feature file says of the tower that made it."""
-    return {"system": SYSTEM, "preset": preset.name, "tower": str(preset.tower), "weights": "random, seed 0"}
+    return {"system": SYSTEM, "preset": preset.name, "tower": str(preset.tower), "weights": weights}
 
 
-def check_features(stream: FeatureStream, preset: Preset) -> None:
-    """MediaError unless the file was made by this preset's tower."""
-    for key, ours in describe(preset).items():
+def check_features(stream: FeatureStream, preset: Preset, weights: str = RANDOM) -> int:
+    """How many prefix tokens (CLS) the file's frames have, 1 or 0; MediaError unless it was made by this preset's tower."""
+    for key, ours in describe(preset, weights).items():
         if stream.about.get(key) != ours:
             raise MediaError(f"{stream.path}: made with {key} {stream.about.get(key)!r}, this run has {key} {ours!r}")
-    expected = (preset.tower.tokens, preset.tower.width)
-    if stream.shape[1:] != expected or stream.dtype != getattr(torch, preset.dtype):
+    tower = preset.tower
+    _, tokens, width = stream.shape
+    if tokens not in (tower.patches, tower.tokens) or width != tower.width:
         raise MediaError(
-            f"{stream.path}: features {list(stream.shape)} {stream.dtype}; preset {preset.name} takes"
-            f" [frames, {expected[0]}, {expected[1]}] torch.{preset.dtype}"
+            f"{stream.path}: features {list(stream.shape)}; preset {preset.name} takes"
+            f" [frames, {tower.tokens} (or {tower.patches} without CLS), {tower.width}]"
         )
+    return tokens - tower.patches
 
 
 def is_still(stream: FrameStream | FeatureStream) -> bool:
@@ -45,10 +48,20 @@ def is_still(stream: FrameStream | FeatureStream) -> bool:
     return stream.still if isinstance(stream, FrameStream) else stream.about.get("kind") == "images"
 
 
-def feature_writer(path: str, preset: Preset, about: dict[str, str]) -> FeatureWriter:
+def feature_writer(
+    path: str,
+    preset: Preset,
+    about: dict[str, str],
+    *,
+    num_prefix_tokens: int = 1,
+    weights: str = RANDOM,
+    device: torch.device | str = "cpu",
+) -> FeatureWriter:
     """A feature file for this preset's tower; `about` adds to what it says of itself."""
-    tower = preset.tower
-    return FeatureWriter(path, tower.tokens, tower.width, getattr(torch, preset.dtype), {**describe(preset), **about})
+    tower, dtype = preset.tower, computed_in(preset, torch.device(device))
+    return FeatureWriter(
+        path, tower.patches + num_prefix_tokens, tower.width, dtype, {**describe(preset, weights), **about}
+    )
 
 
 @torch.inference_mode()
@@ -56,8 +69,8 @@ def extract(
     model: LlamaVid, stream: FrameStream, writer: FeatureWriter, *, progress: Callable[[int], None] = lambda done: None
 ) -> Record:
     """Writes the tower's tokens of every frame."""
-    record = Record(SYSTEM, model.preset.name, ())
-    meter = PeakMeter()
+    record = Record(SYSTEM, model.preset.name, (), device=model.device)
+    meter = PeakMeter(model.device)
     while True:
         with meter(OURS):
             with record.clock("decode"):
@@ -67,7 +80,7 @@ def extract(
             with record.clock("tower"):
                 features = model.encode(chunk.pixels)
             with record.clock("write"):
-                writer.add(features, chunk.times)
+                writer.add(features.cpu(), chunk.times)
         _count(record, features, meter, progress)
     return record
 
@@ -76,9 +89,10 @@ def extract(
 def run(
     model: LlamaVid,
     stream: FrameStream | FeatureStream,
-    questions: Sequence[str],
+    questions: Questions,
     *,
     compare: bool = False,
+    frames: int | None = None,
     writer: FeatureWriter | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Record:
@@ -86,48 +100,53 @@ def run(
 
     Args:
         model: with the content tokens that the input gets. stream: where its frames or features come from.
-        compare: compress in the released order too, in turn with ours, and in float64; the language model then runs on
-            each. The other stages are the same code on every path and are timed once.
+        compare: text queries and compression in the released order too, in turn with ours, and in float64; the language
+            model then runs on each. The other stages are the same code on every path and are timed once.
+        frames: stop after so many.
         writer: keeps the features, for later questions. progress: told the frames done.
 
     Raises:
         MediaError: no frames, or as the stream. ValueError: too many tokens for the language model.
     """
-    ids, mask = byte_ids(questions)
-    record, meter = Record(SYSTEM, model.preset.name, tuple(questions)), PeakMeter()
+    record, meter = Record(SYSTEM, model.preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    record.steps = model.preset.qformer.layers + 1
     paths = (OURS, REFERENCE) if compare else (OURS,)
     exact = copy.deepcopy(model.adapter).double() if compare else None
-    limit = model.preset.language.positions
+    limit = model.preset.language.positions - questions.longest
     kept = {path: _Kept(limit) for path in (*paths, *([EXACT] if compare else []))}
+    expected = _least(stream.expected, frames)
+    ids, mask = questions.ids.to(model.device), questions.mask.to(model.device)
+    valid = model.adapter.query_mask(mask)
     start = time.perf_counter()
-    _warm(model, ids, mask, paths)
+    _warm(model, questions, paths)
     record.startup = time.perf_counter() - start
     orders = itertools.cycle([paths, paths[::-1]])
-    while True:
+    while frames is None or record.frames < frames:
         with meter(*paths):
             with record.clock("decode" if isinstance(stream, FrameStream) else "read"):
                 chunk = next(stream, None)
             if chunk is None:
                 break
+            part = slice(None if frames is None else frames - record.frames)
             if isinstance(chunk, FrameChunk):
                 with record.clock("tower"):
-                    features = model.encode(chunk.pixels)
+                    features = model.encode(chunk.pixels[part])
             else:
-                features = chunk.features
+                features = chunk.features[part].to(model.device, model.dtype)
             if writer is not None:
                 with record.clock("write"):
-                    writer.add(features, chunk.times)
-            with record.clock("query"):
-                queries = model.query(ids, features, mask)
+                    writer.add(features.cpu(), chunk.times[part])
         for path in next(orders):
-            with meter(path), record.clock("compress", path):
-                tokens = model.compress(queries, features, ops="longreel" if path == OURS else "reference")
-                kept[path].add(tokens, len(features), stream.expected)
+            with meter(path):
+                with record.clock("query", path):
+                    queries = model.query(ids, features, mask, ops=_ops(path))
+                with record.clock("compress", path):
+                    tokens = model.compress(queries, features, mask=valid, ops=_ops(path))
+                    kept[path].add(tokens, len(features), expected)
         if exact is not None:
-            for part in range(0, len(features), _EXACT_FRAMES):
-                few = slice(part, part + _EXACT_FRAMES)
-                truth = exact.compress(queries[:, few].double(), features[few].double(), ops="reference")
-                kept[EXACT].add(truth, len(features[few]), stream.expected)
+            for few in torch.split(features.double(), _EXACT_FRAMES):
+                truth = exact.compress(exact.query(ids, few, mask, ops="reference"), few, mask=valid, ops="reference")
+                kept[EXACT].add(truth, len(few), expected)
         record.backend = record.backend or _backend(model, queries, features)
         _count(record, features, meter, progress)
     if not record.frames:
@@ -138,25 +157,37 @@ def run(
         speaker = copy.deepcopy(model).double() if path == EXACT else model
         # The same code on every path: the clock of ours counts for the reference path too.
         with meter(path), record.clock("language") if path == OURS else contextlib.nullcontext():
-            answers = [
-                speaker.answer(tokens, asked[valid], length=ANSWER)
-                for tokens, asked, valid in zip(visual, ids, mask, strict=True)
-            ]
+            answers = [_answer(speaker, tokens, questions, index) for index, tokens in enumerate(visual)]
         record.ids[path] = [chosen.tolist() for chosen, _ in answers]
         record.logits[path] = [logits for _, logits in answers]
+    if questions.decode is not None:
+        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[OURS])
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
     return record
 
 
-def _warm(model: LlamaVid, ids: Tensor, mask: Tensor, paths: Sequence[str]) -> None:
+def _ops(path: str) -> Ops:
+    return "longreel" if path == OURS else "reference"
+
+
+def _answer(model: LlamaVid, visual: Tensor, questions: Questions, index: int) -> tuple[Tensor, Tensor]:
+    before, after = (ids.to(visual.device) for ids in questions.prompts[index])
+    return model.answer(visual, before, after, length=questions.length, stop=questions.stop)
+
+
+def _least(expected: int | None, frames: int | None) -> int | None:
+    return min((count for count in (expected, frames) if count is not None), default=None)
+
+
+def _warm(model: LlamaVid, questions: Questions, paths: Sequence[str]) -> None:
     """One black frame through everything: what a first call sets up is no stage's time."""
-    image = model.preset.tower.image
+    image, ids, mask = model.preset.tower.image, questions.ids.to(model.device), questions.mask.to(model.device)
     features = model.encode(torch.zeros(1, image, image, 3, dtype=torch.uint8))
-    queries = model.query(ids, features, mask)
     for path in paths:
-        tokens = model.compress(queries, features, ops="longreel" if path == OURS else "reference")
-    model.answer(tokens[0], ids[0][mask[0]], length=2)
+        queries = model.query(ids, features, mask, ops=_ops(path))
+        tokens = model.compress(queries, features, mask=model.adapter.query_mask(mask), ops=_ops(path))
+    _answer(model, tokens[0], questions, 0)
 
 
 class _Kept:
@@ -172,7 +203,9 @@ class _Kept:
         prompts, count, width = tokens.shape
         end = self._length + count
         if end > self._limit:
-            raise ValueError(f"{end} tokens so far are more than the language model's {self._limit} positions")
+            raise ValueError(
+                f"{end} tokens so far are more than the {self._limit} positions that the language model has left"
+            )
         if end > self._buffer.shape[1]:
             hoped = (expected or 0) * (count // frames)
             grown = tokens.new_empty(prompts, min(max(end, hoped, 2 * self._length), self._limit), width)

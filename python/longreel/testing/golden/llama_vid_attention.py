@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from longreel.models.llama_vid import Adapter, QFormerSize, from_released, released_name
+from longreel.models.llama_vid import Adapter, Ops, QFormerSize, from_released, released_name
 from longreel.testing.golden.files import GoldenCase
 
 
@@ -14,13 +14,14 @@ def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[st
     inputs, adapter = case.inputs(dtype), _adapter(case, backend, dtype)
     features = inputs["image_features"]
     trained = "loss_weight.0" in inputs
+    ops: Ops = "reference" if backend == "reference" else "longreel"
     counts = case.params["image_counts"] or [1] * len(features)
     results: dict[str, Tensor] = {}
     loss = torch.zeros((), dtype=dtype)
     with torch.set_grad_enabled(trained):
         features.requires_grad_(trained)
         for index, frames in enumerate(torch.split(features, counts)):
-            queries = adapter.query(inputs[f"input_ids.{index}"], frames, inputs[f"text_mask.{index}"])
+            queries = adapter.query(inputs[f"input_ids.{index}"], frames, inputs[f"text_mask.{index}"], ops=ops)
             tokens = adapter.compress(queries, frames)
             results[f"qformer_out.{index}"] = queries.flatten(0, 1).detach()
             results[f"tokens.{index}"] = tokens.detach()

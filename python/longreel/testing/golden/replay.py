@@ -13,6 +13,7 @@ from longreel.testing.golden import (
     llama_vid_token_generation,
     qformer_text,
     videoxl_memory,
+    voco_decoder,
     voco_mask,
 )
 from longreel.testing.golden.files import GoldenCase, GoldenFile
@@ -26,6 +27,7 @@ REPLAYERS: dict[str, Replayer] = {
     "llama_vid_attention*": llama_vid_attention.replay,
     "qformer_text*": qformer_text.replay,
     "voco_mask*": voco_mask.replay,
+    "voco_decoder*": voco_decoder.replay,
     "videoxl_memory*": videoxl_memory.replay,
 }
 

@@ -1,0 +1,11 @@
+"""block_sparse_attention: our kernels beside the peers, forward and forward + backward."""
+
+from collections.abc import Callable
+
+from longreel.bench.cases import Case
+
+OP = "block_sparse_attention"
+
+
+def test_block_sparse_attention(case: Case, variant: str, measure: Callable[[Case, str], None]) -> None:
+    measure(case, variant)

@@ -1,0 +1,234 @@
+#include "../block_sparse_attention/block_sparse_attention.h"
+
+#include <string>
+#include <tuple>
+
+#include "tensor_args.h"
+
+namespace longreel {
+namespace {
+
+Heads heads_view(const Tensor& tensor) {
+  return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+}
+
+void check_heads(const Tensor& tensor, const char* name, const Tensor& q, int64_t rows, int64_t heads) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(tensor.dim() == 4, name, " must have 4 dimensions, got ", tensor.dim());
+  STD_TORCH_CHECK(tensor.scalar_type() == q.scalar_type(), name, " must have the dtype of q");
+  const bool fits =
+      tensor.size(0) == q.size(0) && tensor.size(1) == rows && tensor.size(2) == heads && tensor.size(3) == q.size(3);
+  STD_TORCH_CHECK(fits, name, " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0), ", ",
+                  tensor.size(1), ", ", tensor.size(2), ", ", tensor.size(3), "]");
+}
+
+// A contiguous int32 table on the CPU whose last dimension is `columns` (0: any), of `dims` dimensions.
+Tensor table(const Tensor& tensor, const char* name, int64_t dims, int64_t columns) {
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Int, name, " must be int32 on the CPU");
+  STD_TORCH_CHECK(tensor.dim() == dims && (columns == 0 || tensor.size(dims - 1) == columns), name, " must have ", dims,
+                  " dimensions", columns == 0 ? "" : " and " + std::to_string(columns) + " columns");
+  return torch::stable::contiguous(tensor);
+}
+
+const int32_t* ints(const Tensor& tensor) { return static_cast<const int32_t*>(tensor.const_data_ptr()); }
+
+void check_samples(int64_t samples, int64_t batch, const char* name) {
+  STD_TORCH_CHECK(samples == 1 || samples == batch, name, " must have 1 sample or ", batch, ", got ", samples);
+}
+
+void check_run(const layout::Run& run, int64_t end, const char* name) {
+  STD_TORCH_CHECK(0 <= run.begin && run.begin <= run.end && run.end <= end, name, " meets ", run.begin, " .. ", run.end, " of ",
+                  end);
+}
+
+// 0 <= order < count
+void check_order(const Tensor& order, int64_t count, const char* name) {
+  STD_TORCH_CHECK(order.size(0) == count, name, " must have ", count, " entries, got ", order.size(0));
+  for (int64_t i = 0; i < count; ++i) {
+    STD_TORCH_CHECK(0 <= ints(order)[i] && ints(order)[i] < count, name, " names ", ints(order)[i], " of ", count);
+  }
+}
+
+// The problem of a call, with what keeps its tables alive. All that the kernels address by the tables lies within the tensors.
+struct Arguments {
+  Tensor global_index, start, bounds, tiles, order, units, runs, unit_order;
+  AttentionProblem problem;
+
+  Arguments(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& global_k,
+            const std::optional<Tensor>& global_v, const Tensor& global_index, const Tensor& start, const Tensor& bounds,
+            const Tensor& tiles, const Tensor& order, const Tensor& units, const Tensor& runs, const Tensor& unit_order,
+            double scale)
+      : global_index(table(global_index, "global_index", 2, 0)),
+        start(table(start, "start", 1, 0)),
+        bounds(table(bounds, "bounds", 3, 4)),
+        tiles(table(tiles, "tiles", 2, 12)),
+        order(table(order, "order", 1, 0)),
+        units(table(units, "units", 2, 6)),
+        runs(table(runs, "runs", 2, 4)),
+        unit_order(table(unit_order, "unit_order", 1, 0)),
+        problem{} {
+    STD_TORCH_CHECK(q.dim() == 4 && k.dim() == 4, "q and k must have 4 dimensions, got ", q.dim(), " and ", k.dim());
+    problem.dtype = dtype_of(q, "q");
+    problem.batch = q.size(0);
+    problem.queries = q.size(1);
+    problem.heads = q.size(2);
+    problem.channels = q.size(3);
+    problem.keys = k.size(1);
+    problem.kv_heads = k.size(2);
+    problem.global_keys = global_index.size(1);
+    problem.scale = static_cast<float>(scale);
+    STD_TORCH_CHECK(problem.kv_heads > 0 && problem.heads % problem.kv_heads == 0, "q has ", problem.heads, " heads and k has ",
+                    problem.kv_heads, ": H must be a multiple of Hkv");
+    STD_TORCH_CHECK(problem.channels >= 1 && problem.channels <= 256, "the head size must be 1 to 256, got ", problem.channels);
+    STD_TORCH_CHECK(global_k.has_value() == global_v.has_value(), "global_k and global_v are given together or not at all");
+    check_heads(q, "q", q, problem.queries, problem.heads);
+    check_heads(k, "k", q, problem.keys, problem.kv_heads);
+    check_heads(v, "v", q, problem.keys, problem.kv_heads);
+    problem.q = heads_view(q);
+    problem.k = heads_view(k);
+    problem.v = heads_view(v);
+    if (global_k.has_value()) {
+      check_heads(*global_k, "global_k", q, problem.global_keys, problem.kv_heads);
+      check_heads(*global_v, "global_v", q, problem.global_keys, problem.kv_heads);
+      problem.global_k = heads_view(*global_k);
+      problem.global_v = heads_view(*global_v);
+      // An empty tensor may have no memory: what counts is that it was given.
+      if (problem.global_k.data == nullptr) problem.global_k.data = problem.global_v.data = this;
+    }
+    set_layout();
+    check_index();
+    check_tiles();
+    check_units();
+  }
+  // The problem points into the tables.
+  Arguments(const Arguments&) = delete;
+  Arguments& operator=(const Arguments&) = delete;
+
+ private:
+  void set_layout() {
+    AttentionLayout& layout = problem.layout;
+    layout.global_index = ints(global_index);
+    layout.start = ints(start);
+    layout.bounds = ints(bounds);
+    layout.index_samples = global_index.size(0);
+    layout.start_samples = start.size(0);
+    layout.samples = bounds.size(0);
+    check_samples(layout.index_samples, problem.batch, "global_index");
+    check_samples(layout.start_samples, problem.batch, "start");
+    check_samples(layout.samples, problem.batch, "bounds");
+    STD_TORCH_CHECK(bounds.size(1) == problem.queries, "bounds must have ", problem.queries, " rows, got ", bounds.size(1));
+    layout.tile_count = tiles.size(0);
+    layout.unit_count = units.size(0);
+    static_assert(sizeof(layout::Tile) == 12 * sizeof(int32_t) && sizeof(layout::KeyUnit) == 6 * sizeof(int32_t));
+    static_assert(sizeof(layout::RowRun) == 4 * sizeof(int32_t));
+    layout.tiles = static_cast<const layout::Tile*>(tiles.const_data_ptr());
+    layout.units = static_cast<const layout::KeyUnit*>(units.const_data_ptr());
+    layout.runs = static_cast<const layout::RowRun*>(runs.const_data_ptr());
+    layout.order = ints(order);
+    layout.unit_order = ints(unit_order);
+    check_order(order, layout.tile_count, "order");
+    check_order(unit_order, layout.unit_count, "unit_order");
+  }
+
+  void check_index() const {
+    for (int64_t b = 0; b < problem.layout.index_samples; ++b) {
+      int64_t before = -1;
+      for (int64_t g = 0; g < problem.global_keys; ++g) {
+        const int64_t key = problem.layout.global_index[b * problem.global_keys + g];
+        STD_TORCH_CHECK(key < problem.keys, "global_index names key ", key, " of ", problem.keys);
+        STD_TORCH_CHECK(key < 0 || key > before, "global_index must rise within a sample, -1 behind its last; got ", key,
+                        " after ", before);
+        before = key < 0 ? problem.keys : key;
+      }
+    }
+  }
+
+  void check_tiles() const {
+    int64_t rows = 0;
+    for (int64_t t = 0; t < problem.layout.tile_count; ++t) {
+      const layout::Tile& tile = problem.layout.tiles[t];
+      STD_TORCH_CHECK(0 <= tile.sample && tile.sample < problem.layout.samples, "a tile is of sample ", tile.sample, " of ",
+                      problem.layout.samples);
+      STD_TORCH_CHECK(0 <= tile.row_begin && tile.row_begin <= tile.row_end && tile.row_end <= problem.queries, "a tile has rows ",
+                      tile.row_begin, " .. ", tile.row_end, " of ", problem.queries);
+      check_run(tile.keys, problem.keys, "a tile");
+      check_run(tile.global, problem.global_keys, "a tile");
+      rows += tile.row_end - tile.row_begin;
+    }
+    STD_TORCH_CHECK(rows == problem.layout.samples * problem.queries, "tiles must have every query row once: ",
+                    problem.layout.samples * problem.queries, ", got ", rows);
+  }
+
+  void check_units() const {
+    for (int64_t u = 0; u < problem.layout.unit_count; ++u) {
+      const layout::KeyUnit& unit = problem.layout.units[u];
+      STD_TORCH_CHECK(0 <= unit.sample && unit.sample < problem.layout.samples, "a unit is of sample ", unit.sample, " of ",
+                      problem.layout.samples);
+      const int64_t keys = unit.is_global ? problem.global_keys : problem.keys;
+      STD_TORCH_CHECK(0 <= unit.key_begin && unit.key_begin <= unit.key_end && unit.key_end <= keys, "a unit has keys ",
+                      unit.key_begin, " .. ", unit.key_end, " of ", keys);
+      STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0), "a unit has runs ",
+                      unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
+    }
+    for (int64_t r = 0; r < runs.size(0); ++r) check_run(problem.layout.runs[r], problem.queries, "a run");
+  }
+};
+
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> global_k,
+                                   std::optional<Tensor> global_v, const Tensor& global_index, const Tensor& start,
+                                   const Tensor& bounds, const Tensor& tiles, const Tensor& order, const Tensor& units,
+                                   const Tensor& runs, const Tensor& unit_order, int64_t /*tile_rows*/, int64_t /*tile_keys*/,
+                                   double scale) {
+  const Arguments args(q, k, v, global_k, global_v, global_index, start, bounds, tiles, order, units, runs, unit_order, scale);
+  const AttentionProblem& problem = args.problem;
+  Tensor out = empty(q, {problem.batch, problem.queries, problem.heads, problem.channels});
+  Tensor lse = empty(q, {problem.batch, problem.heads, problem.queries}, ScalarType::Float);
+  block_sparse_attention_cpu(problem, {out.mutable_data_ptr(), static_cast<float*>(lse.mutable_data_ptr())}, torch_threads());
+  return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    std::optional<Tensor> grad_out, std::optional<Tensor> grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
+    std::optional<Tensor> global_k, std::optional<Tensor> global_v, const Tensor& global_index, const Tensor& start,
+    const Tensor& bounds, const Tensor& tiles, const Tensor& order, const Tensor& units, const Tensor& runs,
+    const Tensor& unit_order, int64_t /*tile_rows*/, int64_t /*tile_keys*/, double scale, const Tensor& out, const Tensor& lse,
+    int64_t need_q, int64_t need_kv, int64_t need_global) {
+  const Arguments args(q, k, v, global_k, global_v, global_index, start, bounds, tiles, order, units, runs, unit_order, scale);
+  const AttentionProblem& problem = args.problem;
+  const std::vector<int64_t> lse_shape = {problem.batch, problem.heads, problem.queries};
+  const auto grad_lse_rows = contiguous_like(grad_lse, "grad_lse", lse_shape, ScalarType::Float);
+  const auto lse_rows = contiguous_like(lse, "lse", lse_shape, ScalarType::Float);
+  check_heads(out, "out", q, problem.queries, problem.heads);
+  AttentionGradients gradients = {};
+  if (grad_out.has_value()) {
+    check_heads(*grad_out, "grad_out", q, problem.queries, problem.heads);
+    gradients.grad_out = heads_view(*grad_out);
+  }
+  gradients.out = heads_view(out);
+  gradients.grad_lse = static_cast<const float*>(data_or_null(grad_lse_rows));
+  gradients.lse = static_cast<const float*>(lse_rows->const_data_ptr());
+  const int64_t need_own = need_global && global_k.has_value();
+  Tensor grad_q = empty_gradient(q, need_q), grad_k = empty_gradient(k, need_kv), grad_v = empty_gradient(v, need_kv);
+  Tensor grad_global_k = empty_gradient(need_own ? *global_k : k, need_own);
+  Tensor grad_global_v = empty_gradient(need_own ? *global_v : v, need_own);
+  if (need_q) gradients.grad_q = grad_q.mutable_data_ptr();
+  if (need_kv) {
+    gradients.grad_k = grad_k.mutable_data_ptr();
+    gradients.grad_v = grad_v.mutable_data_ptr();
+  }
+  if (need_own) {
+    gradients.grad_global_k = grad_global_k.mutable_data_ptr();
+    gradients.grad_global_v = grad_global_v.mutable_data_ptr();
+  }
+  block_sparse_attention_backward_cpu(problem, gradients, torch_threads());
+  return {grad_q, grad_k, grad_v, grad_global_k, grad_global_v};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(longreel, CPU, m) {
+  m.impl("block_sparse_attention.cpu", TORCH_BOX(&forward));
+  m.impl("block_sparse_attention_backward.cpu", TORCH_BOX(&backward));
+}
+
+}  // namespace longreel

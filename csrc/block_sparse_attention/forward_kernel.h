@@ -1,0 +1,204 @@
+// Forward pass: blocks of keys are packed once and met by every query strip of a group. Include after a strips header.
+#pragma once
+
+#include "../common/numbers.h"
+#include "key_steps.h"
+#include "softmax_rows.h"
+
+namespace longreel {
+namespace {
+
+// One worker's memory, and its pass over the query strips of a group under one key head. State i is a strip of one of its
+// heads.
+template <class T, class P>
+class AttentionForward {
+ public:
+  using Element = typename P::Element;
+  using Unit = typename P::Unit;
+
+  AttentionForward(const AttentionProblem& problem, const AttentionOutputs& outputs, int64_t most_strips, Arena& arena)
+      : problem_(problem),
+        outputs_(outputs),
+        scale_(std::abs(problem.scale) * P::per_e),
+        width_(round_up(problem.channels, 16 * P::pair)),
+        block_(problem, arena),
+        keys_(block_.columns(arena)),
+        values_(block_.sums(arena)),
+        steps_(arena.take<Step>(most_strips)),
+        weights_(arena.take<Element>(kStrip * kBlock)) {
+    const int64_t states = most_strips * problem.group();
+    for (float*& scores : scores_) scores = arena.take<float>(kStrip * kBlock);
+    queries_ = arena.take<Element>(states * kStrip * width_);
+    sums_ = arena.take<float>(states * kStrip * width_);
+    totals_ = arena.take<float>(states * kStrip * 16);
+    tops_ = arena.take<float>(states * kStrip);
+  }
+
+  // Floats of a part's sums, for merge().
+  int64_t saved(int64_t most_strips) const { return most_strips * problem_.group() * kStrip * (width_ + 16 + 1); }
+
+  void start(const QueryStrip* strips, const QueryGroup& group, int64_t b, int64_t kv_head) {
+    strips_ = strips + group.strips.begin;
+    count_ = group.strips.size();
+    b_ = b;
+    kv_head_ = kv_head;
+    const int64_t rows = count_ * problem_.group() * kStrip;
+    std::fill_n(sums_, rows * width_, 0.0f);
+    std::fill_n(totals_, rows * 16, 0.0f);
+    std::fill_n(tops_, rows, -std::numeric_limits<float>::infinity());
+  }
+
+  void run(const QueryStrip* strips, const QueryGroup& group, Span blocks) {
+    const Sample sample = sample_of(problem_, b_);
+    for (int64_t i = 0; i < states(); ++i) {
+      for (int64_t r = 0; r < strip(i).rows; ++r) {
+        stage_query<T>(problem_, b_, strip(i).row + r, head(i), queries_ + (i * kStrip + r) * width_, width_);
+      }
+    }
+    for (int64_t at = blocks.begin; at < blocks.end; ++at) {
+      const KeyBlock block = group.block(at);
+      const Span may_be_seen = block.is_global ? sample.global : sample.keys;
+      const int64_t steps = steps_of(strips, group, block, may_be_seen, P::multiple, steps_);
+      if (steps == 0) continue;
+      block_.read(sample, b_, kv_head_, false, block);
+      block_.as_columns(keys_);
+      block_.read(sample, b_, kv_head_, true, block);
+      block_.as_depth(values_);
+      meet(sample, block, steps);
+    }
+  }
+
+  // out and lse of the strips
+  void finish() {
+    const int64_t heads = problem_.heads, channels = problem_.channels;
+    for (int64_t i = 0; i < states(); ++i) {
+      for (int64_t r = 0; r < strip(i).rows; ++r) {
+        const int64_t at = i * kStrip + r, row = strip(i).row + r;
+        const float total = sum(load(totals_ + at * 16));
+        T* out = static_cast<T*>(outputs_.out) + ((b_ * problem_.queries + row) * heads + head(i)) * channels;
+        write_scaled(sums_ + at * width_, total == 0.0f ? 0.0f : 1.0f / total, channels, out);
+        outputs_.lse[(b_ * heads + head(i)) * problem_.queries + row] = tops_[at] / P::per_e + std::log(total);
+      }
+    }
+  }
+
+  void save(float* to) const {
+    const int64_t rows = states() * kStrip;
+    to = std::copy_n(sums_, rows * width_, to);
+    to = std::copy_n(totals_, rows * 16, to);
+    std::copy_n(tops_, rows, to);
+  }
+
+  // Adds the sums of a part that was saved.
+  void merge(const float* from) {
+    const int64_t rows = states() * kStrip;
+    const float *sums = from, *totals = sums + rows * width_, *tops = totals + rows * 16;
+    for (int64_t r = 0; r < rows; ++r) {
+      const SoftmaxRow<P> row = softmax_row(r);
+      if (tops[r] > row.top) row.raise(tops[r]);
+      const Lanes shrink = P::power(splat(std::isinf(tops[r]) ? tops[r] : tops[r] - row.top));
+      store(row.total, fma(shrink, load(totals + r * 16), load(row.total)));
+      for (int64_t c = 0; c < width_; c += 16) store(row.sums + c, fma(shrink, load(sums + r * width_ + c), load(row.sums + c)));
+    }
+  }
+
+ private:
+  int64_t states() const { return count_ * problem_.group(); }
+  const QueryStrip& strip(int64_t state) const { return strips_[state % count_]; }
+  int64_t head(int64_t state) const { return kv_head_ * problem_.group() + state / count_; }
+  SoftmaxRow<P> softmax_row(int64_t row) { return {tops_[row], totals_ + row * 16, sums_ + row * width_, width_}; }
+
+  // Every strip of every head meets the packed block. The scores of the next one are under way while weights are made of these.
+  void meet(const Sample& sample, const KeyBlock& block, int64_t steps) {
+    const int64_t count = steps * problem_.group();
+    score(0, steps);
+    for (int64_t e = 0; e < count; ++e) {
+      if (e + 1 < count) score(e + 1, steps);
+      const Step& step = steps_[e % steps];
+      const int64_t i = e / steps * count_ + step.strip, rows = strip(i).rows;
+      for (int64_t r = 0; r < rows; ++r) {
+        const SoftmaxRow<P> row = softmax_row(i * kStrip + r);
+        const float* s = scores_[e % 2] + r * kBlock;
+        if (step.full) {
+          row.template meet<true>(s, step.keys, {}, scale_, weights_ + r * kBlock);
+        } else {
+          const Span seen = sample.seen(strip(i).row + r, block.is_global).common(block.keys);
+          const Span here = {seen.begin - block.keys.begin, seen.end - block.keys.begin};
+          row.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
+        }
+      }
+      P::multiply(weights_ + step.keys.begin, kBlock, rows, values_.from(0, step.keys.begin / P::pair),
+                  ceil_div(problem_.channels, 16), step.keys.size(), sums_ + i * kStrip * width_, width_, true);
+    }
+  }
+
+  // scores = q k^T of entry e
+  void score(int64_t e, int64_t steps) {
+    const Step& step = steps_[e % steps];
+    const int64_t i = e / steps * count_ + step.strip;
+    P::multiply(queries_ + i * kStrip * width_, width_, strip(i).rows, keys_.from(step.keys.begin / 16, 0), step.keys.size() / 16,
+                width_, scores_[e % 2] + step.keys.begin, kBlock, false);
+  }
+
+  const AttentionProblem& problem_;
+  const AttentionOutputs& outputs_;
+  float scale_;
+  int64_t width_;  // channels, padded
+  PackedBlock<T, P> block_;
+  Panels<Unit> keys_, values_;
+  Step* steps_;
+  Element* weights_;
+  float* scores_[2];
+  Element* queries_;
+  float* sums_;
+  float* totals_;
+  float* tops_;
+  const QueryStrip* strips_ = nullptr;
+  int64_t count_ = 0, b_ = 0, kv_head_ = 0;
+};
+
+template <class T, class P>
+void attention_forward(const AttentionProblem& problem, const QueryWork& work, const AttentionOutputs& outputs,
+                       const Pool& threads) {
+  const QueryStrip* strips = work.strips.data();
+  const int64_t parts = static_cast<int64_t>(work.parts.size()), items = parts * schedule_copies(problem) * problem.kv_heads;
+  const bool split = work.parts.size() > work.groups.size();
+  Arena worker_size(nullptr);
+  const int64_t saved = AttentionForward<T, P>(problem, outputs, work.most_strips, worker_size).saved(work.most_strips);
+  const int64_t workers = workers_for(threads, items, work.items_worth_a_thread(items));
+  const Scratch scratch(workers * worker_size.used()), merged(split ? items * saved * static_cast<int64_t>(sizeof(float)) : 0);
+  float* const slots = reinterpret_cast<float*>(merged.data());
+
+  // f(pass, part, item) for every part, under every sample and key head that it stands for
+  const auto for_items = [&](auto f) {
+    share_tiles(threads, workers, items, 1, [&](int64_t worker, auto next) {
+      Arena arena(scratch.data() + worker * worker_size.used());
+      AttentionForward<T, P> pass(problem, outputs, work.most_strips, arena);
+      const typename P::Session session;
+      for (int64_t item, end; next(&item, &end);) {
+        const int64_t copy = item % (items / parts);
+        const QueryPart& part = work.parts.data()[item / (items / parts)];
+        const QueryGroup& group = work.groups.data()[part.group];
+        pass.start(strips, group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample, copy % problem.kv_heads);
+        f(pass, part, item);
+      }
+    });
+  };
+  for_items([&](auto& pass, const QueryPart& part, int64_t item) {
+    pass.run(strips, work.groups.data()[part.group], part.blocks);
+    if (part.parts == 1) {
+      pass.finish();
+    } else {
+      pass.save(slots + item * saved);
+    }
+  });
+  if (!split) return;
+  for_items([&](auto& pass, const QueryPart& part, int64_t item) {
+    if (part.parts == 1 || part.part > 0) return;
+    for (int64_t p = 0; p < part.parts; ++p) pass.merge(slots + (item + p * (items / parts)) * saved);
+    pass.finish();
+  });
+}
+
+}  // namespace
+}  // namespace longreel

@@ -1,0 +1,65 @@
+// Products of bf16 strips by AMX tiles: sixteen rows x sixteen columns x 32 of the depth an instruction.
+#pragma once
+
+#include "../common/dots_amx.h"
+#include "strips_bf16.h"
+
+namespace longreel {
+namespace {
+
+struct StripsAmx : StripsBf16 {
+  class Session : StripsBf16::Session, TileSession {
+   public:
+    Session() {}
+  };
+
+  // x has sixteen rows that can be read, out sixteen that can be written.
+  static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth,
+                       float* out, int64_t out_row, bool add) {
+    writes_before_tiles();
+    int64_t p = 0;
+    for (; p + 4 <= panels; p += 4) strip<4>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);
+    for (; p + 2 <= panels; p += 2) strip<2>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);
+    if (p < panels) strip<1>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);
+  }
+
+ private:
+  template <int P>
+  static void strip(const bf16* x, int64_t x_row, Panels<uint32_t> y, int64_t depth, float* out, int64_t out_row, bool add) {
+    const int64_t x_bytes = x_row * 2, out_bytes = out_row * 4;
+    if (add) {
+      _tile_loadd(0, out, out_bytes);
+      if constexpr (P > 1) _tile_loadd(1, out + 16, out_bytes);
+      if constexpr (P > 2) _tile_loadd(2, out + 32, out_bytes);
+      if constexpr (P > 2) _tile_loadd(3, out + 48, out_bytes);
+    } else {
+      _tile_zero(0);
+      if constexpr (P > 1) _tile_zero(1);
+      if constexpr (P > 2) _tile_zero(2);
+      if constexpr (P > 2) _tile_zero(3);
+    }
+    for (int64_t d = 0; d < depth; d += 32) {
+      const uint32_t* at = y.data + d * 8;
+      _tile_loadd(4, x + d, x_bytes);
+      _tile_loadd(5, at, 64);
+      _tile_dpbf16ps(0, 4, 5);
+      if constexpr (P > 1) {
+        _tile_loadd(6, at + y.stride, 64);
+        _tile_dpbf16ps(1, 4, 6);
+      }
+      if constexpr (P > 2) {
+        _tile_loadd(7, at + 2 * y.stride, 64);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_loadd(5, at + 3 * y.stride, 64);
+        _tile_dpbf16ps(3, 4, 5);
+      }
+    }
+    _tile_stored(0, out, out_bytes);
+    if constexpr (P > 1) _tile_stored(1, out + 16, out_bytes);
+    if constexpr (P > 2) _tile_stored(2, out + 32, out_bytes);
+    if constexpr (P > 2) _tile_stored(3, out + 48, out_bytes);
+  }
+};
+
+}  // namespace
+}  // namespace longreel

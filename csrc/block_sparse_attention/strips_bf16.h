@@ -1,0 +1,70 @@
+// Products of bf16 strips: pairs by AVX512_BF16 or, in strips_amx.h, tiles. Include after lanes_avx512.h.
+#pragma once
+
+#include "../common/dots_bf16.h"
+#include "strips_fp32.h"
+
+namespace longreel {
+namespace {
+
+struct StripsBf16 {
+  using Element = bf16;
+  using Unit = uint32_t;
+  static constexpr int64_t pair = 2;
+  static constexpr int64_t multiple = 32;
+  static constexpr bool exact = false;
+  static constexpr float per_e = 1.44269504f;
+
+  // Weights below 2^-126 are zeros while it lives: making denormal numbers is slow.
+  class Session {
+   public:
+    Session() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+    ~Session() { _mm_setcsr(before_); }
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+   private:
+    unsigned before_;
+  };
+
+  // 2^x within 1e-4, a twentieth of the rounding to bf16: 2^floor(x) times a cubic in the fraction.
+  static Lanes power(Lanes x) {
+    const Lanes fraction = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+    Lanes p = fma(splat(0.07802452f), fraction, splat(0.22606716f));
+    p = fma(p, fraction, splat(0.69583353f));
+    p = fma(p, fraction, splat(0.99992522f));
+    return {_mm512_scalef_ps(p.v, x.v)};
+  }
+
+  static void store_weights(bf16* to, const Lanes (&x)[2]) {
+    _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(x[1].v, x[0].v)));
+  }
+
+  // Rows [count, 32 n] become the depth of 2 n panels, two rows a unit; count is even.
+  static void rows_to_depth(const bf16* rows, int64_t row, int64_t count, Panels<uint32_t> panels) {
+    alignas(64) uint16_t left[32], right[32];
+    for (uint16_t i = 0; i < 16; ++i) {
+      left[2 * i] = i;
+      left[2 * i + 1] = 32 + i;
+      right[2 * i] = 16 + i;
+      right[2 * i + 1] = 48 + i;
+    }
+    const __m512i take_left = _mm512_load_si512(left), take_right = _mm512_load_si512(right);
+    for (int64_t k = 0; k < count; k += 2, rows += 2 * row) {
+      for (int64_t c = 0; c < row; c += 32) {
+        const __m512i even = _mm512_loadu_si512(rows + c), odd = _mm512_loadu_si512(rows + row + c);
+        uint32_t* to = panels.data + c / 16 * panels.stride + k / 2 * 16;
+        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, take_left, odd));
+        _mm512_storeu_si512(to + panels.stride, _mm512_permutex2var_epi16(even, take_right, odd));
+      }
+    }
+  }
+
+  static void multiply(const bf16* x, int64_t x_row, int64_t rows, Panels<uint32_t> y, int64_t panels, int64_t depth, float* out,
+                       int64_t out_row, bool add) {
+    multiply_strip<StepBf16Pairs>(x, x_row, rows, y, panels, depth, out, out_row, add);
+  }
+};
+
+}  // namespace
+}  // namespace longreel

@@ -1,0 +1,76 @@
+// Products of strips in fp32. Include after a Lanes header.
+#pragma once
+
+#include "../common/dots.h"
+#include "../common/exp.h"
+#include "packing.h"
+
+namespace longreel {
+namespace {
+
+// out [rows, 16 panels] = x [rows, depth] y, added to what is there with `add`
+template <class Step>
+inline void multiply_strip(const typename Step::Row* x, int64_t x_row, int64_t rows, Panels<typename Step::Packed> y,
+                           int64_t panels, int64_t depth, float* out, int64_t out_row, bool add) {
+  int64_t p = 0;
+  auto panels_at_once = [&](auto panel_count) {
+    constexpr int P = decltype(panel_count)::value;
+    for (; p + P <= panels; p += P) {
+      int64_t r = 0;
+      auto rows_at_once = [&](auto row_count) {
+        constexpr int R = decltype(row_count)::value;
+        for (; r + R <= rows; r += R) {
+          dots_tile<Step, R, P>(x + r * x_row, x_row, y.data + p * y.stride, y.stride, depth / Step::width,
+                                out + r * out_row + p * 16, out_row, 0, add);
+        }
+      };
+      rows_at_once(std::integral_constant<int, Tiles::strip_rows>{});
+      if constexpr (Tiles::strip_rows > 4) rows_at_once(std::integral_constant<int, 4>{});
+      rows_at_once(std::integral_constant<int, 1>{});
+    }
+  };
+  panels_at_once(std::integral_constant<int, Tiles::strip_panels>{});
+  if constexpr (Tiles::strip_panels > 2) panels_at_once(std::integral_constant<int, 2>{});
+  if constexpr (Tiles::strip_panels > 1) panels_at_once(std::integral_constant<int, 1>{});
+}
+
+// Sums over keys: the block's terms are summed in one register before they join what is there.
+struct SumStepF32 : StepF32 {
+  static int64_t chain(int64_t steps) { return steps; }
+};
+
+struct StripsFp32 {
+  using Element = float;
+  using Unit = float;
+  static constexpr int64_t pair = 1;       // elements in a unit
+  static constexpr int64_t multiple = 16;  // keys (or queries) are met in these multiples
+  static constexpr bool exact = true;      // weights carry all of fp32
+  static constexpr float per_e = 1.0f;     // power(per_e x) = e^x
+
+  struct Session {
+    Session() {}
+  };
+
+  static Lanes power(Lanes x) { return exp(x); }
+
+  static void store_weights(float* to, const Lanes (&x)[1]) { store(to, x[0]); }
+
+  // Rows [count, 16 n] become the depth of n panels.
+  static void rows_to_depth(const float* rows, int64_t row, int64_t count, Panels<float> panels) {
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t c = 0; c < row; c += 16) store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
+    }
+  }
+
+  static void multiply(const float* x, int64_t x_row, int64_t rows, Panels<float> y, int64_t panels, int64_t depth, float* out,
+                       int64_t out_row, bool add) {
+    if (add) {
+      multiply_strip<SumStepF32>(x, x_row, rows, y, panels, depth, out, out_row, true);
+    } else {
+      multiply_strip<StepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace longreel

@@ -1,0 +1,171 @@
+"""A benchmark case: one op at one shape, our backends beside its peers, a check against float64, and its measurement."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from longreel.backends import available
+from longreel.bench.check import Verdict
+from longreel.bench.harness import Variant, compare
+from longreel.bench.machine import Record
+from longreel.bench.report import Report
+from longreel.bench.roof import RoofMeter
+from longreel.ops._cost import Cost
+from longreel.testing.budget import PEER_BUDGETS
+
+Tensors = dict[str, Tensor]
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+CPU = torch.device("cpu")
+BACKWARD = ("none", "query", "all")
+
+
+class Noted(Protocol):
+    """What every peer has: what it is, in a few words."""
+
+    @property
+    def note(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Case(ABC):
+    """One op at one shape, dtype and device; `backward` says which gradients are computed too: none, query or all.
+
+    A subclass says for its ops what the inputs are, what the peers are, and how a result is checked.
+    """
+
+    op: str
+    shape: Any
+    dtype: torch.dtype = torch.bfloat16
+    device: torch.device = CPU
+    backward: str = "none"
+
+    # the shapes called "small" and "hour"; their fields are options of the command
+    SIZES: ClassVar[Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        if self.backward not in self.passes(self.op):
+            raise ValueError(f"backward={self.backward!r} for {self.op}: allowed are {', '.join(self.passes(self.op))}")
+
+    @staticmethod
+    @abstractmethod
+    def passes(op: str) -> tuple[str, ...]:
+        """The values of `backward` that make sense for `op`."""
+
+    @property
+    @abstractmethod
+    def leaves(self) -> tuple[str, ...]:
+        """The inputs whose gradients are computed."""
+
+    @property
+    @abstractmethod
+    def peers(self) -> Mapping[str, Noted]:
+        """Plain-PyTorch forms by name; the one called "strong" is the baseline."""
+
+    @property
+    @abstractmethod
+    def work(self) -> Cost:
+        """FLOPs and bytes that the case cannot do without."""
+
+    @property
+    @abstractmethod
+    def bytes(self) -> int:
+        """What the inputs and outputs of every variant take at least."""
+
+    @abstractmethod
+    def make(self, name: str) -> Callable[[], Tensors]:
+        """Set-up of a variant outside the clock; the timed call gives outputs, and gradients as `grad_<input>`, by name."""
+
+    @abstractmethod
+    def needs(self, name: str) -> int:
+        """Bytes that a call of the variant takes beyond its inputs, estimated; 0 is not checked."""
+
+    @abstractmethod
+    def check(self, result: Tensors) -> Verdict:
+        """`result` against the reference in float64, with plain PyTorch in the dtype as the yardstick."""
+
+    def budgets(self, backend: str) -> float:
+        """How many error budgets a backend of ours may use up."""
+        return 1.0
+
+    def note(self, backend: str) -> str:
+        """What a backend of ours is, in a few words."""
+        return "the specification" if backend == "reference" else f"longreel.{self.op}"
+
+    @property
+    def facts(self) -> Record:
+        """What identifies the case in a record."""
+        passed = "forward" if self.backward == "none" else f"forward + backward ({self.backward})"
+        return {
+            "op": self.op,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "pass": passed,
+            "shape": str(self.shape),
+            **asdict(self.shape),
+        }
+
+    def release(self) -> None:
+        """Drop what is kept between variants: inputs and truth."""
+        for name in set(self.__dict__) - set(self.__dataclass_fields__):
+            del self.__dict__[name]
+
+    @property
+    def backends(self) -> list[str]:
+        """Our backends that can run the case, best first."""
+        return available(self.op, self.device.type, self.dtype, bool(self.leaves))
+
+    @property
+    def kernels(self) -> list[str]:
+        """Our backends but the reference."""
+        return [name for name in self.backends if name != "reference"]
+
+    @property
+    def names(self) -> list[str]:
+        """Every variant: our kernels, then the peers, then the reference."""
+        return [*self.kernels, *self.peers, "reference"]
+
+    def variants(self, names: Sequence[str] | None = None) -> list[Variant]:
+        """The variants called `names`, default all but the reference."""
+        chosen = [name for name in self.names if name != "reference"] if names is None else list(names)
+        return [self.variant(name) for name in chosen]
+
+    def variant(self, name: str) -> Variant:
+        if name in self.peers:
+            return Variant(name, partial(self.make, name), self.peers[name].note, self.needs(name), PEER_BUDGETS)
+        if name in self.backends:
+            return Variant(name, partial(self.make, name), self.note(name), self.needs(name), self.budgets(name))
+        raise ValueError(f"{self.op} has no variant {name!r} here; there are {', '.join(self.names)}")
+
+
+def measure(
+    case: Case,
+    *,
+    names: Sequence[str] | None = None,
+    repeats: int = 10,
+    min_time: float = 0.01,
+    budget: float | None = None,
+    roof: RoofMeter | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """`compare` the variants of one case (default: all but the reference) over the peer called "strong"."""
+    variants = case.variants(names)
+    chosen = [variant.name for variant in variants]
+    return compare(
+        variants,
+        work=case.work,
+        check=case.check,
+        device=case.device,
+        dtype=case.dtype,
+        baseline="strong" if "strong" in chosen else chosen[0],
+        facts=case.facts,
+        repeats=repeats,
+        min_time=min_time,
+        budget=budget,
+        roof=roof,
+        progress=progress,
+    )

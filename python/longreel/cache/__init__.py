@@ -1,0 +1,5 @@
+"""Caches of keys and values that keep what later rows will see, for transformers' Cache API."""
+
+from longreel.cache.voco import VoCoCache
+
+__all__ = ["VoCoCache"]

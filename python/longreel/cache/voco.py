@@ -1,0 +1,268 @@
+"""VoCoCache: of every frame the keys and values of its VoCo tokens only (VoCo-LLaMA, arXiv 2406.12275, two-stage inference)."""
+
+import json
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Cache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from longreel.layout import VideoLayout, kinds, positions
+from longreel.layout.segments import PREFIX, VOCO
+
+FORMAT = "longreel-voco-cache/1"
+Mode = Literal["independent", "causal"]
+PrefixVisibleTo = Literal["first", "frames", "all"]
+Positions = Literal["compact", "absolute"]
+
+
+@dataclass
+class _Rows:
+    """What the layers of a cache hold, and where the next rows stand.
+
+    prefix, voco: rows kept of each. frame_at, text_at: position of the next frame's first row, and of the next text row.
+    keep: while a vision stage runs, the rows to keep of the old and new ones together.
+    """
+
+    prefix: int = 0
+    voco: int = 0
+    frame_at: int = 0
+    text_at: int = 0
+    keep: Tensor | None = None
+
+    @property
+    def kept(self) -> int:
+        return self.prefix + self.voco
+
+
+class _Layer(DynamicLayer):
+    """Keys and values [B, Hkv, rows, D]. To transformers the cache is as long as the positions it spans, and its first rows
+    are dropped, as those of a sliding window are."""
+
+    def __init__(self, held: _Rows) -> None:
+        super().__init__()
+        self.held = held
+
+    @property
+    def rows(self) -> int:
+        return 0 if self.keys is None or self.keys.numel() == 0 else self.keys.shape[-2]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        keep = self.held.keep
+        keys, values = super().update(key_states, value_states)
+        if keep is not None:
+            at = keep.to(keys.device)
+            self.keys, self.values = keys.index_select(-2, at), values.index_select(-2, at)
+        return keys, values
+
+    @property
+    def dropped(self) -> int:
+        return self.held.text_at - self.held.kept
+
+    def get_seq_length(self) -> int:
+        return self.dropped + self.rows
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.rows + query_length, self.dropped
+
+
+class VoCoCache(Cache):
+    """The first of two stages, kept: frames are seen once, any number of questions are asked of what their VoCo tokens hold.
+
+    ::
+
+        cache = VoCoCache(model.config)
+        cache.append(model.model, embeds, [("prefix", 1), ("vision", 576), ("text", 2), ("voco", 1)])
+        answer = model.generate(**cache.question(ids), max_new_tokens=32)
+
+    Questions run on forks that share the kept rows, with any attention implementation; only `append` needs "longreel". Text
+    stands at the position after the last frame, as in the masked forward over everything, whose result it reproduces.
+
+    Args:
+        config: of the language model.
+        mode: frames see themselves only ("independent"), or also the VoCo tokens of earlier frames ("causal"). No released
+            checkpoint validates either; with one image there is no difference.
+        prefix_visible_to: rows before the first frame are seen by the "first" frame, all "frames", or "all": text too.
+        text_sees_prefix: False is the released reading of the mask, True the paper's.
+        positions: "compact" starts a frame at prefix + VoCo tokens before it, "absolute" counts rows; the same for one image.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        *,
+        mode: Mode = "independent",
+        prefix_visible_to: PrefixVisibleTo = "first",
+        text_sees_prefix: bool = False,
+        positions: Positions = "compact",
+    ) -> None:
+        for name, value, allowed in (
+            ("mode", mode, Mode), ("prefix_visible_to", prefix_visible_to, PrefixVisibleTo), ("positions", positions, Positions)
+        ):  # fmt: skip
+            if value not in get_args(allowed):
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(allowed)))}")
+        self.held = _Rows()
+        self.mode, self.prefix_visible_to, self.positions = mode, prefix_visible_to, positions
+        self.text_sees_prefix = text_sees_prefix or prefix_visible_to == "all"
+        super().__init__(layers=[_Layer(self.held) for _ in range(config.get_text_config().num_hidden_layers)])
+
+    @property
+    def rows(self) -> int:
+        """Rows kept: the VoCo tokens, and the prefix where later rows see it."""
+        return self.held.kept
+
+    @property
+    def length(self) -> int:
+        """Position of the next text row: what the cache counts as its length."""
+        return self.held.text_at
+
+    @property
+    def nbytes(self) -> int:
+        layers = (layer for layer in self.layers if layer.rows)
+        return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
+
+    @torch.no_grad()
+    def append(
+        self, decoder: Callable[..., Any], embeds: Tensor, segments: Sequence[tuple[str, int]], **inputs: Any
+    ) -> None:
+        """The vision stage: run more frames, and keep their VoCo rows. A layer's other rows are dropped as soon as it ran.
+
+        Args:
+            decoder: the transformers decoder without its head (`model.model`), with ``attn_implementation="longreel"``.
+            embeds: ``[B, n, H]``, embeddings of the rows; a batch shares one structure.
+            segments: (kind, rows) in order, n rows in all: at first "prefix" if there is any, then frames of "vision" (and
+                "text", separators) that each end with "voco".
+            inputs: more keywords for the decoder.
+
+        Raises:
+            ValueError: the segments are not frames or do not have n rows; a question was asked of this very cache.
+        """
+        held = self.held
+        alone = self._layout(segments)
+        if embeds.shape[1] != alone.length:
+            raise ValueError(f"the segments have {alone.length} rows and embeds {embeds.shape[1]}")
+        kind = kinds(alone)[0]
+        if not len(kind) or kind[-1] != VOCO:
+            raise ValueError("a vision stage ends with voco rows: text is asked on a fork")
+        if held.text_at and (kind == PREFIX).any():
+            raise ValueError("a prefix stands before the first frame only")
+        if any(layer.rows != held.kept for layer in self.layers):
+            raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
+        both = self._layout([("prefix", held.prefix), ("voco", held.voco), *segments])
+        is_kept = (kind == VOCO) | ((kind == PREFIX) & self._keeps_prefix)
+        new = held.kept + np.flatnonzero(is_kept)
+        at = held.frame_at + positions(alone, self.positions)
+        held.keep = torch.from_numpy(np.concatenate([np.arange(held.kept), new])).to(embeds.device)
+        try:
+            decoder(
+                inputs_embeds=embeds,
+                position_ids=torch.from_numpy(at).to(embeds.device, torch.long),
+                past_key_values=self,
+                use_cache=True,
+                video_layout=both.rows(held.kept, held.kept + alone.length),
+                **inputs,
+            )
+        finally:
+            held.keep = None
+        count, prefix = int((kind == VOCO).sum()), int((kind == PREFIX).sum())
+        held.prefix += prefix if self._keeps_prefix else 0
+        held.voco += count
+        held.text_at = int(at[0, -1]) + 1
+        held.frame_at = held.text_at if self.positions == "absolute" else held.frame_at + prefix + count
+
+    def fork(self, repeats: int = 1) -> "VoCoCache":
+        """A cache for one question: it shares the rows that text sees, and what is added to it stays its own.
+
+        repeats: how often each sample stands in a row, for beams or several answers.
+        """
+        other = copy(self)
+        hidden = 0 if self.text_sees_prefix else self.held.prefix
+        other.held = _Rows(self.held.prefix - hidden, self.held.voco, self.held.frame_at, self.held.text_at)
+        other.layers = []
+        for layer in self.layers:
+            forked = copy(layer)
+            forked.held = other.held
+            if layer.rows:
+                forked.keys, forked.values = layer.keys[..., hidden:, :], layer.values[..., hidden:, :]
+            other.layers.append(forked)
+        if repeats > 1:
+            other.batch_repeat_interleave(repeats)
+        return other
+
+    def question(self, ids: Tensor, beams: int = 1) -> dict[str, Any]:
+        """What `generate` takes for a question ids [B, T] about this cache: the ids, a fork, and a mask of all positions."""
+        mask = torch.ones(ids.shape[0], self.length + ids.shape[1], dtype=torch.long, device=ids.device)
+        return {"input_ids": ids, "attention_mask": mask, "past_key_values": self.fork(beams)} | (
+            {"num_beams": beams} if beams > 1 else {}
+        )
+
+    def reset(self) -> None:
+        """As new."""
+        self.held = _Rows()
+        super().reset()
+        for layer in self.layers:
+            layer.held = self.held
+
+    def save(self, path: str | Path) -> None:
+        """The kept rows as a safetensors file."""
+        held = {name: number for name, number in asdict(self.held).items() if name != "keep"}
+        about = {"format": FORMAT, "layers": len(self.layers), "held": held} | {
+            name: getattr(self, name) for name in _OPTIONS
+        }
+        tensors = {
+            f"{name}.{i}": getattr(layer, name).contiguous()
+            for i, layer in enumerate(self.layers)
+            for name in ("keys", "values")
+            if layer.rows
+        }
+        save_file(tensors, path, metadata={"longreel": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path, config: PreTrainedConfig, device: torch.device | str = "cpu") -> "VoCoCache":
+        """What `save` wrote.
+
+        Raises:
+            ValueError: it is no such file, or was made with another number of layers than `config` has.
+        """
+        with safe_open(path, "pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {}).get("longreel", "{}"))
+            if about.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is not a VoCoCache: its format is {about.get('format')!r}, allowed: {FORMAT!r}"
+                )
+            cache = cls(config, **{name: about[name] for name in _OPTIONS})
+            if about["layers"] != len(cache.layers):
+                raise ValueError(
+                    f"{path} has {about['layers']} layers, the model {len(cache.layers)}: it is of another model"
+                )
+            for name, number in about["held"].items():
+                setattr(cache.held, name, number)
+            for i, layer in enumerate(cache.layers):
+                if cache.rows:
+                    keys, values = file.get_tensor(f"keys.{i}"), file.get_tensor(f"values.{i}")
+                    layer.lazy_initialization(keys, values)
+                    layer.keys, layer.values = keys, values
+        return cache
+
+    @property
+    def _keeps_prefix(self) -> bool:
+        return self.text_sees_prefix or self.prefix_visible_to != "first"
+
+    def _layout(self, segments: Sequence[tuple[str, int]]) -> VideoLayout:
+        return VideoLayout.of(
+            segments,
+            attention=self.mode,
+            frames_see_prefix=self.prefix_visible_to != "first",
+            text_sees_prefix=self.text_sees_prefix,
+        )
+
+
+_OPTIONS = ("mode", "prefix_visible_to", "text_sees_prefix", "positions")

@@ -1,0 +1,228 @@
+"""What run, extract and profile share: a system's sizes, weights and inputs from the command line, and one-line errors."""
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from longreel.backends import BackendError
+
+if TYPE_CHECKING:
+    from longreel.data import FeatureStream, FrameStream
+    from longreel.models.llama_vid import LlamaVid, Preset, Questions
+
+SYSTEMS = ("llama-vid",)
+_MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
+
+Input = Annotated[
+    list[Path], typer.Argument(help="A video, one or several images, or a file made by `longreel extract`.")
+]
+System = Annotated[str, typer.Option(help=f"One of: {', '.join(SYSTEMS)}.")]
+PresetName = Annotated[
+    str, typer.Option("--preset", help="tiny (an hour on two cores), small, 7b or 7b-336: random weights.")
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+Frames = Annotated[str, typer.Option(help="Which frames of a video: fps:1, uniform:128 or fps:1,max=128.")]
+Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
+DropCls = Annotated[
+    bool, typer.Option("--drop-cls", help="Drop the tower's CLS token before everything, as released for long video.")
+]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A system's sizes and where its weights come from; made before anything is decoded."""
+
+    preset: "Preset"
+    checkpoint: Path | None
+    device: torch.device
+
+    @classmethod
+    def of(cls, system: str, name: str, checkpoint: Path | None, device: str | None) -> "Setup":
+        """ValueError for anything that is not there."""
+        from longreel.models.llama_vid import PRESETS
+        from longreel.models.llama_vid.checkpoint import sized
+
+        if system not in SYSTEMS:
+            raise ValueError(f"--system {system!r}: there is {', '.join(SYSTEMS)}")
+        if name not in PRESETS:
+            raise ValueError(f"--preset {name!r}: {system} has {', '.join(PRESETS)}")
+        preset = PRESETS[name] if checkpoint is None else sized(PRESETS[name], checkpoint)
+        return cls(preset, checkpoint, _device(device))
+
+    @property
+    def weights(self) -> str:
+        """What a feature file says of the tower's weights."""
+        from longreel.models.llama_vid.stream import RANDOM
+
+        return RANDOM if self.checkpoint is None else f"checkpoint {self.checkpoint.resolve().name}"
+
+    def questions(self, texts: list[str], length: int) -> "Questions":
+        """In the checkpoint's vocabularies where it has them, else as bytes."""
+        from longreel.models.llama_vid import by_bytes, by_vocabulary
+
+        positions = self.preset.qformer.positions
+        if self.checkpoint is not None:
+            asked = by_vocabulary(texts, self.checkpoint, positions, length)
+            if asked is not None:
+                return asked
+        return by_bytes(texts, positions)
+
+    def open(
+        self, inputs: list[Path], frames: str, chunk: int | None, drop_cls: bool
+    ) -> tuple["FrameStream | FeatureStream", int]:
+        """The input, and how many prefix tokens its features have."""
+        from longreel.data import FeatureStream, is_feature_file
+        from longreel.data import frames as open_frames
+        from longreel.models.llama_vid.stream import check_features
+
+        size = self.preset
+        if len(inputs) == 1 and is_feature_file(inputs[0]):
+            features = FeatureStream(inputs[0], chunk=chunk or size.chunk)
+            prefix = check_features(features, size, self.weights)
+            if drop_cls and prefix:
+                raise ValueError(
+                    f"{inputs[0]}: --drop-cls belongs to `longreel extract`; this file keeps the CLS token"
+                )
+            return features, prefix
+        return open_frames(inputs, frames, size=size.tower.image, chunk=chunk or size.chunk), int(not drop_cls)
+
+    def model(self, **options: Any) -> "LlamaVid":
+        """The model with its weights, options as in `LlamaVid`."""
+        from longreel.models.llama_vid import LlamaVid
+        from longreel.models.llama_vid.checkpoint import load
+
+        model = LlamaVid(self.preset, device=self.device, **options)
+        if self.checkpoint is not None:
+            load(model, self.checkpoint)
+        return model
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device {name}: this torch runs on cpu{', cuda' * torch.cuda.is_available()}")
+    return device
+
+
+def content_tokens(
+    source: "FrameStream | FeatureStream", size: "Preset", wanted: str | None, budget: int | None, taken: int
+) -> str | None:
+    """`compress` for `--tokens-per-frame wanted`, where the question and its answer take `taken` positions."""
+    from longreel.models.llama_vid import choose_compress
+    from longreel.models.llama_vid.stream import is_still
+
+    if wanted is None:
+        return None if is_still(source) else size.compress
+    if wanted != "auto" and not wanted.isdecimal():
+        raise ValueError(f"--tokens-per-frame {wanted!r}: give a number, or auto")
+    side = size.tower.image // size.tower.patch
+    if wanted == "auto" and is_still(source):
+        return None
+    left = size.language.positions - taken
+    return choose_compress(
+        "auto" if wanted == "auto" else int(wanted), side=side, frames=source.expected, budget=min(budget or left, left)
+    )
+
+
+def named(inputs: list[Path]) -> str:
+    """The inputs, without their folders."""
+    return ", ".join(path.name for path in inputs)
+
+
+def about(source: "FrameStream | FeatureStream", inputs: list[Path], frames: str) -> dict[str, str]:
+    """What a feature file says of its source."""
+    from longreel.models.llama_vid.stream import is_still
+
+    kind = "images" if is_still(source) else "video"
+    return {"source": named(inputs), "kind": kind, "frames": "all" if kind == "images" else frames}
+
+
+def check_output(path: Path | None, *suffixes: str) -> None:
+    """Before an hour of work, not after it."""
+    if path is None:
+        return
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{path}: its name must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path}: cannot be written there")
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """One line of JSON more."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def consoles() -> tuple[Console, Console]:
+    """For results and for progress."""
+    wide = None if sys.stdout.isatty() else 100
+    return Console(width=wide, highlight=False), Console(stderr=True)
+
+
+@contextlib.contextmanager
+def progress(log: Console, expected: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, nothing where that is not a terminal."""
+    bar = Progress(
+        TextColumn("[bold]frames"), BarColumn(None), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=log, disable=not log.is_terminal, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("frames", total=expected)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Damage that was passed over: one line on stderr, and on."""
+    shown = warnings.showwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if category.__name__ == "MediaWarning":
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *rest, **named)
+
+    warnings.showwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What the user can mend: one line on stderr and exit code 2; warnings as `one_line_warnings`."""
+    try:
+        with one_line_warnings():
+            yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("longreel"):
+            raise
+        _stop(_MISSING.format(error.name))
+    except (ValueError, BackendError, OSError) as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _stop(reason: str) -> None:
+    print("longreel: " + " ".join(reason.split()), file=sys.stderr)
+    raise typer.Exit(2) from None

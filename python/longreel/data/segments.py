@@ -1,0 +1,287 @@
+"""A video in segments that are decoded side by side, each from a key frame: the frames of straight through, or a clear stop.
+
+Only for files whose header lists every packet with its key frames (MP4 and its kin). Segments without a sampling time are
+not decoded at all, so few frames of a long video cost little on any machine.
+"""
+
+import bisect
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+
+from longreel.data.container import open_container, video_stream
+from longreel.data.errors import MediaError
+from longreel.data.geometry import Geometry
+from longreel.data.prefetch import Prefetch
+from longreel.data.shown import LONGEST_STILL, Sample, Shown
+from longreel.data.spec import FrameSpec
+
+# Samples that one worker may be ahead.
+_DEPTH = 32
+_MOST_WORKERS = 8
+# Frames that a decoder may hold back to put them in order, and some.
+_REORDERED = 20
+# Below this share of the video, decoding only the segments that are needed pays even alone.
+_SPARSE = Fraction(3, 4)
+_SHORTFALL = Fraction(1, 2)
+
+
+def default_workers() -> int:
+    """1 below four cores: there FFmpeg's own threads fill the machine beside the computation."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores // 2, _MOST_WORKERS) if cores >= 4 else 1
+
+
+class Segment(NamedTuple):
+    """Packets from the key frame stamped `begin` (decoding time) to before the one stamped `end`, None: to the file's end.
+
+    `joined`: it begins where the segment before it ended. `first`: it begins the file.
+    """
+
+    begin: int
+    end: int | None
+    joined: bool
+    first: bool
+
+
+class _Begun(NamedTuple):
+    """Before a segment's samples: the stamp of its first frame."""
+
+    stamp: int
+
+
+class _Done(NamedTuple):
+    """After a segment's samples: the stamp where the next one begins, None at the file's end."""
+
+    stamp: int | None
+
+
+class _Odd(Exception):
+    """The file is not as its index says, or damaged here."""
+
+
+class SegmentReader:
+    """Iterate the samples of a video, in order; then `whole` says whether these were all, or straight through must go on."""
+
+    def __init__(self, job: "_Job", segments: list[Segment], workers: int) -> None:
+        self.whole = False
+        self._job, self._segments = job, segments
+        self._workers = [
+            Prefetch(_decode(job, segments[index::workers], alone=workers == 1), _DEPTH) for index in range(workers)
+        ]
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        spec: FrameSpec,
+        claimed: Fraction | None,
+        interval: Fraction,
+        geometry: Geometry,
+        workers: int,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+    ) -> "SegmentReader | None":
+        """None where straight through is the way: no full index, no duration, or nothing to gain."""
+        keys, base = _key_frames(stream), stream.time_base
+        if claimed is None or base is None or len(keys) < 2:
+            return None
+        job = _Job(path, spec, spec.step(claimed), claimed, interval, geometry, base, 0)
+        segments = plan(keys, base, job.step, spec.frames(claimed), claimed, _REORDERED * interval, workers)
+        if segments is None:
+            return None
+        with contextlib.suppress(av.error.FFmpegError, MediaError, _Odd):
+            return cls(job._replace(origin=_first_stamp(path, base)), segments, workers)
+        return None
+
+    def __iter__(self) -> Iterator[Sample]:
+        taken, previous = 0, None
+        for worker in self._workers:
+            worker.start()
+        try:
+            for number, segment in enumerate(self._segments):
+                for item in self._workers[number % len(self._workers)]:
+                    if isinstance(item, _Begun):
+                        if segment.joined and item.stamp != previous:
+                            return
+                    elif isinstance(item, _Done):
+                        previous = item.stamp
+                        break
+                    else:
+                        index, sample = item
+                        if index != taken:
+                            return
+                        taken += 1
+                        yield sample
+                else:
+                    return
+            self.whole = True
+        finally:
+            for worker in self._workers:
+                worker.close()
+
+
+class _Job(NamedTuple):
+    """What the workers need to know of the video; `origin` is the stamp of its first frame."""
+
+    path: Path
+    spec: FrameSpec
+    step: Fraction
+    claimed: Fraction
+    interval: Fraction
+    geometry: Geometry
+    base: Fraction
+    origin: int
+
+
+def plan(
+    keys: list[int], base: Fraction, step: Fraction, samples: int, duration: Fraction, margin: Fraction, workers: int
+) -> list[Segment] | None:
+    """Segments that hold every sampling time, the file's last one always; None where straight through does as well.
+
+    keys: decoding times of the key frames in ticks of `base`, the first frame's first. A frame is shown at most `margin`
+    seconds from its decoding time, counted from the first frame's.
+    """
+    times = [(key - keys[0]) * base for key in keys]
+    ends = [*times[1:], max(duration, times[-1])]
+
+    def needed(begin: Fraction, end: Fraction) -> bool:
+        first = max(-(-(begin - margin) // step), 0)
+        return first < samples and first * step < end + margin
+
+    wanted = [needed(begin, end) for begin, end in zip(times, ends, strict=True)]
+    wanted[-1] = True
+    share = sum((e - b for b, e, w in zip(times, ends, wanted, strict=True) if w), Fraction(0)) / max(ends[-1], base)
+    if workers == 1 and share > _SPARSE:
+        return None
+    longest = min(_DEPTH * step, duration / (2 * workers))
+    segments: list[Segment] = []
+    place = 0
+    while place < len(keys):
+        if not wanted[place]:
+            place += 1
+            continue
+        # As many groups of pictures as fit in the longest segment, at least one.
+        stop = max(bisect.bisect_right(times, times[place] + longest) - 1, place + 1)
+        stop = min([stop, *(i for i in range(place + 1, stop) if not wanted[i])])
+        end = keys[stop] if stop < len(keys) else None
+        joined = bool(segments) and segments[-1].end == keys[place]
+        segments.append(Segment(keys[place], end, joined, place == 0))
+        place = stop
+    return segments
+
+
+def _key_frames(stream: av.VideoStream) -> list[int]:
+    """Decoding times of the key frames, ascending; empty unless the index lists every frame and starts with a key frame."""
+    entries = stream.index_entries
+    if not stream.frames or len(entries) != stream.frames or not entries[0].is_keyframe:
+        return []
+    keys = [entry.timestamp for entry in entries if entry.is_keyframe]
+    return keys if all(a < b for a, b in itertools.pairwise(keys)) else []
+
+
+def _first_stamp(path: Path, base: Fraction) -> int:
+    with open_container(path) as container:
+        stream = video_stream(path, container)
+        frame = next(container.decode(stream), None)
+        if frame is None or frame.is_corrupt:
+            raise _Odd
+        return _stamp(frame, base)
+
+
+def _stamp(frame: av.VideoFrame, base: Fraction) -> int:
+    if frame.pts is None or frame.time_base != base:
+        raise _Odd
+    return frame.pts
+
+
+def _decode(job: _Job, segments: list[Segment], alone: bool) -> Iterator[_Begun | _Done | tuple[int, Sample]]:
+    """One worker: its segments one after the other; it ends early at the first thing that is odd."""
+    with contextlib.suppress(_Odd, av.error.FFmpegError, IndexError, MediaError), open_container(job.path) as container:
+        stream = video_stream(job.path, container)
+        if not alone:
+            stream.codec_context.thread_count = 1
+        for segment in segments:
+            container.seek(segment.begin, stream=stream, backward=True)
+            yield from _samples(job, segment, _frames(job, segment, container, stream))
+
+
+def _samples(
+    job: _Job, segment: Segment, frames: Iterator[tuple[av.VideoFrame, int] | _Done]
+) -> Iterator[_Begun | _Done | tuple[int, Sample]]:
+    """A segment's samples with their numbers, between its two ends."""
+    shown: Shown | None = None
+    taken, last, end = 0, Fraction(-1), Fraction(0)
+    count = job.spec.count
+    for item in frames:
+        if isinstance(item, _Done):
+            if item.stamp is not None:
+                end = (item.stamp - job.origin) * job.base
+            elif end + _SHORTFALL < job.claimed and taken != count:
+                raise _Odd
+            elif count is not None:
+                end = job.claimed
+            if shown is None:
+                raise _Odd
+            for sample in shown.until(job.step, taken, end, count):
+                yield taken, sample
+                taken += 1
+            yield item
+            return
+        frame, stamp = item
+        start = (stamp - job.origin) * job.base
+        if shown is None:
+            taken = max(-(-start // job.step), 0)
+            yield _Begun(stamp)
+        else:
+            if not last < start <= last + LONGEST_STILL:
+                raise _Odd
+            for sample in shown.until(job.step, taken, start, count):
+                yield taken, sample
+                taken += 1
+        shown, last = Shown(frame, start, job.geometry), start
+        end = start + (frame.duration * job.base if frame.duration else job.interval)
+
+
+def _frames(
+    job: _Job, segment: Segment, container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[tuple[av.VideoFrame, int] | _Done]:
+    """Whole frames of a segment with their stamps, then its end. Anything else is odd.
+
+    Frames before the key frame's own stamp belong to the segment before, which decodes on through them; so this one
+    decodes on until a frame of the next comes out.
+    """
+    begin, end = None, None
+    for packet in container.demux(stream):
+        if begin is None:
+            # A seek may land on a key frame before the one asked for.
+            if packet.dts is not None and packet.dts < segment.begin:
+                continue
+            if packet.dts != segment.begin or not packet.is_keyframe or packet.pts is None:
+                raise _Odd
+            begin = job.origin if segment.first else packet.pts
+        if packet.is_corrupt:
+            raise _Odd
+        if segment.end is not None and packet.dts is not None and packet.dts >= segment.end and end is None:
+            if packet.dts != segment.end or not packet.is_keyframe or packet.pts is None:
+                raise _Odd
+            end = packet.pts
+        for frame in stream.decode(packet):
+            stamp = _stamp(frame, job.base)
+            if stamp < begin:
+                continue
+            if end is not None and stamp >= end:
+                yield _Done(end)
+                return
+            if frame.is_corrupt:
+                raise _Odd
+            yield frame, stamp
+    if segment.end is not None:
+        raise _Odd
+    yield _Done(None)

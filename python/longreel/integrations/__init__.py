@@ -1,0 +1,1 @@
+"""longreel's ops inside other libraries' models, without edits to them."""

@@ -1,0 +1,169 @@
+"""The text-guided Q-Former for many frames of one video: what does not depend on the frame is computed once."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
+
+from longreel.models.llama_vid.presets import QFormerSize
+
+# Few frames at a time keep the layers' activations in cache on a CPU; a GPU wants them all.
+_CPU_FRAMES = 16
+
+
+def build_qformer(size: QFormerSize, vision_width: int, cross_attention_every: int = 2) -> InstructBlipQFormerModel:
+    """The published Q-Former: post-norm as in BERT, with an FFN for the queries and another for the text."""
+    config = InstructBlipQFormerConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.mlp,
+        max_position_embeddings=size.positions,
+        encoder_hidden_size=vision_width,
+        cross_attention_frequency=cross_attention_every,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=size.width**-0.5,
+    )
+    return InstructBlipQFormerModel(config)
+
+
+def qformer_frames(
+    qformer: InstructBlipQFormerModel, learned: Tensor, questions: list[Tensor], encoded: Tensor
+) -> Tensor:
+    """The query rows of the last layer, for every question and frame: the same mathematics as `qformer` itself.
+
+    The first layer up to its cross-attention, its whole text half and the text's projections in the second layer do
+    not depend on the frame: they are computed once a question. The last layer's text rows are read by nobody and left
+    out. A cross-attention is absorbed, `q . (Wk x + bk) = (Wk^T q) . x + const` and the constant cancels in the
+    softmax, or its keys and values are projected once for all questions, whichever takes fewer FLOPs.
+
+    Args:
+        learned: [M, E], the learned queries. questions: int64 [T], without padding; a T may be 0.
+        encoded: [F, S, C], the frames after their norm. Differentiable in all of them and in the weights.
+
+    Returns:
+        [P, F, M, E].
+    """
+    layers: list[Any] = list(qformer.encoder.layer)
+    prompts = [_prompt(qformer, layers, learned, ids) for ids in questions]
+    parts = torch.split(encoded, _CPU_FRAMES if encoded.device.type == "cpu" else max(len(encoded), 1))
+    rows = [torch.stack(list(_frames(layers, prompts, part))) for part in parts]
+    return torch.cat(rows, 1)
+
+
+class _Prompt(NamedTuple):
+    """One question before it meets a frame."""
+
+    queries: Tensor
+    """[M, E] after the first layer's self-attention."""
+    text: Tensor
+    """[T, E] after the whole first layer."""
+
+
+def _prompt(qformer: InstructBlipQFormerModel, layers: list[Any], learned: Tensor, ids: Tensor) -> _Prompt:
+    embedded = qformer.embeddings(input_ids=ids[None], query_embeds=learned[None])
+    attended = _self_attention(layers[0].attention, embedded)[0]
+    queries, text = attended.tensor_split([len(learned)])
+    return _Prompt(queries, layers[0].feed_forward_chunk(text))
+
+
+def _frames(layers: list[Any], prompts: list[_Prompt], encoded: Tensor) -> Iterator[Tensor]:
+    """[F, M, E] of every question."""
+    keys = [_Keys.of(layer, encoded, prompts) if layer.has_cross_attention else None for layer in layers]
+    for queries, text in prompts:
+        rows = _after_self_attention(layers[0], keys[0], queries.expand(len(encoded), -1, -1))
+        for layer, seen in zip(layers[1:], keys[1:], strict=True):
+            last = layer is layers[-1]
+            attended, attended_text = _joint_attention(layer.attention, rows, text, last)
+            rows = _after_self_attention(layer, seen, attended)
+            if not last:
+                text = layer.feed_forward_chunk(attended_text)
+        yield rows
+
+
+def _after_self_attention(layer: Any, keys: "_Keys | None", rows: Tensor) -> Tensor:
+    """[F, M, E]: cross-attention where the layer has one, and the queries' FFN."""
+    return layer.feed_forward_chunk_query(rows if keys is None else keys.attend(rows))
+
+
+def _self_attention(attention: Any, rows: Tensor) -> Tensor:
+    """rows [B, R, E] attend to each other; output projection, residual and norm included."""
+    inner = attention.attention
+    query, key, value = (_heads(inner, project(rows)) for project in (inner.query, inner.key, inner.value))
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    out: Tensor = attention.output(_merged(mixed), rows)
+    return out
+
+
+def _joint_attention(attention: Any, rows: Tensor, text: Tensor, rows_only: bool) -> tuple[Tensor, Tensor]:
+    """rows [F, M, E] and text ([T, E] the same for all frames, or [F, T, E]) attend to both -> the same two, [F, ...].
+
+    The text's projections are computed once where it is the same for all frames. rows_only: the second is empty.
+    """
+    inner, frames, count = attention.attention, *rows.shape[:2]
+    projected = []
+    for project in (inner.query, inner.key, inner.value):
+        of_text = project(text).expand(frames, *text.shape[-2:])
+        projected.append(_heads(inner, torch.cat([project(rows), of_text], 1)))
+    query, key, value = projected
+    if rows_only:
+        query = query[:, :, :count]
+    mixed = _merged(F.scaled_dot_product_attention(query, key, value))
+    residual = rows if rows_only else torch.cat([rows, text.expand(frames, *text.shape[-2:])], 1)
+    out = attention.output(mixed, residual)
+    return out[:, :count], out[:, count:]
+
+
+def _heads(inner: Any, rows: Tensor) -> Tensor:
+    """[B, R, E] -> [B, H, R, D]"""
+    return rows.unflatten(-1, (inner.num_attention_heads, -1)).transpose(1, 2)
+
+
+def _merged(heads: Tensor) -> Tensor:
+    """[B, H, R, D] -> [B, R, E]"""
+    return heads.transpose(1, 2).flatten(2)
+
+
+class _Keys(NamedTuple):
+    """What the queries of a cross-attention look at: the frames as they are (absorbed), or their keys and values."""
+
+    attention: Any
+    encoded: Tensor
+    projected: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, layer: Any, encoded: Tensor, prompts: list[_Prompt]) -> "_Keys":
+        attention = layer.crossattention
+        inner = attention.attention
+        rows, width = prompts[0].queries.shape
+        (_, seen, vision), questions = encoded.shape, len(prompts)
+        plain = 2 * seen * vision * width + questions * 2 * rows * seen * width
+        absorbed = questions * 2 * rows * vision * (inner.num_attention_heads * seen + width)
+        if absorbed < plain:
+            return cls(attention, encoded, None)
+        return cls(attention, encoded, (_heads(inner, inner.key(encoded)), _heads(inner, inner.value(encoded))))
+
+    def attend(self, rows: Tensor) -> Tensor:
+        """rows [F, M, E] -> [F, M, E], output projection, residual and norm included."""
+        inner = self.attention.attention
+        query = _heads(inner, inner.query(rows))
+        if self.projected is not None:
+            mixed = F.scaled_dot_product_attention(query, *self.projected)
+        else:
+            mixed = self._absorbed(inner, query)
+        return self.attention.output(_merged(mixed), rows)
+
+    def _absorbed(self, inner: Any, query: Tensor) -> Tensor:
+        """query [F, H, M, D] -> [F, H, M, D]: softmax(q Wk x^T / sqrt(D)) x, and Wv after it, head by head."""
+        heads, rows, depth = query.shape[1:]
+        # [H, D, C]
+        w_key, w_value = (linear.weight.unflatten(0, (heads, -1)) for linear in (inner.key, inner.value))
+        # [F, H * M, C] and its softmax over the S tokens of each frame
+        asked = (query @ w_key * depth**-0.5).flatten(1, 2)
+        mean = (asked @ self.encoded.mT).softmax(-1) @ self.encoded
+        return mean.unflatten(1, (heads, rows)) @ w_value.mT + inner.value.bias.view(heads, 1, depth)

@@ -1,0 +1,142 @@
+"""VoCo tokens for any Llama or Qwen2 decoder of transformers: masked training, and two-stage inference."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import longreel.integrations.transformers  # noqa: F401
+from longreel import use_layout
+from longreel.cache import VoCoCache
+from longreel.models.voco_llama.tokens import IMAGE, VoCoCollator, VoCoRule
+
+
+class VoCoDecoder(nn.Module):
+    """A language model that has learnt, or learns, to read pictures through VoCo tokens.
+
+    ::
+
+        decoder = VoCoDecoder(LlamaForCausalLM.from_pretrained(...), rows=576, count=1)
+        loss = decoder(**decoder.collator()(samples)).loss          # masked training
+        cache = decoder.see(vision, prefix=[1])                     # stage 1, once a video
+        ids = decoder.ask(cache, question, max_new_tokens=32)       # stage 2, as often as liked
+
+    Args:
+        language: any causal language model of transformers whose attention is plain causal; it is switched to
+            ``attn_implementation="longreel"``.
+        rows: vision rows of a picture. count: VoCo tokens of a group. rule: the other fields of `VoCoRule`.
+        token: id of the VoCo token where the vocabulary has it; None adds a row to it, the last id.
+    """
+
+    def __init__(
+        self, language: PreTrainedModel, *, rows: int, count: int, token: int | None = None, **rule: Any
+    ) -> None:
+        super().__init__()
+        if token is None:
+            token = language.get_input_embeddings().num_embeddings
+            language.resize_token_embeddings(token + 1, mean_resizing=False)
+        language.set_attn_implementation("longreel")
+        self.language = language
+        self.rule = VoCoRule(token, count, rows, **rule)
+
+    def collator(self, **options: Any) -> VoCoCollator:
+        """See `VoCoCollator`."""
+        return VoCoCollator(self.rule, **options)
+
+    def embed(self, input_ids: Tensor, vision: Tensor | None = None) -> Tensor:
+        """Expanded ids [B, S] and pictures [P, rows, H], in the order of their rows -> [B, S, H]."""
+        table = self.language.get_input_embeddings()
+        at = input_ids == IMAGE
+        embeds = table(input_ids.masked_fill(at, 0))
+        given = 0 if vision is None else vision.shape[0] * vision.shape[1]
+        if int(at.sum()) != given:
+            raise ValueError(f"the ids have {int(at.sum())} rows of pictures, and {given} are given")
+        if vision is None:
+            return embeds
+        return embeds.masked_scatter(at[..., None], vision.to(embeds.dtype))
+
+    def forward(self, input_ids: Tensor, vision: Tensor | None = None, **inputs: Any) -> Any:
+        """The masked forward over a batch of `collator`: what the language model returns, with `loss` where labels are.
+
+        input_ids [B, S] expanded; vision [P, rows, H]; the rest of the batch and any keyword of the language model.
+        """
+        if "video_layout" not in inputs:
+            mask = inputs.get("attention_mask")
+            inputs["video_layout"] = self.rule.layout(input_ids, torch.ones_like(input_ids) if mask is None else mask)
+        if inputs.get("position_ids") is None:
+            inputs["position_ids"] = self.rule.positions(inputs["video_layout"]).to(input_ids.device)
+        return self.language(inputs_embeds=self.embed(input_ids, vision), **inputs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        vision: Tensor | None = None,
+        *,
+        video_layout: Any = None,
+        labels: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Answers [B, T] to a batch of `collator` in one stage: every row is kept. `options` are those of generate."""
+        mask = options.get("attention_mask")
+        layout = video_layout or self.rule.layout(input_ids, torch.ones_like(input_ids) if mask is None else mask)
+        options.setdefault("position_ids", self.rule.positions(layout).to(input_ids.device))
+        with use_layout(layout):
+            return self.language.generate(inputs_embeds=self.embed(input_ids, vision), **options)  # type: ignore[operator]
+
+    def see(
+        self, vision: Tensor, *, prefix: list[int] | None = None, cache: VoCoCache | None = None, at_once: int = 8
+    ) -> VoCoCache:
+        """Stage 1: frames [F, rows, H] into a cache that keeps their VoCo rows.
+
+        prefix: ids before the first frame (BOS). cache: of earlier frames, which it is appended to. at_once: frames of one
+        forward pass, where every frame has a group of its own.
+        """
+        rule = self.rule
+        cache = self.cache() if cache is None else cache
+        prefix = [] if cache.length else prefix or []
+        grouped = vision.flatten(0, 1)[None] if rule.shared else vision
+        if rule.mode == "image" and (cache.length or len(grouped) > 1):
+            raise ValueError(
+                "mode='image', the released rule, shows later rows all between two groups of VoCo tokens: a cache of several"
+                " takes mode='independent' or 'causal'"
+            )
+        segments = [("vision", grouped.shape[1]), ("text", len(rule.separator)), ("voco", rule.count)]
+        group = [*rule.separator, *[rule.token] * rule.count]
+        table = self.language.get_input_embeddings()
+        device = table.weight.device
+        behind = table(torch.tensor(group, device=device))
+        for first in range(0, len(grouped), at_once):
+            frames = grouped[first : first + at_once].to(device, table.weight.dtype)
+            # [1, n, H]
+            embeds = torch.cat([frames, behind.expand(len(frames), -1, -1)], 1).flatten(0, 1)[None]
+            before = table(torch.tensor(prefix, device=device, dtype=torch.long))[None]
+            rows = [("prefix", len(prefix)), *segments * len(frames)]
+            cache.append(self.language.get_decoder(), torch.cat([before, embeds], 1), rows)
+            prefix = []
+        return cache
+
+    def cache(self) -> VoCoCache:
+        """An empty cache under this decoder's rule."""
+        rule = self.rule
+        return VoCoCache(
+            self.language.config,
+            mode="causal" if rule.mode == "causal" else "independent",
+            prefix_visible_to="frames" if rule.frames_see_prefix else "first",
+            text_sees_prefix=rule.text_sees_prefix,
+            positions="absolute" if rule.absolute else "compact",
+        )
+
+    def ask(self, cache: VoCoCache, question: Tensor, *, num_beams: int = 1, **options: Any) -> Tensor:
+        """Stage 2: the answer [1, T] to a question [T] about what the cache has seen; the cache stays as it is."""
+        ids = question.reshape(1, -1).to(self.language.device)
+        given = cache.question(ids, num_beams) | options
+        return self.language.generate(**given)[:, ids.shape[1] :]  # type: ignore[operator]
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """As of the language model, for transformers' Trainer."""
+        self.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.language.gradient_checkpointing_disable()

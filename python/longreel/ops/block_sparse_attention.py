@@ -1,0 +1,238 @@
+"""block_sparse_attention: attention under a video layout, where a row sees two ranges of keys; no mask is made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreel.backends import Request, choose
+from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
+from longreel.ops import _flash
+from longreel.ops._call import call, register, wants_grad
+from longreel.ops._cost import Cost, nbytes
+from longreel.ops._layouts import planned
+from longreel.ops._queries import autocast, check_dtype, exact, resolve_scale
+from longreel.ops._schemas import overload as low_level
+from longreel.reference.block_sparse_attention import block_sparse_attention as reference
+
+NAME = "block_sparse_attention"
+HEAD_DIM = 256
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: VideoLayout | PlannedLayout,
+    *,
+    scale: float | None = None,
+    global_k: Tensor | None = None,
+    global_v: Tensor | None = None,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """``softmax(scale * q k^T) v`` over the keys that `layout` shows every row: ``K[lo:hi)`` and ``G[glo:ghi)``.
+
+    G are the global keys (prefix, VoCo, VST, sinks), which rows of their document see from anywhere. Left padding and
+    documents are part of the layout. A row that sees nothing gives 0, lse -inf and no gradient.
+
+    Args:
+        q: ``[B, Sq, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to
+            256, any strides.
+        k, v: ``[B, Sk, Hkv, D]`` in position order, dtype and device of `q`, H a multiple of Hkv: head h reads key head
+            ``h // (H / Hkv)``. Sk may exceed the layout's keys (a cache); what lies beyond is not seen.
+        layout: a `VideoLayout`, planned at the first call with it (the last few plans are kept), or the `PlannedLayout` that
+            ``layout.to(device)`` gives, which torch.compile and CUDA graph capture need. One sample serves any batch.
+        scale: factor on the scores; None is ``D ** -0.5``.
+        global_k, global_v: ``[B, G, Hkv, D]`` in the order of ``layout.global_index``: the global keys where they are not the
+            rows of k and v (rotated to another position, or from a cache). None reads them from k and v in place.
+        return_lse: also return the natural log of the softmax denominator, float32 ``[B, H, Sq]``. Differentiable.
+        backend: None chooses (see `longreel.explain`); a name that cannot run raises BackendError.
+
+    Returns:
+        ``[B, Sq, H, D]`` in the input's dtype, accumulated in float32; with `return_lse` a pair.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit, naming what was given and what is allowed.
+        RuntimeError: a `VideoLayout` that is not planned under torch.compile or capture.
+        BackendError: no backend, or not the one named, can run the call.
+    """
+    args, plan = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)
+    request = Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5]), objection=_objection(plan, args[-1]))
+    chosen = choose(NAME, backend, request)
+    if chosen == "flash":
+        q, k, v, global_k, global_v = args[:5]
+        out, lse = _flash.attend(q, k, v, global_k, global_v, plan, args[-1])
+    else:
+        out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
+    return (out, lse) if return_lse else out
+
+
+def lower(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: VideoLayout | PlannedLayout,
+    *,
+    scale: float | None = None,
+    global_k: Tensor | None = None,
+    global_v: Tensor | None = None,
+    **_: Any,
+) -> tuple[tuple[Any, ...], PlannedLayout]:
+    """Checks, then the arguments of the low-level op and the planned layout."""
+    if (global_k is None) != (global_v is None):
+        given, missing = ("global_v", "global_k") if global_k is None else ("global_k", "global_v")
+        raise ValueError(f"{given} is given without {missing}: give both or neither")
+    if global_k is None or global_v is None:
+        q, k, v = autocast(q, k, v)
+        _check_tensors(q=q, k=k, v=v)
+    else:
+        q, k, v, global_k, global_v = autocast(q, k, v, global_k, global_v)
+        _check_tensors(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
+    plan = planned(layout, q.device)
+    _check_layout(plan, q, k, global_k)
+    args = (
+        q, k, v, global_k, global_v, plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.units,
+        plan.runs, plan.unit_order, *plan.tile, resolve_scale(scale, q.shape[-1]),
+    )  # fmt: skip
+    return args, plan
+
+
+def objection(*args: Any, **kwargs: Any) -> Callable[[str], str | None]:
+    """Why a backend does not serve the values of this call, for `explain`."""
+    lowered, plan = lower(*args, **kwargs)
+    return _objection(plan, lowered[-1])
+
+
+def _objection(plan: PlannedLayout, scale: float) -> Callable[[str], str | None]:
+    return lambda backend: _flash.refusal(plan, scale) if backend == "flash" else None
+
+
+def _check_tensors(**tensors: Tensor) -> None:
+    """One dtype, one device, shapes that belong together."""
+    check_dtype(**tensors)
+    q, k = tensors["q"], tensors["k"]
+    for name, tensor in tensors.items():
+        if tensor.dtype != q.dtype:
+            raise TypeError(f"q is {q.dtype} and {name} is {tensor.dtype}: they must have one dtype")
+        if tensor.device != q.device:
+            raise ValueError(f"q is on {q.device} and {name} is on {tensor.device}: they must be on one device")
+        if tensor.dim() != 4:
+            wanted = "[B, Sq, H, D]" if name == "q" else "[B, G, Hkv, D]" if "global" in name else "[B, Sk, Hkv, D]"
+            raise ValueError(f"{name} must be {wanted}, given {tuple(tensor.shape)}")
+        if tensor.shape[0] != q.shape[0] or tensor.shape[3] != q.shape[3]:
+            raise ValueError(
+                f"q {tuple(q.shape)} and {name} {tuple(tensor.shape)} must have one batch size and one head size"
+            )
+        if name != "q" and tensor.shape[2] != k.shape[2]:
+            raise ValueError(f"k has {k.shape[2]} heads and {name} has {tensor.shape[2]}: they must have as many")
+    for a, b in (("k", "v"), ("global_k", "global_v")):
+        if a in tensors and tensors[a].shape[1] != tensors[b].shape[1]:
+            raise ValueError(
+                f"{a} has {tensors[a].shape[1]} keys and {b} has {tensors[b].shape[1]}: one number is needed"
+            )
+    if not 1 <= q.shape[3] <= HEAD_DIM:
+        raise ValueError(f"the head size D is {q.shape[3]}; allowed are 1 to {HEAD_DIM}")
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+        raise ValueError(f"q has {q.shape[2]} heads and k has {k.shape[2]}: H must be a multiple of Hkv")
+
+
+def _check_layout(plan: PlannedLayout, q: Tensor, k: Tensor, global_k: Tensor | None) -> None:
+    """The layout speaks of these rows and keys."""
+    if plan.bounds.device != q.device:
+        raise ValueError(
+            f"the layout is planned for {plan.bounds.device} and q is on {q.device}: use layout.to(q.device)"
+        )
+    if plan.bounds.shape[1] != q.shape[1]:
+        raise ValueError(
+            f"the layout has {plan.bounds.shape[1]} query rows and q has {q.shape[1]}: they must be as many"
+        )
+    if plan.extent.shape[0] > k.shape[1]:
+        raise ValueError(
+            f"the layout speaks of {plan.extent.shape[0]} keys and k has {k.shape[1]}: at least so many are needed"
+        )
+    for samples in (plan.bounds.shape[0], plan.start.shape[0]):
+        if samples != 1 and samples != q.shape[0]:
+            raise ValueError(
+                f"the layout has {samples} samples and q has {q.shape[0]}: one sample, or as many, is allowed"
+            )
+    if global_k is not None and global_k.shape[1] != plan.global_index.shape[1]:
+        raise ValueError(
+            f"the layout has {plan.global_index.shape[1]} global keys and global_k has {global_k.shape[1]}"
+        )
+
+
+def run_reference(
+    q: Tensor, k: Tensor, v: Tensor, global_k: Tensor | None, global_v: Tensor | None, global_index: Tensor,
+    start: Tensor, bounds: Tensor, *rest: Any, same_dtype: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
+    wide = q.dtype if same_dtype else torch.promote_types(q.dtype, torch.float32)
+    far_k, far_v = (None if t is None else t.to(wide) for t in (global_k, global_v))
+    with exact(q.device):
+        out, lse = reference(q.to(wide), k.to(wide), v.to(wide), far_k, far_v, bounds, global_index, start, rest[-1])
+    return out.to(q.dtype), lse
+
+
+def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, **kwargs: Any) -> Cost:
+    """4 D for every visible (query, key) pair and head; q, k, v, the global keys and the plan read once, out and lse written."""
+    args, plan = lower(q, k, v, layout, **kwargs)
+    batch, rows, heads, width = q.shape
+    repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
+    flops = 4 * width * heads * repeat * visible_pairs(plan.layout)
+    written = batch * rows * heads * (width * args[0].element_size() + 4)
+    return Cost(flops, nbytes(*args[:13]), written)
+
+
+def executed_flops(plan: PlannedLayout, backend: str, dtype: torch.dtype, heads: int, width: int) -> int | None:
+    """4 D for every pair that the backend's forward computes under `plan`, masked lanes of its vectors included, for each
+    head and sample of the layout; None for a backend that does not go by tiles."""
+    if backend not in _LANES:
+        return None
+    lanes = _LANES[backend](plan.tile, dtype)
+    return 4 * width * heads * executed_pairs(plan.layout.plan(plan.tile, bounds=False), lanes)
+
+
+# (rows, keys) in whose multiples a kernel computes the steps of a tile.
+_LANES: dict[str, Callable[[tuple[int, int], torch.dtype], tuple[int, int]]] = {
+    "cpu": lambda tile, dtype: (min(16, tile[0]), 16 if dtype is torch.float32 else 32),
+    "triton": lambda tile, dtype: tile,
+}
+
+
+def _fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, rows, heads, _width = q.shape
+    return q.new_empty(q.shape), q.new_empty(batch, heads, rows, dtype=torch.float32)
+
+
+def _fake_backward(
+    grad_out: Any, grad_lse: Any, q: Tensor, k: Tensor, v: Tensor, global_k: Tensor | None, global_v: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:  # fmt: skip
+    need_q, need_kv, need_global = rest[-3:]
+    wanted = ((q, need_q), (k, need_kv), (v, need_kv), (global_k, need_global), (global_v, need_global))
+    return tuple(q.new_empty(t.shape if need and t is not None else (0,)) for t, need in wanted)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:13], *output)
+    ctx.numbers = inputs[13:]
+
+
+def _backward(backend: str) -> Any:
+    op = low_level(f"{NAME}_backward", backend)
+
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+        wanted = ctx.needs_input_grad[:5]
+        if grad_out is None and grad_lse is None:
+            return (None,) * 16
+        inputs, results = ctx.saved_tensors[:13], ctx.saved_tensors[13:]
+        needs = int(wanted[0]), int(wanted[1] or wanted[2]), int(wanted[3] or wanted[4])
+        grads = op(grad_out, grad_lse, *inputs, *ctx.numbers, *results, *needs)
+        return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 11
+
+    return backward
+
+
+register(NAME, _fake, _fake_backward, setup_context=_setup_context, backward=_backward)

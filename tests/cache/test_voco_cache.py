@@ -1,0 +1,197 @@
+"""Two stages over a VoCoCache against one masked forward over everything."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import longreel
+import longreel.integrations.transformers
+from longreel import VideoLayout
+from longreel.cache import VoCoCache
+from longreel.layout import kept, positions
+
+VISION, SEPARATOR, PREFIX, TEXT = 10, 2, 3, 7
+WIDTH = 32
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.3, attn_implementation="longreel", eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def layout(frames: int, voco: int, text: int = TEXT, prefix: int = PREFIX, **rule: Any) -> VideoLayout:
+    rule = {"mode": "independent", "prefix_visible_to": "first", "text_sees_prefix": False} | rule
+    segments = [("prefix", prefix), *frame(voco) * frames, ("text", text)]
+    return VideoLayout.of(
+        segments,
+        attention=rule["mode"],
+        frames_see_prefix=rule["prefix_visible_to"] != "first",
+        text_sees_prefix=rule["text_sees_prefix"] or rule["prefix_visible_to"] == "all",
+    )
+
+
+def frame(voco: int) -> list[tuple[str, int]]:
+    return [("vision", VISION), ("text", SEPARATOR), ("voco", voco)]
+
+
+@torch.no_grad()
+def masked(model: LlamaForCausalLM, whole: VideoLayout, embeds: Tensor, at: Any = None) -> Tensor:
+    """Logits of the text rows from one forward over everything."""
+    out = model(
+        inputs_embeds=embeds,
+        position_ids=torch.from_numpy(positions(whole, at)).long(),
+        video_layout=whole,
+        use_cache=False,
+    )
+    return out.logits[:, -TEXT:]
+
+
+RULES = [
+    {"mode": mode, "prefix_visible_to": to, "text_sees_prefix": text, "positions": at}
+    for mode, to, text, at in product(
+        ("independent", "causal"), ("first", "frames", "all"), (False, True), ("compact", "absolute")
+    )
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
+def test_two_stages_equal_the_masked_forward(model: LlamaForCausalLM, rule: dict[str, Any]) -> None:
+    voco = 2
+    whole = layout(4, voco, **{k: v for k, v in rule.items() if k != "positions"})
+    embeds = torch.randn(2, whole.length, WIDTH)
+    cache = VoCoCache(model.config, **rule)
+    length = VISION + SEPARATOR + voco
+    # One frame, then two at once, then one.
+    for first, last in ((0, 1), (1, 3), (3, 4)):
+        begin, end = (PREFIX + length * first if first else 0), PREFIX + length * last
+        segments = ([] if first else [("prefix", PREFIX)]) + frame(voco) * (last - first)
+        cache.append(model.model, embeds[:, begin:end], segments)
+    expected = masked(model, whole, embeds, rule["positions"])
+    sees_prefix = rule["text_sees_prefix"] or rule["prefix_visible_to"] == "all"
+    question = cache.fork()
+    assert (
+        question.rows
+        == question.layers[0].keys.shape[-2]
+        == kept(layout(4, voco, 0, **{k: v for k, v in rule.items() if k != "positions"}))[0]
+    )
+    assert question.rows == 4 * voco + PREFIX * sees_prefix
+    with torch.no_grad():
+        at_once = model(inputs_embeds=embeds[:, -TEXT:], past_key_values=question).logits
+        torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=1e-5)
+        one_by_one = cache.fork()
+        rows = [
+            model(inputs_embeds=embeds[:, whole.length - TEXT + i, None], past_key_values=one_by_one).logits
+            for i in range(TEXT)
+        ]
+    torch.testing.assert_close(torch.cat(rows, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("voco", [1, 2, 8, 128])
+def test_an_image_leaves_its_voco_rows_only(model: LlamaForCausalLM, voco: int) -> None:
+    """576 vision tokens: one VoCo token keeps 99.8 % of the keys and values out."""
+    whole = VideoLayout.voco(frames=1, vision=576, separator=2, voco=voco, prefix=1, text=TEXT)
+    embeds = torch.randn(1, whole.length, WIDTH)
+    cache = VoCoCache(model.config)
+    cache.append(model.model, embeds[:, :-TEXT], [("prefix", 1), ("vision", 576), ("text", 2), ("voco", voco)])
+    assert cache.rows == voco
+    assert cache.length == 579 + voco
+    per_row = 2 * 3 * 2 * 8 * 4
+    assert cache.nbytes == voco * per_row
+    if voco == 1:
+        assert 1 - cache.nbytes / (576 * per_row) > 0.998
+    with torch.no_grad():
+        logits = model(inputs_embeds=embeds[:, -TEXT:], past_key_values=cache.fork()).logits
+    torch.testing.assert_close(logits, masked(model, whole, embeds), atol=1e-5, rtol=1e-5)
+
+
+def test_forks_share_and_do_not_disturb(model: LlamaForCausalLM) -> None:
+    cache = VoCoCache(model.config)
+    cache.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+    before = [layer.keys.clone() for layer in cache.layers]
+    fork = cache.fork()
+    assert fork.layers[0].keys.data_ptr() == cache.layers[0].keys.data_ptr()
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[3, 4, 5]]), past_key_values=fork)
+    assert fork.layers[0].keys.shape[-2] == 5
+    assert all(torch.equal(a, layer.keys) for a, layer in zip(before, cache.layers, strict=True))
+    assert cache.length == 14
+    with pytest.raises(ValueError, match="ask questions on forks"):
+        fork.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("implementation", ["longreel", "sdpa"])
+def test_generate(model: LlamaForCausalLM, beams: int, implementation: str) -> None:
+    """The answer is that of generate over the whole prompt; the second stage runs under any attention implementation."""
+    cache = VoCoCache(model.config)
+    whole = layout(1, 2)
+    ids = torch.randint(1, 40, (1, whole.length))
+    embeds = model.get_input_embeddings()(ids).detach()
+    cache.append(model.model, embeds[:, :-TEXT], [("prefix", PREFIX), *frame(2)])
+    with longreel.use_layout(whole):
+        one_stage = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, num_beams=beams)
+    try:
+        model.set_attn_implementation(implementation)
+        for _ in range(2):
+            two_stage = model.generate(**cache.question(ids[:, -TEXT:], beams), max_new_tokens=6)
+            assert torch.equal(two_stage[:, TEXT:], one_stage[:, whole.length :])
+    finally:
+        model.set_attn_implementation("longreel")
+
+
+def test_saved_and_loaded(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    cache = VoCoCache(model.config, mode="causal", prefix_visible_to="frames")
+    cache.append(model.model, torch.randn(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
+    cache.save(tmp_path / "cache.safetensors")
+    again = VoCoCache.load(tmp_path / "cache.safetensors", model.config)
+    assert (again.rows, again.length, again.mode) == (5, 17, "causal")
+    more = torch.randn(1, 14, WIDTH)
+    for one in (cache, again):
+        one.append(model.model, more, frame(2))
+    for a, b in zip(cache.layers, again.layers, strict=True):
+        assert torch.equal(a.keys, b.keys)
+        assert torch.equal(a.values, b.values)
+    other = LlamaConfig(num_hidden_layers=2)
+    with pytest.raises(ValueError, match="has 3 layers, the model 2"):
+        VoCoCache.load(tmp_path / "cache.safetensors", other)
+
+
+def test_reset(model: LlamaForCausalLM) -> None:
+    cache = VoCoCache(model.config)
+    for _ in range(2):
+        cache.append(model.model, torch.ones(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
+        assert (cache.rows, cache.length) == (2, 17)
+        cache.reset()
+        assert (cache.rows, cache.length, cache.get_seq_length()) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("segments", "says"),
+    [
+        ([("vision", 4), ("voco", 2)], "the segments have 6 rows and embeds 5"),
+        ([("vision", 3), ("voco", 1), ("text", 1)], "ends with voco rows"),
+        ([("voco", 4), ("audio", 1)], "unknown segment kind"),
+    ],
+)
+def test_bad_segments(model: LlamaForCausalLM, segments: list[tuple[str, int]], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        VoCoCache(model.config).append(model.model, torch.zeros(1, 5, WIDTH), segments)
+
+
+def test_bad_options(model: LlamaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="mode='image' is not one of 'independent', 'causal'"):
+        VoCoCache(model.config, mode="image")  # type: ignore[arg-type]
+    cache = VoCoCache(model.config)
+    cache.append(model.model, torch.zeros(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
+    with pytest.raises(ValueError, match="a prefix stands before the first frame only"):
+        cache.append(model.model, torch.zeros(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])

@@ -1,0 +1,94 @@
+"""block_sparse_attention's Triton kernels on cases of its reference, in Triton's interpreter (see interpreted_kernels.py)."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from longreel.layout import VideoLayout, schedule
+from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases, layout_case
+from longreel.reference.case import Case, Inputs
+from longreel.testing import poison
+from longreel.testing.cases import Variant, layouts, low_level, prepare, run, yardstick
+
+OP = "block_sparse_attention"
+TRITON = Variant(OP, "triton", "cpu")
+CASES = {case.name: case for case in cases()}
+
+# Every step is interpreted: one key head and few frames in float32, every head of the case in the others.
+SINGLE = (
+    "vst-grouped-far", "left-padded-lse", "start", "start-far", "all-padding", "packed-grouped", "window-and-sinks",
+    "sharpest", "scale-zero", "scale-negative", "head-size-1", "head-size-80", "head-size-256", "one-of-each",
+    "no-batch", "no-rows", "no-keys", "no-heads",
+)  # fmt: skip
+HALF = ("voco-causal", "decode-rows", "decode-far", "decode-left-padded", "head-size-33", "head-size-128")
+
+
+def one_key_head(inputs: Inputs) -> Inputs:
+    group = inputs["q"].shape[2] // inputs["k"].shape[2]
+    heads = {"q": group} | dict.fromkeys(DIFFERENTIABLE[1:], 1)
+    return inputs | {name: inputs[name][:, :, :count] for name, count in heads.items() if name in inputs}
+
+
+def check(inputs: Inputs, dtype: torch.dtype, wanted: Sequence[str] = DIFFERENTIABLE) -> None:
+    inputs = prepare(inputs, dtype)
+    wanted = [name for name in wanted if name in inputs]
+    with poison():
+        got = run(OP, low_level(TRITON), inputs, wanted)
+    yardstick(OP, inputs, dtype, wanted).check(got.everything)
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_float32(case: str) -> None:
+    check(one_key_head(CASES[case].inputs(1)), torch.float32)
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_float16(case: str) -> None:
+    check(CASES[case].inputs(1), torch.float16)
+
+
+def test_bfloat16() -> None:
+    check(CASES["decode-one-row"].inputs(1), torch.bfloat16)
+
+
+def voco(frames: int) -> VideoLayout:
+    return VideoLayout.voco(frames=frames, vision=20, voco=3, text=12, prefix=2, mode="causal", text_sees_prefix=True)
+
+
+SMALL = Case("voco", layout_case("voco", voco, batch=1, heads=(2, 1), width=8).make, 6)
+
+
+@pytest.mark.parametrize(("rows", "heads"), [(4, (6, 2)), (30, (2, 1))])
+def test_few_rows_split_their_keys(rows: int, heads: tuple[int, int]) -> None:
+    """A window of 900 keys and 300 sinks over several programs, not all of which have keys that every row sees."""
+    window = VideoLayout.sliding_window(1300, 900, 300).rows(1295 - rows, 1295)
+    check(layout_case("long", lambda _: window, heads=heads, batch=1, sharp=3.0, beyond=7).inputs(), torch.float32, ())
+
+
+@pytest.mark.parametrize("tile", [(16, 16), (48, 24), (100, 200)])
+def test_any_tile_of_the_plan(tile: tuple[int, int]) -> None:
+    inputs = SMALL.inputs()
+    check(inputs | {"layout": inputs["layout"].to("cpu", tile=tile)}, torch.float32)
+
+
+def test_global_keys_summed_over_several_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "UNIT_ROWS", 20)
+    inputs = SMALL.inputs()
+    planned = inputs["layout"].to("cpu", tile=(16, 16))
+    keys = [tuple(unit[:3]) for unit in planned.units.tolist()]
+    assert len(set(keys)) < len(keys)
+    check(inputs | {"layout": planned}, torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["gaps", "stepped", "swapped", "repeated"])
+def test_any_strides(kind: str) -> None:
+    inputs = layout_case("far", voco, batch=2, heads=(2, 1), width=5, far=True, frames=2).inputs()
+    moved = {name: layouts(inputs[name])[kind] for name in DIFFERENTIABLE}
+    check(inputs | moved, torch.float32, ("q",) if kind == "stepped" else DIFFERENTIABLE)
+
+
+@pytest.mark.parametrize("wanted", [("q",), ("k", "v"), ("global_k", "global_v")])
+def test_gradients_not_asked_for_are_empty(wanted: tuple[str, ...]) -> None:
+    inputs = layout_case("far", voco, batch=1, heads=(1, 1), width=4, far=True, frames=2).inputs()
+    check(inputs, torch.float32, wanted)

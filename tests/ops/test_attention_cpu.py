@@ -1,0 +1,71 @@
+"""The CPU kernels of block_sparse_attention where the contract's small cases do not reach: long keys, memory nobody sees."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from longreel import _native, block_sparse_attention
+from longreel.layout import PlannedLayout, VideoLayout
+from longreel.testing import assert_deterministic, poison
+from longreel.testing.cases import cpu_isa, prepare, yardstick
+
+pytestmark = pytest.mark.skipif(_native.OPS_REFUSAL is not None, reason="needs _ops.so")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def decoding(rows: int, start: int = 0) -> PlannedLayout:
+    """The last rows of a video with keys in both ranges: some thousands in K, more than a hundred in G."""
+    whole = VideoLayout.voco(frames=130, vision=16, voco=1, text=3000, mode="causal")
+    return whole.rows(whole.length - rows, whole.length).to("cpu").with_start(torch.tensor([start], dtype=torch.int32))
+
+
+def tensors(layout: PlannedLayout, dtype: torch.dtype, batch: int = 1, width: int = 64) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"q": (layout.layout.queries, 4), "k": (layout.layout.keys, 2), "v": (layout.layout.keys, 2)}
+    made = {name: torch.randn(batch, *shape, width, generator=generator) for name, shape in shapes.items()}
+    return prepare({**made, "layout": layout, "return_lse": True}, dtype)
+
+
+def outputs(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    with poison():
+        return dict(zip(("out", "lse"), block_sparse_attention(**inputs, backend="cpu"), strict=True))
+
+
+@pytest.mark.parametrize("isa", _native.cpu_isas())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 16, 40])
+def test_long_keys_are_split_and_merged(isa: str, dtype: torch.dtype, rows: int) -> None:
+    """Few rows over long keys: parts of the keys go to several workers, and meet in a fixed order."""
+    inputs = tensors(decoding(rows, start=700), dtype, batch=2)
+    with cpu_isa(isa):
+        yardstick("block_sparse_attention", inputs, dtype, ()).check(outputs(inputs))
+        assert_deterministic(lambda: outputs(inputs))
+
+
+@pytest.mark.parametrize("isa", _native.cpu_isas())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_no_row_sees_may_hold_anything(isa: str, dtype: torch.dtype) -> None:
+    """NaN keys in left padding, between the ranges and beyond the layout change no bit, forward or backward."""
+    rows = 20
+    layout = decoding(rows, start=5)
+    plain = tensors(layout, dtype)
+    seen = torch.zeros(layout.layout.keys + 30, dtype=torch.bool)
+    seen[-3030:-30] = True
+    index = layout.global_index[0].long()
+    seen[index[index >= 5]] = True
+    results = []
+    for hidden in (0.0, torch.nan):
+        inputs = dict(plain)
+        for name in ("k", "v"):
+            value = torch.cat([plain[name], plain[name][:, :30]], 1)
+            inputs[name] = torch.where(seen[:, None, None], value, hidden).to(dtype).requires_grad_()
+        inputs["q"] = plain["q"].clone().requires_grad_()
+        with cpu_isa(isa):
+            found = outputs(inputs)
+            grads = torch.autograd.grad(sum(t.float().sum() for t in found.values()), [inputs[n] for n in "qkv"])
+        results.append([*(t.detach() for t in found.values()), *grads])
+    for clean, dirty in zip(*results, strict=True):
+        torch.testing.assert_close(dirty, clean, rtol=0, atol=0)
+        assert clean.isfinite().all()

@@ -1,0 +1,63 @@
+"""The tiles of block_sparse_attention are a pure function of sizes: checked here for cards that nobody has at hand."""
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from longreel.triton_kernels.block_sparse_attention_config import (
+    FITTING,
+    LEAST_SPLIT,
+    PORTABLE_SHARED,
+    head_block,
+    keys_are_split,
+    splits,
+    tile_config,
+)
+
+# opt-in shared memory of a block
+CARDS = {"RTX 3090": PORTABLE_SHARED, "A100": 163 * 1024, "H200": 227 * 1024}
+
+
+@pytest.mark.parametrize("shared", CARDS.values(), ids=CARDS)
+@pytest.mark.parametrize("kernel", FITTING)
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("head", [1, 64, 80, 96, 128, 200, 256])
+def test_tiles_fit_the_card(kernel: str, head: int, itemsize: int, shared: int) -> None:
+    config = tile_config(kernel, head, itemsize, 128, 64, shared)
+    *_, needed = FITTING[kernel]
+    assert needed(config, head_block(head), itemsize) <= shared
+    assert head_block(head) >= head
+    assert config.why
+
+
+def test_a_large_card_takes_larger_tiles() -> None:
+    small, large = (tile_config("forward", 128, 2, 128, 64, shared) for shared in (PORTABLE_SHARED, 227 * 1024))
+    assert (small.num_stages, large.num_stages) == (2, 3)
+
+
+@pytest.mark.parametrize(("rows", "keys", "tile"), [(1, 1, (16, 16)), (100, 48, (128, 64)), (32, 200, (32, 64))])
+def test_tiles_are_no_larger_than_the_plans(rows: int, keys: int, tile: tuple[int, int]) -> None:
+    config = tile_config("forward", 128, 2, rows, keys, PORTABLE_SHARED)
+    assert (config.rows, config.keys) == tile
+
+
+def test_too_little_shared_memory_is_an_error() -> None:
+    with pytest.raises(ValueError, match="shared memory"):
+        tile_config("forward", 256, 2, 128, 64, 48 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("keys", "programs", "processors", "parts"),
+    [(100_000, 8, 132, 33), (100_000, 1, 132, 64), (1_000, 1, 132, 3), (100, 1, 132, 1), (100_000, 500, 132, 1)],
+)
+def test_decoding_fills_the_card(keys: int, programs: int, processors: int, parts: int) -> None:
+    assert splits(keys, programs, processors) == parts
+    assert parts == 1 or keys // parts >= LEAST_SPLIT
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "programs", "split"),
+    [(1, 100, 32, True), (70, 30_000, 28, True), (70, 300, 28, False), (70, 30_000, 100, False)],
+)
+def test_few_rows_split_their_keys(rows: int, keys: int, programs: int, split: bool) -> None:
+    assert keys_are_split(rows, keys, programs, processors=132) == split

@@ -1,0 +1,63 @@
+"""The flash backend: pieces of a layout by torch's own attention, and the layouts that it refuses with a reason."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import longreel
+from longreel import BackendError, VideoLayout, block_sparse_attention
+from longreel.layout import visible_pairs
+from longreel.ops._flash import attend, pieces
+from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases
+from longreel.reference.case import Case
+from longreel.testing.budget import PEER_BUDGETS
+from longreel.testing.cases import prepare, run, yardstick
+
+pytestmark = pytest.mark.fast
+
+REFUSED = {
+    "start": "with_start", "start-far": "with_start", "all-padding": "with_start", "window-and-sinks": "sliding windows",
+    "vst-grouped-far": "position order", "packed-grouped": "position order", "scale-zero": "above 0",
+    "scale-negative": "above 0",
+}  # fmt: skip
+CASES = [pytest.param(case, id=case.name) for case in cases()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference_or_says_why_not(case: Case, dtype: torch.dtype) -> None:
+    given = case.inputs()
+    wanted = tuple(name for name in DIFFERENTIABLE if name in given)
+    inputs = prepare(given, dtype)
+    if case.name in REFUSED:
+        with pytest.raises(
+            BackendError, match=f"backend='flash' .*{REFUSED[case.name]}.*; could run here: .*reference"
+        ):
+            block_sparse_attention(**inputs, backend="flash")
+        return
+
+    def flash(*args: Any) -> tuple[torch.Tensor, ...]:
+        return attend(*args[:5], inputs["layout"], args[-1])
+
+    expected = yardstick("block_sparse_attention", inputs, dtype, wanted)
+    expected.check(run("block_sparse_attention", flash, inputs, wanted).everything, PEER_BUDGETS)
+    public = block_sparse_attention(**inputs | {"return_lse": True}, backend="flash")
+    expected.check(dict(zip(("out", "lse"), public, strict=True)), PEER_BUDGETS)
+
+
+def test_pieces_hold_every_visible_pair_once() -> None:
+    layout = VideoLayout.packed(
+        [VideoLayout.voco(frames=4, vision=7, voco=2, text=5, prefix=3, mode="causal"), VideoLayout.causal(9)]
+    )
+    pairs = 0
+    for piece in pieces(layout):
+        rows, keys = piece.end - piece.row, piece.last - piece.first
+        pairs += rows * (rows + 1) // 2 if piece.causal else rows * keys
+    assert pairs == visible_pairs(layout)
+
+
+def test_explain_says_why_not() -> None:
+    layout = VideoLayout.sliding_window(40, 9)
+    q = torch.zeros(1, 40, 2, 8)
+    assert "no sliding windows" in str(longreel.explain(block_sparse_attention, q, q, q, layout))
