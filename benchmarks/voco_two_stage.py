@@ -2,7 +2,7 @@
 
     python benchmarks/voco_two_stage.py [--frames 64] [--layers 2] [--dtype bf16]
 
-A Llama with layers of the true shape (width 4096, 32 heads, MLP 11008) and 576 vision rows a frame, random weights, one VoCo token.
+A Llama of true layers (width 4096, 32 heads, MLP 11008) with random weights; 576 vision rows and one VoCo token a frame.
 The first question waits for the vision stage, later ones read a cache of one row a frame.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from longreel.models.voco_llama import VoCoDecoder
 
@@ -29,9 +29,10 @@ def main(
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32000, hidden_size=WIDTH, intermediate_size=11008, num_hidden_layers=layers, num_attention_heads=32,
-        num_key_value_heads=32, dtype=kind,
+        num_key_value_heads=32,
     )  # fmt: skip
-    decoder = VoCoDecoder(LlamaForCausalLM(config).to(kind), rows=ROWS, count=1, shared=False, mode="causal").eval()
+    language = AutoModelForCausalLM.from_config(config, dtype=kind)
+    decoder = VoCoDecoder(language, rows=ROWS, count=1, shared=False, mode="causal").eval()
     vision = torch.randn(frames, ROWS, WIDTH).to(kind)
     questions = torch.randint(1, 32000, (3, text))
     # The first calls of everything, on one frame.
@@ -45,7 +46,9 @@ def main(
     second = time.perf_counter()
     every = frames * (ROWS + 1) + 1
     print(f"{frames} frames, {layers} layers, {dtype}: vision stage {seen - start:.2f} s")
-    print(f"first question {first - start:.2f} s, second {second - first:.3f} s: {(first - start) / (second - first):.0f}x")
+    print(
+        f"first question {first - start:.2f} s, second {second - first:.3f} s: {(first - start) / (second - first):.0f}x"
+    )
     print(f"cache {cache.rows} rows of {every}, {cache.nbytes / 2**20:.2f} MiB: {1 - cache.rows / every:.2%} less")
 
 

@@ -188,6 +188,25 @@ def test_bad_segments(model: LlamaForCausalLM, segments: list[tuple[str, int]], 
         VoCoCache(model.config).append(model.model, torch.zeros(1, 5, WIDTH), segments)
 
 
+def test_a_stage_that_fails_leaves_the_cache_as_it_was(model: LlamaForCausalLM) -> None:
+    cache = VoCoCache(model.config)
+    cache.append(model.model, torch.ones(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
+    before = [layer.keys for layer in cache.layers]
+    hook = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    hook.remove()
+    assert all(layer.keys is keys for layer, keys in zip(cache.layers, before, strict=True))
+    cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    assert cache.rows == 4
+    model.set_attn_implementation("sdpa")
+    try:
+        with pytest.raises(ValueError, match="attn_implementation='sdpa' takes no layout"):
+            cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    finally:
+        model.set_attn_implementation("longreel")
+
+
 def test_bad_options(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="mode='image' is not one of 'independent', 'causal'"):
         VoCoCache(model.config, mode="image")  # type: ignore[arg-type]

@@ -95,6 +95,9 @@ class VoCoCache(Cache):
         positions: "compact" starts a frame at prefix + VoCo tokens before it, "absolute" counts rows; the same for one image.
     """
 
+    # Of `_Layer`; the base class says less.
+    layers: list[Any]
+
     def __init__(
         self,
         config: PreTrainedConfig,
@@ -143,9 +146,13 @@ class VoCoCache(Cache):
             inputs: more keywords for the decoder.
 
         Raises:
-            ValueError: the segments are not frames or do not have n rows; a question was asked of this very cache.
+            ValueError: the segments are not frames or do not have n rows; a question was asked of this very cache; the decoder
+                has another attention. The cache is then as it was.
         """
         held = self.held
+        given = getattr(getattr(decoder, "config", None), "_attn_implementation", "longreel")
+        if given != "longreel":
+            raise ValueError(f"attn_implementation={given!r} takes no layout; a vision stage needs 'longreel'")
         alone = self._layout(segments)
         if embeds.shape[1] != alone.length:
             raise ValueError(f"the segments have {alone.length} rows and embeds {embeds.shape[1]}")
@@ -161,6 +168,7 @@ class VoCoCache(Cache):
         new = held.kept + np.flatnonzero(is_kept)
         at = held.frame_at + positions(alone, self.positions)
         held.keep = torch.from_numpy(np.concatenate([np.arange(held.kept), new])).to(embeds.device)
+        before = [(layer.keys, layer.values) for layer in self.layers]
         try:
             decoder(
                 inputs_embeds=embeds,
@@ -170,6 +178,10 @@ class VoCoCache(Cache):
                 video_layout=both.rows(held.kept, held.kept + alone.length),
                 **inputs,
             )
+        except BaseException:
+            for layer, (keys, values) in zip(self.layers, before, strict=True):
+                layer.keys, layer.values = keys, values
+            raise
         finally:
             held.keep = None
         count, prefix = int((kind == VOCO).sum()), int((kind == PREFIX).sum())

@@ -227,7 +227,9 @@ def _backward(backend: str) -> Any:
         wanted = ctx.needs_input_grad[:5]
         if grad_out is None and grad_lse is None:
             return (None,) * 16
-        inputs, results = ctx.saved_tensors[:13], ctx.saved_tensors[13:]
+        # Once: gradient checkpointing makes them anew and lets go of them.
+        saved = ctx.saved_tensors
+        inputs, results = saved[:13], saved[13:]
         needs = int(wanted[0]), int(wanted[1] or wanted[2]), int(wanted[3] or wanted[4])
         grads = op(grad_out, grad_lse, *inputs, *ctx.numbers, *results, *needs)
         return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 11

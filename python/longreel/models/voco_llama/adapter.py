@@ -33,12 +33,12 @@ class VoCoDecoder(nn.Module):
         self, language: PreTrainedModel, *, rows: int, count: int, token: int | None = None, **rule: Any
     ) -> None:
         super().__init__()
+        table: Any = language.get_input_embeddings()
         if token is None:
-            token = language.get_input_embeddings().num_embeddings
-            language.resize_token_embeddings(token + 1, mean_resizing=False)
+            language.resize_token_embeddings(table.num_embeddings + 1, mean_resizing=False)
         language.set_attn_implementation("longreel")
         self.language = language
-        self.rule = VoCoRule(token, count, rows, **rule)
+        self.rule = VoCoRule(table.num_embeddings if token is None else token, count, rows, **rule)
 
     def collator(self, **options: Any) -> VoCoCollator:
         """See `VoCoCollator`."""
@@ -104,7 +104,7 @@ class VoCoDecoder(nn.Module):
             )
         segments = [("vision", grouped.shape[1]), ("text", len(rule.separator)), ("voco", rule.count)]
         group = [*rule.separator, *[rule.token] * rule.count]
-        table = self.language.get_input_embeddings()
+        table: Any = self.language.get_input_embeddings()
         device = table.weight.device
         behind = table(torch.tensor(group, device=device))
         for first in range(0, len(grouped), at_once):

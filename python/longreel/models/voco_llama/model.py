@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, PreTrainedModel
 
 from longreel.cache import VoCoCache
 from longreel.models.voco_llama.adapter import VoCoDecoder
@@ -31,16 +31,16 @@ class VoCoLlama(nn.Module):
 
     def __init__(self, preset: Preset, *, seed: int = 0, count: int = 2, **rule: Any) -> None:
         super().__init__()
-        self.preset = preset
+        self.preset, dtype = preset, getattr(torch, preset.dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.tower = _tower(preset)
-            self.projector = nn.Sequential(
+            self.tower = _tower(preset).to(dtype)
+            projector = nn.Sequential(
                 nn.Linear(preset.vision_width, preset.width), nn.GELU(), nn.Linear(preset.width, preset.width)
             )
+            self.projector = projector.to(dtype)
             language = _language(preset)
         self.decoder = VoCoDecoder(language, rows=preset.rows, count=count, token=preset.vocabulary, **rule)
-        self.to(getattr(torch, preset.dtype))
 
     def collator(self, **options: Any) -> VoCoCollator:
         """See `VoCoCollator`; pictures are "pixels" uint8 [P, image, image, 3]."""
@@ -49,11 +49,9 @@ class VoCoLlama(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [P, image, image, 3] -> rows of the last layer but one [P, N, C], without CLS. The tower is frozen."""
         weight = self.tower.embeddings.patch_embedding.weight
-        mean, std = (
-            torch.tensor(value, dtype=weight.dtype, device=weight.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
-        )
+        mean, std = (torch.tensor(value, device=weight.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
         with torch.no_grad():
-            values = ((pixels.to(weight.device, weight.dtype) - mean) / std).permute(0, 3, 1, 2)
+            values = ((pixels.to(weight.device) - mean) / std).permute(0, 3, 1, 2).to(weight.dtype)
             return self.tower(pixel_values=values).last_hidden_state[:, 1:]
 
     def forward(self, input_ids: Tensor, pixels: Tensor | None = None, **inputs: Any) -> Any:
@@ -130,7 +128,7 @@ def _tower(preset: Preset) -> CLIPVisionModel:
     return tower.eval().requires_grad_(False)
 
 
-def _language(preset: Preset) -> LlamaForCausalLM:
+def _language(preset: Preset) -> PreTrainedModel:
     config = LlamaConfig(
         vocab_size=preset.vocabulary + 1,
         hidden_size=preset.width,
@@ -140,6 +138,6 @@ def _language(preset: Preset) -> LlamaForCausalLM:
         num_key_value_heads=preset.kv_heads,
         max_position_embeddings=preset.positions,
         initializer_range=preset.width**-0.5,
-        attn_implementation="longreel",
     )
-    return LlamaForCausalLM(config)
+    # Made in its dtype: a cast would round the inverse frequencies of the positions too.
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, preset.dtype))

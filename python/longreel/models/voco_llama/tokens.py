@@ -98,6 +98,8 @@ class VoCoCollator:
         for b, (own, targets) in enumerate(rows):
             place = slice(longest - len(own), longest) if self.side == "left" else slice(0, len(own))
             ids[b, place], labels[b, place], mask[b, place] = own, targets, 1
+            # Nothing predicts the first row of a sample.
+            labels[b, place.start] = IGNORED
         layout = self.rule.layout(ids, mask)
         labels[torch.from_numpy(ignored_labels(layout))] = IGNORED
         batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}

@@ -1,8 +1,10 @@
 """VoCo-LLaMA's decoder: the masked forward, its gradients, and two stages over a cache of VoCo rows."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel import VideoLayout, use_layout
@@ -23,8 +25,9 @@ def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[st
 
 
 @torch.no_grad()
-def _masked(model: LlamaForCausalLM, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    kinds, cache = inputs["kinds"], DynamicCache(config=model.config)
+def _masked(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    kinds = inputs["kinds"]
+    cache: Any = DynamicCache(config=model.config)
     hidden = _hidden(model, inputs, cache)
     real = (kinds > 0)[..., None]
     results = {"hidden": hidden * real, "logits": model.lm_head(hidden) * real}
@@ -35,7 +38,7 @@ def _masked(model: LlamaForCausalLM, inputs: dict[str, Tensor]) -> dict[str, Ten
     return results
 
 
-def _gradients(case: GoldenCase, model: LlamaForCausalLM, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _gradients(case: GoldenCase, model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     embeds = inputs["inputs_embeds"].requires_grad_()
     logits = model.lm_head(_hidden(model, inputs, None))
     torch.autograd.backward((logits * inputs["loss_weight"]).sum())
@@ -51,7 +54,7 @@ def _gradients(case: GoldenCase, model: LlamaForCausalLM, inputs: dict[str, Tens
 
 
 @torch.no_grad()
-def _two_stages(model: LlamaForCausalLM, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _two_stages(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     cache = VoCoCache(model.config)
     (document,) = VideoLayout.from_kinds(inputs["kinds"]).samples[0]
     cache.append(
@@ -67,7 +70,7 @@ def _two_stages(model: LlamaForCausalLM, inputs: dict[str, Tensor]) -> dict[str,
     return results
 
 
-def _hidden(model: LlamaForCausalLM, inputs: dict[str, Tensor], cache: DynamicCache | None) -> Tensor:
+def _hidden(model: Any, inputs: dict[str, Tensor], cache: DynamicCache | None) -> Tensor:
     return model.model(
         inputs_embeds=inputs["inputs_embeds"],
         attention_mask=inputs["attention_mask"],
@@ -78,16 +81,12 @@ def _hidden(model: LlamaForCausalLM, inputs: dict[str, Tensor], cache: DynamicCa
     ).last_hidden_state
 
 
-def _model(case: GoldenCase, dtype: torch.dtype) -> LlamaForCausalLM:
+def _model(case: GoldenCase, dtype: torch.dtype) -> Any:
     sizes = {name: value for name, value in case.file.config.items() if name not in ("rope", "rope_theta")}
     theta = case.file.config["rope_theta"]
-    config = LlamaConfig(
-        **sizes,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        attn_implementation="longreel",
-        pad_token_id=None,
-    )
-    model = LlamaForCausalLM(config).to(dtype).eval()
+    config = LlamaConfig(**sizes, rope_parameters={"rope_type": "default", "rope_theta": theta}, pad_token_id=None)
+    # Made in its dtype: a cast would round the inverse frequencies too.
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="longreel").eval()
     # The files have embeddings of rows, not of ids.
     missing, unexpected = model.load_state_dict(case.file.weights(dtype), strict=False)
     if missing != ["model.embed_tokens.weight"] or unexpected:
