@@ -33,7 +33,7 @@ class QueryGradient {
         scores_(arena.take<float>(kStrip * kBlock)),
         value_products_(arena.take<float>(kStrip * kBlock)),
         weights_(arena.take<Element>(kStrip * kBlock)),
-        slopes_(arena.take<Element>(kStrip * kBlock)) {
+        slopes_(arena.take<Element>(P::parts * kStrip * kBlock)) {
     const int64_t rows = most_strips * problem.group() * kStrip, exact_rows = P::exact ? rows : 0;
     queries_ = arena.take<Element>(rows * width_);
     grads_ = arena.take<Element>(rows * width_);
@@ -108,7 +108,7 @@ class QueryGradient {
       P::multiply(x + first, kBlock, rows, key_sums_.from(0, first / P::pair), ceil_div(problem_.channels, 16), count,
                   out + i * kStrip * width_, width_, true);
     };
-    add_keys(slopes_, sums_);
+    for (int64_t part = 0; part < P::parts; ++part) add_keys(slopes_ + part * kStrip * kBlock, sums_);
     if (P::exact) add_keys(weights_, means_);
   }
 
@@ -132,7 +132,7 @@ class QueryGradient {
         slope[n] = p * (fall + rise);
       }
       if (P::exact) P::store_weights(weights_ + r * kBlock + j, weight);
-      P::store_weights(slopes_ + r * kBlock + j, slope);
+      P::store_parts(slopes_ + r * kBlock + j, kStrip * kBlock, slope);
     }
     if (!P::exact) return;
     store(totals_ + sums, load(totals_ + sums) + total);

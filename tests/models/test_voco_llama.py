@@ -31,8 +31,8 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 def system(**rule: Any) -> VoCoLlama:
     model = VoCoLlama(SMALL, **{"count": 2, "separator": (NEWLINE,)} | rule).eval()
-    model.decoder.language.generation_config.eos_token_id = None
-    model.decoder.language.generation_config.pad_token_id = 0
+    model.language.generation_config.eos_token_id = None
+    model.language.generation_config.pad_token_id = 0
     return model
 
 
@@ -48,7 +48,7 @@ def sample(count: int, text: int) -> dict[str, Any]:
 
 def dense(model: VoCoLlama, batch: dict[str, Any]) -> Any:
     """The masked forward, eager, under a dense mask: the language model of `model` is eager from here on."""
-    language = model.decoder.language
+    language = model.language
     language.set_attn_implementation("eager")
     seen = torch.from_numpy(batch["video_layout"].dense_mask())[:, None]
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
@@ -152,7 +152,7 @@ def test_more_footage_and_a_cache_from_disk(tmp_path: Path) -> None:
     frames, question = pictures(5), torch.tensor([5, 6, 7])
     whole = model.see(frames, prefix=[BOS])
     model.see(frames[:2], prefix=[BOS]).save(tmp_path / "cache.safetensors")
-    loaded = VoCoCache.load(tmp_path / "cache.safetensors", model.decoder.language.config)
+    loaded = VoCoCache.load(tmp_path / "cache.safetensors", model.language.config)
     more = model.see(frames[2:], prefix=[BOS], cache=loaded)
     assert torch.equal(model.ask(more, question, max_new_tokens=6), model.ask(whole, question, max_new_tokens=6))
     for a, b in zip(whole.layers, more.layers, strict=True):
@@ -207,12 +207,12 @@ def test_training_step_through_trainer(tmp_path: Path) -> None:
             return loss
 
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=3, gradient_checkpointing=True, report_to=[],
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=3, activation_checkpointing=True, report_to=[],
         remove_unused_columns=False, use_cpu=True, save_strategy="no", disable_tqdm=True, max_grad_norm=0.0,
     )  # fmt: skip
     trainer = Keeping(ours, arguments, data_collator=ours.collator(), train_dataset=samples)  # type: ignore[arg-type]
     trained = trainer.train()
-    assert ours.decoder.language.is_gradient_checkpointing
+    assert ours.language.is_activation_checkpointing
     loss = dense(plain, plain.collator()(samples)).loss
     loss.backward()
     assert trained.training_loss == pytest.approx(loss.item(), abs=1e-5)

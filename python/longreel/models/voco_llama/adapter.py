@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel import use_layout
@@ -12,7 +12,23 @@ from longreel.cache import VoCoCache
 from longreel.models.voco_llama.tokens import IMAGE, VoCoCollator, VoCoRule
 
 
-class VoCoDecoder(nn.Module):
+class Trainable:
+    """What transformers' Trainer asks of a model, answered by the language model inside."""
+
+    language: PreTrainedModel
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.language.config
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        self.language.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        self.language.gradient_checkpointing_enable(**options)
+
+
+class VoCoDecoder(Trainable, nn.Module):
     """A language model that has learnt, or learns, to read pictures through VoCo tokens.
 
     ::
@@ -133,10 +149,3 @@ class VoCoDecoder(nn.Module):
         ids = question.reshape(1, -1).to(self.language.device)
         given = cache.question(ids, num_beams) | options
         return self.language.generate(**given)[:, ids.shape[1] :]  # type: ignore[operator]
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """As of the language model, for transformers' Trainer."""
-        self.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.language.gradient_checkpointing_disable()

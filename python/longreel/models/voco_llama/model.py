@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, PreTrainedModel
 
 from longreel.cache import VoCoCache
-from longreel.models.voco_llama.adapter import VoCoDecoder
+from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
 
@@ -21,7 +21,7 @@ _TOWER, _PROJECTOR, _LANGUAGE = (
 )
 
 
-class VoCoLlama(nn.Module):
+class VoCoLlama(Trainable, nn.Module):
     """Random weights drawn from `seed`, under LLaVA-1.5's state-dict names through `from_released` and `to_released`.
 
     Args:
@@ -41,6 +41,10 @@ class VoCoLlama(nn.Module):
             self.projector = projector.to(dtype)
             language = _language(preset)
         self.decoder = VoCoDecoder(language, rows=preset.rows, count=count, token=preset.vocabulary, **rule)
+
+    @property
+    def language(self) -> PreTrainedModel:  # type: ignore[override]
+        return self.decoder.language
 
     def collator(self, **options: Any) -> VoCoCollator:
         """See `VoCoCollator`; pictures are "pixels" uint8 [P, image, image, 3]."""
@@ -70,13 +74,6 @@ class VoCoLlama(nn.Module):
     def ask(self, cache: VoCoCache, question: Tensor, **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""
         return self.decoder.ask(cache, question, **options)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """For transformers' Trainer; the tower is frozen and needs none."""
-        self.decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        self.decoder.gradient_checkpointing_disable()
 
     def _vision(self, pixels: Tensor | None) -> Tensor | None:
         return None if pixels is None else self.projector(self.encode(pixels))
