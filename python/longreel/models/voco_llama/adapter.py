@@ -49,12 +49,13 @@ class VoCoDecoder(Trainable, nn.Module):
         self, language: PreTrainedModel, *, rows: int, count: int, token: int | None = None, **rule: Any
     ) -> None:
         super().__init__()
-        table: Any = language.get_input_embeddings()
         if token is None:
-            language.resize_token_embeddings(table.num_embeddings + 1, mean_resizing=False)
+            table: Any = language.get_input_embeddings()
+            token = int(table.num_embeddings)
+            language.resize_token_embeddings(token + 1, mean_resizing=False)
         language.set_attn_implementation("longreel")
         self.language = language
-        self.rule = VoCoRule(table.num_embeddings if token is None else token, count, rows, **rule)
+        self.rule = VoCoRule(token, count, rows, **rule)
 
     def collator(self, **options: Any) -> VoCoCollator:
         """See `VoCoCollator`."""

@@ -102,7 +102,7 @@ class VoCoCollator:
             labels[b, place.start] = IGNORED
         layout = self.rule.layout(ids, mask)
         labels[torch.from_numpy(ignored_labels(layout))] = IGNORED
-        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        batch: dict[str, Any] = {"input_ids": ids, "labels": labels, "attention_mask": mask}
         batch |= {"position_ids": self.rule.positions(layout), "video_layout": layout}
         return batch | _stacked(samples)
 
