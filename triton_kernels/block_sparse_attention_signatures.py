@@ -22,7 +22,7 @@ from longreel.triton_kernels.block_sparse_attention_forward import block_sparse_
 from longreel.triton_kernels.launch import TRITON_NAMES, Signature, signature
 
 LARGE_SHARED = 227 * 1024  # what a block may have on Hopper and later data-centre cards
-KERNELS = {
+KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward": (block_sparse_forward_kernel, {"GLOBAL": True}),
     "decode": (block_sparse_decode_kernel, {"GLOBAL": True}),
     "rows": (block_sparse_rows_kernel, {"GLOBAL": True, "NEED": True}),

@@ -149,8 +149,8 @@ struct Arguments {
       const layout::Tile& tile = problem.layout.tiles[t];
       STD_TORCH_CHECK(0 <= tile.sample && tile.sample < problem.layout.samples, "a tile is of sample ", tile.sample, " of ",
                       problem.layout.samples);
-      STD_TORCH_CHECK(0 <= tile.row_begin && tile.row_begin <= tile.row_end && tile.row_end <= problem.queries, "a tile has rows ",
-                      tile.row_begin, " .. ", tile.row_end, " of ", problem.queries);
+      STD_TORCH_CHECK(0 <= tile.row_begin && tile.row_begin <= tile.row_end && tile.row_end <= problem.queries,
+                      "a tile has rows ", tile.row_begin, " .. ", tile.row_end, " of ", problem.queries);
       check_run(tile.keys, problem.keys, "a tile");
       check_run(tile.global, problem.global_keys, "a tile");
       rows += tile.row_end - tile.row_begin;

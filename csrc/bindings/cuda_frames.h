@@ -1,6 +1,7 @@
 // What context_attention and compress_frames share on CUDA: checked arguments, outputs and workspace of a pass over frames.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -30,6 +31,9 @@ struct FrameArguments {
     }
     problem = frame_views(query, patches, query_mask, packed, scale, pool);
     const int64_t prompts = problem.queries.prompts, frames = problem.patches.frames;
+    STD_TORCH_CHECK(std::max({problem.patches.tokens, frames, prompts * problem.queries.rows}) <= INT32_MAX,
+                    "the CUDA kernels take up to 2^31 - 1 frames, patches of a frame and queries of a frame, got ", frames, ", ",
+                    problem.patches.tokens, " and ", prompts * problem.queries.rows);
     const int64_t tokens = problem.patches.tokens - pool.prefix;
     context_shape = {prompts, frames, problem.patches.channels};
     weights_shape = packed >= 0 ? std::vector<int64_t>{prompts, tokens} : std::vector<int64_t>{prompts, frames, tokens};

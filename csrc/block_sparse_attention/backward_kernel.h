@@ -98,7 +98,8 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
 
   const int64_t strips = ceil_div(problem.queries, kStrip);
   for_items(
-      problem.batch * strips * problem.heads, 64, [&](Arena& arena) { return RowTermMaker<T, P>(problem, gradients, terms, arena); },
+      problem.batch * strips * problem.heads, 64,
+      [&](Arena& arena) { return RowTermMaker<T, P>(problem, gradients, terms, arena); },
       [&](RowTermMaker<T, P>& maker, int64_t item) {
         const int64_t head = item % problem.heads, row = item / problem.heads % strips * kStrip;
         maker.run(item / problem.heads / strips, head, {row, std::min(problem.queries, row + kStrip)});

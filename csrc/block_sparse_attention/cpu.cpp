@@ -33,7 +33,7 @@ void block_sparse_attention_cpu(const AttentionProblem& problem, const Attention
 void block_sparse_attention_backward_cpu(const AttentionProblem& problem, const AttentionGradients& gradients,
                                          const Pool& threads) {
   if (problem.batch == 0) return;
-  const QueryWork queries = query_work(problem, most_strips(problem, 3 * problem.group()), false);
+  const QueryWork queries = query_work(problem, most_strips(problem, 4 * problem.group()), false);
   const KeyWork keys = key_work(problem, most_strips(problem, 4));
   choose_kernels(problem.dtype).backward(problem, queries, keys, gradients, threads);
 }

@@ -22,8 +22,8 @@ class KeyGradient {
         next_run_(arena.take<int32_t>(most_units)),
         scores_(arena.take<float>(kStrip * kBlock)),
         value_products_(arena.take<float>(kStrip * kBlock)),
-        weights_(arena.take<Element>(kStrip * kBlock)),
-        slopes_(arena.take<Element>(kStrip * kBlock)),
+        weights_(arena.take<Element>(P::parts * kStrip * kBlock)),
+        slopes_(arena.take<Element>(P::parts * kStrip * kBlock)),
         seen_(arena.take<Span>(kBlock)),
         low_(arena.take<float>(kBlock)),
         high_(arena.take<float>(kBlock)) {
@@ -156,10 +156,12 @@ class KeyGradient {
     P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, width_,
                 value_products_ + first, kBlock, false);
     for (int64_t j = 0; j < rows; ++j) make_slopes(j, static_cast<float>(keys.begin + j), lanes, full);
-    P::multiply(weights_ + first, kBlock, rows, q.grad_depth.from(0, first / P::pair), panels, count, value_sums_ + row * width_,
-                width_, true);
-    P::multiply(slopes_ + first, kBlock, rows, q.query_depth.from(0, first / P::pair), panels, count, key_sums_ + row * width_,
-                width_, true);
+    for (int64_t at = first; at < P::parts * kStrip * kBlock; at += kStrip * kBlock) {
+      P::multiply(weights_ + at, kBlock, rows, q.grad_depth.from(0, first / P::pair), panels, count, value_sums_ + row * width_,
+                  width_, true);
+      P::multiply(slopes_ + at, kBlock, rows, q.query_depth.from(0, first / P::pair), panels, count, key_sums_ + row * width_,
+                  width_, true);
+    }
   }
 
   // p and ds of key j of the strip, by query rows
@@ -176,8 +178,8 @@ class KeyGradient {
         weight[n] = p;
         slope[n] = p * (load(value_products_ + j * kBlock + at) - load(queries_.delta() + at) + load(queries_.rise() + at));
       }
-      P::store_weights(weights_ + j * kBlock + i, weight);
-      P::store_weights(slopes_ + j * kBlock + i, slope);
+      P::store_parts(weights_ + j * kBlock + i, kStrip * kBlock, weight);
+      P::store_parts(slopes_ + j * kBlock + i, kStrip * kBlock, slope);
     }
   }
 

@@ -1,4 +1,8 @@
-// dq = scale sum_j ds_j k_j, and the norm of every row. Include after a strips header.
+// dq = scale sum_j ds_j k_j, and the norm and delta of every row. Include after a strips header.
+//
+// delta = dout . out carries the rounding of out, and lse its own. Where P is exact, the sweep measures both: with weights p'
+// and the first delta, norm = 1 / sum p', the drift e = norm sum p' (dp - delta) is what delta lacks, and
+//   dq = scale norm (sum p' (dp - delta + dlse) k - e sum p' k).
 #pragma once
 
 #include "key_steps.h"
@@ -28,12 +32,15 @@ class QueryGradient {
         steps_(arena.take<Step>(most_strips)),
         scores_(arena.take<float>(kStrip * kBlock)),
         value_products_(arena.take<float>(kStrip * kBlock)),
-        slopes_(arena.take<Element>(kStrip * kBlock)) {
-    const int64_t rows = most_strips * problem.group() * kStrip;
+        weights_(arena.take<Element>(kStrip * kBlock)),
+        slopes_(arena.take<Element>(P::parts * kStrip * kBlock)) {
+    const int64_t rows = most_strips * problem.group() * kStrip, exact_rows = P::exact ? rows : 0;
     queries_ = arena.take<Element>(rows * width_);
     grads_ = arena.take<Element>(rows * width_);
     sums_ = arena.take<float>(rows * width_);
-    totals_ = arena.take<float>(rows * 16);
+    means_ = arena.take<float>(exact_rows * width_);
+    totals_ = arena.take<float>(exact_rows * 16);
+    drifts_ = arena.take<float>(exact_rows * 16);
   }
 
   void run(const QueryStrip* strips, const QueryGroup& group, int64_t b, int64_t kv_head) {
@@ -70,7 +77,11 @@ class QueryGradient {
     b_ = b;
     kv_head_ = kv_head;
     std::fill_n(sums_, states() * kStrip * width_, 0.0f);
-    std::fill_n(totals_, states() * kStrip * 16, 0.0f);
+    if (P::exact) {
+      std::fill_n(means_, states() * kStrip * width_, 0.0f);
+      std::fill_n(totals_, states() * kStrip * 16, 0.0f);
+      std::fill_n(drifts_, states() * kStrip * 16, 0.0f);
+    }
     for (int64_t i = 0; i < states(); ++i) {
       for (int64_t r = 0; r < strip(i).rows; ++r) {
         const int64_t row = strip(i).row + r, at = (i * kStrip + r) * width_;
@@ -86,39 +97,46 @@ class QueryGradient {
       P::multiply(x + i * kStrip * width_, width_, rows, y.from(first / 16, 0), count / 16, width_, out + first, kBlock, false);
     };
     times_keys(queries_, keys_, scores_);
-    if (gradients_.grad_q != nullptr) times_keys(grads_, values_, value_products_);
+    times_keys(grads_, values_, value_products_);
     for (int64_t r = 0; r < rows; ++r) {
       const Span seen = step.full ? step.keys : sample.seen(strip(i).row + r, block.is_global).common(block.keys);
       const int64_t origin = step.full ? 0 : block.keys.begin;
       make_slopes(i, r, step.keys, {seen.begin - origin, seen.end - origin}, step.full);
     }
     if (gradients_.grad_q == nullptr) return;
-    P::multiply(slopes_ + first, kBlock, rows, key_sums_.from(0, first / P::pair), ceil_div(problem_.channels, 16), count,
-                sums_ + i * kStrip * width_, width_, true);
+    const auto add_keys = [&](const Element* x, float* out) {
+      P::multiply(x + first, kBlock, rows, key_sums_.from(0, first / P::pair), ceil_div(problem_.channels, 16), count,
+                  out + i * kStrip * width_, width_, true);
+    };
+    for (int64_t part = 0; part < P::parts; ++part) add_keys(slopes_ + part * kStrip * kBlock, sums_);
+    if (P::exact) add_keys(weights_, means_);
   }
 
-  // ds of row r, but for its norm
+  // p and ds of row r, but for its norm and drift
   void make_slopes(int64_t i, int64_t r, Span keys, Span seen, bool full) {
     constexpr int N = P::multiple / 16;
-    const bool wanted = gradients_.grad_q != nullptr;
-    const int64_t term = term_at(i, r);
-    const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]),
-                rise = splat(terms_.rise(term));
-    float* total = totals_ + (i * kStrip + r) * 16;
-    Lanes mass = load(total);
+    const int64_t term = term_at(i, r), sums = (i * kStrip + r) * 16;
+    const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]), rise = splat(terms_.rise(term));
+    Lanes total = splat(0.0f), drift = splat(0.0f);
     for (int64_t j = keys.begin; j < keys.end; j += P::multiple) {
-      Lanes slope[N];
+      Lanes weight[N], slope[N];
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) {
         const int64_t at = r * kBlock + j + 16 * n;
         Lanes p = P::power(fma(splat(scale_), load(scores_ + at), minus_shift));
         if (!full) p = within(lane(seen, seen.begin - j - 16 * n), lane(seen, seen.end - j - 16 * n), p, 0.0f);
-        mass = mass + p;
-        if (wanted) slope[n] = p * (load(value_products_ + at) - delta + rise);
+        const Lanes fall = load(value_products_ + at) - delta;
+        total = total + p;
+        drift = fma(p, fall, drift);
+        weight[n] = p;
+        slope[n] = p * (fall + rise);
       }
-      if (wanted) P::store_weights(slopes_ + r * kBlock + j, slope);
+      if (P::exact) P::store_weights(weights_ + r * kBlock + j, weight);
+      P::store_parts(slopes_ + r * kBlock + j, kStrip * kBlock, slope);
     }
-    store(total, mass);
+    if (!P::exact) return;
+    store(totals_ + sums, load(totals_ + sums) + total);
+    store(drifts_ + sums, load(drifts_ + sums) + drift);
   }
 
   static int64_t lane(Span seen, int64_t at) { return seen.empty() || at < 0 ? 0 : at > 16 ? 16 : at; }
@@ -127,19 +145,25 @@ class QueryGradient {
     for (int64_t i = 0; i < states(); ++i) {
       for (int64_t r = 0; r < strip(i).rows; ++r) {
         const int64_t at = i * kStrip + r;
-        float norm = 1.0f;
-        // A large lse is rounded coarsely: p is normalised anew.
-        if (P::exact) {
-          const float total = sum(load(totals_ + at * 16));
-          norm = total == 0.0f ? 0.0f : 1.0f / total;
-        }
-        terms_.norm[term_at(i, r)] = norm;
+        const float norm = P::exact ? correct(at, term_at(i, r)) : 1.0f;
         if (gradients_.grad_q == nullptr) continue;
         const int64_t row = (b_ * problem_.queries + strip(i).row + r) * problem_.heads + head(i);
         write_scaled(sums_ + at * width_, problem_.scale * norm, problem_.channels,
                      static_cast<T*>(gradients_.grad_q) + row * problem_.channels);
       }
     }
+  }
+
+  // Norm of the row, which goes into its terms, as its drift does there and into its sums.
+  float correct(int64_t at, int64_t term) const {
+    const float total = sum(load(totals_ + at * 16)), norm = total == 0.0f ? 0.0f : 1.0f / total;
+    const float drift = norm * sum(load(drifts_ + at * 16));
+    terms_.norm[term] = norm;
+    terms_.delta[term] += drift;
+    for (int64_t c = at * width_; c < (at + 1) * width_; c += 16) {
+      store(sums_ + c, fma(splat(-drift), load(means_ + c), load(sums_ + c)));
+    }
+    return norm;
   }
 
   const AttentionProblem& problem_;
@@ -152,11 +176,14 @@ class QueryGradient {
   Step* steps_;
   float* scores_;
   float* value_products_;
+  Element* weights_;
   Element* slopes_;
   Element* queries_;
   Element* grads_;
   float* sums_;
+  float* means_;
   float* totals_;
+  float* drifts_;
   const QueryStrip* strips_ = nullptr;
   int64_t count_ = 0, b_ = 0, kv_head_ = 0;
 };

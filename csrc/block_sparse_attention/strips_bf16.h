@@ -40,6 +40,14 @@ struct StripsBf16 {
     _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(x[1].v, x[0].v)));
   }
 
+  // The same as the sum of two numbers, which keeps 16 bits: gradients of few rows have nothing to average the rounding over.
+  static constexpr int64_t parts = 2;
+  static void store_parts(bf16* to, int64_t apart, const Lanes (&x)[2]) {
+    store_weights(to, x);
+    const Lanes rest[2] = {x[0] - load(to), x[1] - load(to + 16)};
+    store_weights(to + apart, rest);
+  }
+
   // Rows [count, 32 n] become the depth of 2 n panels, two rows a unit; count is even.
   static void rows_to_depth(const bf16* rows, int64_t row, int64_t count, Panels<uint32_t> panels) {
     alignas(64) uint16_t left[32], right[32];

@@ -55,6 +55,10 @@ struct StripsFp32 {
 
   static void store_weights(float* to, const Lanes (&x)[1]) { store(to, x[0]); }
 
+  // The same as a sum of `parts` arrays, `apart` elements from one to the next.
+  static constexpr int64_t parts = 1;
+  static void store_parts(float* to, int64_t /*apart*/, const Lanes (&x)[1]) { store(to, x[0]); }
+
   // Rows [count, 16 n] become the depth of n panels.
   static void rows_to_depth(const float* rows, int64_t row, int64_t count, Panels<float> panels) {
     for (int64_t k = 0; k < count; ++k) {

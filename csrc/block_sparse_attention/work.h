@@ -41,7 +41,7 @@ struct Sample {
 Sample sample_of(const AttentionProblem& problem, int64_t b);
 
 // A schedule of one sample is walked once for every b.
-inline int64_t schedule_copies(const AttentionProblem& problem) {
+LONGREEL_INLINE int64_t schedule_copies(const AttentionProblem& problem) {
   return problem.layout.samples == 1 ? problem.batch : 1;
 }
 
@@ -105,10 +105,10 @@ struct UnitGroup {
 struct KeyWork {
   std::vector<UnitGroup> global, keys;  // heavy before light
   int64_t most_units = 0, most_strips = 0;  // of a group
-  std::vector<int64_t> row_of;          // [units + 1]: rows of G's sums before the unit's
-  std::vector<Span> units_of;           // [samples, G]: the units that sum the gradient of a global key
-  std::vector<int32_t> place;           // [index_samples, Sk]: where a key stands in G, or -1
-  std::vector<int64_t> covered;         // [samples]: keys of K that some unit has
+  std::vector<int64_t> row_of;              // [units + 1]: rows of G's sums before the unit's
+  std::vector<Span> units_of;               // [samples, G]: the units that sum the gradient of a global key
+  std::vector<int32_t> place;               // [index_samples, Sk]: where a key stands in G, or -1
+  std::vector<int64_t> covered;             // [samples]: keys of K that some unit has
 };
 
 KeyWork key_work(const AttentionProblem& problem, int64_t most);

@@ -121,7 +121,7 @@ __device__ inline void sum_warps(float (&values)[V]) {
 // content [cells, C] and context [P, C] of a frame, for one slice of channels. Where no token belongs to two cells, one sweep
 // gives the cells and the first prompts' context. (On its own, so that its registers are not held beside those of the scores.)
 template <class T, bool Packs>
-__device__ __noinline__ void sum_slice(const FramePass& pass, int64_t local, const FrameOutputs& outputs, int64_t slice) {
+[[gnu::noinline]] __device__ void sum_slice(const FramePass& pass, int64_t local, const FrameOutputs& outputs, int64_t slice) {
   constexpr int V = Tile<T>::lane;
   const Frame<T> frame(pass, local);
   const FrameProblem& problem = pass.problem;

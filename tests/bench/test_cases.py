@@ -78,6 +78,16 @@ def test_strong_attention_peer_in_every_mode(mode: str, text: int) -> None:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("mode", ["independent", "causal"])
+@pytest.mark.parametrize("text", [0, 6, 30])
+def test_mask_of_the_flex_peer(mode: str, text: int) -> None:
+    case = SparseCase("block_sparse_attention", replace(SPARSE, mode=mode, text=text))
+    row = torch.arange(case.layout.length)
+    seen = case.known.sees(row, row, row[:, None], row)
+    assert torch.equal(seen, torch.from_numpy(case.layout.dense_mask()[0]))
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("op", CASES)
 def test_reference_is_within_its_budget_with_gradients(op: str) -> None:
     case = tiny(op, backward="all")

@@ -11,8 +11,8 @@ from longreel.layout import VideoLayout
 from longreel.ops.registry import OPS
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE, layout_case
 from longreel.reference.case import Case
-from longreel.testing import far, poison
-from longreel.testing.cases import DTYPES, Inputs, Run, Variant, low_level, prepare, run, yardstick
+from longreel.testing import check, far, poison
+from longreel.testing.cases import DTYPES, Inputs, Run, Variant, low_level, prepare, run
 from longreel.testing.determinism import same_bits
 
 OP = "block_sparse_attention"
@@ -68,6 +68,15 @@ def kernel(variant: Variant, inputs: Inputs) -> Run:
     return run(OP, low_level(variant), inputs, [name for name in DIFFERENTIABLE if name in inputs])
 
 
+def check_against_truth(inputs: Inputs, dtype: torch.dtype, got: Run) -> None:
+    """The error budget: truth in float64, yardstick in `dtype`, both by the reference on the GPU."""
+    reference, wanted = OPS[OP].reference, tuple(got.grads)
+    truth = run(OP, reference, prepare(inputs, torch.float64, "cuda"), wanted).everything
+    plain = run(OP, lambda *args: reference(*args, same_dtype=True), prepare(inputs, dtype, "cuda"), wanted).everything
+    for name, value in got.everything.items():
+        check(name, value, truth[name], plain[name], dtype)
+
+
 @pytest.fixture
 def no_sync() -> Iterator[None]:
     """The fixture's user warms up, then asks for an error at whatever waits for the device."""
@@ -82,7 +91,7 @@ def test_values_and_gradients(variant: Variant, case: Case, dtype: torch.dtype) 
     inputs = prepare(case.inputs(), dtype, "cuda")
     with poison():
         got = kernel(variant, inputs)
-    yardstick(OP, inputs, dtype, tuple(got.grads)).check(got.everything)
+    check_against_truth(inputs, dtype, got)
 
 
 @each_dtype
@@ -93,7 +102,7 @@ def test_tiles_of_small_cards(width: int, dtype: torch.dtype, monkeypatch: pytes
     monkeypatch.setattr(call.Call, "card", (99 * 1024, 40))
     inputs = prepare(layout_case("voco", voco, frames=2, **SIZES | {"width": width}).inputs(), dtype, "cuda")
     got = kernel(Variant(OP, "triton", "cuda"), inputs)
-    yardstick(OP, inputs, dtype, tuple(got.grads)).check(got.everything)
+    check_against_truth(inputs, dtype, got)
 
 
 @each_kernel

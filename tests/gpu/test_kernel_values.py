@@ -45,7 +45,7 @@ def test_any_number_of_frames(variant: Variant, frames: int, tokens: int) -> Non
     check_against_truth(variant, inputs, torch.bfloat16, kernel(variant, inputs))
 
 
-@pytest.mark.parametrize("variant", FRAME_PASSES, ids=str)
+@pytest.mark.parametrize("variant", [v for v in FRAME_PASSES if v.backend == "triton"], ids=str)
 @pytest.mark.parametrize("lag", [0, 1, 5])
 def test_sweeps_at_any_time(variant: Variant, lag: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps before their scores, among them and after them: the same bits."""

@@ -110,6 +110,19 @@ def subsets(items: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [chosen for size in range(1, len(items) + 1) for chosen in combinations(items, size)]
 
 
+@pytest.mark.parametrize("variant", ATTENTION, ids=str)
+@each_dtype
+def test_queries_that_do_not_count_may_hold_anything(
+    emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype
+) -> None:
+    pooling = {} if variant.op == "context_attention" else {"mode": "mean"}
+    inputs = prepare(frames_case("masked", lead=(2, -1), masked=True, **pooling).inputs(), dtype)
+    query, mask = inputs["query"], inputs["query_mask"][..., None]
+    clean = kernel(variant, {**inputs, "query": query.masked_fill(~mask, 0.0)})
+    got = kernel(variant, {**inputs, "query": query.masked_fill(~mask, torch.nan)})
+    assert all(same_bits(got[name], value) for name, value in clean.items())
+
+
 @pytest.mark.parametrize("l2_bytes", [1 << 12, 1 << 16, 1 << 26])
 def test_any_card(emulator: ctypes.CDLL, l2_bytes: int) -> None:
     """Few and many blocks, frames summed one at a time and sixteen together: right, and the outputs are the same bits."""

@@ -50,7 +50,7 @@ _OPS: dict[str, _Op] = {
 
 
 # A prime number of distinct frames: an hour of fresh normal numbers takes longer than measuring it.
-_DISTINCT = 61
+DISTINCT = 61
 _SHARPNESS = 3.0
 _CHECKED_AT_ONCE = 16
 
@@ -103,8 +103,8 @@ class PatchCase(Case):
             return torch.randn(*size, generator=generator)
 
         def frames(*size: int) -> Tensor:
-            distinct = normal(_DISTINCT, *size).to(self.device, self.dtype)
-            return distinct[torch.arange(s.frames, device=self.device) % _DISTINCT]
+            distinct = normal(DISTINCT, *size).to(self.device, self.dtype)
+            return distinct[torch.arange(s.frames, device=self.device) % DISTINCT]
 
         made = {"patches": frames(s.patches, s.width)}
         if "query" in _OPS[self.op].inputs:
@@ -187,7 +187,7 @@ class PatchCase(Case):
     def _truth(self) -> "_Truth":
         """The reference in float64 and the errors of plain PyTorch in the dtype, over the distinct frames."""
         reference, plain = partial(OPS[self.op].public, backend="reference"), PLAIN[self.op]
-        distinct = min(_DISTINCT, self.shape.frames)
+        distinct = min(DISTINCT, self.shape.frames)
         rounds, rest = divmod(self.shape.frames, distinct)
         rows: dict[str, list[Tensor]] = {}
         yardsticks: dict[str, ErrorSum] = {}

@@ -136,13 +136,14 @@ class SparseCase(Case):
         if name not in self.peers:
             ours = partial(block_sparse_attention, layout=self.plan, backend=name)
             return lambda: self.run(ours, tensors)
-        form = self.peers[name].build(self._frames, self.layout, bool(self.leaves))
+        form = self.peers[name].build(self.known, self.layout, bool(self.leaves))
         # [1, S, H, D] -> [H, S, D], packed outside the clock; results are viewed back
         packed = {key: tensor[0].transpose(0, 1).contiguous() for key, tensor in tensors.items()}
         return lambda: {key: t.transpose(0, 1)[None] for key, t in self.run(form, packed).items()}
 
     @property
-    def _frames(self) -> Frames:
+    def known(self) -> Frames:
+        """What the peers know of the mask."""
         s = self.shape
         return Frames(s.frames, s.vision + s.voco, s.voco, s.text, s.mode == "causal")
 

@@ -31,6 +31,13 @@ class Frames:
     def rows(self) -> int:
         return self.frames * self.length
 
+    def sees(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """FlexAttention's mask_mod."""
+        q_text, k_text, q_frame, k_frame = q >= self.rows, k >= self.rows, q // self.length, k // self.length
+        near = (k <= q) & ((q_text & k_text) | (~q_text & (q_frame == k_frame)))
+        voco = ~k_text & (k % self.length >= self.length - self.voco)
+        return near | (voco & (q_text | (k_frame < q_frame) if self.causal else q_text))
+
     def voco_rows(self, device: torch.device) -> Tensor:
         """[frames * voco], in order."""
         last = torch.arange(1, self.frames + 1, device=device) * self.length - self.voco
@@ -161,6 +168,8 @@ def flex(frames: Frames, layout: VideoLayout, training: bool) -> Form:
     def form(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if q.device not in blocks:
             blocks[q.device] = flex_block_mask(layout, q.device)
+            # by arithmetic: inductor's CPU code takes no tables in a mask
+            blocks[q.device].mask_mod = frames.sees
         out: Tensor = compiled(q[None], k[None], v[None], block_mask=blocks[q.device], enable_gqa=len(q) != len(k))[0]
         return out
 

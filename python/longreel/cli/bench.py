@@ -27,6 +27,9 @@ def bench(
     size: Annotated[
         Size, typer.Option(help="hour: 3600 frames of 256 x 1408 (attention: 64 of 577 rows); small: for a laptop.")
     ] = Size.hour,  # type: ignore[attr-defined]
+    features: Annotated[
+        Path | None, typer.Option(help="Patches of a real video, a file of `longreel extract`; sets F, N and C.")
+    ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames F.")] = None,
     patches: Annotated[int | None, typer.Option(min=1, help="Patches of a frame N, a square.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Width of a patch C.")] = None,
@@ -82,6 +85,8 @@ def bench(
     dtypes = [DTYPES[d.value] for d in dtype or []] or [DTYPES[d] for d in (("bf16", "fp32") if all_ops else ("bf16",))]
     passes = {b.value for b in backward or []} or (set(BACKWARD) if all_ops else {"none"})
     todo = [case for case in suite.cases(chosen, size.value, dtypes, ops, options) if case.backward in passes]
+    if features is not None:
+        todo = _on_features(todo, features, frames)
     if not todo:
         known = "; ".join(f"{name} takes {' or '.join(CASES[name].passes(name))}" for name in ops)
         raise typer.BadParameter(f"--backward {' '.join(sorted(passes))}: {known}")
@@ -127,6 +132,17 @@ def _refuse_unknown(ops: list[str], options: dict[str, object]) -> None:
             raise typer.BadParameter(f"--{name.replace('_', '-')} means nothing to {', '.join(ops)}")
 
 
+def _on_features(todo: list[Case], features: Path, frames: int | None) -> list[Case]:
+    try:
+        from longreel.bench.feature_case import FeatureCase
+
+        return [FeatureCase.of(case, features, frames) for case in todo]
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"--features needs {error.name}: pip install 'longreel[video]'") from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def _names(case: Case, backends: list[str] | None, peers: list[str] | None) -> list[str]:
     ours = case.kernels if backends is None else backends
     others = [name for name in case.names if name not in case.backends] if peers is None else peers
@@ -136,7 +152,10 @@ def _names(case: Case, backends: list[str] | None, peers: list[str] | None) -> l
 def _summary(done: list[suite.Result]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for i, name in enumerate(suite.HEADER):
-        table.add_column(name, justify="left" if i < 4 else "right")
+        # long names go on in the next line, whole words of the pass
+        table.add_column(
+            name, justify="left" if i < 4 else "right", overflow="fold", min_width={0: 11, 1: 8, 2: 8}.get(i)
+        )
     for cells in suite.summary(done):
         table.add_row(*cells)
     return table

@@ -14,7 +14,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __noinline__ [[gnu::noinline]]
 #define __shared__ static thread_local
 #define __grid_constant__
 #define __launch_bounds__(...)
