@@ -373,7 +373,7 @@ def test_compiles_once_for_any_number_of_frames(variant: Variant, grad: bool) ->
     for case in fast_cases(variant.op):
         wanted = differentiable(variant.op, case.inputs()) if grad else ()
         function = None
-        for frames in (3, 5, 8):
+        for frames in (7, 5, 9):  # the first makes no two tables of a layout equally long, which would be compiled in
             inputs = prepare(case.inputs(frames), torch.float32, variant.device, wanted)
             tensors, options = split(inputs)
             if function is None:

@@ -66,9 +66,6 @@ def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[in
         torch.from_numpy(getattr(schedule, name)).to(device)
         for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
     )
-    for table in (bounds, tiles, units, runs):
-        # torch._dynamo.mark_static without its import: a width is no size of the layout, though they may be equal
-        table._dynamo_static_indices = {table.dim() - 1}  # type: ignore[attr-defined]
     start = torch.tensor(layout.start, dtype=torch.int32, device=device)
     index = torch.from_numpy(global_index(layout)).to(device)
     extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
