@@ -11,6 +11,7 @@ from longreel import _native
 from longreel.ops import _schemas as _schemas  # schemas stand before any kernel is looked up
 
 _LOW = (torch.float32, torch.bfloat16, torch.float16)
+_SHORT = (torch.bfloat16, torch.float16)
 _ALL = (*_LOW, torch.float64)
 _ANY_DEVICE = ("cpu", "cuda", "mps", "xpu")
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -73,7 +74,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
             "block_sparse_attention",
             "flash",
             ("cpu",),
-            _LOW,
+            _SHORT,
             "torch's flash attention over the layout's pieces, merged by LSE",
         ),
         _reference("block_sparse_attention"),

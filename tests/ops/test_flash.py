@@ -11,7 +11,6 @@ from longreel.layout import visible_pairs
 from longreel.ops._flash import attend, pieces
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases
 from longreel.reference.case import Case
-from longreel.testing.budget import PEER_BUDGETS
 from longreel.testing.cases import prepare, run, yardstick
 
 pytestmark = pytest.mark.fast
@@ -24,7 +23,7 @@ REFUSED = {
 CASES = [pytest.param(case, id=case.name) for case in cases()]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_reference_or_says_why_not(case: Case, dtype: torch.dtype) -> None:
     given = case.inputs()
@@ -41,9 +40,9 @@ def test_equals_the_reference_or_says_why_not(case: Case, dtype: torch.dtype) ->
         return attend(*args[:5], inputs["layout"], args[-1])
 
     expected = yardstick("block_sparse_attention", inputs, dtype, wanted)
-    expected.check(run("block_sparse_attention", flash, inputs, wanted).everything, PEER_BUDGETS)
+    expected.check(run("block_sparse_attention", flash, inputs, wanted).everything)
     public = block_sparse_attention(**inputs | {"return_lse": True}, backend="flash")
-    expected.check(dict(zip(("out", "lse"), public, strict=True)), PEER_BUDGETS)
+    expected.check(dict(zip(("out", "lse"), public, strict=True)))
 
 
 def test_pieces_hold_every_visible_pair_once() -> None:
@@ -59,5 +58,5 @@ def test_pieces_hold_every_visible_pair_once() -> None:
 
 def test_explain_says_why_not() -> None:
     layout = VideoLayout.sliding_window(40, 9)
-    q = torch.zeros(1, 40, 2, 8)
+    q = torch.zeros(1, 40, 2, 8, dtype=torch.bfloat16)
     assert "no sliding windows" in str(longreel.explain(block_sparse_attention, q, q, q, layout))
