@@ -12,10 +12,10 @@ from longreel.data import FeatureWriter
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
-    """Seven frames of CLS and 3 x 3 patches, the number of the frame in each."""
+    """Seven frames of CLS and 4 x 4 patches, the number of the frame in each."""
     path = tmp_path / "f.safetensors"
-    with FeatureWriter(path, 10, 32, torch.float32, {}) as writer:
-        writer.add(torch.randn(7, 10, 32) + torch.arange(7.0)[:, None, None], torch.arange(7.0))
+    with FeatureWriter(path, 17, 32, torch.float32, {}) as writer:
+        writer.add(torch.randn(7, 17, 32) + torch.arange(7.0)[:, None, None], torch.arange(7.0))
     return path
 
 
@@ -27,7 +27,7 @@ def case(features: Path, frames: int | None = None, backward: str = "none") -> F
 
 def test_the_patches_are_the_files(features: Path) -> None:
     made = case(features)
-    assert (made.shape.frames, made.shape.patches, made.shape.width) == (7, 9, 32)
+    assert (made.shape.frames, made.shape.patches, made.shape.width) == (7, 16, 32)
     means = made.tensors["patches"].mean((1, 2)).round().tolist()
     assert means == list(range(7))
     assert case(features, 100).tensors["patches"].mean((1, 2)).round().tolist()[61:66] == list(range(5))
@@ -42,7 +42,7 @@ def test_measured_and_checked(features: Path, backward: str) -> None:
 
 def test_from_the_command_line(features: Path, tmp_path: Path) -> None:
     command = ["bench", "--size", "small", "--features", str(features), "--dtype", "fp32", "--repeats", "1"]
-    result = CliRunner().invoke(app, [*command, "--op", "adaptive_pool", "--backend", "reference", "--peer", "naive"])
+    result = CliRunner().invoke(app, [*command, "--op", "adaptive_pool", "--backend", "reference", "--peer", "strong"])
     assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, [*command, "--op", "block_sparse_attention"])
     assert result.exit_code == 2
