@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from longreel.integrations import transformers
 from longreel.ops.registry import OPS
 from longreel.testing.cases import DTYPES, variants
 from longreel.testing.golden.files import GoldenCase, find
@@ -28,16 +30,49 @@ def asks(case: GoldenCase, dtype: torch.dtype) -> bool:
     return not tolerances or any(str(dtype).removeprefix("torch.") in by for by in tolerances)
 
 
-@pytest.mark.parametrize("dtype", dtypes())
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("group", REPLAYERS)
-def test_golden(golden_folder: Path, group: str, backend: str, dtype: torch.dtype) -> None:
+# The quantities over their tolerance: by group and dtype, (file, case, quantity). Nothing else may fail.
+# In float16 an attention that is exact but for its last rounding misses this one too (the test below): the rest of the
+# module, cast whole as the file says, decides it.
+MISSED = {("voco_decoder*", torch.float16): {("voco_decoder", "mixed_left_pad_generation_positions", "voco_value.1")}}
+
+
+def failures(folder: Path, group: str, backend: str | None, dtype: torch.dtype) -> dict[tuple[str, str, str], str]:
+    """What is wrong, by (file, case, quantity)."""
     verdicts = [
         verdict
-        for file in find([golden_folder], [group])
+        for file in find([folder], [group])
         for verdict in replay(file, backend, dtype)
         if asks(file.cases[verdict.case], dtype)
     ]
     assert verdicts
-    failed = [f"{v.file} {v.case}: {v.worst if v.problem is None else v.problem}" for v in verdicts if not v.passed]
-    assert not failed, "\n".join(failed)
+    return {
+        (v.file, v.case, name): problem
+        for v in verdicts
+        for name, problem in [("", v.problem), *((q.name, q.problem) for q in v.quantities)]
+        if problem is not None
+    }
+
+
+@pytest.mark.parametrize("dtype", dtypes())
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("group", REPLAYERS)
+def test_golden(golden_folder: Path, group: str, backend: str, dtype: torch.dtype) -> None:
+    failed = failures(golden_folder, group, backend, dtype)
+    text = "\n".join(f"{case}: {problem}" for (_, case, _), problem in failed.items())
+    assert failed.keys() <= MISSED.get((group, dtype), set()), text
+    if failed:
+        pytest.xfail(text)
+
+
+def test_exact_attention_misses_what_the_kernels_miss(golden_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exact(q: Tensor, k: Tensor, v: Tensor, plan: Any, *, scale: float, backend: str | None) -> Tensor:
+        seen = torch.from_numpy(plan.layout.dense_mask())[:, None]
+        # [B, H, Sq, Sk]
+        scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * scale
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0)
+        return torch.einsum("bhqk,bkhd->bqhd", weights, v.double()).to(q.dtype)
+
+    ((group, dtype),) = MISSED
+    ours = failures(golden_folder, group, "reference", dtype)
+    monkeypatch.setattr(transformers, "block_sparse_attention", exact)
+    assert failures(golden_folder, group, None, dtype).keys() == ours.keys()

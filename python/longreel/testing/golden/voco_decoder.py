@@ -16,10 +16,9 @@ VOCO = 3
 
 def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """What the file stores: ``hidden`` and ``logits`` [B, S, .], ``voco_key.b`` [layers, heads, VoCo, D]; ``text_*.i`` of every
-    question and one ``voco_key``; or ``grad.*``. A dtype below float32 is that of autocast."""
-    model, inputs = _model(case), case.inputs(torch.float32)
-    narrow = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-    with use_layout(None, backend=backend), narrow:
+    question and one ``voco_key``; or ``grad.*``."""
+    model, inputs = _model(case, dtype), case.inputs(dtype)
+    with use_layout(None, backend=backend):
         if "stage1_embeds" in inputs:
             return _two_stages(model, inputs)
         return _gradients(case, model, inputs) if "loss_weight" in inputs else _masked(model, inputs)
@@ -82,13 +81,14 @@ def _hidden(model: Any, inputs: dict[str, Tensor], cache: DynamicCache | None) -
     ).last_hidden_state
 
 
-def _model(case: GoldenCase) -> Any:
+def _model(case: GoldenCase, dtype: torch.dtype) -> Any:
     sizes = {name: value for name, value in case.file.config.items() if name not in ("rope", "rope_theta")}
     theta = case.file.config["rope_theta"]
     config = LlamaConfig(**sizes, rope_parameters={"rope_type": "default", "rope_theta": theta}, pad_token_id=None)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="longreel").eval()
+    # Made in its dtype: a cast would round the inverse frequencies too.
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="longreel").eval()
     # The files have embeddings of rows, not of ids.
-    missing, unexpected = model.load_state_dict(case.file.weights(torch.float32), strict=False)
+    missing, unexpected = model.load_state_dict(case.file.weights(dtype), strict=False)
     if missing != ["model.embed_tokens.weight"] or unexpected:
         raise KeyError(f"the file's weights lack {missing}, and have {unexpected} that the model does not")
     return model
