@@ -15,7 +15,7 @@ from longreel.models.llama_vid.adapter import Ops
 from longreel.models.llama_vid.model import LlamaVid, computed_in
 from longreel.models.llama_vid.presets import Preset
 from longreel.models.llama_vid.questions import Questions
-from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record
+from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record, return_free_memory
 
 SYSTEM = "llama-vid"
 RANDOM = "random, seed 0"
@@ -153,6 +153,7 @@ def run(
         raise MediaError("the input holds no frames")
     record.visual = {path: buffer.whole() for path, buffer in kept.items()}
     record.tokens = record.visual[OURS].shape[1]
+    return_free_memory()
     for path, visual in record.visual.items():
         speaker = copy.deepcopy(model).double() if path == EXACT else model
         # The same code on every path: the clock of ours counts for the reference path too.
