@@ -99,7 +99,8 @@ def test_gradients_pass() -> None:
     more = rows(2)
     held, _ = cache.update(*more, 0)
     held.sum().backward()
-    assert keys.grad is not None and torch.equal(keys.grad, torch.ones_like(keys))
+    assert keys.grad is not None
+    assert torch.equal(keys.grad, torch.ones_like(keys))
 
 
 @torch.no_grad()
