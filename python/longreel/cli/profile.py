@@ -132,7 +132,7 @@ def _measure(sweep: _Sweep, count: int) -> dict[str, Any]:
 
     with one_line_warnings():
         setup = Setup.of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device)
-        questions = setup.questions([sweep.question], 8)
+        questions = setup.questions([sweep.question], None)
         source, prefix = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk, False)
         with source:
             compress = content_tokens(source, setup.preset, sweep.tokens_per_frame, None, questions.longest)

@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,13 @@ from longreel.cli.session import (
     DropCls,
     Frames,
     Input,
+    MemoryCap,
     PresetName,
     Setup,
     System,
     about,
     append,
+    cap_memory,
     check_output,
     consoles,
     content_tokens,
@@ -26,6 +28,9 @@ from longreel.cli.session import (
     one_line_errors,
     progress,
 )
+
+if TYPE_CHECKING:
+    from longreel.models.llama_vid import Ops
 
 QUESTION = "What happens in this video?"
 _JsonFile = Annotated[Path | None, typer.Option("--json", help="Append the figures to this file, as a line of JSON.")]
@@ -53,7 +58,12 @@ def run(
         str, typer.Option(help="released: keys and a scale, as the code; paper: its equation 1, without.")
     ] = "released",
     drop_cls: DropCls = False,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="With a checkpoint's vocabulary: tokens at most.")] = 64,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens at most. Default: 64, and 8 ids from random weights.")
+    ] = None,
+    ops: Annotated[
+        str, typer.Option(help="longreel, or reference: the released order of operations alone, in its place.")
+    ] = "longreel",
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the reference path too, check it, and show ratios.")
     ] = False,
@@ -66,7 +76,9 @@ def run(
         str | None, typer.Option(help="Backend of longreel's ops; default: the best that runs here.")
     ] = None,
     device: Device = None,
+    memory_cap: MemoryCap = None,
     chunk: Chunk = None,
+    count: Annotated[int | None, typer.Option(min=1, help="The first frames only, so many at most.")] = None,
 ) -> None:
     """Decode, see, compress, answer: a video end to end, streamed, with the time of every stage."""
     with one_line_errors():
@@ -74,6 +86,8 @@ def run(
         from longreel.models.llama_vid import stream
 
         setup = Setup.of(system, preset, checkpoint, device)
+        cap_memory(setup.device, memory_cap)
+        path = _path(ops, compare, plot)
         questions = setup.questions(question or [QUESTION], answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
@@ -96,18 +110,29 @@ def run(
                         weights=setup.weights, device=setup.device,
                     )
                 )  # fmt: skip
-            told = open_files.enter_context(progress(log, source.expected))
-            record = stream.run(model, source, questions, compare=compare, writer=writer, progress=told)
+            told = open_files.enter_context(progress(log, stream.least(source.expected, count)))
+            record = stream.run(
+                model, source, questions, ops=path, compare=compare, frames=count, writer=writer, progress=told
+            )
         record.weights = setup.weights
         verdict = run_view.agreement(record, model.dtype) if compare else None
         if json_file is not None:
-            append(json_file, run_view.json_record(record, named(inputs), verdict))
+            line = run_view.json_record(record, named(inputs), verdict)
+            append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
         run_view.show(record, console, verdict)
         if plot is not None:
             run_picture.draw(record, plot)
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
     if verdict is not None and verdict.why is not None:
         raise typer.Exit(1)
+
+
+def _path(ops: str, compare: bool, plot: Path | None) -> "Ops":
+    if ops not in ("longreel", "reference"):
+        raise ValueError(f"--ops {ops!r}: there is longreel, reference")
+    if ops == "reference" and (compare or plot is not None):
+        raise ValueError("--ops reference: runs that path alone; --compare and --plot show longreel's")
+    return ops  # type: ignore[return-value]
 
 
 def extract(

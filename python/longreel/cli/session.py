@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from longreel.models.llama_vid import LlamaVid, Preset, Questions
 
 SYSTEMS = ("llama-vid",)
+# Ids of an answer, and of what random weights say in its place.
+_ANSWER, _IDS = 64, 8
 _MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
 
 Input = Annotated[
@@ -35,6 +37,9 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+MemoryCap = Annotated[
+    float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
+]
 Frames = Annotated[str, typer.Option(help="Which frames of a video: fps:1, uniform:128 or fps:1,max=128.")]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
 DropCls = Annotated[
@@ -70,16 +75,16 @@ class Setup:
 
         return RANDOM if self.checkpoint is None else f"checkpoint {self.checkpoint.resolve().name}"
 
-    def questions(self, texts: list[str], length: int) -> "Questions":
-        """In the checkpoint's vocabularies where it has them, else as bytes."""
+    def questions(self, texts: list[str], length: int | None) -> "Questions":
+        """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
         from longreel.models.llama_vid import by_bytes, by_vocabulary
 
         positions = self.preset.qformer.positions
         if self.checkpoint is not None:
-            asked = by_vocabulary(texts, self.checkpoint, positions, length)
+            asked = by_vocabulary(texts, self.checkpoint, positions, length or _ANSWER)
             if asked is not None:
                 return asked
-        return by_bytes(texts, positions)
+        return by_bytes(texts, positions, length or _IDS)
 
     def open(
         self, inputs: list[Path], frames: str, chunk: int | None, drop_cls: bool
@@ -91,7 +96,7 @@ class Setup:
 
         size = self.preset
         if len(inputs) == 1 and is_feature_file(inputs[0]):
-            features = FeatureStream(inputs[0], chunk=chunk or size.chunk)
+            features = FeatureStream(inputs[0], chunk=chunk or size.chunk, pin=self.device.type == "cuda")
             prefix = check_features(features, size, self.weights)
             if drop_cls and prefix:
                 raise ValueError(
@@ -119,6 +124,19 @@ def _device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"--device {name}: this torch runs on cpu{', cuda' * torch.cuda.is_available()}")
     return device
+
+
+def cap_memory(device: torch.device, gib: float | None) -> None:
+    """Let torch's allocator take at most `gib` GiB of the GPU; ValueError without a GPU, or for more than it has."""
+    if gib is None:
+        return
+    if device.type != "cuda":
+        raise ValueError(f"--memory-cap {gib:g}: caps the memory of a GPU, this run is on {device.type}")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    there = torch.cuda.get_device_properties(index).total_memory
+    if gib * 2**30 > there:
+        raise ValueError(f"--memory-cap {gib:g}: this GPU has {there / 2**30:.1f} GiB")
+    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / there, index)
 
 
 def content_tokens(
@@ -216,6 +234,8 @@ def one_line_errors() -> Iterator[None]:
         if error.name is None or error.name.startswith("longreel"):
             raise
         _stop(_MISSING.format(error.name))
+    except torch.OutOfMemoryError as error:
+        _stop(". ".join(str(error).split(". ")[:2]))
     except (ValueError, BackendError, OSError) as error:
         _stop(str(error))
     except KeyboardInterrupt:

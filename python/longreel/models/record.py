@@ -25,6 +25,8 @@ class Record:
     system: str
     preset: str
     questions: tuple[str, ...]
+    paths: tuple[str, ...] = (OURS,)
+    """What was run and timed; the first is what is shown where nothing is compared."""
     frames: int = 0
     patches: int = 0
     tokens: int = 0
@@ -40,6 +42,10 @@ class Record:
     """By stage, in order, then by path."""
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     """Frames done, and the peak of memory of each path while the last chunk ran (see `PeakMeter`)."""
+    first_id: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By path, of each question: seconds from the language model's start to the first id."""
+    id_rate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By path, of each question with more than one id: ids a second after the first."""
     ids: dict[str, list[list[int]]] = field(default_factory=dict)
     """By path, the ids chosen for each question."""
     answers: tuple[str, ...] = ()
@@ -49,24 +55,30 @@ class Record:
     visual: dict[str, Tensor] = field(default_factory=dict)
     """By path, the language model's tokens [P, S, H]."""
 
-    def stage(self, name: str, path: str = OURS) -> float:
-        """Seconds of a stage on a path."""
+    def stage(self, name: str, path: str | None = None) -> float:
+        """Seconds of a stage on a path, by default the first."""
         spent = self.seconds[name]
-        return spent.get("shared", 0.0) + spent.get(path, 0.0)
+        return spent.get("shared", 0.0) + spent.get(path or self.paths[0], 0.0)
 
-    def total(self, path: str = OURS) -> float:
+    def total(self, path: str | None = None) -> float:
         return sum(self.stage(name, path) for name in self.seconds)
 
-    def peak(self, path: str = OURS) -> int:
-        return max((peaks.get(path, 0) for _, peaks in self.memory), default=0)
+    def until_first_id(self, path: str | None = None) -> float | None:
+        """Seconds from the start to the first id of the first question; None where none was asked."""
+        waited = self.first_id.get(path or self.paths[0])
+        return self.total(path) - self.stage("language", path) + waited[0] if waited else None
+
+    def peak(self, path: str | None = None) -> int:
+        return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
 
     @contextmanager
     def clock(self, name: str, path: str = "shared") -> Iterator[None]:
-        start = self._now()
+        start = self.now()
         yield
-        self.seconds[name][path] += self._now() - start
+        self.seconds[name][path] += self.now() - start
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds of a clock that waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

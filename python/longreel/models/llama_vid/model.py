@@ -1,7 +1,7 @@
 """LLaMA-VID from pixels to answer ids: tower, adapter, language model, each stage a method of its own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class LlamaVid(nn.Module):
         self.preset, self.num_prefix_tokens = preset, num_prefix_tokens
         device = torch.device(device)
         self.dtype = computed_in(preset, device)
+        # In their dtype at once: a cast would round the inverse frequencies of the positions too.
         with _weights_from(seed, device, self.dtype):
             self.tower = _tower(preset.tower)
             self.adapter = Adapter(
@@ -63,7 +64,8 @@ class LlamaVid(nn.Module):
                 backend=backend,
             )
             self.language = _language(preset.language)
-        self.to(self.dtype).eval().requires_grad_(False)
+            self.adapter.attention.fold()
+        self.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -73,14 +75,12 @@ class LlamaVid(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
         size = self.preset.tower
-        mean, std = (
-            torch.tensor(value, dtype=self.dtype, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
-        )
+        mean, std = (torch.tensor(value, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
         tokens = size.patches + self.num_prefix_tokens
         features = torch.empty(len(pixels), tokens, size.width, dtype=self.dtype, device=self.device)
         step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
         for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
-            values = ((batch.to(self.device).to(self.dtype) - mean) / std).permute(0, 3, 1, 2)
+            values = ((batch.to(self.device) - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
             place.copy_(self.tower(pixel_values=values).last_hidden_state[:, -tokens:])
         return features
 
@@ -95,13 +95,21 @@ class LlamaVid(nn.Module):
         return self.adapter.compress(queries, features, mask=mask, ops=ops)
 
     def answer(
-        self, visual: Tensor, before: Tensor, after: Tensor, *, length: int = 8, stop: int | None = None
+        self,
+        visual: Tensor,
+        before: Tensor,
+        after: Tensor,
+        *,
+        length: int = 8,
+        stop: int | None = None,
+        first: Callable[[], None] = lambda: None,
     ) -> tuple[Tensor, Tensor]:
         """Prefill the ids before the visual tokens, these and the ids after them, then choose greedily.
 
         Args:
             visual: [S, H] of one question. before: int64 [A]. after: int64 [T], at least one.
             length: ids to choose at most. stop: the id that ends an answer; it is not returned.
+            first: called once the first id is chosen.
 
         Returns:
             ids int64 [at most length] and the logits after every id of `after` [T, vocabulary]; the last chose the first id.
@@ -119,6 +127,7 @@ class LlamaVid(nn.Module):
             self.language.model(inputs_embeds=block, past_key_values=cache)
         logits = self.language(input_ids=after[None], past_key_values=cache).logits[0]
         ids, chosen = [], logits[-1].argmax()
+        first()
         while stop is None or chosen.item() != stop:
             ids.append(chosen)
             if len(ids) == length:
@@ -135,11 +144,11 @@ def computed_in(preset: Preset, device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def _weights_from(seed: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Weights made here come from `seed`, on `device`; on a GPU in `dtype` at once, where true sizes are wanted."""
+    """Weights made here come from `seed`, on `device` and in `dtype`: nothing of true size passes through float32 or the host."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype if device.type == "cuda" else default)
+        torch.set_default_dtype(dtype)
         try:
             yield
         finally:

@@ -30,7 +30,7 @@ class Questions:
     ids: Tensor
     mask: Tensor
     prompts: tuple[tuple[Tensor, Tensor], ...]
-    length: int = 8
+    length: int
     stop: int | None = None
     decode: Callable[[list[int]], str] | None = None
 
@@ -49,14 +49,14 @@ def byte_ids(questions: Sequence[str]) -> tuple[Tensor, Tensor]:
     return _padded([[byte + _BYTES for byte in question.encode()] for question in questions])
 
 
-def by_bytes(questions: Sequence[str], positions: int) -> Questions:
-    """Questions for random weights: bytes as ids. ValueError for one longer than `positions`."""
+def by_bytes(questions: Sequence[str], positions: int, length: int = 8) -> Questions:
+    """Questions for random weights: bytes as ids, `length` to choose. ValueError for one longer than `positions`."""
     ids, mask = byte_ids(questions)
     if ids.shape[1] > positions:
         raise ValueError(f"a question has {ids.shape[1]} bytes, this preset reads at most {positions}")
     bos = torch.tensor([_BOS])
     prompts = tuple((bos, row[valid]) for row, valid in zip(ids, mask, strict=True))
-    return Questions(tuple(questions), ids, mask, prompts)
+    return Questions(tuple(questions), ids, mask, prompts, length)
 
 
 def by_vocabulary(questions: Sequence[str], folder: Path, positions: int, length: int) -> Questions | None:

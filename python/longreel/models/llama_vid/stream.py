@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from longreel.data import FeatureStream, FeatureWriter, FrameChunk, FrameStream, MediaError
+from longreel.data import FeatureChunk, FeatureStream, FeatureWriter, FrameChunk, FrameStream, MediaError
 from longreel.explain import explain
 from longreel.models.llama_vid.adapter import Ops
 from longreel.models.llama_vid.model import LlamaVid, computed_in
@@ -91,6 +91,7 @@ def run(
     stream: FrameStream | FeatureStream,
     questions: Questions,
     *,
+    ops: Ops = "longreel",
     compare: bool = False,
     frames: int | None = None,
     writer: FeatureWriter | None = None,
@@ -100,7 +101,8 @@ def run(
 
     Args:
         model: with the content tokens that the input gets. stream: where its frames or features come from.
-        compare: text queries and compression in the released order too, in turn with ours, and in float64; the language
+        ops: the path to run, as in `Adapter`.
+        compare: both; text queries and compression in the released order too, in turn with ours, and in float64; the language
             model then runs on each. The other stages are the same code on every path and are timed once.
         frames: stop after so many.
         writer: keeps the features, for later questions. progress: told the frames done.
@@ -108,13 +110,14 @@ def run(
     Raises:
         MediaError: no frames, or as the stream. ValueError: too many tokens for the language model.
     """
-    record, meter = Record(SYSTEM, model.preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    paths = (OURS, REFERENCE) if compare else (ops,)
+    record = Record(SYSTEM, model.preset.name, questions.texts, paths, device=model.device)
+    meter = PeakMeter(model.device)
     record.steps = model.preset.qformer.layers + 1
-    paths = (OURS, REFERENCE) if compare else (OURS,)
     exact = copy.deepcopy(model.adapter).double() if compare else None
     limit = model.preset.language.positions - questions.longest
     kept = {path: _Kept(limit) for path in (*paths, *([EXACT] if compare else []))}
-    expected = _least(stream.expected, frames)
+    expected = least(stream.expected, frames)
     ids, mask = questions.ids.to(model.device), questions.mask.to(model.device)
     valid = model.adapter.query_mask(mask)
     start = time.perf_counter()
@@ -123,16 +126,16 @@ def run(
     orders = itertools.cycle([paths, paths[::-1]])
     while frames is None or record.frames < frames:
         with meter(*paths):
+            part = slice(None if frames is None else frames - record.frames)
             with record.clock("decode" if isinstance(stream, FrameStream) else "read"):
                 chunk = next(stream, None)
+                if isinstance(chunk, FeatureChunk):
+                    features = chunk.features[part].to(model.device, model.dtype, non_blocking=True)
             if chunk is None:
                 break
-            part = slice(None if frames is None else frames - record.frames)
             if isinstance(chunk, FrameChunk):
                 with record.clock("tower"):
                     features = model.encode(chunk.pixels[part])
-            else:
-                features = chunk.features[part].to(model.device, model.dtype)
             if writer is not None:
                 with record.clock("write"):
                     writer.add(features.cpu(), chunk.times[part])
@@ -147,21 +150,21 @@ def run(
             for few in torch.split(features.double(), _EXACT_FRAMES):
                 truth = exact.compress(exact.query(ids, few, mask, ops="reference"), few, mask=valid, ops="reference")
                 kept[EXACT].add(truth, len(few), expected)
-        record.backend = record.backend or _backend(model, queries, features)
+        record.backend = record.backend or (_backend(model, queries, features) if OURS in paths else ops)
         _count(record, features, meter, progress)
     if not record.frames:
         raise MediaError("the input holds no frames")
     record.visual = {path: buffer.whole() for path, buffer in kept.items()}
-    record.tokens = record.visual[OURS].shape[1]
+    record.tokens = record.visual[paths[0]].shape[1]
     for path, visual in record.visual.items():
         speaker = copy.deepcopy(model).double() if path == EXACT else model
-        # The same code on every path: the clock of ours counts for the reference path too.
-        with meter(path), record.clock("language") if path == OURS else contextlib.nullcontext():
-            answers = [_answer(speaker, tokens, questions, index) for index, tokens in enumerate(visual)]
+        # The same code on every path: the clock of the first counts for the others too.
+        with meter(path), record.clock("language") if path == paths[0] else contextlib.nullcontext():
+            answers = [_timed_answer(record, path, speaker, tokens, questions, i) for i, tokens in enumerate(visual)]
         record.ids[path] = [chosen.tolist() for chosen, _ in answers]
         record.logits[path] = [logits for _, logits in answers]
     if questions.decode is not None:
-        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[OURS])
+        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[paths[0]])
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
     return record
@@ -171,12 +174,26 @@ def _ops(path: str) -> Ops:
     return "longreel" if path == OURS else "reference"
 
 
-def _answer(model: LlamaVid, visual: Tensor, questions: Questions, index: int) -> tuple[Tensor, Tensor]:
+def _answer(
+    model: LlamaVid, visual: Tensor, questions: Questions, index: int, first: Callable[[], None] = lambda: None
+) -> tuple[Tensor, Tensor]:
     before, after = (ids.to(visual.device) for ids in questions.prompts[index])
-    return model.answer(visual, before, after, length=questions.length, stop=questions.stop)
+    return model.answer(visual, before, after, length=questions.length, stop=questions.stop, first=first)
 
 
-def _least(expected: int | None, frames: int | None) -> int | None:
+def _timed_answer(
+    record: Record, path: str, model: LlamaVid, visual: Tensor, questions: Questions, index: int
+) -> tuple[Tensor, Tensor]:
+    start, marks = record.now(), list[float]()
+    chosen, logits = _answer(model, visual, questions, index, lambda: marks.append(record.now()))
+    record.first_id[path].append(marks[0] - start)
+    if len(chosen) > 1:
+        record.id_rate[path].append((len(chosen) - 1) / (record.now() - marks[0]))
+    return chosen, logits
+
+
+def least(expected: int | None, frames: int | None) -> int | None:
+    """Frames to come, where `frames` may end the run early; None where nobody knows."""
     return min((count for count in (expected, frames) if count is not None), default=None)
 
 
