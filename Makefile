@@ -19,7 +19,7 @@ deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 
-.PHONY: help setup build test check lint demo gpu gpu-tests gpu-bench gpu-sanitize gpu-ncu compile-only fuzz clean
+.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-sanitize gpu-ncu compile-only fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -57,6 +57,9 @@ check: build ## the inner loop: fast tests and lint
 	@$(MAKE) --no-print-directory lint
 	@$(say) "check: fast tests"
 	@$(py) -m pytest -m fast $(ARGS)
+
+docs: build ## docs/benchmarks.md from benchmarks/results
+	@$(py) benchmarks/tables.py
 
 fuzz: build ## 10,000 random layouts against brute force
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
