@@ -127,7 +127,7 @@ def test_tokens_per_frame(tmp_path: Path, small: Preset, clip: Path, options: li
 
 
 def test_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
-    assert run(tmp_path, small, clip, "--backend", "reference")[1]["compress_backend"] == "reference"
+    assert run(tmp_path, small, clip, "--backend", "reference")[1]["backend"] == "reference"
 
 
 def test_a_bert_instead_of_the_qformer(tmp_path: Path, small: Preset, clip: Path) -> None:

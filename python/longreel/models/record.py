@@ -28,7 +28,11 @@ class Record:
     frames: int = 0
     patches: int = 0
     tokens: int = 0
-    """Kept of one question."""
+    """Kept of one question, or for all of them, as the system has it."""
+    tokens_bytes: int = 0
+    """Of what is kept of the frames."""
+    rows: int = 0
+    """Rows of the frames that the language model read and did not keep all keys and values of; 0: there are none such."""
     weights: str = "random"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     steps: int = 1
@@ -44,10 +48,12 @@ class Record:
     """By path, the ids chosen for each question."""
     answers: tuple[str, ...] = ()
     """Of each question, where the weights mean something and a vocabulary is there."""
+    answer_seconds: list[float] = field(default_factory=list)
+    """Of each question, after the frames were seen."""
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     """By path, of each question [T, vocabulary]: after every id of the question."""
     visual: dict[str, Tensor] = field(default_factory=dict)
-    """By path, the language model's tokens [P, S, H]."""
+    """By path, what was kept of the frames: where paths are compared, they are compared in it."""
 
     def stage(self, name: str, path: str = OURS) -> float:
         """Seconds of a stage on a path."""
@@ -62,11 +68,12 @@ class Record:
 
     @contextmanager
     def clock(self, name: str, path: str = "shared") -> Iterator[None]:
-        start = self._now()
+        start = self.now()
         yield
-        self.seconds[name][path] += self._now() - start
+        self.seconds[name][path] += self.now() - start
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds, when all that was asked of the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
