@@ -48,7 +48,9 @@ class LlamaVidSetup(Setup):
         from longreel.models.llama_vid import LlamaVid
         from longreel.models.llama_vid.checkpoint import load
 
-        given = {name: self.options[name] for name in ("text_decoder", "equation", "backend") if name in self.options}
+        given: dict[str, Any] = {
+            name: self.options[name] for name in ("text_decoder", "equation", "backend") if name in self.options
+        }
         if questions is not None:
             given["compress"] = self._content_tokens(source, questions.longest)
         model = LlamaVid(self.preset, device=self.device, num_prefix_tokens=prefix, **given)

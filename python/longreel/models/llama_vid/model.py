@@ -63,8 +63,8 @@ class LlamaVid(nn.Module):
                 backend=backend,
             )
             self.language = language_model(preset.language, self.dtype)
-        self.tower.to(self.dtype)
-        self.adapter.to(self.dtype)
+        for part in (self.tower, self.adapter):
+            part.to(self.dtype)
         self.eval().requires_grad_(False)
 
     @property

@@ -52,10 +52,10 @@ class VoCoLlama(Trainable, nn.Module):
         tower, device = preset.tower, torch.device(device)
         self.dtype = computed_in(preset, device)
         with weights_from(seed, device, self.dtype):
-            self.tower = _tower(tower).to(self.dtype)
-            width = preset.language.width
-            projector = nn.Sequential(nn.Linear(tower.width, width), nn.GELU(), nn.Linear(width, width))
-            self.projector = projector.to(self.dtype)
+            self.tower, width = _tower(tower), preset.language.width
+            self.projector = nn.Sequential(nn.Linear(tower.width, width), nn.GELU(), nn.Linear(width, width))
+            for part in (self.tower, self.projector):
+                part.to(self.dtype)
             language = language_model(preset.language, self.dtype)
         token = preset.language.vocabulary - 1
         self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
