@@ -64,7 +64,7 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
         assert list(line[key]) == ["reference"]
         assert list(ours[key]) == ["longreel"]
     assert list(line["stages_s"]["reference"]) == list(ours["stages_s"]["longreel"])
-    assert line["compress_backend"] == "reference"
+    assert line["backend"] == "reference"
 
 
 def test_the_first_frames_only(tmp_path: Path, small: Preset, clip: Path) -> None:
@@ -164,7 +164,7 @@ def test_tokens_per_frame(tmp_path: Path, small: Preset, clip: Path, options: li
 
 
 def test_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
-    assert run(tmp_path, small, clip, "--backend", "reference")[1]["compress_backend"] == "reference"
+    assert run(tmp_path, small, clip, "--backend", "reference")[1]["backend"] == "reference"
 
 
 def test_a_bert_instead_of_the_qformer(tmp_path: Path, small: Preset, clip: Path) -> None:

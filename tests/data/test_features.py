@@ -26,8 +26,8 @@ def test_features_need_no_decoder(tmp_path: Path) -> None:
 import sys
 sys.modules["av"] = None
 import longreel.data
-from longreel.models.llama_vid import stream
-print(stream.FeatureStream({str(path)!r}).shape)
+import longreel.models.llama_vid.stream
+print(longreel.data.FeatureStream({str(path)!r}).shape)
 try:
     longreel.data.frames({str(path)!r})
 except ModuleNotFoundError as error:

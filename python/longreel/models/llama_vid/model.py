@@ -1,14 +1,17 @@
 """LLaMA-VID from pixels to answer ids: tower, adapter, language model, each stage a method of its own."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2VisionConfig, Blip2VisionModel, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import Blip2VisionConfig, Blip2VisionModel, DynamicCache
 
-from longreel.models.llama_vid.adapter import Adapter, Equation, Ops, TextDecoder
-from longreel.models.llama_vid.presets import LanguageSize, Preset, TowerSize
+from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
+from longreel.models.llama_vid.presets import Preset
+from longreel.models.record import Ops
+from longreel.models.sizes import TowerSize, computed_in
+from longreel.models.speak import greedy, unheard
+from longreel.models.weights import language_model, weights_from
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
 _CPU_FRAMES = 8
@@ -50,8 +53,7 @@ class LlamaVid(nn.Module):
         self.preset, self.num_prefix_tokens = preset, num_prefix_tokens
         device = torch.device(device)
         self.dtype = computed_in(preset, device)
-        # In their dtype at once: a cast would round the inverse frequencies of the positions too.
-        with _weights_from(seed, device, self.dtype):
+        with weights_from(seed, device, self.dtype):
             self.tower = _tower(preset.tower)
             self.adapter = Adapter(
                 preset.qformer,
@@ -63,8 +65,9 @@ class LlamaVid(nn.Module):
                 equation=equation,
                 backend=backend,
             )
-            self.language = _language(preset.language)
-            self.adapter.attention.fold()
+            self.language = language_model(preset.language, self.dtype)
+        for part in (self.tower, self.adapter):
+            part.to(self.dtype)
         self.eval().requires_grad_(False)
 
     @property
@@ -102,7 +105,7 @@ class LlamaVid(nn.Module):
         *,
         length: int = 8,
         stop: int | None = None,
-        first: Callable[[], None] = lambda: None,
+        first: Callable[[], None] = unheard,
     ) -> tuple[Tensor, Tensor]:
         """Prefill the ids before the visual tokens, these and the ids after them, then choose greedily.
 
@@ -126,33 +129,12 @@ class LlamaVid(nn.Module):
         for block in torch.split(torch.cat([embed(before), visual])[None], _PREFILL_TOKENS, 1):
             self.language.model(inputs_embeds=block, past_key_values=cache)
         logits = self.language(input_ids=after[None], past_key_values=cache).logits[0]
-        ids, chosen = [], logits[-1].argmax()
-        first()
-        while stop is None or chosen.item() != stop:
-            ids.append(chosen)
-            if len(ids) == length:
-                break
-            chosen = self.language(input_ids=chosen.view(1, 1), past_key_values=cache).logits[0, -1].argmax()
-        return torch.stack(ids) if ids else after[:0], logits
 
+        def step(chosen: Tensor) -> Tensor:
+            following: Tensor = self.language(input_ids=chosen, past_key_values=cache).logits[0, -1]
+            return following
 
-def computed_in(preset: Preset, device: torch.device) -> torch.dtype:
-    """The preset's dtype on a CPU, bfloat16 on a GPU."""
-    dtype: torch.dtype = torch.bfloat16 if device.type == "cuda" else getattr(torch, preset.dtype)
-    return dtype
-
-
-@contextlib.contextmanager
-def _weights_from(seed: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Weights made here come from `seed`, on `device` and in `dtype`: nothing of true size passes through float32 or the host."""
-    default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-        torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(default)
+        return greedy(step, logits[-1], length=length, stop=stop, first=first), logits
 
 
 def _tower(size: TowerSize) -> Blip2VisionModel:
@@ -169,18 +151,3 @@ def _tower(size: TowerSize) -> Blip2VisionModel:
     tower = Blip2VisionModel(config)
     tower.post_layernorm = nn.Identity()  # type: ignore[assignment]
     return tower
-
-
-def _language(size: LanguageSize) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
-        max_position_embeddings=size.positions,
-        rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": size.rope_factor},
-        initializer_range=size.width**-0.5,
-    )
-    return LlamaForCausalLM(config)
