@@ -154,7 +154,7 @@ def runs_section(lines: Sequence[Line]) -> list[str]:
             *markdown(_RUNS, [_run_row(line, chosen) for line in chosen], range(4)),
             "",
         ]
-        out += ["```", *(line["command"] for line in chosen if line["outcome"] == "ok"), "```", ""]
+        out += ["```", *(line["shell"] for line in chosen if line["outcome"] == "ok"), "```", ""]
     return out
 
 
@@ -163,21 +163,33 @@ def _system(line: Line) -> str:
 
 
 def _run_row(line: Line, others: Sequence[Line]) -> list[str]:
-    case = line["case"]
-    cap = case["memory_cap_gib"]
-    head, path = [case["input"], "whole" if cap is None else f"{cap:g} GiB", case["ops"]], case["ops"]
+    case, cap = line["case"], line["case"]["memory_cap_gib"]
+    head = [case["input"], "whole" if cap is None else f"{cap:g} GiB", case["ops"] + " at once" * case["at_once"]]
     if line["outcome"] != "ok":
         return [*head, line["outcome"], f"{case['frames']:,}", *["–"] * 5]
+    path = "reference" if case["ops"] == "reference" else "longreel"
     total, first, rate = line["total_s"][path], line["first_token_s"][path], line["tokens_per_s"][path]
-    twin = [other for other in others if other["outcome"] == "ok" and other["case"] == {**case, "ops": "reference"}]
-    over = f"{twin[0]['total_s']['reference'] / total:.2f}x" if twin and path != "reference" else "–"
     shares = ", ".join(
         f"{_STAGES.get(stage, stage)} {spent / total:.0%}" for stage, spent in line["stages_s"][path].items()
     )
+    over = _over_reference(line, others)
     return [
-        *head, shares, f"{case['frames']:,}", seconds(total), over, "–" if first is None else seconds(first),
+        *head, shares, f"{case['frames']:,}", seconds(total), "–" if over is None else f"{over:.2f}x", seconds(first),
         "–" if rate is None else f"{rate:.0f}", size(line["peak_memory_bytes"][path]),
     ]  # fmt: skip
+
+
+def _over_reference(line: Line, others: Sequence[Line]) -> float | None:
+    """The reference path's seconds over ours, in the same run or one of the same frames."""
+    case = line["case"]
+    if case["ops"] == "both":
+        found: float = line["end_to_end_ratio"]
+        return found
+    for other in others:
+        twin = {**other["case"], "ops": case["ops"], "at_once": case["at_once"]}
+        if case["ops"] == "longreel" and other["case"]["ops"] == "reference" and twin == case and "total_s" in other:
+            return float(other["total_s"]["reference"] / line["total_s"]["longreel"])
+    return None
 
 
 def device_section(folder: Path) -> list[str]:
