@@ -63,7 +63,8 @@ class LlamaVid(nn.Module):
                 backend=backend,
             )
             self.language = language_model(preset.language, self.dtype)
-        for part in (self.tower, self.adapter):
+        parts: tuple[nn.Module, ...] = (self.adapter, self.tower)
+        for part in parts:
             part.to(self.dtype)
         self.eval().requires_grad_(False)
 

@@ -54,7 +54,8 @@ class VoCoLlama(Trainable, nn.Module):
         with weights_from(seed, device, self.dtype):
             self.tower, width = _tower(tower), preset.language.width
             self.projector = nn.Sequential(nn.Linear(tower.width, width), nn.GELU(), nn.Linear(width, width))
-            for part in (self.tower, self.projector):
+            parts: tuple[nn.Module, ...] = (self.projector, self.tower)
+            for part in parts:
                 part.to(self.dtype)
             language = language_model(preset.language, self.dtype)
         token = preset.language.vocabulary - 1
