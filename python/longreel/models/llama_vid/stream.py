@@ -15,7 +15,7 @@ from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.llama_vid.adapter import Ops
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.questions import Questions
-from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record
+from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record, return_free_memory
 
 SYSTEM = "llama-vid"
 # The float64 truth is computed for few frames at a time, so that it hardly shows beside the memory of what it judges.
@@ -74,6 +74,7 @@ def run(
         record.backend = record.backend or _backend(model, queries, features)
     record.visual = {path: buffer.whole() for path, buffer in kept.items()}
     record.tokens, record.tokens_bytes = record.visual[OURS].shape[1], record.visual[OURS].nbytes
+    return_free_memory()
     for path, visual in record.visual.items():
         speaker = copy.deepcopy(model).double() if path == EXACT else model
         # The same code on every path: the clock of ours counts for the reference path too.
