@@ -130,6 +130,11 @@ class VoCoCache(Cache):
         return self.held.text_at
 
     @property
+    def batch(self) -> int:
+        """Samples; 1 as long as it is empty."""
+        return int(self.layers[0].keys.shape[0]) if self.layers[0].rows else 1
+
+    @property
     def nbytes(self) -> int:
         layers = (layer for layer in self.layers if layer.rows)
         return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
@@ -214,12 +219,27 @@ class VoCoCache(Cache):
             other.batch_repeat_interleave(repeats)
         return other
 
-    def question(self, ids: Tensor, beams: int = 1) -> dict[str, Any]:
-        """What `generate` takes for a question ids [B, T] about this cache: the ids, a fork, and a mask of all positions."""
-        mask = torch.ones(ids.shape[0], self.length + ids.shape[1], dtype=torch.long, device=ids.device)
-        return {"input_ids": ids, "attention_mask": mask, "past_key_values": self.fork(beams)} | (
-            {"num_beams": beams} if beams > 1 else {}
-        )
+    def question(self, ids: Tensor, beams: int = 1, mask: Tensor | None = None) -> dict[str, Any]:
+        """What `generate` takes for questions ids [B, T] about this cache: the ids, a fork, and a mask of all positions.
+
+        Questions of one batch are asked of as many samples, or all of the only one. mask: [B, T], zero where a shorter
+        question is padded on its left.
+
+        Raises:
+            ValueError: the cache has another number of samples, or a question is padded on its right.
+        """
+        batch, own = ids.shape[0], self.batch
+        if own not in (1, batch):
+            raise ValueError(f"{batch} questions for a cache of {own} samples: allowed is one for each, or one sample")
+        asked = torch.ones_like(ids) if mask is None else mask.to(ids.device, torch.long)
+        if not bool(asked[:, -1].all()):
+            raise ValueError("a question is padded on its right: shorter questions are padded on the left")
+        before = asked.new_ones(batch, self.length)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.cat([before, asked], 1),
+            "past_key_values": self.fork(beams * batch // own),
+        } | ({"num_beams": beams} if beams > 1 else {})
 
     def reset(self) -> None:
         """As new."""

@@ -1,6 +1,6 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ class VoCoLlama(Trainable, nn.Module):
         with use_layout(None, backend=self.backend):
             return self.decoder.see(self.projector(features), **options)
 
-    def ask(self, cache: VoCoCache, question: Tensor, **options: Any) -> Tensor:
+    def ask(self, cache: VoCoCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""
         return self.decoder.ask(cache, question, **options)
 
