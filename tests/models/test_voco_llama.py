@@ -138,6 +138,16 @@ def test_two_stages_answer_as_one(rule: dict[str, Any], count: int, beams: int) 
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_several_questions_at_once(beams: int) -> None:
+    model = system(shared=False, mode="causal")
+    cache = model.see(pictures(3), prefix=[BOS])
+    questions = [torch.tensor(ids) for ids in ([5, 6, 7, 8], [9], [10, 11])]
+    options: dict[str, Any] = {"max_new_tokens": 5, "num_beams": beams}
+    together = model.ask(cache, questions, **options)
+    assert torch.equal(together, torch.cat([model.ask(cache, question, **options) for question in questions]))
+
+
 def test_a_batch_decodes_as_its_samples() -> None:
     model = system()
     samples = [sample(1, 6), sample(0, 4), sample(2, 3)]

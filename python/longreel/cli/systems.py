@@ -138,8 +138,11 @@ class VoCoSetup(Setup):
         fit, there = dense.frames_that_fit(model, questions), expected
         if there is not None and there <= fit:
             return None
-        rows, takes = (dense.mask_rows(model, questions, fit), dense.mask_bytes(model, questions, fit))
-        why = f"their dense mask of {rows:,} x {rows:,} takes {takes / 2**20:,.0f} MiB"
+        rows, takes = dense.mask_rows(model, questions, fit), dense.mask_bytes(model, questions, fit)
+        why = (
+            f"their dense mask of {rows:,} x {rows:,} takes {takes / 2**20:,.0f} of the {dense.MASK_BYTES / 2**20:,.0f} MiB"
+            " that it may"
+        )
         if there is not None:
             why += f"; {there:,} frames' would take {dense.mask_bytes(model, questions, there) / 2**30:,.1f} GiB"
         return Part(fit, why)

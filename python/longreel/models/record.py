@@ -1,5 +1,6 @@
 """What one run of a system found: the same record for every system, so that all are shown and compared alike."""
 
+import ctypes
 import resource
 import sys
 import time
@@ -79,10 +80,10 @@ class Record:
     def peak(self, path: str | None = None) -> int:
         return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
 
-    def answer(self, path: str, ask: Callable[[Callable[[], None]], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Ids and logits that `ask(first)` gives, timed; it calls `first` as soon as it has the first id."""
+    def answer(self, path: str, ask: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Ids and logits that `ask(first=...)` gives, timed; it calls `first` as soon as it has the first id."""
         start, marks = self.now(), list[float]()
-        ids, logits = ask(lambda: marks.append(self.now()))
+        ids, logits = ask(first=lambda: marks.append(self.now()))
         self.first_id[path].append(marks[0] - start)
         if len(ids) > 1:
             self.id_rate[path].append((len(ids) - 1) / (self.now() - marks[0]))
@@ -127,6 +128,12 @@ class PeakMeter:
         """The peaks since the last call."""
         taken, self.peaks = dict(self.peaks), defaultdict(int)
         return taken
+
+
+def return_free_memory() -> None:
+    """To the system, what glibc keeps in the arenas of threads that have done their work; elsewhere nothing."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset() -> None:

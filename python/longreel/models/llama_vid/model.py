@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2VisionConfig, Blip2VisionModel, DynamicCache
+from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from longreel.cache import BufferedCache
 from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
 from longreel.models.llama_vid.presets import Preset
 from longreel.models.record import Ops
@@ -15,7 +16,7 @@ from longreel.models.weights import language_model, weights_from
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
 _CPU_FRAMES = 8
-_PREFILL_TOKENS = 512
+_PREFILL_TOKENS = 256
 _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -66,7 +67,8 @@ class LlamaVid(nn.Module):
                 backend=backend,
             )
             self.language = language_model(preset.language, self.dtype)
-        for part in (self.tower, self.adapter):
+        parts: tuple[nn.Module, ...] = (self.adapter, self.tower)
+        for part in parts:
             part.to(self.dtype)
         self.eval().requires_grad_(False)
 
@@ -124,10 +126,11 @@ class LlamaVid(nn.Module):
         if needed > limit:
             raise ValueError(f"{needed} tokens are more than the language model's {limit} positions")
         embed = self.language.get_input_embeddings()
-        cache = DynamicCache(config=self.language.config)
-        # [1, A + S, H]
-        for block in torch.split(torch.cat([embed(before), visual])[None], _PREFILL_TOKENS, 1):
-            self.language.model(inputs_embeds=block, past_key_values=cache)
+        cache = BufferedCache(self.language.config, needed)
+        for rows in (embed(before), visual):
+            # [1, at most so many, H]
+            for block in torch.split(rows[None], _PREFILL_TOKENS, 1):
+                self.language.model(inputs_embeds=block, past_key_values=cache)
         logits = self.language(input_ids=after[None], past_key_values=cache).logits[0]
 
         def step(chosen: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from longreel.explain import explain
 from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.questions import Questions
-from longreel.models.record import EXACT, OURS, REFERENCE, Ops, PeakMeter, Record
+from longreel.models.record import EXACT, OURS, REFERENCE, Ops, PeakMeter, Record, return_free_memory
 from longreel.models.speak import unheard
 
 SYSTEM = "llama-vid"
@@ -78,6 +78,7 @@ def run(
         record.backend = record.backend or (_backend(model, queries, features) if OURS in paths else ops)
     record.visual = {path: buffer.whole() for path, buffer in kept.items()}
     record.tokens, record.tokens_bytes = record.visual[paths[0]].shape[1], record.visual[paths[0]].nbytes
+    return_free_memory()
     for path, visual in record.visual.items():
         speaker = copy.deepcopy(model).double() if path == EXACT else model
         # The same code on every path: the clock of the first counts for the others too.

@@ -1,6 +1,6 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ class VoCoLlama(Trainable, nn.Module):
         with weights_from(seed, device, self.dtype):
             self.tower, width = _tower(tower), preset.language.width
             self.projector = nn.Sequential(nn.Linear(tower.width, width), nn.GELU(), nn.Linear(width, width))
-            for part in (self.tower, self.projector):
+            parts: tuple[nn.Module, ...] = (self.projector, self.tower)
+            for part in parts:
                 part.to(self.dtype)
             language = language_model(preset.language, self.dtype)
         token = preset.language.vocabulary - 1
@@ -104,7 +105,7 @@ class VoCoLlama(Trainable, nn.Module):
         with use_layout(None, backend=self.backend):
             return self.decoder.see(self.projector(features), **options)
 
-    def ask(self, cache: VoCoCache, question: Tensor, **options: Any) -> Tensor:
+    def ask(self, cache: VoCoCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""
         return self.decoder.ask(cache, question, **options)
 

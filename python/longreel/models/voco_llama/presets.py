@@ -23,7 +23,7 @@ class Preset:
 TINY = Preset(
     name="tiny",
     tower=TowerSize(image=336, patch=14, width=96, layers=2, heads=3, mlp=384),
-    language=LanguageSize(width=128, layers=3, heads=2, kv_heads=2, mlp=352, vocabulary=261, positions=65536),
+    language=LanguageSize(width=256, layers=4, heads=4, kv_heads=4, mlp=704, vocabulary=261, positions=65536),
 )
 
 SMALL = Preset(

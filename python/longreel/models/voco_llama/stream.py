@@ -93,7 +93,7 @@ def _ask(model: VoCoLlama, cache: VoCoCache, questions: Prompts, record: Record,
         ask = partial(model.answer, cache, after.to(model.device), length=questions.length, stop=questions.stop)
         with meter(OURS), record.clock("language", OURS):
             start = record.now()
-            answers.append(record.answer(OURS, lambda first, ask=ask: ask(first=first)))  # type: ignore[misc]
+            answers.append(record.answer(OURS, ask))
             record.answer_seconds.append(record.now() - start)
     _take(record, OURS, answers)
     if REFERENCE in record.paths:
