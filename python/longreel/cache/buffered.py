@@ -19,6 +19,11 @@ class BufferedLayer(DynamicLayer):
         # Of keys and of values [B, Hkv, capacity, D]; None before the first rows.
         self._buffers: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def rows(self) -> int:
+        """Rows held."""
+        return self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
@@ -28,7 +33,7 @@ class BufferedLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, added = self.get_seq_length(), key_states.shape[-2]
+        rows, added = self.rows, key_states.shape[-2]
         keys, values = self._room(rows, added, key_states, value_states)
         keys[..., rows : rows + added, :] = key_states
         values[..., rows : rows + added, :] = value_states
@@ -83,4 +88,6 @@ def _begins(buffer: Tensor, rows: Tensor) -> bool:
         and rows.stride() == buffer.stride()
         and rows.shape[:2] == buffer.shape[:2]
         and rows.dtype == buffer.dtype
+        # Made under inference_mode, it is written there only.
+        and (torch.is_inference_mode_enabled() or not buffer.is_inference())
     )

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
 
+from longreel.cache.buffered import BufferedLayer
 from longreel.layout import VideoLayout, kinds, positions
 from longreel.layout.segments import PREFIX, VOCO
 
@@ -29,7 +29,7 @@ class _Rows:
     """What the layers of a cache hold, and where the next rows stand.
 
     prefix, voco: rows kept of each. frame_at, text_at: position of the next frame's first row, and of the next text row.
-    keep: while a vision stage runs, the rows to keep of the old and new ones together.
+    keep: while a vision stage runs, which of its rows to keep; `alone`: it sees none of those kept before.
     """
 
     prefix: int = 0
@@ -37,13 +37,14 @@ class _Rows:
     frame_at: int = 0
     text_at: int = 0
     keep: Tensor | None = None
+    alone: bool = False
 
     @property
     def kept(self) -> int:
         return self.prefix + self.voco
 
 
-class _Layer(DynamicLayer):
+class _Layer(BufferedLayer):
     """Keys and values [B, Hkv, rows, D]. To transformers the cache is as long as the positions it spans, and its first rows
     are dropped, as those of a sliding window are."""
 
@@ -51,17 +52,16 @@ class _Layer(DynamicLayer):
         super().__init__()
         self.held = held
 
-    @property
-    def rows(self) -> int:
-        return 0 if self.keys is None or self.keys.numel() == 0 else self.keys.shape[-2]
-
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         keep = self.held.keep
-        keys, values = super().update(key_states, value_states)
-        if keep is not None:
-            at = keep.to(keys.device)
-            self.keys, self.values = keys.index_select(-2, at), values.index_select(-2, at)
-        return keys, values
+        if keep is None:
+            return super().update(key_states, value_states)
+        seen = (key_states, value_states)
+        if self.rows and not self.held.alone:
+            seen = torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        at = keep.to(key_states.device)
+        super().update(key_states.index_select(-2, at), value_states.index_select(-2, at))
+        return seen
 
     @property
     def dropped(self) -> int:
@@ -71,6 +71,8 @@ class _Layer(DynamicLayer):
         return self.dropped + self.rows
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        if self.held.alone:
+            return query_length, self.held.text_at
         return self.rows + query_length, self.dropped
 
 
@@ -128,6 +130,11 @@ class VoCoCache(Cache):
         return self.held.text_at
 
     @property
+    def batch(self) -> int:
+        """Samples; 1 as long as it is empty."""
+        return int(self.layers[0].keys.shape[0]) if self.layers[0].rows else 1
+
+    @property
     def nbytes(self) -> int:
         layers = (layer for layer in self.layers if layer.rows)
         return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
@@ -163,11 +170,14 @@ class VoCoCache(Cache):
             raise ValueError("a prefix stands before the first frame only")
         if any(layer.rows != held.kept for layer in self.layers):
             raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
-        both = self._layout([("prefix", held.prefix), ("voco", held.voco), *segments])
+        held.alone = self.mode == "independent" and self.prefix_visible_to == "first"
+        whole = alone
+        if not held.alone:
+            both = self._layout([("prefix", held.prefix), ("voco", held.voco), *segments])
+            whole = both.rows(held.kept, held.kept + alone.length)
         is_kept = (kind == VOCO) | ((kind == PREFIX) & self._keeps_prefix)
-        new = held.kept + np.flatnonzero(is_kept)
         at = held.frame_at + positions(alone, self.positions)
-        held.keep = torch.from_numpy(np.concatenate([np.arange(held.kept), new])).to(embeds.device)
+        held.keep = torch.from_numpy(np.flatnonzero(is_kept)).to(embeds.device)
         before = [(layer.keys, layer.values) for layer in self.layers]
         try:
             decoder(
@@ -175,7 +185,7 @@ class VoCoCache(Cache):
                 position_ids=torch.from_numpy(at).to(embeds.device, torch.long),
                 past_key_values=self,
                 use_cache=True,
-                video_layout=both.rows(held.kept, held.kept + alone.length),
+                video_layout=whole,
                 **inputs,
             )
         except BaseException:
@@ -183,7 +193,7 @@ class VoCoCache(Cache):
                 layer.keys, layer.values = keys, values
             raise
         finally:
-            held.keep = None
+            held.keep, held.alone = None, False
         count, prefix = int((kind == VOCO).sum()), int((kind == PREFIX).sum())
         held.prefix += prefix if self._keeps_prefix else 0
         held.voco += count
@@ -209,12 +219,27 @@ class VoCoCache(Cache):
             other.batch_repeat_interleave(repeats)
         return other
 
-    def question(self, ids: Tensor, beams: int = 1) -> dict[str, Any]:
-        """What `generate` takes for a question ids [B, T] about this cache: the ids, a fork, and a mask of all positions."""
-        mask = torch.ones(ids.shape[0], self.length + ids.shape[1], dtype=torch.long, device=ids.device)
-        return {"input_ids": ids, "attention_mask": mask, "past_key_values": self.fork(beams)} | (
-            {"num_beams": beams} if beams > 1 else {}
-        )
+    def question(self, ids: Tensor, beams: int = 1, mask: Tensor | None = None) -> dict[str, Any]:
+        """What `generate` takes for questions ids [B, T] about this cache: the ids, a fork, and a mask of all positions.
+
+        Questions of one batch are asked of as many samples, or all of the only one. mask: [B, T], zero where a shorter
+        question is padded on its left.
+
+        Raises:
+            ValueError: the cache has another number of samples, or a question is padded on its right.
+        """
+        batch, own = ids.shape[0], self.batch
+        if own not in (1, batch):
+            raise ValueError(f"{batch} questions for a cache of {own} samples: allowed is one for each, or one sample")
+        asked = torch.ones_like(ids) if mask is None else mask.to(ids.device, torch.long)
+        if not bool(asked[:, -1].all()):
+            raise ValueError("a question is padded on its right: shorter questions are padded on the left")
+        before = asked.new_ones(batch, self.length)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.cat([before, asked], 1),
+            "past_key_values": self.fork(beams * batch // own),
+        } | ({"num_beams": beams} if beams > 1 else {})
 
     def reset(self) -> None:
         """As new."""
@@ -225,7 +250,7 @@ class VoCoCache(Cache):
 
     def save(self, path: str | Path) -> None:
         """The kept rows as a safetensors file."""
-        held = {name: number for name, number in asdict(self.held).items() if name != "keep"}
+        held = {name: number for name, number in asdict(self.held).items() if name not in ("keep", "alone")}
         about = {"format": FORMAT, "layers": len(self.layers), "held": held} | {
             name: getattr(self, name) for name in _OPTIONS
         }

@@ -9,7 +9,7 @@ from torch import Tensor
 from longreel.backends import Request, choose
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
 from longreel.ops import _flash
-from longreel.ops._call import call, register, wants_grad
+from longreel.ops._call import call, register
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._layouts import planned
 from longreel.ops._queries import autocast, check_dtype, exact, resolve_scale
@@ -59,7 +59,7 @@ def block_sparse_attention(
         BackendError: no backend, or not the one named, can run the call.
     """
     args, plan = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)
-    request = Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5]), objection=_objection(plan, args[-1]))
+    request = Request(args[0].device.type, args[0].dtype, _objection(plan, args[-1]))
     chosen = choose(NAME, backend, request)
     if chosen == "flash":
         q, k, v, global_k, global_v = args[:5]
