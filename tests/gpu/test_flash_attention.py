@@ -48,7 +48,7 @@ def test_values_and_gradients(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["vst-far", "window"])
 def test_refuses_with_a_reason(name: str) -> None:
-    with pytest.raises(RuntimeError, match="backend='flash' (takes rows in position order|has no sliding windows)"):
+    with pytest.raises(RuntimeError, match=r"backend='flash' (takes rows in position order|has no sliding windows)"):
         block_sparse_attention(**drawn(name), backend="flash")
 
 
