@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/numbers.h"
-#include "key_steps.h"
+#include "key_block.h"
 #include "softmax_rows.h"
 
 namespace longreel {
@@ -58,7 +58,7 @@ class AttentionForward {
     for (int64_t at = blocks.begin; at < blocks.end; ++at) {
       const KeyBlock block = group.block(at);
       const Span may_be_seen = block.is_global ? sample.global : sample.keys;
-      const int64_t steps = steps_of(strips, group, block, may_be_seen, P::multiple, steps_);
+      const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
       if (steps == 0) continue;
       block_.read(sample, b_, kv_head_, false, block);
       block_.as_columns(keys_);
@@ -127,6 +127,7 @@ class AttentionForward {
           row.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
         }
       }
+      const typename P::Rows shape(rows);
       P::multiply(weights_ + step.keys.begin, kBlock, rows, values_.from(0, step.keys.begin / P::pair),
                   ceil_div(problem_.channels, 16), step.keys.size(), sums_ + i * kStrip * width_, width_, true);
     }
@@ -136,6 +137,7 @@ class AttentionForward {
   void score(int64_t e, int64_t steps) {
     const Step& step = steps_[e % steps];
     const int64_t i = e / steps * count_ + step.strip;
+    const typename P::Rows shape(strip(i).rows);
     P::multiply(queries_ + i * kStrip * width_, width_, strip(i).rows, keys_.from(step.keys.begin / 16, 0), step.keys.size() / 16,
                 width_, scores_[e % 2] + step.keys.begin, kBlock, false);
   }

@@ -11,7 +11,6 @@ struct StripsBf16 {
   using Element = bf16;
   using Unit = uint32_t;
   static constexpr int64_t pair = 2;
-  static constexpr int64_t multiple = 32;
   static constexpr bool exact = false;
   static constexpr float per_e = 1.44269504f;
 
@@ -27,6 +26,8 @@ struct StripsBf16 {
     unsigned before_;
   };
 
+  using Rows = StripsFp32::Rows;
+
   // 2^x within 1e-4, a twentieth of the rounding to bf16: 2^floor(x) times a cubic in the fraction.
   static Lanes power(Lanes x) {
     const Lanes fraction = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
@@ -36,16 +37,15 @@ struct StripsBf16 {
     return {_mm512_scalef_ps(p.v, x.v)};
   }
 
-  static void store_weights(bf16* to, const Lanes (&x)[2]) {
-    _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(x[1].v, x[0].v)));
+  static void store_weights(bf16* to, Lanes x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
   }
 
   // The same as the sum of two numbers, which keeps 16 bits: gradients of few rows have nothing to average the rounding over.
   static constexpr int64_t parts = 2;
-  static void store_parts(bf16* to, int64_t apart, const Lanes (&x)[2]) {
+  static void store_parts(bf16* to, int64_t apart, Lanes x) {
     store_weights(to, x);
-    const Lanes rest[2] = {x[0] - load(to), x[1] - load(to + 16)};
-    store_weights(to + apart, rest);
+    store_weights(to + apart, x - load(to));
   }
 
   // Rows [count, 32 n] become the depth of 2 n panels, two rows a unit; count is even.

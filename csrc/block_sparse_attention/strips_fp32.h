@@ -43,7 +43,6 @@ struct StripsFp32 {
   using Element = float;
   using Unit = float;
   static constexpr int64_t pair = 1;       // elements in a unit
-  static constexpr int64_t multiple = 16;  // keys (or queries) are met in these multiples
   static constexpr bool exact = true;      // weights carry all of fp32
   static constexpr float per_e = 1.0f;     // power(per_e x) = e^x
 
@@ -51,13 +50,18 @@ struct StripsFp32 {
     Session() {}
   };
 
+  // While it lives, products have so many rows.
+  struct Rows {
+    explicit Rows(int64_t) {}
+  };
+
   static Lanes power(Lanes x) { return exp(x); }
 
-  static void store_weights(float* to, const Lanes (&x)[1]) { store(to, x[0]); }
+  static void store_weights(float* to, Lanes x) { store(to, x); }
 
   // The same as a sum of `parts` arrays, `apart` elements from one to the next.
   static constexpr int64_t parts = 1;
-  static void store_parts(float* to, int64_t /*apart*/, const Lanes (&x)[1]) { store(to, x[0]); }
+  static void store_parts(float* to, int64_t /*apart*/, Lanes x) { store(to, x); }
 
   // Rows [count, 16 n] become the depth of n panels.
   static void rows_to_depth(const float* rows, int64_t row, int64_t count, Panels<float> panels) {
