@@ -18,7 +18,7 @@ def layouts() -> dict[str, VideoLayout]:
     for vision in (144, 256, 576):
         for voco in (1, 8):
             for mode in ("independent", "causal"):
-                video = VideoLayout.voco(frames=FRAMES, vision=vision, voco=voco, text=TEXT, mode=mode)  # type: ignore[arg-type]
+                video = VideoLayout.voco(frames=FRAMES, vision=vision, voco=voco, text=TEXT, mode=mode)
                 made[f"VoCo {vision} + {voco}, {mode}"] = video
     for vision in (144, 576):
         for ratio in (4, 8, 16):

@@ -48,8 +48,9 @@ struct StripsBf16 {
     store_weights(to + apart, x - load(to));
   }
 
-  // Rows [count, 32 n] become the depth of 2 n panels, two rows a unit; count is even.
-  static void rows_to_depth(const bf16* rows, int64_t row, int64_t count, Panels<uint32_t> panels) {
+  // Rows [count, width], `row` elements apart, become the depth of width / 16 panels, two rows a unit; count is even, width a
+  // multiple of 32.
+  static void rows_to_depth(const bf16* rows, int64_t row, int64_t width, int64_t count, Panels<uint32_t> panels) {
     alignas(64) uint16_t left[32], right[32];
     for (uint16_t i = 0; i < 16; ++i) {
       left[2 * i] = i;
@@ -59,7 +60,7 @@ struct StripsBf16 {
     }
     const __m512i take_left = _mm512_load_si512(left), take_right = _mm512_load_si512(right);
     for (int64_t k = 0; k < count; k += 2, rows += 2 * row) {
-      for (int64_t c = 0; c < row; c += 32) {
+      for (int64_t c = 0; c < width; c += 32) {
         const __m512i even = _mm512_loadu_si512(rows + c), odd = _mm512_loadu_si512(rows + row + c);
         uint32_t* to = panels.data + c / 16 * panels.stride + k / 2 * 16;
         _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, take_left, odd));

@@ -63,10 +63,10 @@ struct StripsFp32 {
   static constexpr int64_t parts = 1;
   static void store_parts(float* to, int64_t /*apart*/, Lanes x) { store(to, x); }
 
-  // Rows [count, 16 n] become the depth of n panels.
-  static void rows_to_depth(const float* rows, int64_t row, int64_t count, Panels<float> panels) {
+  // Rows [count, width], `row` elements apart, become the depth of width / 16 panels.
+  static void rows_to_depth(const float* rows, int64_t row, int64_t width, int64_t count, Panels<float> panels) {
     for (int64_t k = 0; k < count; ++k) {
-      for (int64_t c = 0; c < row; c += 16) store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
+      for (int64_t c = 0; c < width; c += 16) store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
     }
   }
 
