@@ -214,6 +214,29 @@ def test_frames_alone_carry_no_earlier_rows(model: LlamaForCausalLM, monkeypatch
         assert keys[:: len(keys) // 2] == seen
 
 
+def test_the_last_layer_computes_what_is_kept(model: LlamaForCausalLM) -> None:
+    rows = []
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[1]))
+        for layer in model.model.layers
+    ]
+    VoCoCache(model.config).append(model.model, torch.randn(1, 31, WIDTH), [("prefix", PREFIX), *frame(2) * 2])
+    for hook in hooks:
+        hook.remove()
+    assert rows == [31, 31, 4]
+
+
+def test_a_first_stage_that_fails_leaves_the_cache_empty(model: LlamaForCausalLM) -> None:
+    cache = VoCoCache(model.config)
+    hook = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    hook.remove()
+    assert (cache.rows, cache.nbytes, cache.batch) == (0, 0, 1)
+    cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    assert cache.rows == 2
+
+
 def test_the_released_rule_needs_more_than_voco_rows() -> None:
     """Why a cache has no "image" mode: with two groups under one image rule, text sees the second group's whole picture."""
     seen = VideoLayout.of([*frame(1) * 2, ("text", 1)], attention="image").dense_mask()[0, -1]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
 
-from longreel.cache.buffered import BufferedLayer
+from longreel.cache.voco_layer import Rows, VoCoLayer, narrowed_to
 from longreel.layout import VideoLayout, kinds, positions
 from longreel.layout.segments import PREFIX, VOCO
 
@@ -22,58 +22,6 @@ FORMAT = "longreel-voco-cache/1"
 Mode = Literal["independent", "causal"]
 PrefixVisibleTo = Literal["first", "frames", "all"]
 Positions = Literal["compact", "absolute"]
-
-
-@dataclass
-class _Rows:
-    """What the layers of a cache hold, and where the next rows stand.
-
-    prefix, voco: rows kept of each. frame_at, text_at: position of the next frame's first row, and of the next text row.
-    keep: while a vision stage runs, which of its rows to keep; `alone`: it sees none of those kept before.
-    """
-
-    prefix: int = 0
-    voco: int = 0
-    frame_at: int = 0
-    text_at: int = 0
-    keep: Tensor | None = None
-    alone: bool = False
-
-    @property
-    def kept(self) -> int:
-        return self.prefix + self.voco
-
-
-class _Layer(BufferedLayer):
-    """Keys and values [B, Hkv, rows, D]. To transformers the cache is as long as the positions it spans, and its first rows
-    are dropped, as those of a sliding window are."""
-
-    def __init__(self, held: _Rows) -> None:
-        super().__init__()
-        self.held = held
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        keep = self.held.keep
-        if keep is None:
-            return super().update(key_states, value_states)
-        seen = (key_states, value_states)
-        if self.rows and not self.held.alone:
-            seen = torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
-        at = keep.to(key_states.device)
-        super().update(key_states.index_select(-2, at), value_states.index_select(-2, at))
-        return seen
-
-    @property
-    def dropped(self) -> int:
-        return self.held.text_at - self.held.kept
-
-    def get_seq_length(self) -> int:
-        return self.dropped + self.rows
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        if self.held.alone:
-            return query_length, self.held.text_at
-        return self.rows + query_length, self.dropped
 
 
 class VoCoCache(Cache):
@@ -97,7 +45,7 @@ class VoCoCache(Cache):
         positions: "compact" starts a frame at prefix + VoCo tokens before it, "absolute" counts rows; the same for one image.
     """
 
-    # Of `_Layer`; the base class says less.
+    # Of `VoCoLayer`; the base class says less.
     layers: list[Any]
 
     def __init__(
@@ -114,10 +62,10 @@ class VoCoCache(Cache):
         ):  # fmt: skip
             if value not in get_args(allowed):
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(allowed)))}")
-        self.held = _Rows()
+        self.held = Rows()
         self.mode, self.prefix_visible_to, self.positions = mode, prefix_visible_to, positions
         self.text_sees_prefix = text_sees_prefix or prefix_visible_to == "all"
-        super().__init__(layers=[_Layer(self.held) for _ in range(config.get_text_config().num_hidden_layers)])
+        super().__init__(layers=[VoCoLayer(self.held) for _ in range(config.get_text_config().num_hidden_layers)])
 
     @property
     def rows(self) -> int:
@@ -170,27 +118,27 @@ class VoCoCache(Cache):
             raise ValueError("a prefix stands before the first frame only")
         if any(layer.rows != held.kept for layer in self.layers):
             raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
-        held.alone = self.mode == "independent" and self.prefix_visible_to == "first"
-        whole = alone
-        if not held.alone:
+        by_itself, whole = self.mode == "independent" and self.prefix_visible_to == "first", alone
+        if not by_itself:
             both = self._layout([("prefix", held.prefix), ("voco", held.voco), *segments])
             whole = both.rows(held.kept, held.kept + alone.length)
         is_kept = (kind == VOCO) | ((kind == PREFIX) & self._keeps_prefix)
         at = held.frame_at + positions(alone, self.positions)
-        held.keep = torch.from_numpy(np.flatnonzero(is_kept)).to(embeds.device)
-        before = [(layer.keys, layer.values) for layer in self.layers]
+        before = [(layer.keys, layer.values, layer.is_initialized) for layer in self.layers]
+        held.keep, held.alone = torch.from_numpy(np.flatnonzero(is_kept)).to(embeds.device), by_itself
         try:
-            decoder(
-                inputs_embeds=embeds,
-                position_ids=torch.from_numpy(at).to(embeds.device, torch.long),
-                past_key_values=self,
-                use_cache=True,
-                video_layout=whole,
-                **inputs,
-            )
+            with narrowed_to(decoder, self.layers, held.keep):
+                decoder(
+                    inputs_embeds=embeds,
+                    position_ids=torch.from_numpy(at).to(embeds.device, torch.long),
+                    past_key_values=self,
+                    use_cache=True,
+                    video_layout=whole,
+                    **inputs,
+                )
         except BaseException:
-            for layer, (keys, values) in zip(self.layers, before, strict=True):
-                layer.keys, layer.values = keys, values
+            for layer, (keys, values, initialized) in zip(self.layers, before, strict=True):
+                layer.keys, layer.values, layer.is_initialized = keys, values, initialized
             raise
         finally:
             held.keep, held.alone = None, False
@@ -207,7 +155,7 @@ class VoCoCache(Cache):
         """
         other = copy(self)
         hidden = 0 if self.text_sees_prefix else self.held.prefix
-        other.held = _Rows(self.held.prefix - hidden, self.held.voco, self.held.frame_at, self.held.text_at)
+        other.held = Rows(self.held.prefix - hidden, self.held.voco, self.held.frame_at, self.held.text_at)
         other.layers = []
         for layer in self.layers:
             forked = copy(layer)
@@ -243,7 +191,7 @@ class VoCoCache(Cache):
 
     def reset(self) -> None:
         """As new."""
-        self.held = _Rows()
+        self.held = Rows()
         super().reset()
         for layer in self.layers:
             layer.held = self.held
