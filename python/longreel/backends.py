@@ -4,6 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -46,6 +47,17 @@ def _reference(op: str) -> Row:
     )
 
 
+def _flash_attn() -> str | None:
+    """Version of the package flash-attn where it has the functions that are called (2.7 and later, below 3)."""
+    try:
+        found = version("flash-attn")
+    except PackageNotFoundError:
+        return None
+    numbers = tuple(int(number) for number in found.split(".")[:2] if number.isdigit())
+    return found if (2, 7) <= numbers < (3,) else None
+
+
+FLASH_ATTN = _flash_attn()
 _FRAME_PASS = "one read of the patches, the second sweep from L2"
 _FRAME_PASS_CUDA = f"CUDA C++: {_FRAME_PASS}; no compile at the first call"
 
@@ -71,9 +83,10 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(
             "block_sparse_attention",
             "flash",
-            ("cpu",),
+            ("cpu", "cuda"),
             _SHORT,
-            "torch's flash attention over the layout's pieces, merged by LSE",
+            "flash attention over the layout's pieces, merged by LSE: on CUDA"
+            f" {'torch' if FLASH_ATTN is None else f'flash-attn {FLASH_ATTN}'}'s, on CPU torch's",
         ),
         _reference("block_sparse_attention"),
     ),
