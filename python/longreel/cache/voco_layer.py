@@ -75,7 +75,7 @@ def narrowed_to(decoder: Any, layers: Sequence[VoCoLayer], keep: Tensor) -> Iter
 
     Decoders without the shape that transformers gives them (a list `layers`, tables of positions as a keyword) run whole.
     """
-    modules = getattr(decoder, "layers", ())
+    modules: Any = getattr(decoder, "layers", ())
 
     def narrow(_: nn.Module, rows: tuple[Any, ...], given: dict[str, Any]) -> Any:
         tables = given.get("position_embeddings")
