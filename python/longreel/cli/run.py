@@ -71,6 +71,12 @@ def run(
     features: Annotated[
         Path | None, typer.Option(help="Keep the patch features here: a later run on this file decodes nothing.")
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="voco-llama: keep the VoCo tokens' keys and values here: a later run on this file sees nothing."
+        ),
+    ] = None,
     json_file: _JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Draw time by stage and memory over frames to this PNG.")] = None,
     backend: Annotated[
@@ -87,13 +93,14 @@ def run(
         own = {
             "tokens_per_frame": tokens_per_frame, "token_budget": token_budget, "text_decoder": text_decoder,
             "equation": equation, "drop_cls": drop_cls, "voco": voco, "mode": mode, "positions": positions,
-            "backend": backend,
+            "keep": keep, "backend": backend,
         }  # fmt: skip
         setup = setup_of(system, preset, checkpoint, device, own)
         questions = setup.questions(question or [QUESTION], answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         check_output(features, ".safetensors")
+        check_output(keep, ".safetensors")
         if plot is not None:
             from longreel.cli import run_picture
         console, log = consoles()

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,65 +15,81 @@ from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.questions import Prompts
 from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record
 from longreel.models.voco_llama import dense
+from longreel.models.voco_llama.kept import SYSTEM, Kept, keep
 from longreel.models.voco_llama.model import VoCoLlama
-
-SYSTEM = "voco-llama"
+from longreel.models.weights import RANDOM
 
 
 @torch.inference_mode()
 def run(
     model: VoCoLlama,
-    stream: Source,
+    stream: Source | Kept,
     questions: Prompts,
     *,
     compare: bool = False,
     frames: int | None = None,
     writer: FeatureWriter | None = None,
+    kept: Path | None = None,
+    weights: str = RANDOM,
     progress: Progress = lambda done: None,
 ) -> Record:
     """Stage 1 once for all questions, then stage 2 for each on a fork of the cache.
 
     Args:
-        model: with the VoCo tokens and the rule that the frames get. stream: where frames or features come from.
+        model: with the VoCo tokens and the rule that the frames get. stream: where frames, features or kept rows come from.
         compare: then the reference path too, and float64 on it: everything in one forward pass a question, under a dense mask.
             Decoding and the tower are the same code on every path and are timed once.
         frames: stop after so many.
-        writer: keeps the features, for later runs. progress: told the frames done.
+        writer: keeps the features. kept: where the VoCo tokens' rows go, for later questions; `weights` is what the file says
+            of the model's. progress: told the frames done.
 
     Raises:
-        MediaError: no frames, or as the stream. ValueError: too many positions for the language model, or a dense mask that
-            does not fit.
+        MediaError: no frames, or as the stream. ValueError: too many positions for the language model, a dense mask that does
+            not fit, or more asked of kept rows than questions.
     """
-    preset, rule = model.preset, model.decoder.rule
+    if isinstance(stream, Kept) and (compare or writer or kept or (frames or stream.frames) != stream.frames):
+        raise ValueError(f"{stream.path}: keeps no frames, it answers questions about all {stream.frames:,} of them")
+    preset = model.preset
     record, meter = Record(SYSTEM, preset.name, questions.texts, device=model.device), PeakMeter(model.device)
     record.steps = preset.language.layers
     paths = (OURS, REFERENCE) if compare else (OURS,)
-    expected = expected_frames(stream, frames)
+    expected = stream.expected if isinstance(stream, Kept) else expected_frames(stream, frames)
     check_positions(model, questions, expected or 1)
     if compare:
         dense.check(model, questions, expected)
     start = time.perf_counter()
     _warm(model, questions)
     record.startup = time.perf_counter() - start
-    prefix = questions.prompts[0][0].tolist()
-    cache, held = model.decoder.cache(), list[Tensor]()
-    seen = chunks(model, stream, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
-    for features in seen:
-        check_positions(model, questions, record.frames + len(features))
-        with meter(OURS), record.clock("see", OURS):
-            cache = model.read(features, prefix=prefix, cache=cache, at_once=preset.at_once)
-        if compare:
-            held.append(features)
-    record.rows = len(prefix) + record.frames * rule.frame
+    held = list[Tensor]()
+    if isinstance(stream, Kept):
+        if compare or writer is not None or kept is not None or (frames or stream.frames) != stream.frames:
+            raise ValueError(
+                f"{stream.path}: keeps no frames, it answers questions about all {stream.frames:,} of them"
+            )
+        cache = _load(model, stream, record, meter)
+    else:
+        cache = model.decoder.cache()
+        prefix = questions.prompts[0][0].tolist()
+        seen = chunks(model, stream, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
+        for features in seen:
+            check_positions(model, questions, record.frames + len(features))
+            with meter(OURS), record.clock("see", OURS):
+                cache = model.read(features, prefix=prefix, cache=cache, at_once=preset.at_once)
+            if compare:
+                held.append(features)
+        record.backend = model.backend or _backend(model, features)
+    if kept is not None:
+        with record.clock("write"):
+            keep(cache, kept, model, record, weights)
+    record.rows = len(questions.prompts[0][0]) + record.frames * model.decoder.rule.frame
     asked = cache.fork()
     record.tokens, record.tokens_bytes = asked.rows, asked.nbytes
-    record.backend = model.backend or _backend(model, features)
     answers = []
     for _, after in questions.prompts:
         with meter(OURS), record.clock("language", OURS):
-            start = record.now()
+            begun = record.now()
             answers.append(model.answer(cache, after.to(model.device), length=questions.length, stop=questions.stop))
-            record.answer_seconds.append(record.now() - start)
+            record.answer_seconds.append(record.now() - begun)
     _take(record, OURS, answers)
     if compare:
         record.visual[OURS] = _stacked(asked)
@@ -82,6 +99,14 @@ def run(
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
     return record
+
+
+def _load(model: VoCoLlama, kept: Kept, record: Record, meter: PeakMeter) -> VoCoCache:
+    with meter(OURS), record.clock("read"):
+        cache = VoCoCache.load(kept.path, model.language.config, model.device)
+    record.frames, record.patches = kept.frames, kept.patches
+    record.memory.append((record.frames, meter.take()))
+    return cache
 
 
 def positions(model: VoCoLlama, frames: int) -> int:
