@@ -4,6 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -30,8 +31,6 @@ class Row:
     devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     why: str
-    packed: bool = True
-    backward: bool = True
 
 
 def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
@@ -48,6 +47,17 @@ def _reference(op: str) -> Row:
     )
 
 
+def _flash_attn() -> str | None:
+    """Version of the package flash-attn where it has the functions that are called (2.7 and later, below 3)."""
+    try:
+        found = version("flash-attn")
+    except PackageNotFoundError:
+        return None
+    numbers = tuple(int(number) for number in found.split(".")[:2] if number.isdigit())
+    return found if (2, 7) <= numbers < (3,) else None
+
+
+FLASH_ATTN = _flash_attn()
 _FRAME_PASS = "one read of the patches, the second sweep from L2"
 _FRAME_PASS_CUDA = f"CUDA C++: {_FRAME_PASS}; no compile at the first call"
 
@@ -73,9 +83,10 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(
             "block_sparse_attention",
             "flash",
-            ("cpu",),
+            ("cpu", "cuda"),
             _SHORT,
-            "torch's flash attention over the layout's pieces, merged by LSE",
+            "flash attention over the layout's pieces, merged by LSE: on CUDA"
+            f" {'torch' if FLASH_ATTN is None else f'flash-attn {FLASH_ATTN}'}'s, on CPU torch's",
         ),
         _reference("block_sparse_attention"),
     ),
@@ -105,8 +116,6 @@ class Request:
 
     device: str
     dtype: torch.dtype
-    grad: bool = False
-    packed: bool = False
     objection: Callable[[str], str | None] = lambda backend: None
 
 
@@ -124,10 +133,6 @@ def refusal(row: Row, request: Request, named: bool = False) -> str | None:
             return f"runs on {' or '.join(row.devices)}, the tensors are on {request.device}{hint}"
     if request.dtype not in row.dtypes:
         return f"takes {', '.join(_name(d) for d in row.dtypes)}, given {_name(request.dtype)}"
-    if request.grad and not row.backward:
-        return "has no backward, and an input requires a gradient"
-    if request.packed and not row.packed:
-        return "does not take packed patches (cu_seqlens)"
     return request.objection(row.backend)
 
 
@@ -147,9 +152,9 @@ def choose(op: str, backend: str | None, request: Request) -> str:
     raise BackendError(f"{op}: no backend can run this call ({reasons})")
 
 
-def available(op: str, device: str, dtype: torch.dtype = torch.float32, grad: bool = False) -> list[str]:
+def available(op: str, device: str, dtype: torch.dtype = torch.float32) -> list[str]:
     """Backends that would run `op` there, best first."""
-    request = Request(device, dtype, grad)
+    request = Request(device, dtype)
     return [row.backend for row in TABLE[op] if refusal(row, request) is None]
 
 

@@ -7,8 +7,7 @@ import torch
 
 import longreel
 from longreel import BackendError, VideoLayout, block_sparse_attention
-from longreel.layout import visible_pairs
-from longreel.ops._flash import attend, pieces
+from longreel.ops._flash import attend
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases
 from longreel.reference.case import Case
 from longreel.testing.cases import prepare, run, yardstick
@@ -43,17 +42,6 @@ def test_equals_the_reference_or_says_why_not(case: Case, dtype: torch.dtype) ->
     expected.check(run("block_sparse_attention", flash, inputs, wanted).everything)
     public = block_sparse_attention(**inputs | {"return_lse": True}, backend="flash")
     expected.check(dict(zip(("out", "lse"), public, strict=True)))
-
-
-def test_pieces_hold_every_visible_pair_once() -> None:
-    layout = VideoLayout.packed(
-        [VideoLayout.voco(frames=4, vision=7, voco=2, text=5, prefix=3, mode="causal"), VideoLayout.causal(9)]
-    )
-    pairs = 0
-    for piece in pieces(layout):
-        rows, keys = piece.end - piece.row, piece.last - piece.first
-        pairs += rows * (rows + 1) // 2 if piece.causal else rows * keys
-    assert pairs == visible_pairs(layout)
 
 
 def test_explain_says_why_not() -> None:

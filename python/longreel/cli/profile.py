@@ -136,7 +136,7 @@ def _measure(sweep: _Sweep, count: int) -> dict[str, Any]:
 
     with one_line_warnings():
         setup = setup_of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device, sweep.options)
-        questions = setup.questions([sweep.question], 8)
+        questions = setup.questions([sweep.question], None)
         source, prefix = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk)
         with source:
             model = setup.model(prefix, source, questions)

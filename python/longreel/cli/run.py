@@ -14,6 +14,7 @@ from longreel.cli.session import (
     DropCls,
     Frames,
     Input,
+    MemoryCap,
     Mode,
     Positions,
     PresetName,
@@ -22,6 +23,7 @@ from longreel.cli.session import (
     Voco,
     about,
     append,
+    cap_memory,
     check_output,
     consoles,
     named,
@@ -29,6 +31,7 @@ from longreel.cli.session import (
     progress,
 )
 from longreel.cli.systems import setup_of
+from longreel.models.record import OURS, REFERENCE
 
 QUESTION = "What happens in this video?"
 _JsonFile = Annotated[Path | None, typer.Option("--json", help="Append the figures to this file, as a line of JSON.")]
@@ -64,7 +67,12 @@ def run(
     mode: Mode = None,
     positions: Positions = None,
     drop_cls: DropCls = False,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="With a checkpoint's vocabulary: tokens at most.")] = 64,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens at most. Default: 64, and 8 ids from random weights.")
+    ] = None,
+    ops: Annotated[
+        str, typer.Option(help="longreel, or reference: the released order of operations alone, in its place.")
+    ] = OURS,
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the reference path too, check it, and show ratios.")
     ] = False,
@@ -83,12 +91,14 @@ def run(
         str | None, typer.Option(help="Backend of longreel's ops; default: the best that runs here.")
     ] = None,
     device: Device = None,
+    memory_cap: MemoryCap = None,
     chunk: Chunk = None,
+    count: Annotated[int | None, typer.Option(min=1, help="The first frames only, so many at most.")] = None,
 ) -> None:
     """Decode, see, compress, answer: a video end to end, streamed, with the time of every stage."""
     with one_line_errors():
         from longreel.cli import run_view
-        from longreel.models.feed import feature_writer
+        from longreel.models.feed import expected_frames, feature_writer
 
         own = {
             "tokens_per_frame": tokens_per_frame, "token_budget": token_budget, "text_decoder": text_decoder,
@@ -96,6 +106,8 @@ def run(
             "keep": keep, "backend": backend,
         }  # fmt: skip
         setup = setup_of(system, preset, checkpoint, device, own)
+        cap_memory(setup.device, memory_cap)
+        _check_ops(ops, compare, plot)
         questions = setup.questions(question or [QUESTION], answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
@@ -106,8 +118,8 @@ def run(
         console, log = consoles()
         source, prefix = setup.open(inputs, frames, chunk)
         with source, contextlib.ExitStack() as open_files:
-            model = setup.model(prefix, source, questions)
-            part = setup.comparable(model, source, questions) if compare else None
+            model, expected = setup.model(prefix, source, questions), expected_frames(source, count)
+            part = setup.comparable(model, expected, questions) if compare else None
             writer = None
             if features is not None:
                 writer = open_files.enter_context(
@@ -116,9 +128,12 @@ def run(
                         weights=setup.weights, device=setup.device,
                     )
                 )  # fmt: skip
-            told = open_files.enter_context(progress(log, source.expected))
+            told = open_files.enter_context(progress(log, expected))
             whole = compare and part is None
-            record = setup.run(model, source, questions, compare=whole, writer=writer, progress=told)
+            kept = {} if keep is None else {"kept": keep}
+            record = setup.run(
+                model, source, questions, ops=ops, compare=whole, frames=count, writer=writer, progress=told, **kept
+            )
         compared = record if whole else None
         if part is not None:
             again, _ = setup.open(inputs, frames, chunk)
@@ -127,7 +142,8 @@ def run(
         record.weights = setup.weights
         verdict = None if compared is None else run_view.agreement(compared, model.dtype)
         if json_file is not None:
-            append(json_file, run_view.json_record(record, named(inputs), verdict, compared))
+            line = run_view.json_record(record, named(inputs), verdict, compared)
+            append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
         run_view.show(record, console, verdict if whole else None)
         if part is not None and compared is not None and verdict is not None:
             console.print(f"compared       on the first {compared.frames:,} frames: {part.why}")
@@ -137,6 +153,13 @@ def run(
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
     if verdict is not None and verdict.why is not None:
         raise typer.Exit(1)
+
+
+def _check_ops(ops: str, compare: bool, plot: Path | None) -> None:
+    if ops not in (OURS, REFERENCE):
+        raise ValueError(f"--ops {ops!r}: there is {OURS}, {REFERENCE}")
+    if ops == REFERENCE and (compare or plot is not None):
+        raise ValueError(f"--ops {REFERENCE}: runs that path alone; --compare and --plot show longreel's")
 
 
 def extract(

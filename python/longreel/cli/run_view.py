@@ -60,7 +60,7 @@ def _errors(record: Record, name: str, path: str) -> Errors:
 
 def checksum(record: Record, question: int) -> str:
     """Eight hex digits of the ids chosen for a question."""
-    return hashlib.sha256(str(record.ids[OURS][question]).encode()).hexdigest()[:8]
+    return hashlib.sha256(str(record.ids[record.paths[0]][question]).encode()).hexdigest()[:8]
 
 
 def show(record: Record, console: Console, verdict: Verdict | None = None) -> None:
@@ -74,13 +74,19 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
         )
     elif record.questions:
         console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
+    waited, rates = record.until_first_id(), record.id_rate[record.paths[0]]
+    if waited is not None:
+        after = f", then {rates[0]:.1f} a second" if rates else ""
+        console.print(f"first token    after {waited:.2f} s{after}")
     for index, question in enumerate(record.questions):
         took = f"  ({record.answer_seconds[index]:.2f} s)" if record.answer_seconds else ""
         console.print(f"question {index + 1}     {question}{took}", markup=False, soft_wrap=True)
         if record.answers:
             console.print(f"  {record.answers[index]}", markup=False, soft_wrap=True)
         else:
-            console.print(f"  ids {record.ids[OURS][index]}, checksum {checksum(record, index)}", markup=False)
+            console.print(
+                f"  ids {record.ids[record.paths[0]][index]}, checksum {checksum(record, index)}", markup=False
+            )
     if record.questions and not record.answers:
         console.print(_NO_ANSWER if record.weights.startswith("random") else _NO_VOCABULARY)
 
@@ -91,6 +97,8 @@ def show_compared(record: Record, console: Console, verdict: Verdict | None) -> 
     title = f"{record.frames:,} frames in {record.total():.1f} s"
     if compared:
         title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
+    elif record.paths == (REFERENCE,):
+        title += ", reference path"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     heads = ["", "seconds", "ms a frame", "share"] + ["reference", "ratio"] * compared
     for head in heads:
@@ -112,8 +120,7 @@ def show_compared(record: Record, console: Console, verdict: Verdict | None) -> 
             found = f"[red]NO: {verdict.why}[/]"
         same = "the same ids" if record.ids[OURS] == record.ids[REFERENCE] else "[yellow]other ids[/]"
         console.print(f"same numbers   {found}, {same}")
-    paths = [OURS, REFERENCE] if compared else [OURS]
-    console.print("peak memory    " + "; ".join(_peaks(record, path) for path in paths))
+    console.print("peak memory    " + "; ".join(_peaks(record, path) for path in record.paths))
 
 
 def _size(count: float) -> str:
@@ -150,7 +157,7 @@ def json_record(record: Record, source: str, verdict: Verdict | None, compared: 
         part = json_record(compared, source, verdict, compared)
         passed = {name: part[name] for name in ("error_over_budget", "passed")}
         return json_record(record, source, None) | passed | {"compared": part}
-    paths = [OURS] if verdict is None else [OURS, REFERENCE]
+    paths = record.paths
     line: dict[str, Any] = {
         "command": "run" if record.questions else "extract",
         "system": record.system,
@@ -166,12 +173,14 @@ def json_record(record: Record, source: str, verdict: Verdict | None, compared: 
         "total_s": {path: record.total(path) for path in paths},
         "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},
         "peak_memory_bytes": {path: record.peak(path) for path in paths},
+        "first_token_s": {path: record.until_first_id(path) for path in paths},
+        "tokens_per_s": {path: rates[0] if (rates := record.id_rate[path]) else None for path in paths},
         "memory_by_frames": [[frames, *(peaks.get(path) for path in paths)] for frames, peaks in record.memory],
         "backend": record.backend,
         "questions": [
             {
                 "question": question,
-                "ids": record.ids[OURS][index],
+                "ids": record.ids[paths[0]][index],
                 "checksum": checksum(record, index),
                 "answer": record.answers[index] if record.answers else None,
                 "seconds": record.answer_seconds[index] if record.answer_seconds else None,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from longreel.models.record import Record
 
 SYSTEMS = ("llama-vid", "voco-llama")
+# Ids of an answer, and of what random weights say in its place.
+ANSWER, IDS = 64, 8
 _MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
 
 Input = Annotated[
@@ -38,6 +40,9 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+MemoryCap = Annotated[
+    float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
+]
 Frames = Annotated[str, typer.Option(help="Which frames of a video: fps:1, uniform:128 or fps:1,max=128.")]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
 DropCls = Annotated[
@@ -92,8 +97,8 @@ class Setup(ABC):
         """Prefix tokens (CLS) of the tower's features."""
 
     @abstractmethod
-    def questions(self, texts: list[str], length: int) -> "Prompts":
-        """In the checkpoint's vocabularies where it has them, else as bytes."""
+    def questions(self, texts: list[str], length: int | None) -> "Prompts":
+        """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
 
     @abstractmethod
     def model(self, prefix: int, source: "Source", questions: "Prompts | None" = None) -> Any:
@@ -103,8 +108,8 @@ class Setup(ABC):
     def run(self, model: Any, source: "Source", questions: "Prompts", **options: Any) -> "Record":
         """The input through the system."""
 
-    def comparable(self, model: Any, source: "Source", questions: "Prompts") -> "Part | None":
-        """The first frames that the reference path can take, where it cannot take all."""
+    def comparable(self, model: Any, expected: int | None, questions: "Prompts") -> "Part | None":
+        """The first frames that the reference path can take, where it cannot take all that are expected."""
         return None
 
     @property
@@ -122,7 +127,7 @@ class Setup(ABC):
 
         size = self.preset
         if len(inputs) == 1 and is_feature_file(inputs[0]):
-            features = FeatureStream(inputs[0], chunk=chunk or size.chunk)
+            features = FeatureStream(inputs[0], chunk=chunk or size.chunk, pin=self.device.type == "cuda")
             prefix = check_features(features, self.name, size, self.weights)
             if prefix > self.prefix:
                 raise ValueError(
@@ -148,6 +153,19 @@ def device_of(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"--device {name}: this torch runs on cpu{', cuda' * torch.cuda.is_available()}")
     return device
+
+
+def cap_memory(device: torch.device, gib: float | None) -> None:
+    """Let torch's allocator take at most `gib` GiB of the GPU; ValueError without a GPU, or for more than it has."""
+    if gib is None:
+        return
+    if device.type != "cuda":
+        raise ValueError(f"--memory-cap {gib:g}: caps the memory of a GPU, this run is on {device.type}")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    there = torch.cuda.get_device_properties(index).total_memory
+    if gib * 2**30 > there:
+        raise ValueError(f"--memory-cap {gib:g}: this GPU has {there / 2**30:.1f} GiB")
+    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / there, index)
 
 
 def named(inputs: list[Path]) -> str:
@@ -225,6 +243,8 @@ def one_line_errors() -> Iterator[None]:
         if error.name is None or error.name.startswith("longreel"):
             raise
         _stop(_MISSING.format(error.name))
+    except torch.OutOfMemoryError as error:
+        _stop(". ".join(str(error).split(". ")[:2]))
     except (ValueError, BackendError, OSError) as error:
         _stop(str(error))
     except KeyboardInterrupt:

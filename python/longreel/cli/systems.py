@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longreel.cli.session import SYSTEMS, Part, Setup, device_of
+from longreel.cli.session import ANSWER, IDS, SYSTEMS, Part, Setup, device_of
 
 if TYPE_CHECKING:
     from longreel.models.feed import Source
@@ -34,15 +34,15 @@ class LlamaVidSetup(Setup):
     def prefix(self) -> int:
         return int("drop_cls" not in self.options)
 
-    def questions(self, texts: list[str], length: int) -> "Questions":
+    def questions(self, texts: list[str], length: int | None) -> "Questions":
         from longreel.models.llama_vid import by_bytes, by_vocabulary
 
         positions = self.preset.qformer.positions
         if self.checkpoint is not None:
-            asked = by_vocabulary(texts, self.checkpoint, positions, length)
+            asked = by_vocabulary(texts, self.checkpoint, positions, length or ANSWER)
             if asked is not None:
                 return asked
-        return by_bytes(texts, positions)
+        return by_bytes(texts, positions, length or IDS)
 
     def model(self, prefix: int, source: "Source", questions: "Prompts | None" = None) -> Any:
         from longreel.models.llama_vid import LlamaVid
@@ -104,11 +104,11 @@ class VoCoSetup(Setup):
     def prefix(self) -> int:
         return 0
 
-    def questions(self, texts: list[str], length: int) -> "Prompts":
+    def questions(self, texts: list[str], length: int | None) -> "Prompts":
         from longreel.models.voco_llama.questions import by_bytes, by_vocabulary
 
-        asked = None if self.checkpoint is None else by_vocabulary(texts, self.checkpoint, length)
-        return asked or by_bytes(texts)
+        asked = None if self.checkpoint is None else by_vocabulary(texts, self.checkpoint, length or ANSWER)
+        return asked or by_bytes(texts, length or IDS)
 
     def model(self, prefix: int, source: "Source", questions: "Prompts | None" = None) -> Any:
         from longreel.models.voco_llama import VoCoLlama
@@ -138,9 +138,7 @@ class VoCoSetup(Setup):
     def run(self, model: Any, source: "Source", questions: "Prompts", **options: Any) -> "Record":
         from longreel.models.voco_llama import stream
 
-        # A part that is run once more, to be compared, is not what is kept.
-        kept = None if "frames" in options else self.options.get("keep")
-        return stream.run(model, source, questions, kept=kept, weights=self.weights, **options)
+        return stream.run(model, source, questions, weights=self.weights, **options)
 
     def open(self, inputs: list[Path], frames: str, chunk: int | None) -> tuple[Any, int]:
         from longreel.models.voco_llama.kept import Kept
@@ -148,13 +146,10 @@ class VoCoSetup(Setup):
         kept = Kept.of(inputs[0], self.preset, self.weights) if len(inputs) == 1 else None
         return (kept, 0) if kept is not None else super().open(inputs, frames, chunk)
 
-    def comparable(self, model: Any, source: "Source", questions: "Prompts") -> Part | None:
+    def comparable(self, model: Any, expected: int | None, questions: "Prompts") -> Part | None:
         from longreel.models.voco_llama import dense
-        from longreel.models.voco_llama.kept import Kept
 
-        if isinstance(source, Kept):
-            return None
-        fit, there = dense.frames_that_fit(model, questions), source.expected
+        fit, there = dense.frames_that_fit(model, questions), expected
         if there is not None and there <= fit:
             return None
         rows, takes = dense.mask_rows(model, questions, fit), dense.mask_bytes(model, questions, fit)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from longreel.data import FeatureStream, FeatureWriter, FrameChunk, FrameStream, MediaError
+from longreel.data import FeatureChunk, FeatureStream, FeatureWriter, FrameChunk, FrameStream, MediaError
 from longreel.models.record import OURS, PeakMeter, Record
 from longreel.models.sizes import Preset, computed_in
 from longreel.models.weights import RANDOM
@@ -92,16 +92,16 @@ def chunks(
     """
     while frames is None or record.frames < frames:
         with meter(*paths):
+            part = slice(None if frames is None else frames - record.frames)
             with record.clock("decode" if isinstance(stream, FrameStream) else "read"):
                 chunk = next(stream, None)
+                if isinstance(chunk, FeatureChunk):
+                    features = chunk.features[part].to(model.device, model.dtype, non_blocking=True)
             if chunk is None:
                 break
-            part = slice(None if frames is None else frames - record.frames)
             if isinstance(chunk, FrameChunk):
                 with record.clock("tower"):
                     features = model.encode(chunk.pixels[part])
-            else:
-                features = chunk.features[part].to(model.device, model.dtype)
             if writer is not None:
                 with record.clock("write"):
                     writer.add(features.cpu(), chunk.times[part])

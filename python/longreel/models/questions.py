@@ -27,8 +27,8 @@ class Prompts:
 
     texts: tuple[str, ...]
     prompts: tuple[tuple[Tensor, Tensor], ...]
+    length: int
     between: tuple[int, ...] = ()
-    length: int = 8
     stop: int | None = None
     decode: Callable[[list[int]], str] | None = None
 

@@ -5,14 +5,16 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Ops = Literal["longreel", "reference"]
 OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
 
 
@@ -26,6 +28,8 @@ class Record:
     system: str
     preset: str
     questions: tuple[str, ...]
+    paths: tuple[str, ...] = (OURS,)
+    """What was run and timed; the first is what is shown where nothing is compared."""
     frames: int = 0
     patches: int = 0
     tokens: int = 0
@@ -51,21 +55,39 @@ class Record:
     """Of each question, where the weights mean something and a vocabulary is there."""
     answer_seconds: list[float] = field(default_factory=list)
     """Of each question, after the frames were seen."""
+    first_id: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By path, of each question: seconds from where the language model was asked to the first id."""
+    id_rate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By path, of each question with more than one id: ids a second after the first."""
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     """By path, of each question [T, vocabulary]: after every id of the question."""
     visual: dict[str, Tensor] = field(default_factory=dict)
     """By path, what was kept of the frames: where paths are compared, they are compared in it."""
 
-    def stage(self, name: str, path: str = OURS) -> float:
-        """Seconds of a stage on a path."""
+    def stage(self, name: str, path: str | None = None) -> float:
+        """Seconds of a stage on a path, by default the first."""
         spent = self.seconds[name]
-        return spent.get("shared", 0.0) + spent.get(path, 0.0)
+        return spent.get("shared", 0.0) + spent.get(path or self.paths[0], 0.0)
 
-    def total(self, path: str = OURS) -> float:
+    def total(self, path: str | None = None) -> float:
         return sum(self.stage(name, path) for name in self.seconds)
 
-    def peak(self, path: str = OURS) -> int:
-        return max((peaks.get(path, 0) for _, peaks in self.memory), default=0)
+    def until_first_id(self, path: str | None = None) -> float | None:
+        """Seconds from the start to the first id of the first question; None where none was asked."""
+        waited = self.first_id.get(path or self.paths[0])
+        return self.total(path) - self.stage("language", path) + waited[0] if waited else None
+
+    def peak(self, path: str | None = None) -> int:
+        return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
+
+    def answer(self, path: str, ask: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Ids and logits that `ask(first=...)` gives, timed; it calls `first` as soon as it has the first id."""
+        start, marks = self.now(), list[float]()
+        ids, logits = ask(first=lambda: marks.append(self.now()))
+        self.first_id[path].append(marks[0] - start)
+        if len(ids) > 1:
+            self.id_rate[path].append((len(ids) - 1) / (self.now() - marks[0]))
+        return ids, logits
 
     @contextmanager
     def clock(self, name: str, path: str = "shared") -> Iterator[None]:

@@ -6,12 +6,25 @@ import torch
 from torch import Tensor
 
 
-def greedy(step: Callable[[Tensor], Tensor], logits: Tensor, *, length: int, stop: int | None) -> Tensor:
+def unheard() -> None:
+    """Nobody waits for the first id."""
+
+
+def greedy(
+    step: Callable[[Tensor], Tensor],
+    logits: Tensor,
+    *,
+    length: int,
+    stop: int | None,
+    first: Callable[[], None] = unheard,
+) -> Tensor:
     """The likeliest ids, int64 [at most length]; `stop` ends them and is not returned.
 
-    logits: [vocabulary], of the first id. step: an id [1, 1] -> the logits [vocabulary] after it.
+    logits: [vocabulary], of the first id. step: an id [1, 1] -> the logits [vocabulary] after it. first: called once the first
+    id is chosen.
     """
     ids, chosen = [], logits.argmax()
+    first()
     while stop is None or chosen.item() != stop:
         ids.append(chosen)
         if len(ids) == length:

@@ -1,30 +1,18 @@
-"""block_sparse_attention by torch's own flash attention: the ranges of a layout as causal and full pieces, merged by LSE.
+"""block_sparse_attention by flash attention: the layout's pieces, a call each, merged by their LSE.
 
-A row's keys are at most three pieces: what stands before its segment and is seen by all of it, the causal square of the
-segment itself, and its global keys. Every piece is one call; the LSE of a row's pieces says how much each counts. Backward, each
-piece is given the merged output and LSE, which makes its gradients parts of the sum.
+The LSE of a row's pieces says how much each counts. Backward, each piece is given the merged output and LSE, which makes its
+gradients parts of the sum.
 """
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.ranges import ranges
-
-
-class Piece(NamedTuple):
-    """Rows `row .. end` of `sample` (of every sample where the layout has one) over keys `first .. last` of K, or of G."""
-
-    sample: int
-    row: int
-    end: int
-    first: int
-    last: int
-    is_global: bool
-    causal: bool
+from longreel.ops._flash_pieces import Call, calls
+from longreel.ops._flash_varlen import missing, varlen
 
 
 def refusal(plan: PlannedLayout, scale: float) -> str | None:
@@ -34,30 +22,27 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     if plan.start_given:
         return "knows the left padding of the layout, not one given by with_start"
     if not scale > 0:
-        return "takes a scale above 0: torch's causal mask is an infinity that is scaled too"
+        return "takes a scale above 0: flash attention masks with an infinity that is scaled too"
     r = ranges(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():
         return "has no sliding windows: their rows see keys from different first ones on"
     if (several & ((r.up != 1) | (r.over != 1))).any():
         return "takes rows in position order: in grouped order a row does not see one key more than the row before"
-    return None
+    return missing(plan.start.device)
 
 
-@lru_cache(maxsize=16)
-def pieces(layout: VideoLayout) -> tuple[Piece, ...]:
-    """The calls that make up the layout: O(segments)."""
-    made = []
-    for sample, row, rows, lo, _, hi, _, carry, over, glo, ghi in ranges(layout).table().tolist():
-        own = hi - 1 + (carry // over)
-        span = sample, row, row + rows
-        if rows == 1:
-            parts = [(lo, own + 1, False, False)]
-        else:
-            parts = [(lo, own, False, False), (own, own + rows, False, True)] if lo <= own else []
-        parts.append((glo, ghi, True, False))
-        made += [Piece(*span, *part) for part in parts if part[0] < part[1]]
-    return tuple(made)
+def executed_pairs(layout: VideoLayout) -> int:
+    """(query row, key) pairs of one head that torch's CPU kernel multiplies, over all samples: blocks of rows, each with the
+    blocks of 512 keys up to its last row where the piece is causal."""
+    pairs = 0
+    for piece in pieces(layout):
+        rows, keys = piece.end - piece.row, piece.last - piece.first
+        block = 256 if rows >= 768 else 64 if rows >= 192 else 32
+        starts = range(0, rows, block)
+        reach = (min(keys, -(-(start + block) // 512) * 512) if piece.causal else keys for start in starts)
+        pairs += sum(min(block, rows - start) * seen for start, seen in zip(starts, reach, strict=True))
+    return pairs
 
 
 def attend(
@@ -74,50 +59,54 @@ class _Pieces(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, given_k: Tensor | None, given_v: Tensor | None, global_index: Tensor,
         layout: VideoLayout, scale: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        batch, rows, heads, _ = q.shape
-        far_k, far_v = _global_keys(k, v, given_k, given_v, global_index)
-        # Merged in float32 and float64, rounded once; [B, H, Sq, D] and [B, H, Sq]
-        out = torch.zeros(batch, heads, rows, q.shape[3], dtype=torch.float32, device=q.device)
-        lse = torch.full((batch, heads, rows), -torch.inf, dtype=torch.float64, device=q.device)
-        # torch's kernel divides by the number of samples and heads
-        for piece in pieces(layout) if q.numel() else ():
-            where = _samples(piece, layout), slice(None), slice(piece.row, piece.end)
-            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                *_operands(piece, layout, q, k, v, far_k, far_v), 0.0, piece.causal, scale=scale
-            )
-            share = torch.sigmoid(part_lse - lse[where]).float()[..., None]
-            out[where] = torch.lerp(out[where], part.float(), share)
-            lse[where] = torch.logaddexp(lse[where], part_lse)
-        rounded, lse = out.transpose(1, 2).to(q.dtype), lse.float()
+        batch, rows, heads, width = q.shape
+        tensors = _flattened(q, k, v, *_global_keys(k, v, given_k, given_v, global_index))
+        # Merged in float32 and float64, rounded once; [B * Sq, H, D] and [B * Sq, H]
+        out = torch.zeros(batch * rows, heads, width, dtype=torch.float32, device=q.device)
+        lse = torch.full((batch * rows, heads), -torch.inf, dtype=torch.float64, device=q.device)
+        for call in _calls(q, k, global_index, layout):
+            part, part_lse = varlen(q.device).forward(*_operands(call, tensors), call, scale)
+            part_lse = part_lse.T
+            share = torch.sigmoid(part_lse - lse[call.rows]).float()[..., None]
+            _move(out, call.rows, part.float(), share)
+            lse[call.rows] = torch.logaddexp(lse[call.rows], part_lse.double())
+        rounded = out.to(q.dtype).view(q.shape)
+        final = lse.float().view(batch, rows, heads).transpose(1, 2).contiguous()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, given_k, given_v, global_index, rounded, lse)
+        ctx.save_for_backward(q, k, v, given_k, given_v, global_index, rounded, final)
         ctx.layout, ctx.scale = layout, scale
-        return rounded, lse
+        return rounded, final
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, given_k, given_v, global_index, out, lse = ctx.saved_tensors
-        tensors = [q, k, v, *_global_keys(k, v, given_k, given_v, global_index)]
+        wide = [q, k, v, *_global_keys(k, v, given_k, given_v, global_index)]
+        tensors = _flattened(*wide)
         grads = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
-        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-        width = q.shape[3]
+        # Attentions of these probabilities: the gradient of the output, q .. global values, output, whose V is given
+        sums = []
+        if grad_out is not None:
+            sums.append((grad_out.flatten(0, 1), tensors, out.flatten(0, 1), True))
         if grad_lse is not None:
-            # ds = p (dp - delta + grad_lse): a column of ones in V whose upstream gradient is grad_lse, and output 0
-            column = grad_lse.transpose(1, 2)[..., None].to(q.dtype)
-            tensors = [torch.cat([t, torch.full_like(t[..., :1], i in (2, 4))], -1) for i, t in enumerate(tensors)]
-            out = torch.cat([out, torch.zeros_like(column)], -1)
-            grad_out = torch.cat([grad_out, column], -1)
-        for piece in pieces(ctx.layout) if q.numel() else ():
-            samples, rows = _samples(piece, ctx.layout), slice(piece.row, piece.end)
-            near = slice(piece.first, piece.last)
-            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad_out[samples, rows].transpose(1, 2), *_operands(piece, ctx.layout, *tensors),
-                out[samples, rows].transpose(1, 2), lse[samples, :, rows], 0.0, piece.causal, scale=ctx.scale,
-            )  # fmt: skip
-            grad_q, grad_k, grad_v = (part.transpose(1, 2)[..., :width].float() for part in parts)
-            grads[0][samples, rows] += grad_q
-            for place, part in ((3 if piece.is_global else 1, grad_k), (4 if piece.is_global else 2, grad_v)):
-                grads[place][samples, near] += part.unflatten(2, (k.shape[2], -1)).sum(3)
+            # ds = p grad_lse: a column of ones in V whose upstream gradient is grad_lse, and output 0
+            column, *_ = ones = [torch.zeros_like(t) for t in tensors]
+            column[..., 0] = grad_lse.transpose(1, 2).flatten(0, 1)
+            for values in (ones[2], ones[4]):
+                values[..., 0] = 1.0
+            given = [tensors[0], tensors[1], ones[2], tensors[3], ones[4]]
+            sums.append((column, given, torch.zeros_like(column), False))
+        # [H, B * Sq]
+        lse = lse.transpose(0, 1).flatten(1)
+        for call in _calls(q, k, global_index, ctx.layout):
+            for upstream, given, result, has_values in sums:
+                grad_q, grad_k, grad_v = varlen(q.device).backward(
+                    upstream[call.rows], *_operands(call, given), result[call.rows], lse[:, call.rows], call, ctx.scale
+                )
+                _add(grads[0], call.rows, grad_q)
+                _add(grads[3 if call.is_global else 1], call.keys, grad_k)
+                if has_values:
+                    _add(grads[4 if call.is_global else 2], call.keys, grad_v)
+        grads = [grad.view(t.shape) for grad, t in zip(grads, wide, strict=True)]
         if given_k is None:
             # what -1 pads is in no piece: its gradient is 0
             at = global_index.long().clamp(min=0)[..., None, None].expand(grads[3].shape)
@@ -137,17 +126,36 @@ def _global_keys(
     return k.gather(1, at), v.gather(1, at)
 
 
-def _samples(piece: Piece, layout: VideoLayout) -> slice:
-    return slice(None) if layout.batch_size == 1 else slice(piece.sample, piece.sample + 1)
+def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[Call, ...]:
+    return calls(layout, len(q), k.shape[1], global_index.shape[1], q.device) if q.numel() else ()
 
 
-def _operands(
-    piece: Piece, layout: VideoLayout, q: Tensor, k: Tensor, v: Tensor, far_k: Tensor, far_v: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The piece's q, k, v as [B, H, S, D], keys repeated for the heads that share them."""
-    samples, keys = _samples(piece, layout), slice(piece.first, piece.last)
-    group = q.shape[2] // k.shape[2]
-    chosen = (far_k, far_v) if piece.is_global else (k, v)
-    near_k, near_v = (t[samples, keys] if group == 1 else t[samples, keys].repeat_interleave(group, 2) for t in chosen)
-    rows = q[samples, piece.row : piece.end]
-    return rows.transpose(1, 2), near_k.transpose(1, 2), near_v.transpose(1, 2)
+def _flattened(*tensors: Tensor) -> list[Tensor]:
+    """[B * S, heads, D] of q, k, v and the global keys and values."""
+    return [t.flatten(0, 1) for t in tensors]
+
+
+def _operands(call: Call, tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The call's rows of q and its keys and values."""
+    q, k, v, far_k, far_v = tensors
+    chosen_k, chosen_v = (far_k, far_v) if call.is_global else (k, v)
+    return q[call.rows], chosen_k[call.keys], chosen_v[call.keys]
+
+
+def _move(total: Tensor, where: slice | Tensor, part: Tensor, share: Tensor) -> None:
+    """total[where] becomes a mixture of itself and `part`."""
+    if isinstance(where, slice):
+        total[where].lerp_(part, share)
+    else:
+        total[where] = total[where].lerp_(part, share)
+
+
+def _add(total: Tensor, where: slice | Tensor, part: Tensor) -> None:
+    """total[where] += part, in a fixed order where a key stands several times."""
+    if isinstance(where, slice):
+        total[where] += part
+    elif total.is_cuda:
+        # sorts by index, then adds in order
+        total.index_put_((where,), part.float(), accumulate=True)
+    else:
+        total.index_add_(0, where, part.float())

@@ -1,6 +1,6 @@
 """LLaMA-VID (arXiv 2311.17043): an hour of video as two tokens a frame."""
 
-from longreel.models.llama_vid.adapter import Adapter, Equation, Ops, TextDecoder
+from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
 from longreel.models.llama_vid.key_map import (
     from_released,
     released_name,
@@ -13,6 +13,7 @@ from longreel.models.llama_vid.presets import PRESETS, TINY, Preset, QFormerSize
 from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
 from longreel.models.llama_vid.questions import Questions, by_bytes, by_vocabulary, byte_ids
 from longreel.models.llama_vid.tokens import TokensPerFrame, choose_compress, content_counts
+from longreel.models.record import Ops
 from longreel.models.sizes import LanguageSize, TowerSize
 
 __all__ = [

@@ -1,14 +1,17 @@
 """LLaMA-VID from pixels to answer ids: tower, adapter, language model, each stage a method of its own."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from longreel.cache import BufferedCache
-from longreel.models.llama_vid.adapter import Adapter, Equation, Ops, TextDecoder
+from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
 from longreel.models.llama_vid.presets import Preset
+from longreel.models.record import Ops
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.speak import greedy
+from longreel.models.speak import greedy, unheard
 from longreel.models.weights import language_model, weights_from
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
@@ -77,14 +80,12 @@ class LlamaVid(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
         size = self.preset.tower
-        mean, std = (
-            torch.tensor(value, dtype=self.dtype, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
-        )
+        mean, std = (torch.tensor(value, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
         tokens = size.patches + self.num_prefix_tokens
         features = torch.empty(len(pixels), tokens, size.width, dtype=self.dtype, device=self.device)
         step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
         for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
-            values = ((batch.to(self.device).to(self.dtype) - mean) / std).permute(0, 3, 1, 2)
+            values = ((batch.to(self.device) - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
             place.copy_(self.tower(pixel_values=values).last_hidden_state[:, -tokens:])
         return features
 
@@ -99,13 +100,21 @@ class LlamaVid(nn.Module):
         return self.adapter.compress(queries, features, mask=mask, ops=ops)
 
     def answer(
-        self, visual: Tensor, before: Tensor, after: Tensor, *, length: int = 8, stop: int | None = None
+        self,
+        visual: Tensor,
+        before: Tensor,
+        after: Tensor,
+        *,
+        length: int = 8,
+        stop: int | None = None,
+        first: Callable[[], None] = unheard,
     ) -> tuple[Tensor, Tensor]:
         """Prefill the ids before the visual tokens, these and the ids after them, then choose greedily.
 
         Args:
             visual: [S, H] of one question. before: int64 [A]. after: int64 [T], at least one.
             length: ids to choose at most. stop: the id that ends an answer; it is not returned.
+            first: called once the first id is chosen.
 
         Returns:
             ids int64 [at most length] and the logits after every id of `after` [T, vocabulary]; the last chose the first id.
@@ -128,7 +137,7 @@ class LlamaVid(nn.Module):
             following: Tensor = self.language(input_ids=chosen, past_key_values=cache).logits[0, -1]
             return following
 
-        return greedy(step, logits[-1], length=length, stop=stop), logits
+        return greedy(step, logits[-1], length=length, stop=stop, first=first), logits
 
 
 def _tower(size: TowerSize) -> Blip2VisionModel:

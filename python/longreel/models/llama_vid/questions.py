@@ -28,14 +28,14 @@ def byte_ids(questions: Sequence[str]) -> tuple[Tensor, Tensor]:
     return _padded([as_bytes(question) for question in questions])
 
 
-def by_bytes(questions: Sequence[str], positions: int) -> Questions:
-    """Questions for random weights: bytes as ids. ValueError for one longer than `positions`."""
+def by_bytes(questions: Sequence[str], positions: int, length: int = 8) -> Questions:
+    """Questions for random weights: bytes as ids, `length` to choose. ValueError for one longer than `positions`."""
     ids, mask = byte_ids(questions)
     if ids.shape[1] > positions:
         raise ValueError(f"a question has {ids.shape[1]} bytes, this preset reads at most {positions}")
     bos = torch.tensor([BOS])
     prompts = tuple((bos, row[valid]) for row, valid in zip(ids, mask, strict=True))
-    return Questions(texts=tuple(questions), ids=ids, mask=mask, prompts=prompts)
+    return Questions(texts=tuple(questions), ids=ids, mask=mask, prompts=prompts, length=length)
 
 
 def by_vocabulary(questions: Sequence[str], folder: Path, positions: int, length: int) -> Questions | None:

@@ -4,7 +4,8 @@ import contextlib
 import copy
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch import Tensor
 from longreel.data import FeatureWriter
 from longreel.explain import explain
 from longreel.models.feed import Progress, Source, chunks, expected_frames
-from longreel.models.llama_vid.adapter import Ops
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.questions import Questions
-from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record, return_free_memory
+from longreel.models.record import EXACT, OURS, REFERENCE, Ops, PeakMeter, Record, return_free_memory
+from longreel.models.speak import unheard
 
 SYSTEM = "llama-vid"
 # The float64 truth is computed for few frames at a time, so that it hardly shows beside the memory of what it judges.
@@ -28,6 +29,7 @@ def run(
     stream: Source,
     questions: Questions,
     *,
+    ops: Ops = "longreel",
     compare: bool = False,
     frames: int | None = None,
     writer: FeatureWriter | None = None,
@@ -37,7 +39,8 @@ def run(
 
     Args:
         model: with the content tokens that the input gets. stream: where its frames or features come from.
-        compare: text queries and compression in the released order too, in turn with ours, and in float64; the language
+        ops: the path to run, as in `Adapter`.
+        compare: both; text queries and compression in the released order too, in turn with ours, and in float64; the language
             model then runs on each. The other stages are the same code on every path and are timed once.
         frames: stop after so many.
         writer: keeps the features, for later questions. progress: told the frames done.
@@ -45,9 +48,10 @@ def run(
     Raises:
         MediaError: no frames, or as the stream. ValueError: too many tokens for the language model.
     """
-    record, meter = Record(SYSTEM, model.preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    paths = (OURS, REFERENCE) if compare else (ops,)
+    record = Record(SYSTEM, model.preset.name, questions.texts, paths, device=model.device)
+    meter = PeakMeter(model.device)
     record.steps = model.preset.qformer.layers + 1
-    paths = (OURS, REFERENCE) if compare else (OURS,)
     exact = copy.deepcopy(model.adapter).double() if compare else None
     limit = model.preset.language.positions - questions.longest
     kept = {path: _Kept(limit) for path in (*paths, *([EXACT] if compare else []))}
@@ -71,19 +75,22 @@ def run(
             for few in torch.split(features.double(), _EXACT_FRAMES):
                 truth = exact.compress(exact.query(ids, few, mask, ops="reference"), few, mask=valid, ops="reference")
                 kept[EXACT].add(truth, len(few), expected)
-        record.backend = record.backend or _backend(model, queries, features)
+        record.backend = record.backend or (_backend(model, queries, features) if OURS in paths else ops)
     record.visual = {path: buffer.whole() for path, buffer in kept.items()}
-    record.tokens, record.tokens_bytes = record.visual[OURS].shape[1], record.visual[OURS].nbytes
+    record.tokens, record.tokens_bytes = record.visual[paths[0]].shape[1], record.visual[paths[0]].nbytes
     return_free_memory()
     for path, visual in record.visual.items():
         speaker = copy.deepcopy(model).double() if path == EXACT else model
-        # The same code on every path: the clock of ours counts for the reference path too.
-        with meter(path), record.clock("language") if path == OURS else contextlib.nullcontext():
-            answers = [_answer(speaker, tokens, questions, index) for index, tokens in enumerate(visual)]
+        # The same code on every path: the clock of the first counts for the others too.
+        with meter(path), record.clock("language") if path == paths[0] else contextlib.nullcontext():
+            answers = [
+                record.answer(path, partial(_answer, speaker, tokens, questions, index))
+                for index, tokens in enumerate(visual)
+            ]
         record.ids[path] = [chosen.tolist() for chosen, _ in answers]
         record.logits[path] = [logits for _, logits in answers]
     if questions.decode is not None:
-        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[OURS])
+        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[paths[0]])
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
     return record
@@ -93,9 +100,11 @@ def _ops(path: str) -> Ops:
     return "longreel" if path == OURS else "reference"
 
 
-def _answer(model: LlamaVid, visual: Tensor, questions: Questions, index: int) -> tuple[Tensor, Tensor]:
+def _answer(
+    model: LlamaVid, visual: Tensor, questions: Questions, index: int, first: Callable[[], None] = unheard
+) -> tuple[Tensor, Tensor]:
     before, after = (ids.to(visual.device) for ids in questions.prompts[index])
-    return model.answer(visual, before, after, length=questions.length, stop=questions.stop)
+    return model.answer(visual, before, after, length=questions.length, stop=questions.stop, first=first)
 
 
 def _warm(model: LlamaVid, questions: Questions, paths: Sequence[str]) -> None:

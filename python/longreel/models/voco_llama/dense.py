@@ -1,7 +1,7 @@
 """The reference path: every row in one forward pass under a dense mask, as released; for inputs whose mask fits."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from longreel.layout import VideoLayout
 from longreel.models.questions import Prompts
-from longreel.models.speak import greedy
+from longreel.models.speak import greedy, unheard
 from longreel.models.voco_llama.model import VoCoLlama
 from longreel.models.voco_llama.tokens import IMAGE
 
@@ -63,14 +63,14 @@ class Dense:
         """Logits after every id of the question [T, V]."""
         return self._forward(inputs_embeds=self._embeds, position_ids=self._positions, logits_to_keep=self._after)
 
-    def answer(self, logits: Tensor, *, length: int, stop: int | None) -> Tensor:
-        """Ids int64 [at most length], greedily, behind the prefill's logits."""
+    def answer(self, logits: Tensor, *, length: int, stop: int | None, first: Callable[[], None] = unheard) -> Tensor:
+        """Ids int64 [at most length], greedily, behind the prefill's logits; `first` is called once there is one."""
 
         def step(chosen: Tensor) -> Tensor:
             self._layout, self._positions = self._layout.extend(1), self._positions[:, -1:] + 1
             return self._forward(input_ids=chosen, position_ids=self._positions)[-1]
 
-        return greedy(step, logits[-1], length=length, stop=stop)
+        return greedy(step, logits[-1], length=length, stop=stop, first=first)
 
     def kept(self) -> Tensor:
         """Keys and values of the rows that the question sees of the frames [layers, 2, Hkv, rows, D]."""

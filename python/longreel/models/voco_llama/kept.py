@@ -16,12 +16,13 @@ SYSTEM = "voco-llama"
 
 @dataclass(frozen=True)
 class Kept:
-    """frames, patches: that were seen. options: of the command line that the file was made with."""
+    """frames, patches: that were seen. options: of the command line that the file was made with. about: all it says of itself."""
 
     path: Path
     frames: int
     patches: int
     options: dict[str, Any]
+    about: dict[str, Any]
 
     @classmethod
     def of(cls, path: Path, preset: Preset, weights: str) -> "Kept | None":
@@ -32,7 +33,7 @@ class Kept:
         for key, ours in _made_by(preset, weights).items():
             if about.get(key) != ours:
                 raise MediaError(f"{path}: made with {key} {about.get(key)!r}, this run has {key} {ours!r}")
-        return cls(path, about["frames"], about["patches"], about["options"])
+        return cls(path, about["frames"], about["patches"], about["options"], about)
 
     @property
     def expected(self) -> int:

@@ -1,6 +1,6 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 from longreel import use_layout
 from longreel.cache import VoCoCache
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.speak import greedy
+from longreel.models.speak import greedy, unheard
 from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
@@ -111,9 +111,18 @@ class VoCoLlama(Trainable, nn.Module):
 
     @torch.no_grad()
     def answer(
-        self, cache: VoCoCache, after: Tensor, *, length: int = 8, stop: int | None = None
+        self,
+        cache: VoCoCache,
+        after: Tensor,
+        *,
+        length: int = 8,
+        stop: int | None = None,
+        first: Callable[[], None] = unheard,
     ) -> tuple[Tensor, Tensor]:
-        """Stage 2, greedily: ids int64 [at most length] to the ids `after` [T], and the logits after each of those [T, V]."""
+        """Stage 2, greedily: ids int64 [at most length] to the ids `after` [T], and the logits after each of those [T, V].
+
+        first: called once the first id is chosen.
+        """
         fork = cache.fork()
 
         def step(ids: Tensor) -> Tensor:
@@ -122,7 +131,7 @@ class VoCoLlama(Trainable, nn.Module):
 
         with use_layout(None, backend=self.backend):
             logits = step(after[None])
-            return greedy(lambda chosen: step(chosen)[-1], logits[-1], length=length, stop=stop), logits
+            return greedy(lambda chosen: step(chosen)[-1], logits[-1], length=length, stop=stop, first=first), logits
 
     def _vision(self, pixels: Tensor | None) -> Tensor | None:
         return None if pixels is None else self.projector(self.encode(pixels))

@@ -8,12 +8,12 @@ import torch
 from longreel.models.questions import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, tokenizer
 
 
-def by_bytes(questions: Sequence[str]) -> Prompts:
-    """Questions for random weights: bytes as ids."""
+def by_bytes(questions: Sequence[str], length: int = 8) -> Prompts:
+    """Questions for random weights: bytes as ids, `length` to choose."""
     check(questions)
     bos = torch.tensor([BOS])
     prompts = tuple((bos, torch.tensor(as_bytes(f"\n{text}"))) for text in questions)
-    return Prompts(texts=tuple(questions), prompts=prompts, between=tuple(as_bytes("\n")))
+    return Prompts(texts=tuple(questions), prompts=prompts, length=length, between=tuple(as_bytes("\n")))
 
 
 def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> Prompts | None:

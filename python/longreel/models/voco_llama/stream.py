@@ -2,6 +2,8 @@
 
 import copy
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from longreel.explain import explain
 from longreel.layout import VideoLayout
 from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.questions import Prompts
-from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record
+from longreel.models.record import EXACT, OURS, REFERENCE, Ops, PeakMeter, Record
 from longreel.models.voco_llama import dense
 from longreel.models.voco_llama.kept import SYSTEM, Kept, keep
 from longreel.models.voco_llama.model import VoCoLlama
@@ -26,6 +28,7 @@ def run(
     stream: Source | Kept,
     questions: Prompts,
     *,
+    ops: Ops = "longreel",
     compare: bool = False,
     frames: int | None = None,
     writer: FeatureWriter | None = None,
@@ -37,76 +40,96 @@ def run(
 
     Args:
         model: with the VoCo tokens and the rule that the frames get. stream: where frames, features or kept rows come from.
-        compare: then the reference path too, and float64 on it: everything in one forward pass a question, under a dense mask.
-            Decoding and the tower are the same code on every path and are timed once.
+        ops: the path to run; "reference": everything in one forward pass a question, under a dense mask.
+        compare: both, and float64 on the reference path. Decoding and the tower are the same code on every path and are timed
+            once.
         frames: stop after so many.
         writer: keeps the features. kept: where the VoCo tokens' rows go, for later questions; `weights` is what the file says
             of the model's. progress: told the frames done.
 
     Raises:
-        MediaError: no frames, or as the stream. ValueError: too many positions for the language model, a dense mask that does
-            not fit, or more asked of kept rows than questions.
+        MediaError: no frames, or as the stream. ValueError: too many positions for the language model, or a dense mask that
+            does not fit, or more asked of kept rows than questions.
     """
-    if isinstance(stream, Kept) and (compare or writer or kept or (frames or stream.frames) != stream.frames):
-        raise ValueError(f"{stream.path}: keeps no frames, it answers questions about all {stream.frames:,} of them")
-    preset = model.preset
-    record, meter = Record(SYSTEM, preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    if isinstance(stream, Kept):
+        if compare or ops == REFERENCE or writer or kept or (frames or stream.frames) != stream.frames:
+            raise ValueError(
+                f"{stream.path}: keeps no frames, it answers questions about all {stream.frames:,} of them"
+            )
+        return _later(model, stream, questions)
+    preset, rule = model.preset, model.decoder.rule
+    paths = (OURS, REFERENCE) if compare else (ops,)
+    record, meter = Record(SYSTEM, preset.name, questions.texts, paths, device=model.device), PeakMeter(model.device)
     record.steps = preset.language.layers
-    paths = (OURS, REFERENCE) if compare else (OURS,)
-    expected = stream.expected if isinstance(stream, Kept) else expected_frames(stream, frames)
+    expected = expected_frames(stream, frames)
     check_positions(model, questions, expected or 1)
-    if compare:
+    if compare or (ops == REFERENCE and model.device.type == "cpu"):
+        # Alone on a GPU, its allocator says what fits.
         dense.check(model, questions, expected)
     start = time.perf_counter()
     _warm(model, questions)
     record.startup = time.perf_counter() - start
-    held = list[Tensor]()
-    if isinstance(stream, Kept):
-        if compare or writer is not None or kept is not None or (frames or stream.frames) != stream.frames:
-            raise ValueError(
-                f"{stream.path}: keeps no frames, it answers questions about all {stream.frames:,} of them"
-            )
-        cache = _load(model, stream, record, meter)
-    else:
-        cache = model.decoder.cache()
-        prefix = questions.prompts[0][0].tolist()
-        seen = chunks(model, stream, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
-        for features in seen:
-            check_positions(model, questions, record.frames + len(features))
+    prefix = questions.prompts[0][0].tolist()
+    cache, held = model.decoder.cache(), list[Tensor]()
+    seen = chunks(model, stream, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
+    for features in seen:
+        check_positions(model, questions, record.frames + len(features))
+        if OURS in paths:
             with meter(OURS), record.clock("see", OURS):
                 cache = model.read(features, prefix=prefix, cache=cache, at_once=preset.at_once)
-            if compare:
-                held.append(features)
-        record.backend = model.backend or _backend(model, features)
+        if REFERENCE in paths:
+            held.append(features)
+    rows = len(prefix) + record.frames * rule.frame
     if kept is not None:
         with record.clock("write"):
             keep(cache, kept, model, record, weights)
-    record.rows = len(questions.prompts[0][0]) + record.frames * model.decoder.rule.frame
+    if OURS in paths:
+        _ask(model, cache, questions, record, meter)
+        record.rows, record.backend = rows, model.backend or _backend(model, features)
+    else:
+        record.tokens, record.backend = rows, ops
+    if REFERENCE in paths:
+        _read_densely(model, torch.cat(held), questions, record, meter, exact=compare)
+    return _finished(record, questions, meter)
+
+
+def _later(model: VoCoLlama, kept: Kept, questions: Prompts) -> Record:
+    """Questions about what an earlier run kept."""
+    record, meter = Record(SYSTEM, model.preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    check_positions(model, questions, kept.frames)
+    start = time.perf_counter()
+    _warm(model, questions)
+    record.startup = time.perf_counter() - start
+    with meter(OURS), record.clock("read"):
+        cache = VoCoCache.load(kept.path, model.language.config, model.device)
+    record.frames, record.patches = kept.frames, kept.patches
+    record.rows = len(questions.prompts[0][0]) + kept.frames * model.decoder.rule.frame
+    _ask(model, cache, questions, record, meter)
+    return _finished(record, questions, meter)
+
+
+def _finished(record: Record, questions: Prompts, meter: PeakMeter) -> Record:
+    if questions.decode is not None:
+        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[record.paths[0]])
+    peaks = meter.take()
+    record.memory.append((record.frames, {path: peaks[path] for path in record.paths}))
+    return record
+
+
+def _ask(model: VoCoLlama, cache: VoCoCache, questions: Prompts, record: Record, meter: PeakMeter) -> None:
+    """Stage 2: every question on a fork of the cache."""
     asked = cache.fork()
     record.tokens, record.tokens_bytes = asked.rows, asked.nbytes
     answers = []
     for _, after in questions.prompts:
+        ask = partial(model.answer, cache, after.to(model.device), length=questions.length, stop=questions.stop)
         with meter(OURS), record.clock("language", OURS):
-            begun = record.now()
-            answers.append(model.answer(cache, after.to(model.device), length=questions.length, stop=questions.stop))
-            record.answer_seconds.append(record.now() - begun)
+            start = record.now()
+            answers.append(record.answer(OURS, ask))
+            record.answer_seconds.append(record.now() - start)
     _take(record, OURS, answers)
-    if compare:
+    if REFERENCE in record.paths:
         record.visual[OURS] = _stacked(asked)
-        _compare(model, torch.cat(held), questions, record, meter)
-    if questions.decode is not None:
-        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[OURS])
-    peaks = meter.take()
-    record.memory.append((record.frames, {path: peaks[path] for path in paths}))
-    return record
-
-
-def _load(model: VoCoLlama, kept: Kept, record: Record, meter: PeakMeter) -> VoCoCache:
-    with meter(OURS), record.clock("read"):
-        cache = VoCoCache.load(kept.path, model.language.config, model.device)
-    record.frames, record.patches = kept.frames, kept.patches
-    record.memory.append((record.frames, meter.take()))
-    return cache
 
 
 def positions(model: VoCoLlama, frames: int) -> int:
@@ -127,9 +150,11 @@ def check_positions(model: VoCoLlama, questions: Prompts, frames: int) -> None:
         )
 
 
-def _compare(model: VoCoLlama, features: Tensor, questions: Prompts, record: Record, meter: PeakMeter) -> None:
-    """The reference path and the truth: every question from the beginning."""
-    for path in (REFERENCE, EXACT):
+def _read_densely(
+    model: VoCoLlama, features: Tensor, questions: Prompts, record: Record, meter: PeakMeter, *, exact: bool
+) -> None:
+    """The reference path, and the truth where it is `exact`: every question from the beginning."""
+    for path in (REFERENCE, EXACT) if exact else (REFERENCE,):
         speaker = copy.deepcopy(model).double() if path == EXACT else model
         given, answers = features.double() if path == EXACT else features, []
         for before, after in questions.prompts:
@@ -138,9 +163,14 @@ def _compare(model: VoCoLlama, features: Tensor, questions: Prompts, record: Rec
                     whole = dense.Dense(speaker, given, before.to(model.device), after.to(model.device))
                     logits = whole.prefill()
                 with record.clock("language", path):
-                    answers.append((whole.answer(logits, length=questions.length, stop=questions.stop), logits))
+                    answers.append(record.answer(path, partial(_go_on, whole, logits, questions)))
         _take(record, path, answers)
-        record.visual[path] = whole.kept()
+        if exact:
+            record.visual[path] = whole.kept()
+
+
+def _go_on(whole: dense.Dense, logits: Tensor, questions: Prompts, first: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    return whole.answer(logits, length=questions.length, stop=questions.stop, first=first), logits
 
 
 def _take(record: Record, path: str, answers: list[tuple[Tensor, Tensor]]) -> None:
