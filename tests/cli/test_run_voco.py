@@ -160,11 +160,12 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
     for options, said in (
         (["--compare"], "keeps no frames, it answers questions about all 10 of them"),
         (["--features", tmp_path / "f.safetensors"], "keeps no frames"),
+        (["--count", 3], "keeps no frames"),
+        (["--ops", "reference"], "keeps no frames"),
         (["--voco", 1], "made with --voco 2, this run has 1"),
     ):
         refused(call("run", kept, *again, *options), said)
     refused(call("extract", kept, *again, "--out", tmp_path / "f.safetensors"), "keeps no frames")
-    refused(call("profile", kept, *again, "--count", 1, "--count", 10), "keeps no frames")
     refused(
         call("run", kept, "--system", "voco-llama"), "made with preset 'small-for-tests', this run has preset 'tiny'"
     )
