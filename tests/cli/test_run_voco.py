@@ -159,6 +159,35 @@ def test_extract_then_run(tmp_path: Path, small: Preset, clip: Path) -> None:
     refused(call("run", out), "made with system 'voco-llama', this run has system 'llama-vid'")
 
 
+def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -> None:
+    """A file of VoCo tokens' rows: another question takes neither decoding nor tower nor first stage."""
+    kept = tmp_path / "kept.safetensors"
+    given = ["--frames", "fps:5", "--voco", 2, "--mode", "causal"]
+    _, first = run(tmp_path, clip, *given, "--keep", kept, "--question", "why?")
+    _, whole = run(tmp_path, clip, *given, "--question", "what is it?")
+    result, later = run(tmp_path, kept, "--question", "what is it?", "--question", "why?")
+    assert list(later["stages_s"]["longreel"]) == ["read", "language"]
+    assert (later["frames"], later["patches"], later["tokens"]) == (10, 160, 20)
+    assert later["rows"] == first["rows"]
+    assert [one["ids"] for one in later["questions"]] == [line["questions"][0]["ids"] for line in (whole, first)]
+    assert "20 rows kept, of 191" in result.stdout
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+    again = ["--system", "voco-llama", "--preset", SMALL.name]
+    for options, said in (
+        (["--compare"], "keeps no frames, it answers questions about all 10 of them"),
+        (["--features", tmp_path / "f.safetensors"], "keeps no frames"),
+        (["--count", 3], "keeps no frames"),
+        (["--ops", "reference"], "keeps no frames"),
+        (["--voco", 1], "made with --voco 2, this run has 1"),
+    ):
+        refused(call("run", kept, *again, *options), said)
+    refused(call("extract", kept, *again, "--out", tmp_path / "f.safetensors"), "keeps no frames")
+    refused(
+        call("run", kept, "--system", "voco-llama"), "made with preset 'small-for-tests', this run has preset 'tiny'"
+    )
+    refused(call("run", kept, "--preset", "tiny"), "not a feature file")
+
+
 def test_images(tmp_path: Path, small: Preset) -> None:
     paths = []
     for index in range(3):

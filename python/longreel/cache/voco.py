@@ -1,7 +1,7 @@
 """VoCoCache: of every frame the keys and values of its VoCo tokens only (VoCo-LLaMA, arXiv 2406.12275, two-stage inference)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
@@ -196,10 +196,10 @@ class VoCoCache(Cache):
         for layer in self.layers:
             layer.held = self.held
 
-    def save(self, path: str | Path) -> None:
-        """The kept rows as a safetensors file."""
+    def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
+        """The kept rows as a safetensors file, which appears only when it is whole. about: what else it says of itself."""
         held = {name: number for name, number in asdict(self.held).items() if name not in ("keep", "alone")}
-        about = {"format": FORMAT, "layers": len(self.layers), "held": held} | {
+        own = {"format": FORMAT, "layers": len(self.layers), "held": held, "about": dict(about or {})} | {
             name: getattr(self, name) for name in _OPTIONS
         }
         tensors = {
@@ -208,7 +208,22 @@ class VoCoCache(Cache):
             for name in ("keys", "values")
             if layer.rows
         }
-        save_file(tensors, path, metadata={"longreel": json.dumps(about)})
+        part = Path(f"{path}.part")
+        try:
+            save_file(tensors, part, metadata={"longreel": json.dumps(own)})
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @staticmethod
+    def described(path: str | Path) -> dict[str, Any] | None:
+        """What `save` was told `about` a file; None where it is not one of `save`, or cannot be read at all."""
+        try:
+            with safe_open(path, "pt") as file:
+                own = json.loads((file.metadata() or {}).get("longreel", "{}"))
+        except (OSError, SafetensorError, ValueError):
+            return None
+        return own.get("about", {}) if own.get("format") == FORMAT else None
 
     @classmethod
     def load(cls, path: str | Path, config: PreTrainedConfig, device: torch.device | str = "cpu") -> "VoCoCache":

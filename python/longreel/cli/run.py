@@ -79,6 +79,12 @@ def run(
     features: Annotated[
         Path | None, typer.Option(help="Keep the patch features here: a later run on this file decodes nothing.")
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="voco-llama: keep the VoCo tokens' keys and values here: a later run on this file sees nothing."
+        ),
+    ] = None,
     json_file: _JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Draw time by stage and memory over frames to this PNG.")] = None,
     backend: Annotated[
@@ -97,7 +103,7 @@ def run(
         own = {
             "tokens_per_frame": tokens_per_frame, "token_budget": token_budget, "text_decoder": text_decoder,
             "equation": equation, "drop_cls": drop_cls, "voco": voco, "mode": mode, "positions": positions,
-            "backend": backend,
+            "keep": keep, "backend": backend,
         }  # fmt: skip
         setup = setup_of(system, preset, checkpoint, device, own)
         cap_memory(setup.device, memory_cap)
@@ -106,6 +112,7 @@ def run(
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         check_output(features, ".safetensors")
+        check_output(keep, ".safetensors")
         if plot is not None:
             from longreel.cli import run_picture
         console, log = consoles()
@@ -123,8 +130,9 @@ def run(
                 )  # fmt: skip
             told = open_files.enter_context(progress(log, expected))
             whole = compare and part is None
+            kept = {} if keep is None else {"kept": keep}
             record = setup.run(
-                model, source, questions, ops=ops, compare=whole, frames=count, writer=writer, progress=told
+                model, source, questions, ops=ops, compare=whole, frames=count, writer=writer, progress=told, **kept
             )
         compared = record if whole else None
         if part is not None:

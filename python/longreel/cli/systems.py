@@ -86,7 +86,7 @@ class VoCoSetup(Setup):
     """Keys and values of a frame's VoCo tokens."""
 
     name = "voco-llama"
-    own = ("voco", "mode", "positions")
+    own = ("voco", "mode", "positions", "keep")
 
     @classmethod
     def presets(cls) -> dict[str, Any]:
@@ -113,15 +113,23 @@ class VoCoSetup(Setup):
     def model(self, prefix: int, source: "Source", questions: "Prompts | None" = None) -> Any:
         from longreel.models.voco_llama import VoCoLlama
         from longreel.models.voco_llama.checkpoint import load
+        from longreel.models.voco_llama.kept import Kept
 
+        options = self.options
+        if isinstance(source, Kept):
+            for name, made in source.options.items():
+                if options.get(name, made) != made:
+                    raise ValueError(f"{source.path}: made with --{name} {made}, this run has {options[name]}")
+            if questions is None:
+                raise ValueError(f"{source.path}: keeps no frames")
+            options = options | source.options
         for name, allowed in (("mode", ("independent", "causal")), ("positions", ("compact", "absolute"))):
-            if self.options.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"--{name} {self.options[name]!r}: there is {' or '.join(allowed)}")
-        preset: Any = self.preset
+            if options.get(name, allowed[0]) not in allowed:
+                raise ValueError(f"--{name} {options[name]!r}: there is {' or '.join(allowed)}")
         model = VoCoLlama(
-            preset, count=self.options.get("voco", 1), mode=self.options.get("mode", "independent"), shared=False,
-            absolute=self.options.get("positions") == "absolute", separator=questions.between if questions else (),
-            backend=self.options.get("backend"), device=self.device,
+            self.preset, count=options.get("voco", 1), mode=options.get("mode", "independent"), shared=False,
+            absolute=options.get("positions") == "absolute", separator=questions.between if questions else (),
+            backend=options.get("backend"), device=self.device,
         ).eval()  # fmt: skip
         if self.checkpoint is not None:
             load(model, self.checkpoint)
@@ -130,7 +138,13 @@ class VoCoSetup(Setup):
     def run(self, model: Any, source: "Source", questions: "Prompts", **options: Any) -> "Record":
         from longreel.models.voco_llama import stream
 
-        return stream.run(model, source, questions, **options)
+        return stream.run(model, source, questions, weights=self.weights, **options)
+
+    def open(self, inputs: list[Path], frames: str, chunk: int | None) -> tuple[Any, int]:
+        from longreel.models.voco_llama.kept import Kept
+
+        kept = Kept.of(inputs[0], self.preset, self.weights) if len(inputs) == 1 else None
+        return (kept, 0) if kept is not None else super().open(inputs, frames, chunk)
 
     def comparable(self, model: Any, expected: int | None, questions: "Prompts") -> Part | None:
         from longreel.models.voco_llama import dense

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,37 +17,46 @@ from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.questions import Prompts
 from longreel.models.record import EXACT, OURS, REFERENCE, Ops, PeakMeter, Record
 from longreel.models.voco_llama import dense
+from longreel.models.voco_llama.kept import SYSTEM, Kept, keep
 from longreel.models.voco_llama.model import VoCoLlama
-
-SYSTEM = "voco-llama"
+from longreel.models.weights import RANDOM
 
 
 @torch.inference_mode()
 def run(
     model: VoCoLlama,
-    stream: Source,
+    stream: Source | Kept,
     questions: Prompts,
     *,
     ops: Ops = "longreel",
     compare: bool = False,
     frames: int | None = None,
     writer: FeatureWriter | None = None,
+    kept: Path | None = None,
+    weights: str = RANDOM,
     progress: Progress = lambda done: None,
 ) -> Record:
     """Stage 1 once for all questions, then stage 2 for each on a fork of the cache.
 
     Args:
-        model: with the VoCo tokens and the rule that the frames get. stream: where frames or features come from.
+        model: with the VoCo tokens and the rule that the frames get. stream: where frames, features or kept rows come from.
         ops: the path to run; "reference": everything in one forward pass a question, under a dense mask.
         compare: both, and float64 on the reference path. Decoding and the tower are the same code on every path and are timed
             once.
         frames: stop after so many.
-        writer: keeps the features, for later runs. progress: told the frames done.
+        writer: keeps the features. kept: where the VoCo tokens' rows go, for later questions; `weights` is what the file says
+            of the model's. progress: told the frames done.
 
     Raises:
         MediaError: no frames, or as the stream. ValueError: too many positions for the language model, or a dense mask that
-            does not fit.
+            does not fit, or more asked of kept rows than questions.
     """
+    if isinstance(stream, Kept):
+        if compare or ops == REFERENCE or writer or kept or (frames or stream.frames) != stream.frames:
+            raise ValueError(
+                f"{stream.path}: keeps no frames, it answers questions about all {stream.frames:,} of them"
+            )
+        return _later(model, stream, questions)
     preset, rule = model.preset, model.decoder.rule
     paths = (OURS, REFERENCE) if compare else (ops,)
     record, meter = Record(SYSTEM, preset.name, questions.texts, paths, device=model.device), PeakMeter(model.device)
@@ -70,6 +80,9 @@ def run(
         if REFERENCE in paths:
             held.append(features)
     rows = len(prefix) + record.frames * rule.frame
+    if kept is not None:
+        with record.clock("write"):
+            keep(cache, kept, model, record, weights)
     if OURS in paths:
         _ask(model, cache, questions, record, meter)
         record.rows, record.backend = rows, model.backend or _backend(model, features)
@@ -77,10 +90,29 @@ def run(
         record.tokens, record.backend = rows, ops
     if REFERENCE in paths:
         _read_densely(model, torch.cat(held), questions, record, meter, exact=compare)
+    return _finished(record, questions, meter)
+
+
+def _later(model: VoCoLlama, kept: Kept, questions: Prompts) -> Record:
+    """Questions about what an earlier run kept."""
+    record, meter = Record(SYSTEM, model.preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    check_positions(model, questions, kept.frames)
+    start = time.perf_counter()
+    _warm(model, questions)
+    record.startup = time.perf_counter() - start
+    with meter(OURS), record.clock("read"):
+        cache = VoCoCache.load(kept.path, model.language.config, model.device)
+    record.frames, record.patches = kept.frames, kept.patches
+    record.rows = len(questions.prompts[0][0]) + kept.frames * model.decoder.rule.frame
+    _ask(model, cache, questions, record, meter)
+    return _finished(record, questions, meter)
+
+
+def _finished(record: Record, questions: Prompts, meter: PeakMeter) -> Record:
     if questions.decode is not None:
-        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[paths[0]])
+        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[record.paths[0]])
     peaks = meter.take()
-    record.memory.append((record.frames, {path: peaks[path] for path in paths}))
+    record.memory.append((record.frames, {path: peaks[path] for path in record.paths}))
     return record
 
 
