@@ -186,19 +186,17 @@ def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, *
 
 
 def executed_flops(plan: PlannedLayout, backend: str, dtype: torch.dtype, heads: int, width: int) -> int | None:
-    """4 D for every pair that the backend's forward computes under `plan`, masked lanes of its vectors included, for each
-    head and sample of the layout; None for a backend that does not go by tiles."""
-    if backend not in _LANES:
+    """4 D for every pair that the backend's forward computes under `plan`, masked lanes of its vectors and the padding of its
+    heads included, for each head and sample of the layout; None for a backend that does not go by tiles."""
+    if backend == "cpu":
+        lanes = min(16, plan.tile[0]), 16 if dtype is torch.float32 else 32
+    elif backend == "triton":
+        from longreel.triton_kernels.block_sparse_attention_config import head_parts
+
+        lanes, width = plan.tile, sum(head_parts(width))
+    else:
         return None
-    lanes = _LANES[backend](plan.tile, dtype)
     return 4 * width * heads * executed_pairs(plan.layout.plan(plan.tile, bounds=False), lanes)
-
-
-# (rows, keys) in whose multiples a kernel computes the steps of a tile.
-_LANES: dict[str, Callable[[tuple[int, int], torch.dtype], tuple[int, int]]] = {
-    "cpu": lambda tile, dtype: (min(16, tile[0]), 16 if dtype is torch.float32 else 32),
-    "triton": lambda tile, dtype: tile,
-}
 
 
 def _fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
