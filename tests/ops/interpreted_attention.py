@@ -22,14 +22,8 @@ SINGLE = (
     "one-of-each", "no-batch", "no-rows", "no-keys", "no-heads",
 )  # fmt: skip
 HALF = (
-    "voco-causal",
-    "decode-rows",
-    "decode-far",
-    "decode-left-padded",
-    "head-size-33",
-    "head-size-96",
-    "head-size-128",
-)
+    "voco-causal", "decode-rows", "decode-far", "decode-left-padded", "head-size-33", "head-size-96", "head-size-128",
+)  # fmt: skip
 
 
 def one_key_head(inputs: Inputs) -> Inputs:
