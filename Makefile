@@ -9,17 +9,18 @@ VENV   ?= .venv
 BUDGET ?= 540
 RESULTS ?= benchmarks/results
 OPS     ?=
+SYSTEM  ?=
 MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 10))
 
 py  := $(VENV)/bin/python
-gpu  = $(PYTHON) .ci/gpu.py --budget $(BUDGET) --results $(RESULTS) --ops '$(OPS)'
+gpu  = $(PYTHON) .ci/gpu.py --budget $(BUDGET) --results $(RESULTS) --ops '$(OPS)' --systems '$(SYSTEM)'
 say  = printf '\033[1m%s\033[0m\n'
 pip := $(py) -m pip --disable-pip-version-check -q
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 
-.PHONY: help setup build test check lint demo gpu gpu-tests gpu-bench gpu-sanitize gpu-ncu compile-only fuzz clean
+.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -58,6 +59,9 @@ check: build ## the inner loop: fast tests and lint
 	@$(say) "check: fast tests"
 	@$(py) -m pytest -m fast $(ARGS)
 
+docs: build ## docs/benchmarks.md from benchmarks/results
+	@$(py) benchmarks/tables.py
+
 fuzz: build ## 10,000 random layouts against brute force
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
 
@@ -84,6 +88,9 @@ gpu-tests: ## ... the gpu tests alone
 
 gpu-bench: ## ... the op benchmarks alone
 	@$(gpu) bench
+
+gpu-e2e: ## ... an hour at true size, whole systems (SYSTEM=llama-vid|voco-llama; default both)
+	@$(gpu) e2e
 
 gpu-sanitize: ## ... compute-sanitizer's four tools over the CUDA C++ kernels at small shapes
 	@$(gpu) sanitize

@@ -1,10 +1,10 @@
 """`make gpu`: on a machine with a CUDA GPU, with its own python3 and no network: builds for that card, then runs the parts.
 
-    python3 .ci/gpu.py [tests] [bench] [sanitize] [ncu] [--ops OP,OP] [--budget 540] [--results DIR]
+    python3 .ci/gpu.py [tests] [bench] [e2e] [sanitize] [ncu] [--ops OP,OP] [--systems SYSTEM] [--budget 540] [--results DIR]
 
 Parts (default: tests, bench) run one after another inside the budget, each with a share of what is left. JSON lines and one
 log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed. Needs torch, nvcc, cmake, ninja, pybind11 and
-pytest.
+pytest; e2e also transformers, safetensors, and PyAV for video.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("tests", "bench", "sanitize", "ncu")
+PARTS = ("tests", "bench", "e2e", "sanitize", "ncu")
+SYSTEMS = ("llama-vid", "voco-llama")
 DEFAULT = ("tests", "bench")
 # Kept free at the end for the table.
 RESERVE = 10.0
@@ -50,7 +51,7 @@ class Outcome:
         return self.verdict not in ("ok", "not run: no time left") and not self.verdict.startswith("not here")
 
 
-def steps(parts: Sequence[str], ops: Sequence[str], results: Path, python: str) -> list[Step]:
+def steps(parts: Sequence[str], ops: Sequence[str], systems: Sequence[str], results: Path, python: str) -> list[Step]:
     """What the parts run, in order."""
     named = [argument for op in ops for argument in ("--op", op)]
     keyword = ["-k", " or ".join(ops)] if ops else []
@@ -58,10 +59,14 @@ def steps(parts: Sequence[str], ops: Sequence[str], results: Path, python: str) 
     suite = [python, "-m", "longreel.bench.suite", *named, "--results", str(results), "--budget", "{limit}"]
     sanitizer = ["compute-sanitizer", "--error-exitcode", "1", "--print-limit", "5"]
     profiler = ["ncu", "--set", "full", "--launch-count", "40", "--csv", "--page", "details"]
+    hour = [python, "benchmarks/end_to_end.py", "--results", str(results), "--budget", "{limit}", "--system"]
     small = [python, ".ci/cuda_small.py", *ops]
     listed = {
         "tests": [Step("tests", "pytest -m gpu", tests, 0.5)],
         "bench": [Step("bench", "op benchmarks", suite, 0.9)],
+        "e2e": [
+            Step("e2e", system, [*hour, system], 1 / (len(systems) - i), least=60.0) for i, system in enumerate(systems)
+        ],
         "sanitize": [
             Step(
                 "sanitize", tool, [*sanitizer, "--tool", tool, *small], 1 / (len(TOOLS) - i), needs="compute-sanitizer"
@@ -171,12 +176,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--ops", default="", help="only these, separated by commas")
+    parser.add_argument("--systems", default="", help=f"e2e: only these, separated by commas ({', '.join(SYSTEMS)})")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for everything")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    ops, systems = ([name for name in given.split(",") if name] for given in (args.ops, args.systems))
+    for system in set(systems) - set(SYSTEMS):
+        parser.error(f"no system {system}: there are {', '.join(SYSTEMS)}")
     deadline = time.monotonic() + args.budget
     name = card()
     if name is None:
@@ -191,7 +200,7 @@ def main() -> int:
     outcomes = run_all([build], deadline=deadline, run=runner(log, env))
     if not outcomes[0].failed:
         env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "build/gpu"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        todo = steps(args.parts or DEFAULT, [op for op in args.ops.split(",") if op], results, sys.executable)
+        todo = steps(args.parts or DEFAULT, ops, systems or SYSTEMS, results, sys.executable)
         outcomes += run_all(todo, deadline=deadline, run=runner(log, env))
     summary = table(outcomes)
     with log.open("a", encoding="utf-8") as file:

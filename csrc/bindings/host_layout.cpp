@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "block_sparse_attention/work.h"
 #include "layout/planner.h"
 
 namespace py = pybind11;
@@ -75,6 +76,23 @@ py::array_t<int32_t> row_bounds(const Table& table) {
   return bounds;
 }
 
+using Ints = py::array_t<int32_t, py::array::c_style>;
+
+int64_t executed_pairs(const Ints& tiles, const Ints& order, int64_t samples, int64_t queries, int64_t heads, int64_t kv_heads,
+                       int64_t channels) {
+  if (tiles.size() != order.size() * 12) throw py::value_error("tiles is int32 [T, 12] and order int32 [T]");
+  longreel::AttentionProblem problem{};
+  problem.batch = problem.layout.samples = samples;
+  problem.queries = queries;
+  problem.heads = heads;
+  problem.kv_heads = kv_heads;
+  problem.channels = channels;
+  problem.layout.tiles = reinterpret_cast<const plan::Tile*>(tiles.data());
+  problem.layout.order = order.data();
+  problem.layout.tile_count = order.size();
+  return longreel::executed_pairs(problem);
+}
+
 }  // namespace
 
 void bind_layout(py::module_& m) {
@@ -83,5 +101,8 @@ void bind_layout(py::module_& m) {
   m.def("key_units", &key_units, py::arg("ranges"), py::arg("keys"), py::arg("global_keys"), py::arg("tile_rows"),
         py::arg("tile_keys"), py::arg("unit_rows"),
         "Range segments -> units int32 [U, 6], row runs int32 [N, 4] and the units' order int32 [U], heavy first.");
+  m.def("executed_pairs", &executed_pairs, py::arg("tiles"), py::arg("order"), py::arg("samples"), py::arg("queries"),
+        py::arg("heads"), py::arg("kv_heads"), py::arg("channels"),
+        "(query row, key) pairs that the CPU's attention multiplies for one head over all samples, masked lanes among them.");
   m.def("row_bounds", &row_bounds, py::arg("ranges"), "Range segments -> int32 [rows, 4]: lo, hi, glo, ghi of every row.");
 }

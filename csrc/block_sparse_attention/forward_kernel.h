@@ -2,14 +2,14 @@
 #pragma once
 
 #include "../common/numbers.h"
-#include "key_steps.h"
+#include "key_block.h"
 #include "softmax_rows.h"
 
 namespace longreel {
 namespace {
 
 // One worker's memory, and its pass over the query strips of a group under one key head. State i is a strip of one of its
-// heads.
+// heads, or of as many as have room in sixteen rows: few rows over a long cache meet its keys at once.
 template <class T, class P>
 class AttentionForward {
  public:
@@ -42,7 +42,9 @@ class AttentionForward {
     count_ = group.strips.size();
     b_ = b;
     kv_head_ = kv_head;
-    const int64_t rows = count_ * problem_.group() * kStrip;
+    heads_ = count_ == 1 ? std::min(problem_.group(), kStrip / strips_[0].rows) : 1;
+    while (problem_.group() % heads_ != 0) --heads_;
+    const int64_t rows = states() * kStrip;
     std::fill_n(sums_, rows * width_, 0.0f);
     std::fill_n(totals_, rows * 16, 0.0f);
     std::fill_n(tops_, rows, -std::numeric_limits<float>::infinity());
@@ -51,14 +53,14 @@ class AttentionForward {
   void run(const QueryStrip* strips, const QueryGroup& group, Span blocks) {
     const Sample sample = sample_of(problem_, b_);
     for (int64_t i = 0; i < states(); ++i) {
-      for (int64_t r = 0; r < strip(i).rows; ++r) {
-        stage_query<T>(problem_, b_, strip(i).row + r, head(i), queries_ + (i * kStrip + r) * width_, width_);
+      for (int64_t r = 0; r < rows(i); ++r) {
+        stage_query<T>(problem_, b_, row(i, r), head(i, r), queries_ + (i * kStrip + r) * width_, width_);
       }
     }
     for (int64_t at = blocks.begin; at < blocks.end; ++at) {
       const KeyBlock block = group.block(at);
       const Span may_be_seen = block.is_global ? sample.global : sample.keys;
-      const int64_t steps = steps_of(strips, group, block, may_be_seen, P::multiple, steps_);
+      const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
       if (steps == 0) continue;
       block_.read(sample, b_, kv_head_, false, block);
       block_.as_columns(keys_);
@@ -72,12 +74,12 @@ class AttentionForward {
   void finish() {
     const int64_t heads = problem_.heads, channels = problem_.channels;
     for (int64_t i = 0; i < states(); ++i) {
-      for (int64_t r = 0; r < strip(i).rows; ++r) {
-        const int64_t at = i * kStrip + r, row = strip(i).row + r;
+      for (int64_t r = 0; r < rows(i); ++r) {
+        const int64_t at = i * kStrip + r, own = row(i, r), h = head(i, r);
         const float total = sum(load(totals_ + at * 16));
-        T* out = static_cast<T*>(outputs_.out) + ((b_ * problem_.queries + row) * heads + head(i)) * channels;
+        T* out = static_cast<T*>(outputs_.out) + ((b_ * problem_.queries + own) * heads + h) * channels;
         write_scaled(sums_ + at * width_, total == 0.0f ? 0.0f : 1.0f / total, channels, out);
-        outputs_.lse[(b_ * heads + head(i)) * problem_.queries + row] = tops_[at] / P::per_e + std::log(total);
+        outputs_.lse[(b_ * heads + h) * problem_.queries + own] = tops_[at] / P::per_e + std::log(total);
       }
     }
   }
@@ -103,31 +105,37 @@ class AttentionForward {
   }
 
  private:
-  int64_t states() const { return count_ * problem_.group(); }
+  int64_t states() const { return count_ * (problem_.group() / heads_); }
   const QueryStrip& strip(int64_t state) const { return strips_[state % count_]; }
-  int64_t head(int64_t state) const { return kv_head_ * problem_.group() + state / count_; }
+  // Rows of a state, and the query row and head of its row r.
+  int64_t rows(int64_t state) const { return strip(state).rows * heads_; }
+  int64_t row(int64_t state, int64_t r) const { return strip(state).row + r % strip(state).rows; }
+  int64_t head(int64_t state, int64_t r) const {
+    return kv_head_ * problem_.group() + state / count_ * heads_ + r / strip(state).rows;
+  }
   SoftmaxRow<P> softmax_row(int64_t row) { return {tops_[row], totals_ + row * 16, sums_ + row * width_, width_}; }
 
   // Every strip of every head meets the packed block. The scores of the next one are under way while weights are made of these.
   void meet(const Sample& sample, const KeyBlock& block, int64_t steps) {
-    const int64_t count = steps * problem_.group();
+    const int64_t count = steps * (problem_.group() / heads_);
     score(0, steps);
     for (int64_t e = 0; e < count; ++e) {
       if (e + 1 < count) score(e + 1, steps);
       const Step& step = steps_[e % steps];
-      const int64_t i = e / steps * count_ + step.strip, rows = strip(i).rows;
-      for (int64_t r = 0; r < rows; ++r) {
-        const SoftmaxRow<P> row = softmax_row(i * kStrip + r);
+      const int64_t i = e / steps * count_ + step.strip, count_of_rows = rows(i);
+      for (int64_t r = 0; r < count_of_rows; ++r) {
+        const SoftmaxRow<P> softmax = softmax_row(i * kStrip + r);
         const float* s = scores_[e % 2] + r * kBlock;
         if (step.full) {
-          row.template meet<true>(s, step.keys, {}, scale_, weights_ + r * kBlock);
+          softmax.template meet<true>(s, step.keys, {}, scale_, weights_ + r * kBlock);
         } else {
-          const Span seen = sample.seen(strip(i).row + r, block.is_global).common(block.keys);
+          const Span seen = sample.seen(row(i, r), block.is_global).common(block.keys);
           const Span here = {seen.begin - block.keys.begin, seen.end - block.keys.begin};
-          row.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
+          softmax.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
         }
       }
-      P::multiply(weights_ + step.keys.begin, kBlock, rows, values_.from(0, step.keys.begin / P::pair),
+      const typename P::Rows shape(count_of_rows);
+      P::multiply(weights_ + step.keys.begin, kBlock, count_of_rows, values_.from(0, step.keys.begin / P::pair),
                   ceil_div(problem_.channels, 16), step.keys.size(), sums_ + i * kStrip * width_, width_, true);
     }
   }
@@ -136,7 +144,8 @@ class AttentionForward {
   void score(int64_t e, int64_t steps) {
     const Step& step = steps_[e % steps];
     const int64_t i = e / steps * count_ + step.strip;
-    P::multiply(queries_ + i * kStrip * width_, width_, strip(i).rows, keys_.from(step.keys.begin / 16, 0), step.keys.size() / 16,
+    const typename P::Rows shape(rows(i));
+    P::multiply(queries_ + i * kStrip * width_, width_, rows(i), keys_.from(step.keys.begin / 16, 0), step.keys.size() / 16,
                 width_, scores_[e % 2] + step.keys.begin, kBlock, false);
   }
 
@@ -154,7 +163,7 @@ class AttentionForward {
   float* totals_;
   float* tops_;
   const QueryStrip* strips_ = nullptr;
-  int64_t count_ = 0, b_ = 0, kv_head_ = 0;
+  int64_t count_ = 0, b_ = 0, kv_head_ = 0, heads_ = 1;  // heads_: of a state
 };
 
 template <class T, class P>

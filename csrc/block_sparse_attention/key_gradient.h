@@ -113,7 +113,7 @@ class KeyGradient {
     }
     if (rows.empty()) return;
     const Span lanes = {rows.begin - block.begin, rows.end - block.begin};
-    full = full && lanes.begin % P::multiple == 0 && lanes.end % P::multiple == 0;
+    full = full && lanes.begin % kLanes == 0 && lanes.end % kLanes == 0;
     if (!full) limit(unit, sample, block, lanes);
     for (int64_t key = unit.key_begin; key < unit.key_end; key += kStrip, row += kStrip) {
       const Span keys = {key - unit.key_begin, std::min<int64_t>(unit.key_end, key + kStrip) - unit.key_begin};
@@ -144,13 +144,14 @@ class KeyGradient {
   }
 
   static Span rounded(Span lanes) {
-    return lanes.empty() ? Span{} : Span{lanes.begin / P::multiple * P::multiple, round_up(lanes.end, P::multiple)};
+    return lanes.empty() ? Span{} : Span{lanes.begin / kLanes * kLanes, round_up(lanes.end, kLanes)};
   }
 
   // Adds what the query rows in `lanes` give the strip of keys whose memory begins at `row`.
   void add_strip(Span keys, Span lanes, bool full, int64_t row) {
     const int64_t rows = keys.size(), first = lanes.begin, count = lanes.size(), panels = ceil_div(problem_.channels, 16);
     const auto q = queries_.panels();
+    const typename P::Rows shape(rows);
     P::multiply(keys_ + row * width_, width_, rows, q.query_columns.from(first / 16, 0), count / 16, width_, scores_ + first,
                 kBlock, false);
     P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, width_,
@@ -166,20 +167,14 @@ class KeyGradient {
 
   // p and ds of key j of the strip, by query rows
   void make_slopes(int64_t j, float key, Span lanes, bool full) {
-    constexpr int N = P::multiple / 16;
-    for (int64_t i = lanes.begin; i < lanes.end; i += P::multiple) {
-      Lanes weight[N], slope[N];
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) {
-        const int64_t at = i + 16 * n;
-        Lanes p = P::power(fma(splat(scale_), load(scores_ + j * kBlock + at), splat(0.0f) - load(queries_.shift() + at)));
-        if (P::exact) p = p * load(queries_.norm() + at);
-        if (!full) p = keep_between(load(low_ + at), key, load(high_ + at), p);
-        weight[n] = p;
-        slope[n] = p * (load(value_products_ + j * kBlock + at) - load(queries_.delta() + at) + load(queries_.rise() + at));
-      }
-      P::store_parts(weights_ + j * kBlock + i, kStrip * kBlock, weight);
-      P::store_parts(slopes_ + j * kBlock + i, kStrip * kBlock, slope);
+    for (int64_t i = lanes.begin; i < lanes.end; i += kLanes) {
+      const int64_t at = j * kBlock + i;
+      Lanes p = P::power(fma(splat(scale_), load(scores_ + at), splat(0.0f) - load(queries_.shift() + i)));
+      if (P::exact) p = p * load(queries_.norm() + i);
+      if (!full) p = keep_between(load(low_ + i), key, load(high_ + i), p);
+      P::store_parts(weights_ + at, kStrip * kBlock, p);
+      const Lanes fall = load(value_products_ + at) - load(queries_.delta() + i);
+      P::store_parts(slopes_ + at, kStrip * kBlock, p * (fall + load(queries_.rise() + i)));
     }
   }
 

@@ -42,12 +42,18 @@ inline void stage_query(const AttentionProblem& problem, int64_t b, int64_t row,
   if (problem.scale < 0) negate(to, problem.channels);
 }
 
-// to [size of keys, padded]: the keys (or, with `values`, their values) of K or of G; a key that nobody may see is zeros.
+// The tensor that holds keys (or, with `values`, their values) of K or of G.
+inline const Heads& keys_of(const AttentionProblem& problem, bool values, bool is_global) {
+  const bool own = is_global && problem.own_global();
+  return values ? (own ? problem.global_v : problem.v) : (own ? problem.global_k : problem.k);
+}
+
+// to [size of keys, padded]: the keys, or their values; a key that nobody may see is zeros.
 template <class T, class Element>
 inline void stage_keys(const AttentionProblem& problem, const Sample& sample, int64_t b, int64_t head, bool values,
                        bool is_global, Span keys, Element* to, int64_t padded) {
   const bool own = is_global && problem.own_global();
-  const Heads& source = values ? (own ? problem.global_v : problem.v) : (own ? problem.global_k : problem.k);
+  const Heads& source = keys_of(problem, values, is_global);
   const Span may_be_seen = is_global ? sample.global : sample.keys;
   for (int64_t j = keys.begin; j < keys.end; ++j, to += padded) {
     const bool hidden = j < may_be_seen.begin || j >= may_be_seen.end;
@@ -57,12 +63,12 @@ inline void stage_keys(const AttentionProblem& problem, const Sample& sample, in
   }
 }
 
-// Rows [16 n, depth] become the columns of n panels.
+// Rows [16 n, depth], `row` elements apart, become the columns of n panels.
 template <class Element, class Unit>
-inline void rows_to_columns(const Element* rows, int64_t row, int64_t count, Panels<Unit> panels) {
+inline void rows_to_columns(const Element* rows, int64_t row, int64_t depth, int64_t count, Panels<Unit> panels) {
   constexpr int64_t pair = sizeof(Unit) / sizeof(Element);
   for (int64_t r = 0; r < count; r += 16) {
-    transpose_sixteen(rows + r * row, row * sizeof(Element), row / pair, panels.data + r / 16 * panels.stride);
+    transpose_sixteen(rows + r * row, row * sizeof(Element), depth / pair, panels.data + r / 16 * panels.stride);
   }
 }
 

@@ -55,11 +55,11 @@ class QueryBlock {
       }
     };
     read_rows([&](int64_t row, Element* to) { stage_query<T>(problem_, b, row, head, to, width_); });
-    rows_to_columns(rows_, width_, kBlock, panels_.query_columns);
-    P::rows_to_depth(rows_, width_, kBlock, panels_.query_depth);
+    rows_to_columns(rows_, width_, width_, kBlock, panels_.query_columns);
+    P::rows_to_depth(rows_, width_, width_, kBlock, panels_.query_depth);
     read_rows([&](int64_t row, Element* to) { stage_grad<T>(problem_, gradients_.grad_out, b, row, head, to, width_); });
-    rows_to_columns(rows_, width_, kBlock, panels_.grad_columns);
-    P::rows_to_depth(rows_, width_, kBlock, panels_.grad_depth);
+    rows_to_columns(rows_, width_, width_, kBlock, panels_.grad_columns);
+    P::rows_to_depth(rows_, width_, width_, kBlock, panels_.grad_depth);
   }
 
   const Packed& panels() const { return panels_; }

@@ -5,7 +5,7 @@
 //   dq = scale norm (sum p' (dp - delta + dlse) k - e sum p' k).
 #pragma once
 
-#include "key_steps.h"
+#include "key_block.h"
 #include "row_terms.h"
 
 namespace longreel {
@@ -49,7 +49,7 @@ class QueryGradient {
     for (int64_t at = 0; at < group.blocks(); ++at) {
       const KeyBlock block = group.block(at);
       const Span may_be_seen = block.is_global ? sample.global : sample.keys;
-      const int64_t steps = steps_of(strips, group, block, may_be_seen, P::multiple, steps_);
+      const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
       if (steps == 0) continue;
       block_.read(sample, b, kv_head, true, block);
       block_.as_columns(values_);
@@ -93,6 +93,7 @@ class QueryGradient {
 
   void meet(const Sample& sample, const KeyBlock& block, const Step& step, int64_t i) {
     const int64_t rows = strip(i).rows, first = step.keys.begin, count = step.keys.size();
+    const typename P::Rows shape(rows);
     const auto times_keys = [&](const Element* x, Panels<Unit> y, float* out) {
       P::multiply(x + i * kStrip * width_, width_, rows, y.from(first / 16, 0), count / 16, width_, out + first, kBlock, false);
     };
@@ -114,25 +115,18 @@ class QueryGradient {
 
   // p and ds of row r, but for its norm and drift
   void make_slopes(int64_t i, int64_t r, Span keys, Span seen, bool full) {
-    constexpr int N = P::multiple / 16;
     const int64_t term = term_at(i, r), sums = (i * kStrip + r) * 16;
     const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]), rise = splat(terms_.rise(term));
     Lanes total = splat(0.0f), drift = splat(0.0f);
-    for (int64_t j = keys.begin; j < keys.end; j += P::multiple) {
-      Lanes weight[N], slope[N];
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) {
-        const int64_t at = r * kBlock + j + 16 * n;
-        Lanes p = P::power(fma(splat(scale_), load(scores_ + at), minus_shift));
-        if (!full) p = within(lane(seen, seen.begin - j - 16 * n), lane(seen, seen.end - j - 16 * n), p, 0.0f);
-        const Lanes fall = load(value_products_ + at) - delta;
-        total = total + p;
-        drift = fma(p, fall, drift);
-        weight[n] = p;
-        slope[n] = p * (fall + rise);
-      }
-      if (P::exact) P::store_weights(weights_ + r * kBlock + j, weight);
-      P::store_parts(slopes_ + r * kBlock + j, kStrip * kBlock, slope);
+    for (int64_t j = keys.begin; j < keys.end; j += kLanes) {
+      const int64_t at = r * kBlock + j;
+      Lanes p = P::power(fma(splat(scale_), load(scores_ + at), minus_shift));
+      if (!full) p = within(lane(seen, seen.begin - j), lane(seen, seen.end - j), p, 0.0f);
+      const Lanes fall = load(value_products_ + at) - delta;
+      total = total + p;
+      drift = fma(p, fall, drift);
+      if (P::exact) P::store_weights(weights_ + at, p);
+      P::store_parts(slopes_ + at, kStrip * kBlock, p * (fall + rise));
     }
     if (!P::exact) return;
     store(totals_ + sums, load(totals_ + sums) + total);

@@ -24,7 +24,6 @@ struct SoftmaxRow {
   // Full: the row sees all of `keys`, else those in `seen`.
   template <bool Full>
   void meet(const float* s, Span keys, Span seen, float scale, typename P::Element* weights) const {
-    constexpr int N = P::multiple / 16;
     const auto seen_only = [&](int64_t j, Lanes x, float other) {
       return Full ? x : within(lane(seen.begin - j), lane(seen.end - j), x, other);
     };
@@ -34,18 +33,13 @@ struct SoftmaxRow {
       return;
     }
     Lanes best = score(keys.begin);
-    for (int64_t j = keys.begin + 16; j < keys.end; j += 16) best = max(best, score(j));
+    for (int64_t j = keys.begin + kLanes; j < keys.end; j += kLanes) best = max(best, score(j));
     if (any_above(splat(scale) * best, top + kSlack)) raise(scale * max_of(best));
     const Lanes minus_top = splat(-top);
     Lanes sum = load(total);
-    for (int64_t j = keys.begin; j < keys.end; j += P::multiple) {
-      Lanes weight[N];
-#pragma GCC unroll 2
-      for (int i = 0; i < N; ++i) {
-        const int64_t at = j + 16 * i;
-        weight[i] = seen_only(at, P::power(fma(splat(scale), load(s + at), minus_top)), 0.0f);
-        sum = sum + weight[i];
-      }
+    for (int64_t j = keys.begin; j < keys.end; j += kLanes) {
+      const Lanes weight = seen_only(j, P::power(fma(splat(scale), load(s + j), minus_top)), 0.0f);
+      sum = sum + weight;
       P::store_weights(weights + j, weight);
     }
     store(total, sum);

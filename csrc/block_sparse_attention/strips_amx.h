@@ -1,4 +1,4 @@
-// Products of bf16 strips by AMX tiles: sixteen rows x sixteen columns x 32 of the depth an instruction.
+// Products of bf16 strips by AMX tiles: up to sixteen rows x sixteen columns x 32 of the depth an instruction.
 #pragma once
 
 #include "../common/dots_amx.h"
@@ -7,15 +7,44 @@
 namespace longreel {
 namespace {
 
+// Sums in tiles 0 .. 3, x in 4 and y in 5; x in 6 and y in 7 where sixteen of the depth are left. Only `rows` rows are computed.
+constexpr TileSizes strip_tiles(int64_t rows) {
+  TileSizes sizes;
+  for (int tile : {0, 1, 2, 3, 4, 6}) sizes.rows[tile] = static_cast<uint8_t>(rows);
+  sizes.row_bytes[6] = 32;
+  sizes.rows[7] = 8;
+  return sizes;
+}
+
 struct StripsAmx : StripsBf16 {
   class Session : StripsBf16::Session, TileSession {
    public:
-    Session() {}
+    Session() : TileSession(strip_tiles(kStrip)) {}
   };
 
-  // x has sixteen rows that can be read, out sixteen that can be written.
-  static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth,
-                       float* out, int64_t out_row, bool add) {
+  class Rows {
+   public:
+    explicit Rows(int64_t rows) : resized_(rows < kStrip) {
+      if (resized_) resize(rows);
+    }
+    ~Rows() {
+      if (resized_) resize(kStrip);
+    }
+    Rows(const Rows&) = delete;
+    Rows& operator=(const Rows&) = delete;
+
+   private:
+    static void resize(int64_t rows) {
+      const TileSizes sizes = strip_tiles(rows);
+      writes_before_tiles();
+      _tile_loadconfig(&sizes);
+    }
+
+    bool resized_;
+  };
+
+  static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth, float* out,
+                       int64_t out_row, bool add) {
     writes_before_tiles();
     int64_t p = 0;
     for (; p + 4 <= panels; p += 4) strip<4>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);
@@ -38,20 +67,37 @@ struct StripsAmx : StripsBf16 {
       if constexpr (P > 2) _tile_zero(2);
       if constexpr (P > 2) _tile_zero(3);
     }
-    for (int64_t d = 0; d < depth; d += 32) {
+    int64_t d = 0;
+    for (; d + 32 <= depth; d += 32) {
       const uint32_t* at = y.data + d * 8;
       _tile_loadd(4, x + d, x_bytes);
       _tile_loadd(5, at, 64);
       _tile_dpbf16ps(0, 4, 5);
       if constexpr (P > 1) {
-        _tile_loadd(6, at + y.stride, 64);
-        _tile_dpbf16ps(1, 4, 6);
+        _tile_loadd(5, at + y.stride, 64);
+        _tile_dpbf16ps(1, 4, 5);
+      }
+      if constexpr (P > 2) {
+        _tile_loadd(5, at + 2 * y.stride, 64);
+        _tile_dpbf16ps(2, 4, 5);
+        _tile_loadd(5, at + 3 * y.stride, 64);
+        _tile_dpbf16ps(3, 4, 5);
+      }
+    }
+    if (d < depth) {
+      const uint32_t* at = y.data + d * 8;
+      _tile_loadd(6, x + d, x_bytes);
+      _tile_loadd(7, at, 64);
+      _tile_dpbf16ps(0, 6, 7);
+      if constexpr (P > 1) {
+        _tile_loadd(7, at + y.stride, 64);
+        _tile_dpbf16ps(1, 6, 7);
       }
       if constexpr (P > 2) {
         _tile_loadd(7, at + 2 * y.stride, 64);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_loadd(5, at + 3 * y.stride, 64);
-        _tile_dpbf16ps(3, 4, 5);
+        _tile_dpbf16ps(2, 6, 7);
+        _tile_loadd(7, at + 3 * y.stride, 64);
+        _tile_dpbf16ps(3, 6, 7);
       }
     }
     _tile_stored(0, out, out_bytes);

@@ -11,7 +11,6 @@ struct StripsBf16 {
   using Element = bf16;
   using Unit = uint32_t;
   static constexpr int64_t pair = 2;
-  static constexpr int64_t multiple = 32;
   static constexpr bool exact = false;
   static constexpr float per_e = 1.44269504f;
 
@@ -27,6 +26,8 @@ struct StripsBf16 {
     unsigned before_;
   };
 
+  using Rows = StripsFp32::Rows;
+
   // 2^x within 1e-4, a twentieth of the rounding to bf16: 2^floor(x) times a cubic in the fraction.
   static Lanes power(Lanes x) {
     const Lanes fraction = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
@@ -36,20 +37,20 @@ struct StripsBf16 {
     return {_mm512_scalef_ps(p.v, x.v)};
   }
 
-  static void store_weights(bf16* to, const Lanes (&x)[2]) {
-    _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(x[1].v, x[0].v)));
+  static void store_weights(bf16* to, Lanes x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
   }
 
   // The same as the sum of two numbers, which keeps 16 bits: gradients of few rows have nothing to average the rounding over.
   static constexpr int64_t parts = 2;
-  static void store_parts(bf16* to, int64_t apart, const Lanes (&x)[2]) {
+  static void store_parts(bf16* to, int64_t apart, Lanes x) {
     store_weights(to, x);
-    const Lanes rest[2] = {x[0] - load(to), x[1] - load(to + 16)};
-    store_weights(to + apart, rest);
+    store_weights(to + apart, x - load(to));
   }
 
-  // Rows [count, 32 n] become the depth of 2 n panels, two rows a unit; count is even.
-  static void rows_to_depth(const bf16* rows, int64_t row, int64_t count, Panels<uint32_t> panels) {
+  // Rows [count, width], `row` elements apart, become the depth of width / 16 panels, two rows a unit; count is even, width a
+  // multiple of 32.
+  static void rows_to_depth(const bf16* rows, int64_t row, int64_t width, int64_t count, Panels<uint32_t> panels) {
     alignas(64) uint16_t left[32], right[32];
     for (uint16_t i = 0; i < 16; ++i) {
       left[2 * i] = i;
@@ -59,7 +60,7 @@ struct StripsBf16 {
     }
     const __m512i take_left = _mm512_load_si512(left), take_right = _mm512_load_si512(right);
     for (int64_t k = 0; k < count; k += 2, rows += 2 * row) {
-      for (int64_t c = 0; c < row; c += 32) {
+      for (int64_t c = 0; c < width; c += 32) {
         const __m512i even = _mm512_loadu_si512(rows + c), odd = _mm512_loadu_si512(rows + row + c);
         uint32_t* to = panels.data + c / 16 * panels.stride + k / 2 * 16;
         _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, take_left, odd));

@@ -43,7 +43,6 @@ struct StripsFp32 {
   using Element = float;
   using Unit = float;
   static constexpr int64_t pair = 1;       // elements in a unit
-  static constexpr int64_t multiple = 16;  // keys (or queries) are met in these multiples
   static constexpr bool exact = true;      // weights carry all of fp32
   static constexpr float per_e = 1.0f;     // power(per_e x) = e^x
 
@@ -51,18 +50,23 @@ struct StripsFp32 {
     Session() {}
   };
 
+  // While it lives, products have so many rows.
+  struct Rows {
+    explicit Rows(int64_t) {}
+  };
+
   static Lanes power(Lanes x) { return exp(x); }
 
-  static void store_weights(float* to, const Lanes (&x)[1]) { store(to, x[0]); }
+  static void store_weights(float* to, Lanes x) { store(to, x); }
 
   // The same as a sum of `parts` arrays, `apart` elements from one to the next.
   static constexpr int64_t parts = 1;
-  static void store_parts(float* to, int64_t /*apart*/, const Lanes (&x)[1]) { store(to, x[0]); }
+  static void store_parts(float* to, int64_t /*apart*/, Lanes x) { store(to, x); }
 
-  // Rows [count, 16 n] become the depth of n panels.
-  static void rows_to_depth(const float* rows, int64_t row, int64_t count, Panels<float> panels) {
+  // Rows [count, width], `row` elements apart, become the depth of width / 16 panels.
+  static void rows_to_depth(const float* rows, int64_t row, int64_t width, int64_t count, Panels<float> panels) {
     for (int64_t k = 0; k < count; ++k) {
-      for (int64_t c = 0; c < row; c += 16) store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
+      for (int64_t c = 0; c < width; c += 16) store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
     }
   }
 

@@ -26,6 +26,13 @@ void add_strips(const layout::Tile& tile, std::vector<QueryStrip>& strips) {
 
 int64_t strips_in(int64_t rows) { return ceil_div(rows, kStrip); }
 
+// Strips whose rows and sums, `tensors` fp32 arrays of [16, D] each, stay in a core's second cache.
+int64_t most_strips(const AttentionProblem& problem, int64_t tensors) {
+  constexpr int64_t cache = 768 << 10;
+  const int64_t bytes = kStrip * round_up(problem.channels, 32) * tensors * static_cast<int64_t>(sizeof(float));
+  return std::clamp<int64_t>(cache / std::max<int64_t>(1, bytes), 1, 64);
+}
+
 // Indices of groups, those first whose first member `order` names first. groups_of: the groups of a member.
 std::vector<int64_t> heavy_first(const int32_t* order, const std::vector<Span>& groups_of, size_t groups) {
   std::vector<int64_t> rank(groups, static_cast<int64_t>(groups_of.size())), result(groups);
@@ -38,22 +45,7 @@ std::vector<int64_t> heavy_first(const int32_t* order, const std::vector<Span>& 
   return result;
 }
 
-}  // namespace
-
-Sample sample_of(const AttentionProblem& problem, int64_t b) {
-  const AttentionLayout& layout = problem.layout;
-  const int64_t start = layout.start[layout.start_samples == 1 ? 0 : b];
-  Sample sample;
-  sample.bounds = layout.bounds + (layout.samples == 1 ? 0 : b) * problem.queries * 4;
-  sample.index = layout.global_index + (layout.index_samples == 1 ? 0 : b) * problem.global_keys;
-  sample.keys = {start, problem.keys};
-  const int32_t* pads =
-      std::partition_point(sample.index, sample.index + problem.global_keys, [](int32_t key) { return key >= 0; });
-  const int32_t* first = std::lower_bound(sample.index, pads, start);
-  sample.global = {first - sample.index, pads - sample.index};
-  return sample;
-}
-
+// most: strips that a worker has room for.
 QueryWork query_work(const AttentionProblem& problem, int64_t most, bool split) {
   const AttentionLayout& layout = problem.layout;
   QueryWork work;
@@ -98,8 +90,61 @@ QueryWork query_work(const AttentionProblem& problem, int64_t most, bool split) 
   return work;
 }
 
-KeyWork key_work(const AttentionProblem& problem, int64_t most) {
+}  // namespace
+
+Sample sample_of(const AttentionProblem& problem, int64_t b) {
   const AttentionLayout& layout = problem.layout;
+  const int64_t start = layout.start[layout.start_samples == 1 ? 0 : b];
+  Sample sample;
+  sample.bounds = layout.bounds + (layout.samples == 1 ? 0 : b) * problem.queries * 4;
+  sample.index = layout.global_index + (layout.index_samples == 1 ? 0 : b) * problem.global_keys;
+  sample.keys = {start, problem.keys};
+  const int32_t* pads =
+      std::partition_point(sample.index, sample.index + problem.global_keys, [](int32_t key) { return key >= 0; });
+  const int32_t* first = std::lower_bound(sample.index, pads, start);
+  sample.global = {first - sample.index, pads - sample.index};
+  return sample;
+}
+
+QueryWork forward_work(const AttentionProblem& problem) {
+  return query_work(problem, most_strips(problem, 2 * problem.group()), true);
+}
+
+QueryWork backward_work(const AttentionProblem& problem) {
+  return query_work(problem, most_strips(problem, 4 * problem.group()), false);
+}
+
+int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_seen, Step* steps) {
+  int64_t count = 0;
+  for (int64_t s = group.strips.begin; s < group.strips.end; ++s) {
+    const layout::Run& run = block.is_global ? strips[s].global : strips[s].keys;
+    const Span met = span_of(run).common(block.keys);
+    if (met.empty()) continue;
+    const int64_t begin = (met.begin - block.keys.begin) / kLanes * kLanes;
+    const int64_t end = round_up(met.end - block.keys.begin, kLanes);
+    const Span whole = {block.keys.begin + begin, block.keys.begin + end};
+    const Span full = Span{run.full_begin, run.full_end}.common(may_be_seen);
+    steps[count++] = {s - group.strips.begin, {begin, end}, full.begin <= whole.begin && whole.end <= full.end};
+  }
+  return count;
+}
+
+int64_t executed_pairs(const AttentionProblem& problem) {
+  const QueryWork work = forward_work(problem);
+  std::vector<Step> steps(work.most_strips);
+  int64_t pairs = 0;
+  for (const QueryGroup& group : work.groups) {
+    for (int64_t at = 0; at < group.blocks(); ++at) {
+      const int64_t count = steps_of(work.strips.data(), group, group.block(at), {}, steps.data());
+      for (int64_t i = 0; i < count; ++i) pairs += work.strips[group.strips.begin + steps[i].strip].rows * steps[i].keys.size();
+    }
+  }
+  return pairs;
+}
+
+KeyWork key_work(const AttentionProblem& problem) {
+  const AttentionLayout& layout = problem.layout;
+  const int64_t most = most_strips(problem, 4);
   KeyWork work;
   work.row_of.assign(layout.unit_count + 1, 0);
   work.units_of.assign(layout.samples * problem.global_keys, {});

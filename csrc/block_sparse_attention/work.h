@@ -10,6 +10,7 @@
 namespace longreel {
 
 constexpr int64_t kStrip = 16;  // rows of a product: query rows, or keys where the gradient of keys is summed
+constexpr int64_t kLanes = 16;  // keys, or query rows, are met in these multiples
 constexpr int64_t kBlock = 64;  // keys, or query rows, packed together for the strips that meet them
 
 struct Span {
@@ -92,8 +93,23 @@ struct QueryWork {
   }
 };
 
-// most: strips that a worker has room for. split: long keys of few rows may become several parts.
-QueryWork query_work(const AttentionProblem& problem, int64_t most, bool split);
+// In the forward pass, long keys of few rows may become several parts.
+QueryWork forward_work(const AttentionProblem& problem);
+QueryWork backward_work(const AttentionProblem& problem);
+
+// Strip `strip` of the group meets these keys, counted from the block's first, in multiples of kLanes; full: all rows see all
+// of them.
+struct Step {
+  int64_t strip;
+  Span keys;
+  bool full;
+};
+
+// Steps of the strips that see a key of the block; returns how many.
+int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_seen, Step* steps);
+
+// (query row, key) pairs that the forward pass multiplies for one head, masked lanes among them, over all samples of the layout.
+int64_t executed_pairs(const AttentionProblem& problem);
 
 // Units, one behind the other, of one sample, all of K or blocks of G.
 struct UnitGroup {
@@ -111,6 +127,6 @@ struct KeyWork {
   std::vector<int64_t> covered;             // [samples]: keys of K that some unit has
 };
 
-KeyWork key_work(const AttentionProblem& problem, int64_t most);
+KeyWork key_work(const AttentionProblem& problem);
 
 }  // namespace longreel

@@ -1,8 +1,6 @@
 // Scores of bf16 rows by AMX tiles: tokens on the long side, sixteen tokens x sixteen queries x 32 channels an instruction.
 #pragma once
 
-#include <algorithm>
-
 #include <immintrin.h>
 
 #include "numbers.h"
@@ -13,27 +11,23 @@ namespace {
 // Compilers are not told what the tile instructions read: what was written before this call stays before it.
 inline void writes_before_tiles() { __asm__ volatile("" ::: "memory"); }
 
-// All eight tile registers as full 16 x 64 bytes, for the life of the object.
+// Sizes of the eight tile registers, as the configuration instruction reads them.
+struct alignas(64) TileSizes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// The tile registers, by default all of them full, for the life of the object.
 class TileSession {
  public:
-  TileSession() {
-    alignas(64) Config config = {};
-    config.palette = 1;
-    std::fill_n(config.row_bytes, 8, uint16_t{64});
-    std::fill_n(config.rows, 8, uint8_t{16});
+  explicit TileSession(const TileSizes& sizes = TileSizes()) {
     writes_before_tiles();
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&sizes);
   }
   ~TileSession() { _tile_release(); }
   TileSession(const TileSession&) = delete;
   TileSession& operator=(const TileSession&) = delete;
-
- private:
-  struct Config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  };
 };
 
 // The same packed form as StepBf16Pairs: sixteen steps of a panel are one tile.

@@ -31,8 +31,6 @@ class Row:
     devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     why: str
-    packed: bool = True
-    backward: bool = True
 
 
 def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
@@ -118,8 +116,6 @@ class Request:
 
     device: str
     dtype: torch.dtype
-    grad: bool = False
-    packed: bool = False
     objection: Callable[[str], str | None] = lambda backend: None
 
 
@@ -137,10 +133,6 @@ def refusal(row: Row, request: Request, named: bool = False) -> str | None:
             return f"runs on {' or '.join(row.devices)}, the tensors are on {request.device}{hint}"
     if request.dtype not in row.dtypes:
         return f"takes {', '.join(_name(d) for d in row.dtypes)}, given {_name(request.dtype)}"
-    if request.grad and not row.backward:
-        return "has no backward, and an input requires a gradient"
-    if request.packed and not row.packed:
-        return "does not take packed patches (cu_seqlens)"
     return request.objection(row.backend)
 
 
@@ -160,9 +152,9 @@ def choose(op: str, backend: str | None, request: Request) -> str:
     raise BackendError(f"{op}: no backend can run this call ({reasons})")
 
 
-def available(op: str, device: str, dtype: torch.dtype = torch.float32, grad: bool = False) -> list[str]:
+def available(op: str, device: str, dtype: torch.dtype = torch.float32) -> list[str]:
     """Backends that would run `op` there, best first."""
-    request = Request(device, dtype, grad)
+    request = Request(device, dtype)
     return [row.backend for row in TABLE[op] if refusal(row, request) is None]
 
 

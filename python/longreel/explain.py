@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from longreel.backends import Request, refusal
-from longreel.ops._call import wants_grad
 from longreel.ops._cost import Cost
 from longreel.ops._queries import autocast
 from longreel.ops.registry import OPS
@@ -60,10 +59,7 @@ def explain(op: str | Callable[..., Any], *args: Any, backend: str | None = None
     tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
     floating = [t for t in tensors if t.is_floating_point()]
     dtype = autocast(*floating)[-1].dtype
-    request = Request(
-        floating[-1].device.type, dtype, wants_grad(*tensors), kwargs.get("cu_seqlens") is not None,
-        spec.objection(*args, **kwargs),
-    )  # fmt: skip
+    request = Request(floating[-1].device.type, dtype, spec.objection(*args, **kwargs))
     candidates = tuple(
         Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows
     )

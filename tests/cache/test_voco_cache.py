@@ -149,6 +149,102 @@ def test_generate(model: LlamaForCausalLM, beams: int, implementation: str) -> N
         model.set_attn_implementation("longreel")
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("implementation", ["longreel", "sdpa"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_questions_of_several_lengths(model: LlamaForCausalLM, samples: int, beams: int, implementation: str) -> None:
+    """One batch over one cache, padded on the left, answers as its questions do alone."""
+    cache = VoCoCache(model.config, mode="causal", text_sees_prefix=True)
+    embeds = torch.randn(samples, 31, WIDTH)
+    cache.append(model.model, embeds, [("prefix", PREFIX), *frame(2) * 2])
+    questions = [[5, 6, 7, 8, 9], [3, 4], [11, 12, 13]]
+    lengths = torch.tensor([len(question) for question in questions])
+    mask = (torch.arange(5) >= 5 - lengths[:, None]).long()
+    ids = torch.tensor([[0] * (5 - len(question)) + question for question in questions])
+    alone = []
+    for b, question in enumerate(questions):
+        own = VoCoCache(model.config, mode="causal", text_sees_prefix=True)
+        model.set_attn_implementation("longreel")
+        own.append(model.model, embeds[b % samples, None], [("prefix", PREFIX), *frame(2) * 2])
+        one = torch.tensor([question])
+        alone.append(model.generate(**own.question(one, beams), max_new_tokens=6)[:, len(question) :])
+    try:
+        model.set_attn_implementation(implementation)
+        together = model.generate(**cache.question(ids, beams, mask), max_new_tokens=6)
+    finally:
+        model.set_attn_implementation("longreel")
+    assert torch.equal(together[:, 5:], torch.cat(alone))
+    with pytest.raises(ValueError, match="padded on the left"):
+        cache.question(ids, mask=mask.flip(1))
+    with pytest.raises(ValueError, match=r"2 questions for a cache of 3 samples" if samples == 3 else "padded"):
+        cache.question(ids[:2], mask=mask[:2].flip(1))
+
+
+@pytest.mark.parametrize("mode", ["independent", "causal"])
+def test_appended_in_and_out_of_inference_mode(model: LlamaForCausalLM, mode: Any) -> None:
+    """Rows that were written under inference_mode are not written to outside of it."""
+    embeds = torch.randn(3, 1, 14, WIDTH)
+    caches = [VoCoCache(model.config, mode=mode) for _ in range(2)]
+    with torch.inference_mode():
+        for part in embeds[:2]:
+            caches[0].append(model.model, part, frame(2))
+    caches[0].append(model.model, embeds[2], frame(2))
+    for part in embeds:
+        caches[1].append(model.model, part, frame(2))
+    for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
+        assert torch.equal(one.keys, other.keys)
+        assert torch.equal(one.values, other.values)
+
+
+def test_frames_alone_carry_no_earlier_rows(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that sees itself only has its own keys, however many frames went before."""
+    keys = []
+    attend = longreel.integrations.transformers.block_sparse_attention
+
+    def spy(q: Tensor, k: Tensor, *rest: Any, **named: Any) -> Tensor:
+        keys.append(k.shape[1])
+        return attend(q, k, *rest, **named)
+
+    monkeypatch.setattr(longreel.integrations.transformers, "block_sparse_attention", spy)
+    for mode, seen in (("independent", [14, 14]), ("causal", [14, 16])):
+        cache = VoCoCache(model.config, mode=mode)  # type: ignore[arg-type]
+        keys.clear()
+        for _ in range(2):
+            cache.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+        assert keys[:: len(keys) // 2] == seen
+
+
+def test_the_last_layer_computes_what_is_kept(model: LlamaForCausalLM) -> None:
+    rows = []
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[1]))
+        for layer in model.model.layers
+    ]
+    VoCoCache(model.config).append(model.model, torch.randn(1, 31, WIDTH), [("prefix", PREFIX), *frame(2) * 2])
+    for hook in hooks:
+        hook.remove()
+    assert rows == [31, 31, 4]
+
+
+def test_a_first_stage_that_fails_leaves_the_cache_empty(model: LlamaForCausalLM) -> None:
+    cache = VoCoCache(model.config)
+    hook = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    hook.remove()
+    assert (cache.rows, cache.nbytes, cache.batch) == (0, 0, 1)
+    cache.append(model.model, torch.ones(1, 14, WIDTH), frame(2))
+    assert cache.rows == 2
+
+
+def test_the_released_rule_needs_more_than_voco_rows() -> None:
+    """Why a cache has no "image" mode: with two groups under one image rule, text sees the second group's whole picture."""
+    seen = VideoLayout.of([*frame(1) * 2, ("text", 1)], attention="image").dense_mask()[0, -1]
+    first, second = VISION + SEPARATOR, 2 * (VISION + SEPARATOR) + 1
+    assert not seen[:first].any()
+    assert seen[first : second + 1].all()
+
+
 def test_saved_and_loaded(model: LlamaForCausalLM, tmp_path: Path) -> None:
     cache = VoCoCache(model.config, mode="causal", prefix_visible_to="frames")
     cache.append(model.model, torch.randn(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from longreel.cli.main import app
+from longreel.models.feed import feature_writer
 from longreel.models.llama_vid import Preset
-from longreel.models.llama_vid.stream import feature_writer
 
 Make = Callable[[Path, Encode], Path]
 
@@ -79,7 +79,7 @@ def folder_itself(folder: Path, encode: Encode) -> Path:
 def cut_features(small: Preset) -> Make:
     def make(folder: Path, encode: Encode) -> Path:
         path = folder / "cut.safetensors"
-        with feature_writer(str(path), small, {"kind": "video"}) as writer:
+        with feature_writer(str(path), "llama-vid", small, {"kind": "video"}, num_prefix_tokens=1) as writer:
             writer.add(torch.zeros(2, small.tower.tokens, small.tower.width), torch.zeros(2))
         path.write_bytes(path.read_bytes()[:-1])
         return path

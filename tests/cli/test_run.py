@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
@@ -53,6 +54,42 @@ def test_compare(tmp_path: Path, small: Preset, clip: Path) -> None:
     assert "same numbers   yes" in result.stdout
     with Image.open(picture) as image:
         assert min(image.size) > 500
+
+
+def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> None:
+    _, ours = run(tmp_path, small, clip)
+    result, line = run(tmp_path, small, clip, "--ops", "reference")
+    assert "reference path" in result.stdout.splitlines()[0]
+    for key in ("total_s", "stages_s", "peak_memory_bytes", "first_token_s", "tokens_per_s"):
+        assert list(line[key]) == ["reference"]
+        assert list(ours[key]) == ["longreel"]
+    assert list(line["stages_s"]["reference"]) == list(ours["stages_s"]["longreel"])
+    assert line["backend"] == "reference"
+
+
+def test_the_first_frames_only(tmp_path: Path, small: Preset, clip: Path) -> None:
+    _, few = run(tmp_path, small, clip, "--frames", "fps:5", "--count", 3)
+    assert (few["frames"], few["tokens"]) == (3, 6)
+
+
+def test_time_to_the_first_token(tmp_path: Path, small: Preset, clip: Path) -> None:
+    """All stages but the language model's, and of that what stands before the first of `--answer-tokens` ids."""
+    result, line = run(tmp_path, small, clip, "--answer-tokens", 5)
+    assert len(line["questions"][0]["ids"]) == 5
+    stages = line["stages_s"]["longreel"]
+    before = line["total_s"]["longreel"] - stages["language"]
+    assert before < line["first_token_s"]["longreel"] < line["total_s"]["longreel"]
+    later = 4 / line["tokens_per_s"]["longreel"]
+    assert line["first_token_s"]["longreel"] + later == pytest.approx(line["total_s"]["longreel"], rel=0.05)
+    assert "first token    after" in result.stdout
+
+
+def test_no_memory_left_is_one_line(small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9")
+
+    monkeypatch.setattr(LlamaVid, "compress", full)
+    refused(call("run", clip, "--preset", small.name), "longreel: CUDA out of memory. Tried to allocate 2.00 GiB\n")
 
 
 def test_wrong_numbers_fail(tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +164,7 @@ def test_tokens_per_frame(tmp_path: Path, small: Preset, clip: Path, options: li
 
 
 def test_a_named_backend(tmp_path: Path, small: Preset, clip: Path) -> None:
-    assert run(tmp_path, small, clip, "--backend", "reference")[1]["compress_backend"] == "reference"
+    assert run(tmp_path, small, clip, "--backend", "reference")[1]["backend"] == "reference"
 
 
 def test_a_bert_instead_of_the_qformer(tmp_path: Path, small: Preset, clip: Path) -> None:
@@ -184,6 +221,9 @@ def test_the_hour_in_small(tmp_path: Path) -> None:
         (["--equation", "other"], "'released' or 'paper', got 'other'"),
         (["--text-decoder", "gpt"], "'qformer' or 'bert', got 'gpt'"),
         (["--device", "abacus"], "this torch runs on cpu"),
+        (["--device", "cpu", "--memory-cap", "80"], "--memory-cap 80: caps the memory of a GPU, this run is on cpu"),
+        (["--ops", "fast"], "there is longreel, reference"),
+        (["--ops", "reference", "--compare"], "runs that path alone"),
         (["--checkpoint", "/nowhere"], "not a checkpoint folder"),
         (["--question", "x" * 65], "reads at most 64"),
         (["--json", "/nowhere/at/all.jsonl"], "cannot be written"),

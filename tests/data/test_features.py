@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,23 @@ def write(path: Path, features: torch.Tensor, chunk: int = 4) -> Path:
             part = features[first : first + chunk]
             writer.add(part, torch.arange(first, first + len(part), dtype=torch.float64))
     return path
+
+
+def test_features_need_no_decoder(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", torch.randn(3, 2, 4))
+    code = f"""
+import sys
+sys.modules["av"] = None
+import longreel.data
+import longreel.models.llama_vid.stream
+print(longreel.data.FeatureStream({str(path)!r}).shape)
+try:
+    longreel.data.frames({str(path)!r})
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["(3, 2, 4)", "av"], done.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

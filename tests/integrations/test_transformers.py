@@ -68,6 +68,22 @@ def test_padding(pair: tuple[PreTrainedModel, PreTrainedModel], side: str) -> No
     torch.testing.assert_close(ours, eager, **CLOSE)
 
 
+def test_padding_behind_what_a_cache_holds(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    """Questions of several lengths behind 4 rows that all of them see, at once and in two passes over a cache."""
+    ids, mask = some_ids(3, 12), torch.ones(3, 12, dtype=torch.long)
+    mask[0, 4:7] = mask[2, 4:9] = 0
+    at = (mask.cumsum(1) - 1).clamp(min=0)
+    ours, eager = (model(ids, attention_mask=mask, position_ids=at).logits[mask.bool()] for model in pair)
+    torch.testing.assert_close(ours, eager, **CLOSE)
+    first = pair[0](ids[:, :4])
+    second = pair[0](
+        ids[:, 4:], attention_mask=mask, position_ids=at[:, 4:], past_key_values=first.past_key_values
+    ).logits
+    torch.testing.assert_close(torch.cat([first.logits, second], 1)[mask.bool()], eager, **CLOSE)
+    with longreel.use_layout(IMAGE), pytest.raises(ValueError, match="cannot be combined with a layout"):
+        pair[0](ids, attention_mask=mask)
+
+
 @pytest.mark.parametrize("layout", [IMAGE, VIDEO], ids=["image", "video"])
 @pytest.mark.parametrize("by", ["keyword", "context"])
 def test_a_layout_is_its_dense_mask(
@@ -182,7 +198,7 @@ def test_what_would_change_the_result_is_refused(pair: tuple[PreTrainedModel, Pr
     with pytest.raises(ValueError, match="a mask of its own"):
         ours(ids, attention_mask=torch.zeros(1, 1, 9, 9))
     with pytest.raises(ValueError, match="sample 0 has zeros between ones"):
-        ours(ids, attention_mask=torch.tensor([[1, 1, 1, 0, 1, 1, 1, 1, 1]]))
+        ours(ids, attention_mask=torch.tensor([[1, 1, 1, 0, 1, 1, 0, 1, 1]]))
     with pytest.raises(ValueError, match="positions that begin anew need a layout"):
         ours(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]), use_cache=False)
     with pytest.raises(ValueError, match="the layout has 20 rows and the input 27"):

@@ -220,10 +220,11 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
         grads = torch.autograd.grad(loss, list(leaves.values()))
         return {"out": out, "lse": lse} | {f"grad_{name}": g for name, g in zip(leaves, grads, strict=True)}
 
-    truth, baseline = (results(lambda **t: dense_attention(**t, mask=mask), d) for d in (torch.float64, dtype))
+    dense, own = (partial(over_both, function, mask) for function in (dense_attention, fused_attention))
+    truth, baseline = results(dense, torch.float64), results(dense, dtype)
     largest = max(t.abs().max().item() if t.numel() else 0.0 for name, t in truth.items() if name.startswith("grad"))
     # flash is PyTorch's own attention in pieces: PyTorch's attention under the mask is its yardstick, too
-    fused = results(lambda **t: fused_attention(**t, mask=mask), dtype)
+    fused = results(own, dtype)
     for backend in available("block_sparse_attention", "cpu", dtype):
         if backend == "flash" and flash_refusal(layout.to("cpu"), 1.0) is not None:
             continue
@@ -240,17 +241,19 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
             check_within(f"{backend} {name}", got[name], value, limit, unit)
 
 
-def dense_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor,
-    global_k: torch.Tensor | None = None,
-    global_v: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax under a mask [B, Sq, Sk (+ G)], written a second time."""
-    if global_k is not None:
-        k, v = torch.cat([k, global_k], 1), torch.cat([v, global_v], 1)
+Attended = tuple[torch.Tensor, torch.Tensor]
+
+
+def over_both(
+    attention: Callable[..., Attended], mask: torch.Tensor, *, q: torch.Tensor, **keys: torch.Tensor
+) -> Attended:
+    """`attention` over the keys of K and, where they are given, those of G behind them; mask [B, Sq, Sk (+ G)]."""
+    k, v = (torch.cat([t for name, t in keys.items() if name in (end, f"global_{end}")], 1) for end in "kv")
+    return attention(q, k, v, mask)
+
+
+def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> Attended:
+    """Softmax under a mask, written a second time."""
     kv_heads = k.shape[2]
     scores = torch.einsum("bqhgd,bkhd->bhgqk", q.unflatten(2, (kv_heads, -1)), k).flatten(1, 2) * q.shape[3] ** -0.5
     exp = scores.exp() * mask[:, None]
@@ -260,18 +263,9 @@ def dense_attention(
     return out, total[..., 0].log()
 
 
-def fused_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor,
-    global_k: torch.Tensor | None = None,
-    global_v: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> Attended:
     """PyTorch's own attention under the mask; the LSE, which it does not give, in plain PyTorch."""
-    lse = dense_attention(q, k, v, mask, global_k, global_v)[1]
-    if global_k is not None and global_v is not None:
-        k, v = torch.cat([k, global_k], 1), torch.cat([v, global_v], 1)
+    lse = dense_attention(q, k, v, mask)[1]
     some = mask.any(-1)[:, None, :, None]
     # a row without keys would be NaN: it sees all, and counts for nothing
     seen = mask[:, None] | ~some

@@ -101,6 +101,29 @@ def test_padding_and_growth() -> None:
         right.extend(1)
 
 
+@pytest.mark.parametrize("mode", ["independent", "causal"])
+@pytest.mark.parametrize("flags", [{}, {"frames_see_prefix": True}, {"text_sees_prefix": True}], ids=str)
+def test_padding_behind_frames_is_as_if_it_were_not_there(mode: str, flags: dict[str, bool]) -> None:
+    frames = [("prefix", 2), *[("vision", 3), ("voco", 2)] * 2]
+    real = np.array([True] * 12 + [False] * 4 + [True] * 6)
+    padded, plain = (
+        VideoLayout.of([*frames, *gap, ("text", 5)], attention=mode, **flags).extend(1)
+        for gap in ([("padding", 4)], [])
+    )
+    mask = padded.dense_mask()[0]
+    assert np.array_equal(mask[np.ix_(real, real)], plain.dense_mask()[0])
+    assert not mask[~real].any()
+    assert not mask[:, ~real].any()
+    assert np.array_equal(padded.rows(14, 22).dense_mask()[0], mask[14:])
+    assert np.array_equal(padded.rows(14, 22).plan().bounds, padded.plan().bounds[:, 14:])
+    for at in ("compact", "absolute"):
+        assert np.array_equal(positions(padded, at)[0][real], positions(plain, at)[0])  # type: ignore[arg-type]
+    assert np.array_equal(slots(padded)[0][real], slots(plain)[0])
+    for wrong in ([*frames, ("text", 1), ("padding", 1)], [("vision", 2), ("padding", 1), ("voco", 1)]):
+        with pytest.raises(ValueError, match="behind the last frame"):
+            VideoLayout.of([*wrong, ("text", 1)], attention=mode)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -25,7 +25,8 @@ from longreel.models.llama_vid import (
 )
 from longreel.models.llama_vid.checkpoint import CheckpointError, load, sized
 from longreel.models.llama_vid.key_map import TOWER
-from longreel.models.llama_vid.presets import LanguageSize, Preset, QFormerSize, TowerSize
+from longreel.models.llama_vid.presets import Preset, QFormerSize
+from longreel.models.sizes import LanguageSize, TowerSize
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Preset(

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from longreel.cache import VoCoCache
 from longreel.layout import kinds
+from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.voco_llama import (
     IGNORED,
     IMAGE,
@@ -22,9 +23,10 @@ from longreel.models.voco_llama import (
 )  # fmt: skip
 
 SMALL = Preset(
-    name="small-for-tests", image=42, patch=14, vision_width=16, vision_layers=3, vision_heads=2, vision_mlp=32, width=32,
-    layers=2, heads=4, kv_heads=2, mlp=48, vocabulary=40, positions=512, dtype="float32",
-)  # fmt: skip
+    name="small-for-tests",
+    tower=TowerSize(image=42, patch=14, width=16, layers=2, heads=2, mlp=32),
+    language=LanguageSize(width=32, layers=2, heads=4, kv_heads=2, mlp=48, vocabulary=41, positions=512),
+)
 ROWS, VOCO, BOS, NEWLINE = 9, 40, 1, 13
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -134,6 +136,16 @@ def test_two_stages_answer_as_one(rule: dict[str, Any], count: int, beams: int) 
         expected = model.generate(**batch, max_new_tokens=5, num_beams=beams)
         got = model.ask(cache, torch.tensor(question), max_new_tokens=5, num_beams=beams)
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_several_questions_at_once(beams: int) -> None:
+    model = system(shared=False, mode="causal")
+    cache = model.see(pictures(3), prefix=[BOS])
+    questions = [torch.tensor(ids) for ids in ([5, 6, 7, 8], [9], [10, 11])]
+    options: dict[str, Any] = {"max_new_tokens": 5, "num_beams": beams}
+    together = model.ask(cache, questions, **options)
+    assert torch.equal(together, torch.cat([model.ask(cache, question, **options) for question in questions]))
 
 
 def test_a_batch_decodes_as_its_samples() -> None:

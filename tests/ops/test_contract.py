@@ -45,14 +45,13 @@ def marked(variant: Variant, *more: Any) -> list[Any]:
     return [*more, pytest.mark.gpu] if variant.device == "cuda" else [*more]
 
 
-def over_variants(*, kernels: bool = False, isas: bool = False, backward: bool = False, patches: bool = False) -> Any:
-    """Parametrise over variants: all; those of `kernels` only; with a `backward`; of ops on `patches`, on the CPU."""
+def over_variants(*, kernels: bool = False, isas: bool = False, patches: bool = False) -> Any:
+    """Parametrise over variants: all; those of `kernels` only; of ops on `patches`, on the CPU."""
     found = [
         variant
         for op in OPS
         for variant in variants(op, isas)
         if not (kernels and variant.backend == "reference")
-        and not (backward and not variant.backward)
         and not (patches and (variant.device != "cpu" or "patches" not in names(op)[0]))
     ]
     return pytest.mark.parametrize("variant", [pytest.param(v, id=str(v), marks=marked(v)) for v in found])
@@ -87,8 +86,8 @@ def of_case(op: str, dtype: torch.dtype, case: Case, through: tuple[str, ...] | 
 
 
 def kernel_run(variant: Variant, inputs: Inputs, grad: tuple[str, ...] | None = None, through: Any = None) -> Run:
-    """One call of the variant on inputs that lie on its device; with a backward where it has one."""
-    wanted = (differentiable(variant.op, inputs) if grad is None else grad) if variant.backward else ()
+    """One call of the variant on inputs that lie on its device, and its backward; None: every gradient there is."""
+    wanted = differentiable(variant.op, inputs) if grad is None else grad
     return run(variant.op, low_level(variant), inputs, wanted, through, variant.isa)
 
 
@@ -131,10 +130,6 @@ def test_only_wanted_gradients(variant: Variant, dtype: torch.dtype, case: Case)
     inputs = prepare(case.inputs(), dtype, variant.device)
     every = differentiable(variant.op, inputs)
     leaves = prepare(inputs, dtype, variant.device, every)
-    if not variant.backward:
-        with pytest.raises(RuntimeError, match="has no backward"):
-            variant.spec.public(**leaves, backend=variant.backend)
-        return
     outputs = low_level(variant)(*variant.spec.lower(**leaves))
     passing = tuple(name for name, output in zip(names(variant.op)[1], outputs, strict=True) if output.requires_grad)
     for through in subsets(passing):
@@ -178,8 +173,6 @@ def test_graph_is_clean(variant: Variant) -> None:
     case = fast_cases(variant.op)[0]
     inputs = prepare(case.inputs(), torch.float32, variant.device)
     assert not any(t.requires_grad for t in flat(variant.spec.public(**inputs, backend=variant.backend)))
-    if not variant.backward:
-        return
     every = differentiable(variant.op, inputs)
     leaves = prepare(inputs, torch.float32, variant.device, every)
     outputs = low_level(variant)(*variant.spec.lower(**leaves))
@@ -228,7 +221,7 @@ def of_repeated(op: str, dtype: torch.dtype, case: Case, name: str) -> Yardstick
     return yardstick(op, moved, dtype, differentiable(op, rounded))
 
 
-@over_variants(kernels=True, backward=True)
+@over_variants(kernels=True)
 def test_any_upstream_strides(variant: Variant) -> None:
     """Upstream gradients that are expanded, or transposed."""
     for case in fast_cases(variant.op):
@@ -271,7 +264,7 @@ def test_hour_of_patches(variant: Variant) -> None:
     check_hour(variant, ())
 
 
-@over_variants(kernels=True, patches=True, backward=True)
+@over_variants(kernels=True, patches=True)
 def test_hour_of_gradients(variant: Variant) -> None:
     """So does their gradient, the one tensor here that is all memory (4.3 GB)."""
     check_hour(variant, ("patches",))
@@ -310,7 +303,7 @@ def test_deterministic(variant: Variant, dtype: torch.dtype, case: Case) -> None
 def test_opcheck(variant: Variant) -> None:
     """Every low-level call that the public function makes, forward and backward."""
     for case in fast_cases(variant.op):
-        for grad in ((), differentiable(variant.op, case.inputs())) if variant.backward else ((),):
+        for grad in ((), differentiable(variant.op, case.inputs())):
             inputs = prepare(case.inputs(), torch.float32, variant.device, grad)
             with Recorder() as recorder:
                 outputs = flat(variant.spec.public(**inputs, backend=variant.backend))
@@ -356,8 +349,6 @@ def same_with_grads(variant: Variant, got: Any, expected: Any, tensors: dict[str
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_compiles_whole(variant: Variant, grad: bool) -> None:
     """fullgraph, static shapes."""
-    if grad and not variant.backward:
-        return
     for case in fast_cases(variant.op):
         wanted = differentiable(variant.op, case.inputs()) if grad else ()
         inputs = prepare(case.inputs(), torch.float32, variant.device, wanted)
@@ -368,8 +359,6 @@ def test_compiles_whole(variant: Variant, grad: bool) -> None:
 @over_variants()
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_compiles_once_for_any_number_of_frames(variant: Variant, grad: bool) -> None:
-    if grad and not variant.backward:
-        return
     for case in fast_cases(variant.op):
         wanted = differentiable(variant.op, case.inputs()) if grad else ()
         function = None
@@ -390,7 +379,7 @@ def test_inductor(variant: Variant) -> None:
     if variant != variants(variant.op)[0]:
         return
     case = fast_cases(variant.op)[0]
-    wanted = differentiable(variant.op, case.inputs()) if variant.backward else ()
+    wanted = differentiable(variant.op, case.inputs())
     tensors, options = split(prepare(case.inputs(), torch.float32, variant.device, wanted))
     same_with_grads(variant, *compiled(variant, options, "inductor"), tensors, case.name)
 
@@ -399,16 +388,15 @@ def test_inductor(variant: Variant) -> None:
 def test_autocast(variant: Variant) -> None:
     """float32 inputs under autocast give what their bfloat16 copies give; gradients arrive in float32; float64 stays."""
     for case in fast_cases(variant.op):
-        grad = differentiable(variant.op, case.inputs()) if variant.backward else ()
+        grad = differentiable(variant.op, case.inputs())
         wide = prepare(prepare(case.inputs(), torch.bfloat16), torch.float32, variant.device, grad)
         narrow = prepare(case.inputs(), torch.bfloat16, variant.device)
         with torch.autocast(variant.device, torch.bfloat16):
             got = flat(variant.spec.public(**wide, backend=variant.backend))
         expected = flat(variant.spec.public(**narrow, backend=variant.backend))
         assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
-        if grad:
-            sum(t.float().sum() for t in got).backward()
-            assert all(wide[name].grad.dtype is torch.float32 for name in grad)
+        sum(t.float().sum() for t in got).backward()
+        assert all(wide[name].grad.dtype is torch.float32 for name in grad)
         if variant.backend == "reference":
             with torch.autocast(variant.device, torch.bfloat16):
                 exact = variant.spec.public(

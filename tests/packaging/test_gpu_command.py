@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from longreel.cli.session import SYSTEMS
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.fast
@@ -53,14 +55,14 @@ def test_no_card_is_said_and_is_no_failure() -> None:
 def test_an_unknown_part_is_named() -> None:
     done = subprocess.run([sys.executable, ".ci/gpu.py", "tets"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no part tets: there are tests, bench, sanitize, ncu" in done.stderr
+    assert "no part tets: there are tests, bench, e2e, sanitize, ncu" in done.stderr
 
 
 def test_every_step_ends_within_the_budget(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
     for seconds in (1.0, 40.0, 300.0, 1e6):
         clock = Clock()
-        todo = gpu.steps(gpu.PARTS, [], ROOT, "python3")
+        todo = gpu.steps(gpu.PARTS, [], gpu.SYSTEMS, ROOT, "python3")
         outcomes = gpu.run_all(todo, deadline=540.0, run=taking(clock, seconds), clock=clock, say=lambda line: None)
         assert clock.now <= 540 - gpu.RESERVE
         assert [o.step for o in outcomes] == todo
@@ -71,7 +73,7 @@ def test_every_step_ends_within_the_budget(gpu: ModuleType, monkeypatch: pytest.
 
 def test_a_failure_does_not_stop_what_follows(gpu: ModuleType) -> None:
     clock = Clock()
-    todo = gpu.steps(["tests", "bench"], ["compress_frames"], ROOT, "python3")
+    todo = gpu.steps(["tests", "bench"], ["compress_frames"], [], ROOT, "python3")
     outcomes = gpu.run_all(todo, deadline=540.0, run=taking(clock, 30.0, 1), clock=clock, say=lambda line: None)
     assert [o.verdict for o in outcomes] == ["failed: exit 1"] * 2
     assert all(o.failed for o in outcomes)
@@ -79,14 +81,24 @@ def test_a_failure_does_not_stop_what_follows(gpu: ModuleType) -> None:
 
 
 def test_ops_narrow_every_part(gpu: ModuleType) -> None:
-    for step in gpu.steps(gpu.PARTS, ["adaptive_pool"], ROOT, "python3"):
-        assert "adaptive_pool" in step.command
+    for step in gpu.steps(gpu.PARTS, ["adaptive_pool"], ["llama-vid"], ROOT, "python3"):
+        assert ("llama-vid" if step.part == "e2e" else "adaptive_pool") in step.command
+
+
+def test_systems_are_those_of_the_command_line(gpu: ModuleType) -> None:
+    assert gpu.SYSTEMS == SYSTEMS
+    assert [step.name for step in gpu.steps(["e2e"], [], SYSTEMS, ROOT, "python3")] == list(SYSTEMS)
+    done = subprocess.run(
+        [sys.executable, ".ci/gpu.py", "e2e", "--systems", "x"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no system x: there are llama-vid, voco-llama" in done.stderr
 
 
 def test_a_missing_tool_is_named(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.shutil, "which", lambda program: None)
     outcomes = gpu.run_all(
-        gpu.steps(["ncu"], [], ROOT, "python3"), deadline=540.0, run=lambda step, limit: 0, clock=Clock()
+        gpu.steps(["ncu"], [], [], ROOT, "python3"), deadline=540.0, run=lambda step, limit: 0, clock=Clock()
     )
     assert [o.verdict for o in outcomes] == ["not here: ncu is not installed"]
     assert not outcomes[0].failed

@@ -1,6 +1,6 @@
 """Reports as text: cells, a rich table for a terminal of 80 columns, a Markdown table for a page."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from longreel.bench.machine import Record
@@ -155,9 +155,9 @@ def markdown_table(report: Report, ours: Sequence[str] = ()) -> str:
     return "\n".join([*lines, *(f"- {line}" for line in notes(report))]) + "\n"
 
 
-def markdown(head: Cells, rows: Sequence[Cells]) -> list[str]:
-    """Lines of a Markdown table, the first column left, the others right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
+def markdown(head: Cells, rows: Sequence[Cells], left: Container[int] = (0,)) -> list[str]:
+    """Lines of a Markdown table; the columns in `left` to the left, the others to the right."""
+    rule = ["---" if i in left else "---:" for i in range(len(head))]
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
 
 

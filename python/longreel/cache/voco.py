@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
 
+from longreel.cache.voco_layer import Rows, VoCoLayer, narrowed_to
 from longreel.layout import VideoLayout, kinds, positions
 from longreel.layout.segments import PREFIX, VOCO
 
@@ -22,56 +22,6 @@ FORMAT = "longreel-voco-cache/1"
 Mode = Literal["independent", "causal"]
 PrefixVisibleTo = Literal["first", "frames", "all"]
 Positions = Literal["compact", "absolute"]
-
-
-@dataclass
-class _Rows:
-    """What the layers of a cache hold, and where the next rows stand.
-
-    prefix, voco: rows kept of each. frame_at, text_at: position of the next frame's first row, and of the next text row.
-    keep: while a vision stage runs, the rows to keep of the old and new ones together.
-    """
-
-    prefix: int = 0
-    voco: int = 0
-    frame_at: int = 0
-    text_at: int = 0
-    keep: Tensor | None = None
-
-    @property
-    def kept(self) -> int:
-        return self.prefix + self.voco
-
-
-class _Layer(DynamicLayer):
-    """Keys and values [B, Hkv, rows, D]. To transformers the cache is as long as the positions it spans, and its first rows
-    are dropped, as those of a sliding window are."""
-
-    def __init__(self, held: _Rows) -> None:
-        super().__init__()
-        self.held = held
-
-    @property
-    def rows(self) -> int:
-        return 0 if self.keys is None or self.keys.numel() == 0 else self.keys.shape[-2]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        keep = self.held.keep
-        keys, values = super().update(key_states, value_states)
-        if keep is not None:
-            at = keep.to(keys.device)
-            self.keys, self.values = keys.index_select(-2, at), values.index_select(-2, at)
-        return keys, values
-
-    @property
-    def dropped(self) -> int:
-        return self.held.text_at - self.held.kept
-
-    def get_seq_length(self) -> int:
-        return self.dropped + self.rows
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.rows + query_length, self.dropped
 
 
 class VoCoCache(Cache):
@@ -95,7 +45,7 @@ class VoCoCache(Cache):
         positions: "compact" starts a frame at prefix + VoCo tokens before it, "absolute" counts rows; the same for one image.
     """
 
-    # Of `_Layer`; the base class says less.
+    # Of `VoCoLayer`; the base class says less.
     layers: list[Any]
 
     def __init__(
@@ -112,10 +62,10 @@ class VoCoCache(Cache):
         ):  # fmt: skip
             if value not in get_args(allowed):
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(allowed)))}")
-        self.held = _Rows()
+        self.held = Rows()
         self.mode, self.prefix_visible_to, self.positions = mode, prefix_visible_to, positions
         self.text_sees_prefix = text_sees_prefix or prefix_visible_to == "all"
-        super().__init__(layers=[_Layer(self.held) for _ in range(config.get_text_config().num_hidden_layers)])
+        super().__init__(layers=[VoCoLayer(self.held) for _ in range(config.get_text_config().num_hidden_layers)])
 
     @property
     def rows(self) -> int:
@@ -126,6 +76,11 @@ class VoCoCache(Cache):
     def length(self) -> int:
         """Position of the next text row: what the cache counts as its length."""
         return self.held.text_at
+
+    @property
+    def batch(self) -> int:
+        """Samples; 1 as long as it is empty."""
+        return int(self.layers[0].keys.shape[0]) if self.layers[0].rows else 1
 
     @property
     def nbytes(self) -> int:
@@ -163,27 +118,30 @@ class VoCoCache(Cache):
             raise ValueError("a prefix stands before the first frame only")
         if any(layer.rows != held.kept for layer in self.layers):
             raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
-        both = self._layout([("prefix", held.prefix), ("voco", held.voco), *segments])
+        by_itself, whole = self.mode == "independent" and self.prefix_visible_to == "first", alone
+        if not by_itself:
+            both = self._layout([("prefix", held.prefix), ("voco", held.voco), *segments])
+            whole = both.rows(held.kept, held.kept + alone.length)
         is_kept = (kind == VOCO) | ((kind == PREFIX) & self._keeps_prefix)
-        new = held.kept + np.flatnonzero(is_kept)
         at = held.frame_at + positions(alone, self.positions)
-        held.keep = torch.from_numpy(np.concatenate([np.arange(held.kept), new])).to(embeds.device)
-        before = [(layer.keys, layer.values) for layer in self.layers]
+        before = [(layer.keys, layer.values, layer.is_initialized) for layer in self.layers]
+        held.keep, held.alone = torch.from_numpy(np.flatnonzero(is_kept)).to(embeds.device), by_itself
         try:
-            decoder(
-                inputs_embeds=embeds,
-                position_ids=torch.from_numpy(at).to(embeds.device, torch.long),
-                past_key_values=self,
-                use_cache=True,
-                video_layout=both.rows(held.kept, held.kept + alone.length),
-                **inputs,
-            )
+            with narrowed_to(decoder, self.layers, held.keep):
+                decoder(
+                    inputs_embeds=embeds,
+                    position_ids=torch.from_numpy(at).to(embeds.device, torch.long),
+                    past_key_values=self,
+                    use_cache=True,
+                    video_layout=whole,
+                    **inputs,
+                )
         except BaseException:
-            for layer, (keys, values) in zip(self.layers, before, strict=True):
-                layer.keys, layer.values = keys, values
+            for layer, (keys, values, initialized) in zip(self.layers, before, strict=True):
+                layer.keys, layer.values, layer.is_initialized = keys, values, initialized
             raise
         finally:
-            held.keep = None
+            held.keep, held.alone = None, False
         count, prefix = int((kind == VOCO).sum()), int((kind == PREFIX).sum())
         held.prefix += prefix if self._keeps_prefix else 0
         held.voco += count
@@ -197,7 +155,7 @@ class VoCoCache(Cache):
         """
         other = copy(self)
         hidden = 0 if self.text_sees_prefix else self.held.prefix
-        other.held = _Rows(self.held.prefix - hidden, self.held.voco, self.held.frame_at, self.held.text_at)
+        other.held = Rows(self.held.prefix - hidden, self.held.voco, self.held.frame_at, self.held.text_at)
         other.layers = []
         for layer in self.layers:
             forked = copy(layer)
@@ -209,23 +167,38 @@ class VoCoCache(Cache):
             other.batch_repeat_interleave(repeats)
         return other
 
-    def question(self, ids: Tensor, beams: int = 1) -> dict[str, Any]:
-        """What `generate` takes for a question ids [B, T] about this cache: the ids, a fork, and a mask of all positions."""
-        mask = torch.ones(ids.shape[0], self.length + ids.shape[1], dtype=torch.long, device=ids.device)
-        return {"input_ids": ids, "attention_mask": mask, "past_key_values": self.fork(beams)} | (
-            {"num_beams": beams} if beams > 1 else {}
-        )
+    def question(self, ids: Tensor, beams: int = 1, mask: Tensor | None = None) -> dict[str, Any]:
+        """What `generate` takes for questions ids [B, T] about this cache: the ids, a fork, and a mask of all positions.
+
+        Questions of one batch are asked of as many samples, or all of the only one. mask: [B, T], zero where a shorter
+        question is padded on its left.
+
+        Raises:
+            ValueError: the cache has another number of samples, or a question is padded on its right.
+        """
+        batch, own = ids.shape[0], self.batch
+        if own not in (1, batch):
+            raise ValueError(f"{batch} questions for a cache of {own} samples: allowed is one for each, or one sample")
+        asked = torch.ones_like(ids) if mask is None else mask.to(ids.device, torch.long)
+        if not bool(asked[:, -1].all()):
+            raise ValueError("a question is padded on its right: shorter questions are padded on the left")
+        before = asked.new_ones(batch, self.length)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.cat([before, asked], 1),
+            "past_key_values": self.fork(beams * batch // own),
+        } | ({"num_beams": beams} if beams > 1 else {})
 
     def reset(self) -> None:
         """As new."""
-        self.held = _Rows()
+        self.held = Rows()
         super().reset()
         for layer in self.layers:
             layer.held = self.held
 
     def save(self, path: str | Path) -> None:
         """The kept rows as a safetensors file."""
-        held = {name: number for name, number in asdict(self.held).items() if name != "keep"}
+        held = {name: number for name, number in asdict(self.held).items() if name not in ("keep", "alone")}
         about = {"format": FORMAT, "layers": len(self.layers), "held": held} | {
             name: getattr(self, name) for name in _OPTIONS
         }

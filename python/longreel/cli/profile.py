@@ -15,17 +15,20 @@ from longreel.cli.session import (
     Device,
     Frames,
     Input,
+    Mode,
+    Positions,
     PresetName,
-    Setup,
     System,
+    TokensPerFrame,
+    Voco,
     append,
     check_output,
     consoles,
-    content_tokens,
     named,
     one_line_errors,
     one_line_warnings,
 )
+from longreel.cli.systems import setup_of
 
 QUESTION = "What happens in this video?"
 _HALVINGS = 4
@@ -42,7 +45,7 @@ class _Sweep:
     device: str | None
     question: str
     frames: str
-    tokens_per_frame: str | None
+    options: dict[str, Any]
     compare: bool
     chunk: int | None
 
@@ -60,7 +63,10 @@ def profile(
     checkpoint: Checkpoint = None,
     question: Annotated[str, typer.Option(help="Asked in every run.")] = QUESTION,
     frames: Frames = "fps:1",
-    tokens_per_frame: Annotated[str | None, typer.Option(help="Content tokens, as in `longreel run`.")] = None,
+    tokens_per_frame: TokensPerFrame = None,
+    voco: Voco = None,
+    mode: Mode = None,
+    positions: Positions = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the reference path beside ours, for end-to-end ratios.")
     ] = False,
@@ -79,9 +85,8 @@ def profile(
         check_output(plot, ".png", ".svg", ".pdf")
         if plot is not None:
             from longreel.cli import profile_picture
-        sweep = _Sweep(
-            tuple(inputs), system, preset, checkpoint, device, question, frames, tokens_per_frame, compare, chunk
-        )
+        own = {"tokens_per_frame": tokens_per_frame, "voco": voco, "mode": mode, "positions": positions}
+        sweep = _Sweep(tuple(inputs), system, preset, checkpoint, device, question, frames, own, compare, chunk)
         counts = _counts(sweep, count)
         console, log = consoles()
         runs: list[dict[str, Any]] = []
@@ -109,8 +114,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _counts(sweep: _Sweep, wanted: list[int] | None) -> list[int]:
-    setup = Setup.of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device)
-    source, _ = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk, False)
+    setup = setup_of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device, sweep.options)
+    source, _ = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk)
     with source:
         there = source.expected
     if wanted is None:
@@ -128,16 +133,15 @@ def _counts(sweep: _Sweep, wanted: list[int] | None) -> list[int]:
 def _measure(sweep: _Sweep, count: int) -> dict[str, Any]:
     """One run as a line of JSON; in a process of its own, whose peak memory is this run's alone."""
     from longreel.cli import run_view
-    from longreel.models.llama_vid import stream
 
     with one_line_warnings():
-        setup = Setup.of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device)
-        questions = setup.questions([sweep.question], 8)
-        source, prefix = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk, False)
+        setup = setup_of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device, sweep.options)
+        questions = setup.questions([sweep.question], None)
+        source, prefix = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk)
         with source:
-            compress = content_tokens(source, setup.preset, sweep.tokens_per_frame, None, questions.longest)
-            model = setup.model(compress=compress, num_prefix_tokens=prefix)
-            record = stream.run(model, source, questions, compare=sweep.compare, frames=count)
+            model = setup.model(prefix, source, questions)
+            record = setup.run(model, source, questions, compare=sweep.compare, frames=count)
     record.weights = setup.weights
-    verdict = run_view.agreement(record, model.dtype) if sweep.compare else None
-    return run_view.json_record(record, named(list(sweep.inputs)), verdict) | {"command": "profile"}
+    compared = record if sweep.compare else None
+    verdict = None if compared is None else run_view.agreement(compared, model.dtype)
+    return run_view.json_record(record, named(list(sweep.inputs)), verdict, compared) | {"command": "profile"}

@@ -14,18 +14,24 @@ from longreel.cli.session import (
     DropCls,
     Frames,
     Input,
+    MemoryCap,
+    Mode,
+    Positions,
     PresetName,
-    Setup,
     System,
+    TokensPerFrame,
+    Voco,
     about,
     append,
+    cap_memory,
     check_output,
     consoles,
-    content_tokens,
     named,
     one_line_errors,
     progress,
 )
+from longreel.cli.systems import setup_of
+from longreel.models.record import OURS, REFERENCE
 
 QUESTION = "What happens in this video?"
 _JsonFile = Annotated[Path | None, typer.Option("--json", help="Append the figures to this file, as a line of JSON.")]
@@ -38,22 +44,35 @@ def run(
     checkpoint: Checkpoint = None,
     question: Annotated[list[str] | None, typer.Option(help="May be repeated: all are answered in one pass.")] = None,
     frames: Frames = "fps:1",
-    tokens_per_frame: Annotated[
-        str | None,
-        typer.Option(help="Content tokens: a number, or auto. Default: the preset's for video, all for images."),
-    ] = None,
+    tokens_per_frame: TokensPerFrame = None,
     token_budget: Annotated[
         int | None,
-        typer.Option(min=2, help="With auto: tokens for the video; default: what the language model has left."),
+        typer.Option(
+            min=2, help="llama-vid, with auto: tokens for the video; default: what the language model has left."
+        ),
     ] = None,
     text_decoder: Annotated[
-        str, typer.Option(help="qformer: learned queries read a frame; bert: the question's own tokens do.")
-    ] = "qformer",
+        str | None,
+        typer.Option(
+            help="llama-vid: qformer (default), learned queries read a frame; bert, the question's own tokens do."
+        ),
+    ] = None,
     equation: Annotated[
-        str, typer.Option(help="released: keys and a scale, as the code; paper: its equation 1, without.")
-    ] = "released",
+        str | None,
+        typer.Option(
+            help="llama-vid: released (default), keys and a scale as the code; paper, its equation 1, without."
+        ),
+    ] = None,
+    voco: Voco = None,
+    mode: Mode = None,
+    positions: Positions = None,
     drop_cls: DropCls = False,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="With a checkpoint's vocabulary: tokens at most.")] = 64,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens at most. Default: 64, and 8 ids from random weights.")
+    ] = None,
+    ops: Annotated[
+        str, typer.Option(help="longreel, or reference: the released order of operations alone, in its place.")
+    ] = OURS,
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the reference path too, check it, and show ratios.")
     ] = False,
@@ -66,14 +85,23 @@ def run(
         str | None, typer.Option(help="Backend of longreel's ops; default: the best that runs here.")
     ] = None,
     device: Device = None,
+    memory_cap: MemoryCap = None,
     chunk: Chunk = None,
+    count: Annotated[int | None, typer.Option(min=1, help="The first frames only, so many at most.")] = None,
 ) -> None:
     """Decode, see, compress, answer: a video end to end, streamed, with the time of every stage."""
     with one_line_errors():
         from longreel.cli import run_view
-        from longreel.models.llama_vid import stream
+        from longreel.models.feed import expected_frames, feature_writer
 
-        setup = Setup.of(system, preset, checkpoint, device)
+        own = {
+            "tokens_per_frame": tokens_per_frame, "token_budget": token_budget, "text_decoder": text_decoder,
+            "equation": equation, "drop_cls": drop_cls, "voco": voco, "mode": mode, "positions": positions,
+            "backend": backend,
+        }  # fmt: skip
+        setup = setup_of(system, preset, checkpoint, device, own)
+        cap_memory(setup.device, memory_cap)
+        _check_ops(ops, compare, plot)
         questions = setup.questions(question or [QUESTION], answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
@@ -81,33 +109,49 @@ def run(
         if plot is not None:
             from longreel.cli import run_picture
         console, log = consoles()
-        source, prefix = setup.open(inputs, frames, chunk, drop_cls)
+        source, prefix = setup.open(inputs, frames, chunk)
         with source, contextlib.ExitStack() as open_files:
-            compress = content_tokens(source, setup.preset, tokens_per_frame, token_budget, questions.longest)
-            model = setup.model(
-                compress=compress, num_prefix_tokens=prefix, text_decoder=text_decoder, equation=equation,
-                backend=backend,
-            )  # fmt: skip
+            model, expected = setup.model(prefix, source, questions), expected_frames(source, count)
+            part = setup.comparable(model, expected, questions) if compare else None
             writer = None
             if features is not None:
                 writer = open_files.enter_context(
-                    stream.feature_writer(
-                        str(features), setup.preset, about(source, inputs, frames), num_prefix_tokens=prefix,
+                    feature_writer(
+                        str(features), setup.name, setup.preset, about(source, inputs, frames), num_prefix_tokens=prefix,
                         weights=setup.weights, device=setup.device,
                     )
                 )  # fmt: skip
-            told = open_files.enter_context(progress(log, source.expected))
-            record = stream.run(model, source, questions, compare=compare, writer=writer, progress=told)
+            told = open_files.enter_context(progress(log, expected))
+            whole = compare and part is None
+            record = setup.run(
+                model, source, questions, ops=ops, compare=whole, frames=count, writer=writer, progress=told
+            )
+        compared = record if whole else None
+        if part is not None:
+            again, _ = setup.open(inputs, frames, chunk)
+            with again, progress(log, part.frames) as told:
+                compared = setup.run(model, again, questions, compare=True, frames=part.frames, progress=told)
         record.weights = setup.weights
-        verdict = run_view.agreement(record, model.dtype) if compare else None
+        verdict = None if compared is None else run_view.agreement(compared, model.dtype)
         if json_file is not None:
-            append(json_file, run_view.json_record(record, named(inputs), verdict))
-        run_view.show(record, console, verdict)
+            line = run_view.json_record(record, named(inputs), verdict, compared)
+            append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
+        run_view.show(record, console, verdict if whole else None)
+        if part is not None and compared is not None and verdict is not None:
+            console.print(f"compared       on the first {compared.frames:,} frames: {part.why}")
+            run_view.show_compared(compared, console, verdict)
         if plot is not None:
             run_picture.draw(record, plot)
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
     if verdict is not None and verdict.why is not None:
         raise typer.Exit(1)
+
+
+def _check_ops(ops: str, compare: bool, plot: Path | None) -> None:
+    if ops not in (OURS, REFERENCE):
+        raise ValueError(f"--ops {ops!r}: there is {OURS}, {REFERENCE}")
+    if ops == REFERENCE and (compare or plot is not None):
+        raise ValueError(f"--ops {REFERENCE}: runs that path alone; --compare and --plot show longreel's")
 
 
 def extract(
@@ -126,25 +170,25 @@ def extract(
     with one_line_errors():
         from longreel.cli import run_view
         from longreel.data import FeatureStream
-        from longreel.models.llama_vid import stream
+        from longreel.models import feed
 
-        setup = Setup.of(system, preset, checkpoint, device)
+        setup = setup_of(system, preset, checkpoint, device, {"drop_cls": drop_cls})
         check_output(json_file)
         check_output(out, ".safetensors")
         console, log = consoles()
-        source, prefix = setup.open(inputs, frames, chunk, drop_cls)
+        source, prefix = setup.open(inputs, frames, chunk)
         with source:
             if isinstance(source, FeatureStream):
                 raise ValueError(f"{source.path}: holds features already")
             with (
-                stream.feature_writer(
-                    str(out), setup.preset, about(source, inputs, frames), num_prefix_tokens=prefix,
+                feed.feature_writer(
+                    str(out), setup.name, setup.preset, about(source, inputs, frames), num_prefix_tokens=prefix,
                     weights=setup.weights, device=setup.device,
                 ) as writer,
                 progress(log, source.expected) as told,
             ):  # fmt: skip
-                model = setup.model(num_prefix_tokens=prefix)
-                record = stream.extract(model, source, writer, progress=told)
+                model = setup.model(prefix, source)
+                record = feed.extract(setup.name, model, source, writer, progress=told)
         record.weights = setup.weights
         run_view.show(record, console)
         shape = [record.frames, setup.preset.tower.patches + prefix, setup.preset.tower.width]

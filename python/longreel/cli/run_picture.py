@@ -19,6 +19,7 @@ COLOURS = {
     "write": "#c9d1d9",
     "query": "#72b7b2",
     "compress": "#e45756",
+    "see": "#e45756",
     "language": "#b279a2",
 }
 _PATH_COLOURS = {OURS: "#2a9d4e", REFERENCE: "#888888"}
@@ -97,8 +98,7 @@ def _memory(axes: Axes, record: Record, paths: list[str]) -> None:
         }
         axes.plot(frames, peaks, label=path, marker="." if len(chunks) < 5 else None, **look)
         axes.plot(last[0], last[1][path] / 2**20, "o", color=_PATH_COLOURS[path])
-    kept = record.visual[OURS]
-    said = f"tokens kept at the end: {kept.numel() * kept.element_size() / 2**20:.1f} MiB"
+    said = f"tokens kept at the end: {record.tokens_bytes / 2**20:.1f} MiB"
     axes.text(0.02, 0.04, said, transform=axes.transAxes)
     axes.set_ylim(0, 1.15 * max(record.peak(path) for path in paths) / 2**20)
     axes.set_xlim(0)

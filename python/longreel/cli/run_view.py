@@ -23,8 +23,11 @@ LABELS = {
     "write": "write features",
     "query": "Q-Former (text queries)",
     "compress": "compression",
+    "see": "vision stage",
     "language": "language model",
 }
+# The stages of longreel's own ops, named with the backend that ran them.
+_OPS = ("compress", "see")
 
 
 def agreement(record: Record, dtype: torch.dtype) -> Verdict:
@@ -57,15 +60,45 @@ def _errors(record: Record, name: str, path: str) -> Errors:
 
 def checksum(record: Record, question: int) -> str:
     """Eight hex digits of the ids chosen for a question."""
-    return hashlib.sha256(str(record.ids[OURS][question]).encode()).hexdigest()[:8]
+    return hashlib.sha256(str(record.ids[record.paths[0]][question]).encode()).hexdigest()[:8]
 
 
 def show(record: Record, console: Console, verdict: Verdict | None = None) -> None:
     """The total and the shares, the end-to-end ratio above those of the stages, tokens and peak memory, ids."""
+    show_compared(record, console, verdict)
+    if record.rows:
+        every = record.tokens_bytes / record.tokens * record.rows
+        console.print(
+            f"keys, values   of {record.tokens:,} rows kept, of {record.rows:,}: {1 - record.tokens / record.rows:.2%} less,"
+            f" {_size(record.tokens_bytes)} instead of {_size(every)}"
+        )
+    elif record.questions:
+        console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
+    waited, rates = record.until_first_id(), record.id_rate[record.paths[0]]
+    if waited is not None:
+        after = f", then {rates[0]:.1f} a second" if rates else ""
+        console.print(f"first token    after {waited:.2f} s{after}")
+    for index, question in enumerate(record.questions):
+        took = f"  ({record.answer_seconds[index]:.2f} s)" if record.answer_seconds else ""
+        console.print(f"question {index + 1}     {question}{took}", markup=False, soft_wrap=True)
+        if record.answers:
+            console.print(f"  {record.answers[index]}", markup=False, soft_wrap=True)
+        else:
+            console.print(
+                f"  ids {record.ids[record.paths[0]][index]}, checksum {checksum(record, index)}", markup=False
+            )
+    if record.questions and not record.answers:
+        console.print(_NO_ANSWER if record.weights.startswith("random") else _NO_VOCABULARY)
+
+
+def show_compared(record: Record, console: Console, verdict: Verdict | None) -> None:
+    """What paths are compared in: seconds, agreement, peak memory."""
     compared = verdict is not None
     title = f"{record.frames:,} frames in {record.total():.1f} s"
     if compared:
         title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
+    elif record.paths == (REFERENCE,):
+        title += ", reference path"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     heads = ["", "seconds", "ms a frame", "share"] + ["reference", "ratio"] * compared
     for head in heads:
@@ -78,7 +111,7 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
         cells = _cells(record, record.stage(name), record.stage(name, REFERENCE), compared and _differs(record, name))
         if compared and not _differs(record, name):
             cells[3:3] = ["same code", "–"]
-        label = f"compression ({record.backend} backend)" if name == "compress" else LABELS[name]
+        label = f"{LABELS[name]} ({record.backend} backend)" if name in _OPS else LABELS[name]
         table.add_row(label, *cells, style="green" if _differs(record, name) else "")
     console.print(table)
     if verdict is not None:
@@ -87,18 +120,11 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
             found = f"[red]NO: {verdict.why}[/]"
         same = "the same ids" if record.ids[OURS] == record.ids[REFERENCE] else "[yellow]other ids[/]"
         console.print(f"same numbers   {found}, {same}")
-    if record.questions:
-        console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
-    paths = [OURS, REFERENCE] if compared else [OURS]
-    console.print("peak memory    " + "; ".join(_peaks(record, path) for path in paths))
-    for index, question in enumerate(record.questions):
-        console.print(f"question {index + 1}     {question}", markup=False, soft_wrap=True)
-        if record.answers:
-            console.print(f"  {record.answers[index]}", markup=False, soft_wrap=True)
-        else:
-            console.print(f"  ids {record.ids[OURS][index]}, checksum {checksum(record, index)}", markup=False)
-    if record.questions and not record.answers:
-        console.print(_NO_ANSWER if record.weights.startswith("random") else _NO_VOCABULARY)
+    console.print("peak memory    " + "; ".join(_peaks(record, path) for path in record.paths))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.2f} MiB"
 
 
 def _peaks(record: Record, path: str) -> str:
@@ -124,9 +150,14 @@ def _cells(record: Record, ours: float, reference: float, compared: bool) -> lis
     return [*cells, "█" * round(_BAR * share)]
 
 
-def json_record(record: Record, source: str, verdict: Verdict | None) -> dict[str, Any]:
-    """One flat line of JSON; seconds, bytes."""
-    paths = [OURS] if verdict is None else [OURS, REFERENCE]
+def json_record(record: Record, source: str, verdict: Verdict | None, compared: Record | None = None) -> dict[str, Any]:
+    """One flat line of JSON; seconds, bytes. `compared`: what `verdict` is of; where that is another, shorter run, its line
+    stands under "compared"."""
+    if compared is not None and compared is not record:
+        part = json_record(compared, source, verdict, compared)
+        passed = {name: part[name] for name in ("error_over_budget", "passed")}
+        return json_record(record, source, None) | passed | {"compared": part}
+    paths = record.paths
     line: dict[str, Any] = {
         "command": "run" if record.questions else "extract",
         "system": record.system,
@@ -136,19 +167,23 @@ def json_record(record: Record, source: str, verdict: Verdict | None) -> dict[st
         "frames": record.frames,
         "patches": record.patches,
         "tokens": record.tokens,
-        "tokens_bytes": record.visual[OURS].nbytes if record.visual else 0,
+        "tokens_bytes": record.tokens_bytes,
+        "rows": record.rows,
         "startup_s": record.startup,
         "total_s": {path: record.total(path) for path in paths},
         "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},
         "peak_memory_bytes": {path: record.peak(path) for path in paths},
+        "first_token_s": {path: record.until_first_id(path) for path in paths},
+        "tokens_per_s": {path: rates[0] if (rates := record.id_rate[path]) else None for path in paths},
         "memory_by_frames": [[frames, *(peaks.get(path) for path in paths)] for frames, peaks in record.memory],
-        "compress_backend": record.backend,
+        "backend": record.backend,
         "questions": [
             {
                 "question": question,
-                "ids": record.ids[OURS][index],
+                "ids": record.ids[paths[0]][index],
                 "checksum": checksum(record, index),
                 "answer": record.answers[index] if record.answers else None,
+                "seconds": record.answer_seconds[index] if record.answer_seconds else None,
             }
             for index, question in enumerate(record.questions)
         ],

@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 import typer
@@ -18,10 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from longreel.backends import BackendError
 
 if TYPE_CHECKING:
-    from longreel.data import FeatureStream, FrameStream
-    from longreel.models.llama_vid import LlamaVid, Preset, Questions
+    from longreel.models.feed import Source
+    from longreel.models.questions import Prompts
+    from longreel.models.record import Record
 
-SYSTEMS = ("llama-vid",)
+SYSTEMS = ("llama-vid", "voco-llama")
+# Ids of an answer, and of what random weights say in its place.
+ANSWER, IDS = 64, 8
 _MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
 
 Input = Annotated[
@@ -29,89 +33,119 @@ Input = Annotated[
 ]
 System = Annotated[str, typer.Option(help=f"One of: {', '.join(SYSTEMS)}.")]
 PresetName = Annotated[
-    str, typer.Option("--preset", help="tiny (an hour on two cores), small, 7b or 7b-336: random weights.")
+    str,
+    typer.Option("--preset", help="tiny (an hour on two cores), small, 7b (llama-vid also 7b-336): random weights."),
 ]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+MemoryCap = Annotated[
+    float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
+]
 Frames = Annotated[str, typer.Option(help="Which frames of a video: fps:1, uniform:128 or fps:1,max=128.")]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
 DropCls = Annotated[
-    bool, typer.Option("--drop-cls", help="Drop the tower's CLS token before everything, as released for long video.")
+    bool,
+    typer.Option("--drop-cls", help="llama-vid: drop the tower's CLS token before everything, as for long video."),
+]
+TokensPerFrame = Annotated[
+    str | None,
+    typer.Option(
+        help="llama-vid's content tokens: a number, or auto. Default: the preset's for video, all for images."
+    ),
+]
+Voco = Annotated[int | None, typer.Option(min=1, help="voco-llama: VoCo tokens of a frame; default 1.")]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        help="voco-llama: a frame sees itself only (independent, the default), or earlier VoCo tokens (causal)."
+    ),
+]
+Positions = Annotated[
+    str | None, typer.Option(help="voco-llama: compact (the default) or absolute, which counts every row.")
 ]
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A system's sizes and where its weights come from; made before anything is decoded."""
+class Setup(ABC):
+    """A system's sizes, its options, and where its weights come from; made before anything is decoded."""
 
-    preset: "Preset"
+    preset: Any
+    """Of the system's own kind; a `longreel.models.sizes.Preset`."""
     checkpoint: Path | None
     device: torch.device
+    options: dict[str, Any]
+    """Those of the command line that belong to this system alone, where they were given."""
+
+    name: ClassVar[str]
+    own: ClassVar[tuple[str, ...]]
+    """The options that this system knows."""
 
     @classmethod
-    def of(cls, system: str, name: str, checkpoint: Path | None, device: str | None) -> "Setup":
-        """ValueError for anything that is not there."""
-        from longreel.models.llama_vid import PRESETS
-        from longreel.models.llama_vid.checkpoint import sized
+    @abstractmethod
+    def presets(cls) -> dict[str, Any]: ...
 
-        if system not in SYSTEMS:
-            raise ValueError(f"--system {system!r}: there is {', '.join(SYSTEMS)}")
-        if name not in PRESETS:
-            raise ValueError(f"--preset {name!r}: {system} has {', '.join(PRESETS)}")
-        preset = PRESETS[name] if checkpoint is None else sized(PRESETS[name], checkpoint)
-        return cls(preset, checkpoint, _device(device))
+    @classmethod
+    @abstractmethod
+    def sized(cls, preset: Any, folder: Path) -> Any:
+        """The preset with a checkpoint's sizes."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> int:
+        """Prefix tokens (CLS) of the tower's features."""
+
+    @abstractmethod
+    def questions(self, texts: list[str], length: int | None) -> "Prompts":
+        """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
+
+    @abstractmethod
+    def model(self, prefix: int, source: "Source", questions: "Prompts | None" = None) -> Any:
+        """The model with its weights, for an input whose features have `prefix` prefix tokens."""
+
+    @abstractmethod
+    def run(self, model: Any, source: "Source", questions: "Prompts", **options: Any) -> "Record":
+        """The input through the system."""
+
+    def comparable(self, model: Any, expected: int | None, questions: "Prompts") -> "Part | None":
+        """The first frames that the reference path can take, where it cannot take all that are expected."""
+        return None
 
     @property
     def weights(self) -> str:
         """What a feature file says of the tower's weights."""
-        from longreel.models.llama_vid.stream import RANDOM
+        from longreel.models.weights import RANDOM
 
         return RANDOM if self.checkpoint is None else f"checkpoint {self.checkpoint.resolve().name}"
 
-    def questions(self, texts: list[str], length: int) -> "Questions":
-        """In the checkpoint's vocabularies where it has them, else as bytes."""
-        from longreel.models.llama_vid import by_bytes, by_vocabulary
-
-        positions = self.preset.qformer.positions
-        if self.checkpoint is not None:
-            asked = by_vocabulary(texts, self.checkpoint, positions, length)
-            if asked is not None:
-                return asked
-        return by_bytes(texts, positions)
-
-    def open(
-        self, inputs: list[Path], frames: str, chunk: int | None, drop_cls: bool
-    ) -> tuple["FrameStream | FeatureStream", int]:
+    def open(self, inputs: list[Path], frames: str, chunk: int | None) -> tuple["Source", int]:
         """The input, and how many prefix tokens its features have."""
         from longreel.data import FeatureStream, is_feature_file
         from longreel.data import frames as open_frames
-        from longreel.models.llama_vid.stream import check_features
+        from longreel.models.feed import check_features
 
         size = self.preset
         if len(inputs) == 1 and is_feature_file(inputs[0]):
-            features = FeatureStream(inputs[0], chunk=chunk or size.chunk)
-            prefix = check_features(features, size, self.weights)
-            if drop_cls and prefix:
+            features = FeatureStream(inputs[0], chunk=chunk or size.chunk, pin=self.device.type == "cuda")
+            prefix = check_features(features, self.name, size, self.weights)
+            if prefix > self.prefix:
                 raise ValueError(
                     f"{inputs[0]}: --drop-cls belongs to `longreel extract`; this file keeps the CLS token"
                 )
             return features, prefix
-        return open_frames(inputs, frames, size=size.tower.image, chunk=chunk or size.chunk), int(not drop_cls)
-
-    def model(self, **options: Any) -> "LlamaVid":
-        """The model with its weights, options as in `LlamaVid`."""
-        from longreel.models.llama_vid import LlamaVid
-        from longreel.models.llama_vid.checkpoint import load
-
-        model = LlamaVid(self.preset, device=self.device, **options)
-        if self.checkpoint is not None:
-            load(model, self.checkpoint)
-        return model
+        return open_frames(inputs, frames, size=size.tower.image, chunk=chunk or size.chunk), self.prefix
 
 
-def _device(name: str | None) -> torch.device:
+@dataclass(frozen=True)
+class Part:
+    """The first `frames` of an input, and why no more."""
+
+    frames: int
+    why: str
+
+
+def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
@@ -121,24 +155,17 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def content_tokens(
-    source: "FrameStream | FeatureStream", size: "Preset", wanted: str | None, budget: int | None, taken: int
-) -> str | None:
-    """`compress` for `--tokens-per-frame wanted`, where the question and its answer take `taken` positions."""
-    from longreel.models.llama_vid import choose_compress
-    from longreel.models.llama_vid.stream import is_still
-
-    if wanted is None:
-        return None if is_still(source) else size.compress
-    if wanted != "auto" and not wanted.isdecimal():
-        raise ValueError(f"--tokens-per-frame {wanted!r}: give a number, or auto")
-    side = size.tower.image // size.tower.patch
-    if wanted == "auto" and is_still(source):
-        return None
-    left = size.language.positions - taken
-    return choose_compress(
-        "auto" if wanted == "auto" else int(wanted), side=side, frames=source.expected, budget=min(budget or left, left)
-    )
+def cap_memory(device: torch.device, gib: float | None) -> None:
+    """Let torch's allocator take at most `gib` GiB of the GPU; ValueError without a GPU, or for more than it has."""
+    if gib is None:
+        return
+    if device.type != "cuda":
+        raise ValueError(f"--memory-cap {gib:g}: caps the memory of a GPU, this run is on {device.type}")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    there = torch.cuda.get_device_properties(index).total_memory
+    if gib * 2**30 > there:
+        raise ValueError(f"--memory-cap {gib:g}: this GPU has {there / 2**30:.1f} GiB")
+    torch.cuda.set_per_process_memory_fraction(gib * 2**30 / there, index)
 
 
 def named(inputs: list[Path]) -> str:
@@ -146,9 +173,9 @@ def named(inputs: list[Path]) -> str:
     return ", ".join(path.name for path in inputs)
 
 
-def about(source: "FrameStream | FeatureStream", inputs: list[Path], frames: str) -> dict[str, str]:
+def about(source: "Source", inputs: list[Path], frames: str) -> dict[str, str]:
     """What a feature file says of its source."""
-    from longreel.models.llama_vid.stream import is_still
+    from longreel.models.feed import is_still
 
     kind = "images" if is_still(source) else "video"
     return {"source": named(inputs), "kind": kind, "frames": "all" if kind == "images" else frames}
@@ -216,6 +243,8 @@ def one_line_errors() -> Iterator[None]:
         if error.name is None or error.name.startswith("longreel"):
             raise
         _stop(_MISSING.format(error.name))
+    except torch.OutOfMemoryError as error:
+        _stop(". ".join(str(error).split(". ")[:2]))
     except (ValueError, BackendError, OSError) as error:
         _stop(str(error))
     except KeyboardInterrupt:

@@ -2,25 +2,26 @@
 
 One way in for pictures, `frames`. Decoding runs in threads of our own: straight through the file with FFmpeg's threads below,
 or segment by segment from key frames, side by side, where there are cores for it or few frames are wanted; the frames are
-the same.
+the same. Feature files need no PyAV: it is imported where pictures are read.
 """
 
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 import torch
 
 from longreel.data.errors import MediaError, MediaWarning
 from longreel.data.features import FeatureChunk, FeatureStream, FeatureWriter, is_feature_file
 from longreel.data.geometry import Fit, check_size
-from longreel.data.images import Images, is_image
 from longreel.data.prefetch import Prefetch
 from longreel.data.spec import FrameSpec
-from longreel.data.video import Video
+
+if TYPE_CHECKING:
+    from longreel.data.images import Images
+    from longreel.data.video import Video
 
 __all__ = [
     "FeatureChunk", "FeatureStream", "FeatureWriter", "FrameChunk", "FrameSpec", "FrameStream", "MediaError",
@@ -40,10 +41,10 @@ class FrameChunk(NamedTuple):
 class FrameStream(Iterator[FrameChunk]):
     """What `frames` returns: chunks one by one. `with`, `close()`, its end and its last reference close it."""
 
-    def __init__(self, media: Video | Images, chunk: int, ahead: int) -> None:
+    def __init__(self, media: "Video | Images", chunk: int, ahead: int, still: bool) -> None:
         self.expected = media.expected
         """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
-        self.still = isinstance(media, Images)
+        self.still = still
         """Whether these are images and not a video."""
         self._media = media
         self._chunks = Prefetch(_chunks(media, chunk), ahead)
@@ -90,6 +91,9 @@ def frames(
     the way to the end gives one MediaWarning after the last whole frame: frames that the decoder refuses or marks as
     damaged are dropped, and the frame before them stays on screen. Nothing but local files is opened.
     """
+    from longreel.data.images import Images, is_image
+    from longreel.data.video import Video
+
     parsed = FrameSpec.parse(spec)
     check_size(size, fit)
     for name, value in (("chunk", chunk), ("ahead", ahead), ("workers", 1 if workers is None else workers)):
@@ -102,10 +106,10 @@ def frames(
         _check_file(path)
     images = [is_image(path) for path in paths]
     if all(images):
-        return FrameStream(Images(paths, size, fit), chunk, ahead)
+        return FrameStream(Images(paths, size, fit), chunk, ahead, still=True)
     if len(paths) > 1:
         raise MediaError(f"{paths[images.index(False)]}: is not an image; give one video, or one or several images")
-    return FrameStream(Video(paths[0], parsed, size, fit, workers), chunk, ahead)
+    return FrameStream(Video(paths[0], parsed, size, fit, workers), chunk, ahead, still=False)
 
 
 def _check_file(path: Path) -> None:
@@ -119,7 +123,9 @@ def _check_file(path: Path) -> None:
         raise MediaError(f"{path}: the file is empty")
 
 
-def _chunks(media: Video | Images, chunk: int) -> Iterator[FrameChunk | MediaWarning]:
+def _chunks(media: "Video | Images", chunk: int) -> Iterator[FrameChunk | MediaWarning]:
+    from av.error import FFmpegError
+
     pixels, times = torch.empty(0), list[float]()
     samples = media.samples()
     try:
@@ -140,7 +146,7 @@ def _chunks(media: Video | Images, chunk: int) -> Iterator[FrameChunk | MediaWar
                 times = []
         if times:
             yield _cut(pixels, times)
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise MediaError(f"decoding failed: {error.strerror or error}") from None
 
 

@@ -98,12 +98,15 @@ class FeatureWriter:
 
 
 class FeatureStream(Iterator[FeatureChunk]):
-    """A feature file, chunk by chunk, read ahead by ordinary reads: mapped pages would count as our memory."""
+    """A feature file, chunk by chunk, read ahead by ordinary reads: mapped pages would count as our memory.
 
-    def __init__(self, path: str | os.PathLike[str], *, chunk: int = 64) -> None:
+    pin: into page-locked memory, from which a GPU copies while it computes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, chunk: int = 64, pin: bool = False) -> None:
         self.path = Path(path)
         self.about, start, self.shape, self.dtype = _read_header(self.path)
-        self._chunks = Prefetch(_read(self.path, start, self.shape, self.dtype, chunk), 1)
+        self._chunks = Prefetch(_read(self.path, start, self.shape, self.dtype, chunk, pin), 1)
 
     @property
     def expected(self) -> int:
@@ -129,7 +132,7 @@ def is_feature_file(path: str | os.PathLike[str]) -> bool:
 
 
 def _read(
-    path: Path, start: int, shape: tuple[int, int, int], dtype: torch.dtype, chunk: int
+    path: Path, start: int, shape: tuple[int, int, int], dtype: torch.dtype, chunk: int, pin: bool
 ) -> Iterator[FeatureChunk]:
     frames, tokens, width = shape
     times = torch.empty(frames, dtype=torch.float64)
@@ -138,7 +141,7 @@ def _read(
         _fill(file, times)
         file.seek(start)
         for first in range(0, frames, chunk):
-            features = torch.empty(min(chunk, frames - first), tokens, width, dtype=dtype)
+            features = torch.empty(min(chunk, frames - first), tokens, width, dtype=dtype, pin_memory=pin)
             _fill(file, features)
             yield FeatureChunk(features, times[first : first + chunk])
 

@@ -33,7 +33,10 @@ _SHORTFALL = Fraction(1, 2)
 
 
 def default_workers() -> int:
-    """1 below four cores: there FFmpeg's own threads fill the machine beside the computation."""
+    """1 below four cores: there FFmpeg's own threads fill the machine beside the computation.
+
+    On two cores a second worker decodes 1.3 times as fast alone, and makes decoding with a vision tower 1.37 times as slow.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores // 2, _MOST_WORKERS) if cores >= 4 else 1
 

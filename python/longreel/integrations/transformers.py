@@ -36,8 +36,9 @@ _HARMLESS = {
 class RowsSeen:
     """What the query rows of one forward pass may see, for all its layers: rows `first` .. first + queries of `keys` keys.
 
-    start: int32 [B], keys before start[b] are left padding; None: there is none. in_force: of `use_layout`, at the
-    beginning of the pass. packed: positions begin anew, which only a layout explains. objection: why nothing explains it.
+    start: int32 [B], keys before start[b] are left padding; None: there is none. gap: padding between what a cache holds and
+    a shorter question, None: there is none. in_force: of `use_layout`, at the beginning of the pass. packed: positions begin
+    anew, which only a layout explains. objection: why nothing explains it.
     """
 
     queries: int
@@ -47,6 +48,7 @@ class RowsSeen:
     in_force: InForce
     packed: bool = False
     objection: str | None = None
+    gap: "Gap | None" = None
     _plan: tuple[Layout | None, PlannedLayout] | None = field(default=None, repr=False)
 
     def contiguous(self) -> "RowsSeen":
@@ -65,6 +67,10 @@ class RowsSeen:
     def _made(self, layout: Layout | None, batch: int, device: torch.device, grows: bool) -> PlannedLayout:
         if self.objection is not None or (self.packed and layout is None):
             raise ValueError(self.objection or "positions that begin anew need a layout: see VideoLayout.packed")
+        if self.gap is not None:
+            if layout is not None:
+                raise ValueError("padding between what a cache holds and a question cannot be combined with a layout")
+            return planned(self.gap.layout(self.keys).rows(self.first, self.first + self.queries), device)
         if layout is None:
             rows = VideoLayout.causal(self.keys).rows(self.first, self.first + self.queries)
             plan = planned(rows, device)
@@ -128,11 +134,11 @@ def rows_seen(
 ) -> RowsSeen:
     """The mask interface: sizes and left padding of a forward pass instead of a mask.
 
-    attention_mask [B, >= keys] is True at real rows. Padding stands on the left or on the right; on the right no real row
-    meets it.
+    attention_mask [B, >= keys] is True at real rows. Padding stands on the left, or on the right, where no real row meets it, or
+    behind what a cache holds (`Gap`).
 
     Raises:
-        ValueError: zeros between ones.
+        ValueError: zeros elsewhere.
     """
     plain = mask_function is causal_mask_function
     # transformers looks for packed documents only where there is no padding mask, and never through vmap.
@@ -141,12 +147,31 @@ def rows_seen(
         None if plain or packed else "longreel attention is causal or under a layout; this model's mask is neither"
     )
     offset = int(kv_offset)
-    start = None if attention_mask is None else _left_padding(attention_mask[:, offset : offset + kv_length])
-    return RowsSeen(q_length, kv_length, int(q_offset) - offset, start, in_force(), packed, objection)
+    start = None if attention_mask is None else _padding(attention_mask[:, offset : offset + kv_length])
+    gap, start = (start, None) if isinstance(start, Gap) else (None, start)
+    return RowsSeen(q_length, kv_length, int(q_offset) - offset, start, in_force(), packed, objection, gap)
 
 
-def _left_padding(mask: Tensor) -> Tensor | None:
-    """int32 [B] of a bool mask [B, keys], None where no sample has any. One read by the host."""
+@dataclass(frozen=True)
+class Gap:
+    """Questions of several lengths over one cache: rows begin .. ends[b] of sample b are padding, all others real."""
+
+    begin: int
+    ends: tuple[int, ...]
+
+    def layout(self, keys: int) -> VideoLayout:
+        """Of all `keys` rows: what the cache holds is one frame to them."""
+        samples = (
+            VideoLayout.of(
+                [("voco", self.begin), ("padding", end - self.begin), ("text", keys - end)], attention="independent"
+            )
+            for end in self.ends
+        )
+        return VideoLayout.batch(list(samples))
+
+
+def _padding(mask: Tensor) -> Tensor | Gap | None:
+    """Of a bool mask [B, keys] the left padding int32 [B], or the gap; None where no real row meets any. One read by the host."""
     if torch.compiler.is_compiling():
         raise RuntimeError("under torch.compile the padding is part of the layout: pass a planned layout and no mask")
     real = mask.to("cpu", torch.bool)
@@ -157,12 +182,17 @@ def _left_padding(mask: Tensor) -> Tensor | None:
     start = torch.where(count > 0, real.to(torch.uint8).argmax(1), real.shape[1])
     key = torch.arange(real.shape[1])
     broken = (real != ((key >= start[:, None]) & (key < (start + count)[:, None]))).any(1).nonzero().flatten()
-    if len(broken):
+    if not len(broken):
+        return start.to(mask.device, torch.int32) if bool(start.any()) else None
+    # The first zero, and where the zeros end if they stand together.
+    begin = int((~real).to(torch.uint8).argmax(1)[broken[0]])
+    ends = begin + real.shape[1] - count
+    if not torch.equal(real, (key < begin) | (key >= ends[:, None])):
         raise ValueError(
             f"the attention mask of sample {int(broken[0])} has zeros between ones; allowed: padding on the left (as"
-            " generate needs it) or on the right"
+            " generate needs it), on the right, or in all samples from the row on where a cache ends"
         )
-    return start.to(mask.device, torch.int32) if bool(start.any()) else None
+    return Gap(begin, tuple(ends.tolist()))
 
 
 def attention(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from longreel.layout.global_keys import global_index
 from longreel.layout.ranges import frames_of, lower, prefix_rows, row_bounds
-from longreel.layout.segments import VOCO, VST, Columns, Document, chunk_of
+from longreel.layout.segments import PADDING, VOCO, VST, Columns, Document, chunk_of
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout
@@ -20,7 +20,7 @@ def positions(layout: "VideoLayout", mode: Mode | None = None) -> NDArray[np.int
 
     Video-XL: rows of a chunk stand behind the prefix and the VST of earlier chunks, interleaved; text behind all VST.
     VoCo video: "compact" (the default) starts frame t at prefix + the VoCo rows before it, and text after the last frame;
-    "absolute" counts rows. Everything else counts rows.
+    "absolute" counts rows. Everything else counts rows. Padding behind frames has 0 too, and is not counted.
     """
     out = np.zeros((layout.batch_size, layout.length), np.int32)
     for b, documents in enumerate(layout.samples):
@@ -74,9 +74,19 @@ def _of_document(document: Document, mode: Mode | None) -> NDArray[np.int64]:
     elif video and mode != "absolute":
         row, position = _compact_runs(columns)
     else:
-        return np.arange(document.length)
+        return _uncounted(columns, np.arange(document.length))
     rows = np.diff(np.append(row, document.length))
-    return np.arange(document.length) + np.repeat(position - row, rows)
+    return _uncounted(columns, np.arange(document.length) + np.repeat(position - row, rows))
+
+
+def _uncounted(columns: Columns, counted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions without the padding that stands behind the frames."""
+    padding = np.flatnonzero(columns.kind == PADDING)
+    if len(padding):
+        first, length = int(columns.start[padding[0]]), int(columns.length[padding[0]])
+        counted[first + length :] -= length
+        counted[first : first + length] = 0
+    return counted
 
 
 def _compact_runs(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

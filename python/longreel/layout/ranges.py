@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from longreel.layout.segments import PREFIX, VOCO, VST, Columns, Document, chunk_of
+from longreel.layout.segments import PADDING, PREFIX, VOCO, VST, Columns, Document, chunk_of
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout
@@ -99,7 +99,7 @@ def expanded_bounds(r: Ranges) -> NDArray[np.int32]:
 def lower(document: Document, grouped: bool = False) -> Lowered:
     """Ranges and global keys of one document, counted from its own start; `grouped`: visual and text rows, then VST rows."""
     if document.padding:
-        return Lowered(_lines(0, document.length, lo=1, lo_step=1), _no_keys())
+        return Lowered(_nothing(0, document.length), _no_keys())
     attention = document.rule.attention
     columns = document.columns()
     if attention == "vst":
@@ -143,6 +143,11 @@ def _lines(
     )
     some = columns[2] > 0
     return Ranges(*(column[some] for column in columns))
+
+
+def _nothing(position: int, rows: int) -> Ranges:
+    """Rows that see nothing."""
+    return _lines(position, rows, lo=position + 1, lo_step=1)
 
 
 def joined_ranges(parts: Sequence[Ranges]) -> Ranges:
@@ -189,10 +194,13 @@ def _frames(document: Document, columns: Columns) -> Lowered:
     begin[0], ghi[0] = 0, glo
     end, seen = int(frames.end[-1]), int(prefix + counts.sum())
     own = _lines(begin, frames.end - begin, lo=begin, glo=glo, ghi=ghi)
-    text = _lines(end, document.length - end, lo=end, glo=0 if rule.text_sees_prefix else prefix, ghi=seen)
+    padding = _nothing(end, int(columns.length[columns.kind == PADDING].sum()))
+    begin_text = end + int(padding.rows.sum())
+    prefix_seen = 0 if rule.text_sees_prefix else prefix
+    text = _lines(begin_text, document.length - begin_text, lo=begin_text, glo=prefix_seen, ghi=seen)
     runs = np.stack([frames.voco, counts, np.ones_like(counts)], axis=1)
     keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), runs]) if prefix else runs
-    return Lowered(joined_ranges([own, text]), keys)
+    return Lowered(joined_ranges([own, padding, text]), keys)
 
 
 def _vst(document: Document, columns: Columns, grouped: bool) -> Lowered:

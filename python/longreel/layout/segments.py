@@ -63,6 +63,8 @@ class Rule:
       "causal"       a frame also sees the VoCo of earlier frames
       "vst"          Video-XL: a chunk sees itself, and prefix and VST of earlier chunks; text sees prefix and all VST
     frames_see_prefix, text_sees_prefix: rows before the first frame are visible to every frame (else to the first), to text.
+
+    Behind the last frame of "independent" or "causal" may stand padding: a shorter question in a batch over one cache.
     """
 
     attention: Attention
@@ -93,7 +95,8 @@ _ORDER = {
 
 @dataclass(frozen=True)
 class Document:
-    """Rows that see only one another. Padding is a document of its own, whose rows see nothing and are seen by none."""
+    """Rows that see only one another. Padding, whose rows see nothing and are seen by none, is a document of its own, or stands
+    behind the last frame."""
 
     segments: tuple[Segment, ...]
     rule: Rule
@@ -107,8 +110,8 @@ class Document:
             raise ValueError(f"unknown segment kind {sorted(unknown)[0]!r}; allowed are {', '.join(KINDS)}")
         if any(segment.length < 1 for segment in self.segments):
             raise ValueError("a segment has at least 1 row")
-        if "padding" in kinds and kinds != {"padding"}:
-            raise ValueError("padding stands between documents, before or after them, never inside one")
+        if "padding" in kinds and kinds != {"padding"} and not self._behind_frames():
+            raise ValueError("padding stands between documents, before or after them, or behind the last frame of one")
         if not self._in_order(kinds):
             given = " ".join(segment.kind for segment in self.segments[:12])
             raise ValueError(
@@ -132,6 +135,13 @@ class Document:
         if middle == "vst":
             return places == list(range(first_frame, last + 1)) and kinds <= {"prefix", "vst", "text"}
         return "vst" not in kinds
+
+    def _behind_frames(self) -> bool:
+        """Whether all padding is one segment behind the last VoCo rows of a video."""
+        kinds = [segment.kind for segment in self.segments]
+        place = kinds.index("padding")
+        frames = self.rule.attention in ("independent", "causal")
+        return frames and kinds[place - 1] == "voco" and not {"padding", "voco", "vision"} & set(kinds[place + 1 :])
 
     @property
     def padding(self) -> bool:

@@ -1,17 +1,20 @@
 """What one run of a system found: the same record for every system, so that all are shown and compared alike."""
 
+import ctypes
 import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Ops = Literal["longreel", "reference"]
 OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
 
 
@@ -25,10 +28,16 @@ class Record:
     system: str
     preset: str
     questions: tuple[str, ...]
+    paths: tuple[str, ...] = (OURS,)
+    """What was run and timed; the first is what is shown where nothing is compared."""
     frames: int = 0
     patches: int = 0
     tokens: int = 0
-    """Kept of one question."""
+    """Kept of one question, or for all of them, as the system has it."""
+    tokens_bytes: int = 0
+    """Of what is kept of the frames."""
+    rows: int = 0
+    """Rows of the frames that the language model read and did not keep all keys and values of; 0: there are none such."""
     weights: str = "random"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     steps: int = 1
@@ -44,29 +53,50 @@ class Record:
     """By path, the ids chosen for each question."""
     answers: tuple[str, ...] = ()
     """Of each question, where the weights mean something and a vocabulary is there."""
+    answer_seconds: list[float] = field(default_factory=list)
+    """Of each question, after the frames were seen."""
+    first_id: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By path, of each question: seconds from where the language model was asked to the first id."""
+    id_rate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By path, of each question with more than one id: ids a second after the first."""
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     """By path, of each question [T, vocabulary]: after every id of the question."""
     visual: dict[str, Tensor] = field(default_factory=dict)
-    """By path, the language model's tokens [P, S, H]."""
+    """By path, what was kept of the frames: where paths are compared, they are compared in it."""
 
-    def stage(self, name: str, path: str = OURS) -> float:
-        """Seconds of a stage on a path."""
+    def stage(self, name: str, path: str | None = None) -> float:
+        """Seconds of a stage on a path, by default the first."""
         spent = self.seconds[name]
-        return spent.get("shared", 0.0) + spent.get(path, 0.0)
+        return spent.get("shared", 0.0) + spent.get(path or self.paths[0], 0.0)
 
-    def total(self, path: str = OURS) -> float:
+    def total(self, path: str | None = None) -> float:
         return sum(self.stage(name, path) for name in self.seconds)
 
-    def peak(self, path: str = OURS) -> int:
-        return max((peaks.get(path, 0) for _, peaks in self.memory), default=0)
+    def until_first_id(self, path: str | None = None) -> float | None:
+        """Seconds from the start to the first id of the first question; None where none was asked."""
+        waited = self.first_id.get(path or self.paths[0])
+        return self.total(path) - self.stage("language", path) + waited[0] if waited else None
+
+    def peak(self, path: str | None = None) -> int:
+        return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
+
+    def answer(self, path: str, ask: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Ids and logits that `ask(first=...)` gives, timed; it calls `first` as soon as it has the first id."""
+        start, marks = self.now(), list[float]()
+        ids, logits = ask(first=lambda: marks.append(self.now()))
+        self.first_id[path].append(marks[0] - start)
+        if len(ids) > 1:
+            self.id_rate[path].append((len(ids) - 1) / (self.now() - marks[0]))
+        return ids, logits
 
     @contextmanager
     def clock(self, name: str, path: str = "shared") -> Iterator[None]:
-        start = self._now()
+        start = self.now()
         yield
-        self.seconds[name][path] += self._now() - start
+        self.seconds[name][path] += self.now() - start
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds, when all that was asked of the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -98,6 +128,12 @@ class PeakMeter:
         """The peaks since the last call."""
         taken, self.peaks = dict(self.peaks), defaultdict(int)
         return taken
+
+
+def return_free_memory() -> None:
+    """To the system, what glibc keeps in the arenas of threads that have done their work; elsewhere nothing."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset() -> None:

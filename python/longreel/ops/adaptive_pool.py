@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.backends import Request, choose
-from longreel.ops._call import call, register, wants_grad
+from longreel.ops._call import call, register
 from longreel.ops._cost import Cost
 from longreel.ops._queries import autocast, check_dtype
 from longreel.ops._schemas import overload as low_level
@@ -48,7 +48,7 @@ def adaptive_pool(
     """
     args, _ = lower(patches, output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens)
     patches = args[0]
-    chosen = choose(NAME, backend, Request(patches.device.type, patches.dtype, wants_grad(patches)))
+    chosen = choose(NAME, backend, Request(patches.device.type, patches.dtype))
     if chosen == "reference":
         return run_reference(*args)
     pooled: Tensor = call(NAME, chosen, *args)

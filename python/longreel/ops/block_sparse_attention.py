@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longreel import _native
 from longreel.backends import Request, choose
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
-from longreel.ops import _flash
-from longreel.ops._call import call, register, wants_grad
+from longreel.ops import _flash, _flash_pieces
+from longreel.ops._call import call, register
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._layouts import planned
 from longreel.ops._queries import autocast, check_dtype, exact, resolve_scale
@@ -59,7 +60,7 @@ def block_sparse_attention(
         BackendError: no backend, or not the one named, can run the call.
     """
     args, plan = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)
-    request = Request(args[0].device.type, args[0].dtype, wants_grad(*args[:5]), objection=_objection(plan, args[-1]))
+    request = Request(args[0].device.type, args[0].dtype, _objection(plan, args[-1]))
     chosen = choose(NAME, backend, request)
     if chosen == "flash":
         q, k, v, global_k, global_v = args[:5]
@@ -185,18 +186,28 @@ def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, *
     return Cost(flops, nbytes(*args[:13]), written)
 
 
-def executed_flops(plan: PlannedLayout, backend: str, dtype: torch.dtype, heads: int, width: int) -> int | None:
-    """4 D for every pair that the backend's forward computes under `plan`, masked lanes of its vectors and the padding of its
-    heads included, for each head and sample of the layout; None for a backend that does not go by tiles."""
-    if backend == "cpu":
-        lanes = min(16, plan.tile[0]), 16 if dtype is torch.float32 else 32
+def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int) -> int | None:
+    """4 D for every (query, key) pair that the backend's forward multiplies under `plan`, masked lanes among them, for each
+    head and sample of the layout; None where that is not known.
+
+    cpu: counted by the code that hands the kernel its steps: the rows of a strip times its keys in multiples of 16.
+    triton: whole tiles of the plan, of heads with their padding. flash: torch's kernel on the CPU, see
+    `_flash_pieces.executed_pairs`.
+    """
+    if backend == "cpu" and _native.HOST is not None:
+        layout = plan.layout
+        tiles, order = plan.tiles.numpy(), plan.order.numpy()
+        pairs = _native.HOST.executed_pairs(tiles, order, layout.batch_size, layout.queries, heads, kv_heads, width)
     elif backend == "triton":
         from longreel.triton_kernels.block_sparse_attention_config import head_parts
 
-        lanes, width = plan.tile, sum(head_parts(width))
+        width = sum(head_parts(width))
+        pairs = executed_pairs(plan.layout.plan(plan.tile, bounds=False))
+    elif backend == "flash" and plan.start.device.type == "cpu" and _flash.refusal(plan, 1.0) is None:
+        pairs = _flash_pieces.executed_pairs(plan.layout)
     else:
         return None
-    return 4 * width * heads * executed_pairs(plan.layout.plan(plan.tile, bounds=False), lanes)
+    return int(4 * width * heads * pairs)
 
 
 def _fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

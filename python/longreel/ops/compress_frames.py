@@ -7,7 +7,7 @@ from torch import Tensor
 
 from longreel.backends import Request, choose
 from longreel.ops import context_attention as attention
-from longreel.ops._call import call, register, wants_grad
+from longreel.ops._call import call, register
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops._schemas import overload as low_level
@@ -65,7 +65,7 @@ def compress_frames(
         query, patches, output_size=output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens,
         scale=scale, query_mask=query_mask,
     )  # fmt: skip
-    request = Request(args[1].device.type, args[1].dtype, wants_grad(args[0], args[1]))
+    request = Request(args[1].device.type, args[1].dtype)
     chosen = choose(NAME, backend, request)
     context, content, weights, _ = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
     return CompressedFrames(

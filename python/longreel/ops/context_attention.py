@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.backends import Request, choose
-from longreel.ops._call import call, register, wants_grad
+from longreel.ops._call import call, register
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops._schemas import overload as low_level
@@ -51,7 +51,7 @@ def context_attention(
         BackendError: no backend, or not the one named, can run the call.
     """
     args, prompts, shape = lower(query, patches, cu_seqlens=cu_seqlens, scale=scale, query_mask=query_mask)
-    request = Request(args[1].device.type, args[1].dtype, wants_grad(args[0], args[1]), cu_seqlens is not None)
+    request = Request(args[1].device.type, args[1].dtype)
     chosen = choose(NAME, backend, request)
     context, weights, _ = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
     context = context.reshape(*shape, context.shape[-1])

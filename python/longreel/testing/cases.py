@@ -53,10 +53,6 @@ class Variant:
     def spec(self) -> OpSpec:
         return OPS[self.op]
 
-    @property
-    def backward(self) -> bool:
-        return any(row.backend == self.backend and row.backward for row in self.spec.rows)
-
     def __str__(self) -> str:
         place = "" if self.device == "cpu" else f"@{self.device}"
         return f"{self.op}-{self.backend}{place}{'' if self.isa is None else f'[{self.isa}]'}"

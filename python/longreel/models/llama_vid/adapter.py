@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from longreel.models.llama_vid.bert import build_bert
 from longreel.models.llama_vid.presets import QFormerSize
 from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
+from longreel.models.record import Ops
 from longreel.nn import ContextAttention
 from longreel.ops.adaptive_pool import adaptive_pool
 from longreel.ops.compress_frames import compress_frames
 
-Ops = Literal["reference", "longreel"]
 Equation = Literal["released", "paper"]
 TextDecoder = Literal["qformer", "bert"]
 

@@ -1,18 +1,22 @@
 """LLaMA-VID from pixels to answer ids: tower, adapter, language model, each stage a method of its own."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2VisionConfig, Blip2VisionModel, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from longreel.models.llama_vid.adapter import Adapter, Equation, Ops, TextDecoder
-from longreel.models.llama_vid.presets import LanguageSize, Preset, TowerSize
+from longreel.cache import BufferedCache
+from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
+from longreel.models.llama_vid.presets import Preset
+from longreel.models.record import Ops
+from longreel.models.sizes import TowerSize, computed_in
+from longreel.models.speak import greedy, unheard
+from longreel.models.weights import language_model, weights_from
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
 _CPU_FRAMES = 8
-_PREFILL_TOKENS = 512
+_PREFILL_TOKENS = 256
 _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -50,7 +54,7 @@ class LlamaVid(nn.Module):
         self.preset, self.num_prefix_tokens = preset, num_prefix_tokens
         device = torch.device(device)
         self.dtype = computed_in(preset, device)
-        with _weights_from(seed, device, self.dtype):
+        with weights_from(seed, device, self.dtype):
             self.tower = _tower(preset.tower)
             self.adapter = Adapter(
                 preset.qformer,
@@ -62,8 +66,11 @@ class LlamaVid(nn.Module):
                 equation=equation,
                 backend=backend,
             )
-            self.language = _language(preset.language)
-        self.to(self.dtype).eval().requires_grad_(False)
+            self.language = language_model(preset.language, self.dtype)
+        parts: tuple[nn.Module, ...] = (self.adapter, self.tower)
+        for part in parts:
+            part.to(self.dtype)
+        self.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -73,14 +80,12 @@ class LlamaVid(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
         size = self.preset.tower
-        mean, std = (
-            torch.tensor(value, dtype=self.dtype, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD)
-        )
+        mean, std = (torch.tensor(value, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
         tokens = size.patches + self.num_prefix_tokens
         features = torch.empty(len(pixels), tokens, size.width, dtype=self.dtype, device=self.device)
         step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
         for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
-            values = ((batch.to(self.device).to(self.dtype) - mean) / std).permute(0, 3, 1, 2)
+            values = ((batch.to(self.device) - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
             place.copy_(self.tower(pixel_values=values).last_hidden_state[:, -tokens:])
         return features
 
@@ -95,13 +100,21 @@ class LlamaVid(nn.Module):
         return self.adapter.compress(queries, features, mask=mask, ops=ops)
 
     def answer(
-        self, visual: Tensor, before: Tensor, after: Tensor, *, length: int = 8, stop: int | None = None
+        self,
+        visual: Tensor,
+        before: Tensor,
+        after: Tensor,
+        *,
+        length: int = 8,
+        stop: int | None = None,
+        first: Callable[[], None] = unheard,
     ) -> tuple[Tensor, Tensor]:
         """Prefill the ids before the visual tokens, these and the ids after them, then choose greedily.
 
         Args:
             visual: [S, H] of one question. before: int64 [A]. after: int64 [T], at least one.
             length: ids to choose at most. stop: the id that ends an answer; it is not returned.
+            first: called once the first id is chosen.
 
         Returns:
             ids int64 [at most length] and the logits after every id of `after` [T, vocabulary]; the last chose the first id.
@@ -113,37 +126,18 @@ class LlamaVid(nn.Module):
         if needed > limit:
             raise ValueError(f"{needed} tokens are more than the language model's {limit} positions")
         embed = self.language.get_input_embeddings()
-        cache = DynamicCache(config=self.language.config)
-        # [1, A + S, H]
-        for block in torch.split(torch.cat([embed(before), visual])[None], _PREFILL_TOKENS, 1):
-            self.language.model(inputs_embeds=block, past_key_values=cache)
+        cache = BufferedCache(self.language.config, needed)
+        for rows in (embed(before), visual):
+            # [1, at most so many, H]
+            for block in torch.split(rows[None], _PREFILL_TOKENS, 1):
+                self.language.model(inputs_embeds=block, past_key_values=cache)
         logits = self.language(input_ids=after[None], past_key_values=cache).logits[0]
-        ids, chosen = [], logits[-1].argmax()
-        while stop is None or chosen.item() != stop:
-            ids.append(chosen)
-            if len(ids) == length:
-                break
-            chosen = self.language(input_ids=chosen.view(1, 1), past_key_values=cache).logits[0, -1].argmax()
-        return torch.stack(ids) if ids else after[:0], logits
 
+        def step(chosen: Tensor) -> Tensor:
+            following: Tensor = self.language(input_ids=chosen, past_key_values=cache).logits[0, -1]
+            return following
 
-def computed_in(preset: Preset, device: torch.device) -> torch.dtype:
-    """The preset's dtype on a CPU, bfloat16 on a GPU."""
-    dtype: torch.dtype = torch.bfloat16 if device.type == "cuda" else getattr(torch, preset.dtype)
-    return dtype
-
-
-@contextlib.contextmanager
-def _weights_from(seed: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Weights made here come from `seed`, on `device`; on a GPU in `dtype` at once, where true sizes are wanted."""
-    default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-        torch.manual_seed(seed)
-        torch.set_default_dtype(dtype if device.type == "cuda" else default)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(default)
+        return greedy(step, logits[-1], length=length, stop=stop, first=first), logits
 
 
 def _tower(size: TowerSize) -> Blip2VisionModel:
@@ -160,18 +154,3 @@ def _tower(size: TowerSize) -> Blip2VisionModel:
     tower = Blip2VisionModel(config)
     tower.post_layernorm = nn.Identity()  # type: ignore[assignment]
     return tower
-
-
-def _language(size: LanguageSize) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
-        max_position_embeddings=size.positions,
-        rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": size.rope_factor},
-        initializer_range=size.width**-0.5,
-    )
-    return LlamaForCausalLM(config)

@@ -2,25 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True)
-class TowerSize:
-    """Vision transformer: `image` and `patch` in pixels; it gives 1 + (image // patch)^2 tokens of `width`."""
-
-    image: int
-    patch: int
-    width: int
-    layers: int
-    heads: int
-    mlp: int
-
-    @property
-    def patches(self) -> int:
-        return (self.image // self.patch) ** 2
-
-    @property
-    def tokens(self) -> int:
-        return 1 + self.patches
+from longreel.models.sizes import LanguageSize, TowerSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +16,6 @@ class QFormerSize:
     queries: int
     vocabulary: int
     positions: int
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageSize:
-    """Llama. `rope_factor` stretches the positions linearly."""
-
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    mlp: int
-    vocabulary: int
-    positions: int
-    rope_factor: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
+from longreel.models.llama_vid.bert import bert_sizes
 from longreel.models.llama_vid.presets import QFormerSize
 
 # Few frames at a time keep the layers' activations in cache on a CPU; a GPU wants them all.
@@ -17,17 +18,7 @@ _CPU_FRAMES = 16
 def build_qformer(size: QFormerSize, vision_width: int, cross_attention_every: int = 2) -> InstructBlipQFormerModel:
     """The published Q-Former: post-norm as in BERT, with an FFN for the queries and another for the text."""
     config = InstructBlipQFormerConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=size.mlp,
-        max_position_embeddings=size.positions,
-        encoder_hidden_size=vision_width,
-        cross_attention_frequency=cross_attention_every,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=size.width**-0.5,
+        **bert_sizes(size), encoder_hidden_size=vision_width, cross_attention_frequency=cross_attention_every
     )
     return InstructBlipQFormerModel(config)
 

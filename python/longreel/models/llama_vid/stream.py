@@ -5,102 +5,42 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from longreel.data import FeatureStream, FeatureWriter, FrameChunk, FrameStream, MediaError
+from longreel.data import FeatureWriter
 from longreel.explain import explain
-from longreel.models.llama_vid.adapter import Ops
-from longreel.models.llama_vid.model import LlamaVid, computed_in
-from longreel.models.llama_vid.presets import Preset
+from longreel.models.feed import Progress, Source, chunks, expected_frames
+from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.questions import Questions
-from longreel.models.record import EXACT, OURS, REFERENCE, PeakMeter, Record
+from longreel.models.record import EXACT, OURS, REFERENCE, Ops, PeakMeter, Record, return_free_memory
+from longreel.models.speak import unheard
 
 SYSTEM = "llama-vid"
-RANDOM = "random, seed 0"
 # The float64 truth is computed for few frames at a time, so that it hardly shows beside the memory of what it judges.
 _EXACT_FRAMES = 4
-
-
-def describe(preset: Preset, weights: str = RANDOM) -> dict[str, str]:
-    """What a feature file says of the tower that made it."""
-    return {"system": SYSTEM, "preset": preset.name, "tower": str(preset.tower), "weights": weights}
-
-
-def check_features(stream: FeatureStream, preset: Preset, weights: str = RANDOM) -> int:
-    """How many prefix tokens (CLS) the file's frames have, 1 or 0; MediaError unless it was made by this preset's tower."""
-    for key, ours in describe(preset, weights).items():
-        if stream.about.get(key) != ours:
-            raise MediaError(f"{stream.path}: made with {key} {stream.about.get(key)!r}, this run has {key} {ours!r}")
-    tower = preset.tower
-    _, tokens, width = stream.shape
-    if tokens not in (tower.patches, tower.tokens) or width != tower.width:
-        raise MediaError(
-            f"{stream.path}: features {list(stream.shape)}; preset {preset.name} takes"
-            f" [frames, {tower.tokens} (or {tower.patches} without CLS), {tower.width}]"
-        )
-    return tokens - tower.patches
-
-
-def is_still(stream: FrameStream | FeatureStream) -> bool:
-    """Whether the frames are images, which keep all their patches."""
-    return stream.still if isinstance(stream, FrameStream) else stream.about.get("kind") == "images"
-
-
-def feature_writer(
-    path: str,
-    preset: Preset,
-    about: dict[str, str],
-    *,
-    num_prefix_tokens: int = 1,
-    weights: str = RANDOM,
-    device: torch.device | str = "cpu",
-) -> FeatureWriter:
-    """A feature file for this preset's tower; `about` adds to what it says of itself."""
-    tower, dtype = preset.tower, computed_in(preset, torch.device(device))
-    return FeatureWriter(
-        path, tower.patches + num_prefix_tokens, tower.width, dtype, {**describe(preset, weights), **about}
-    )
-
-
-@torch.inference_mode()
-def extract(
-    model: LlamaVid, stream: FrameStream, writer: FeatureWriter, *, progress: Callable[[int], None] = lambda done: None
-) -> Record:
-    """Writes the tower's tokens of every frame."""
-    record = Record(SYSTEM, model.preset.name, (), device=model.device)
-    meter = PeakMeter(model.device)
-    while True:
-        with meter(OURS):
-            with record.clock("decode"):
-                chunk = next(stream, None)
-            if chunk is None:
-                break
-            with record.clock("tower"):
-                features = model.encode(chunk.pixels)
-            with record.clock("write"):
-                writer.add(features.cpu(), chunk.times)
-        _count(record, features, meter, progress)
-    return record
 
 
 @torch.inference_mode()
 def run(
     model: LlamaVid,
-    stream: FrameStream | FeatureStream,
+    stream: Source,
     questions: Questions,
     *,
+    ops: Ops = "longreel",
     compare: bool = False,
     frames: int | None = None,
     writer: FeatureWriter | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda done: None,
 ) -> Record:
     """Every question in one pass: a frame is decoded, seen by the tower and read by the compression once for all.
 
     Args:
         model: with the content tokens that the input gets. stream: where its frames or features come from.
-        compare: text queries and compression in the released order too, in turn with ours, and in float64; the language
+        ops: the path to run, as in `Adapter`.
+        compare: both; text queries and compression in the released order too, in turn with ours, and in float64; the language
             model then runs on each. The other stages are the same code on every path and are timed once.
         frames: stop after so many.
         writer: keeps the features, for later questions. progress: told the frames done.
@@ -108,34 +48,22 @@ def run(
     Raises:
         MediaError: no frames, or as the stream. ValueError: too many tokens for the language model.
     """
-    record, meter = Record(SYSTEM, model.preset.name, questions.texts, device=model.device), PeakMeter(model.device)
+    paths = (OURS, REFERENCE) if compare else (ops,)
+    record = Record(SYSTEM, model.preset.name, questions.texts, paths, device=model.device)
+    meter = PeakMeter(model.device)
     record.steps = model.preset.qformer.layers + 1
-    paths = (OURS, REFERENCE) if compare else (OURS,)
     exact = copy.deepcopy(model.adapter).double() if compare else None
     limit = model.preset.language.positions - questions.longest
     kept = {path: _Kept(limit) for path in (*paths, *([EXACT] if compare else []))}
-    expected = _least(stream.expected, frames)
+    expected = expected_frames(stream, frames)
     ids, mask = questions.ids.to(model.device), questions.mask.to(model.device)
     valid = model.adapter.query_mask(mask)
     start = time.perf_counter()
     _warm(model, questions, paths)
     record.startup = time.perf_counter() - start
     orders = itertools.cycle([paths, paths[::-1]])
-    while frames is None or record.frames < frames:
-        with meter(*paths):
-            with record.clock("decode" if isinstance(stream, FrameStream) else "read"):
-                chunk = next(stream, None)
-            if chunk is None:
-                break
-            part = slice(None if frames is None else frames - record.frames)
-            if isinstance(chunk, FrameChunk):
-                with record.clock("tower"):
-                    features = model.encode(chunk.pixels[part])
-            else:
-                features = chunk.features[part].to(model.device, model.dtype)
-            if writer is not None:
-                with record.clock("write"):
-                    writer.add(features.cpu(), chunk.times[part])
+    seen = chunks(model, stream, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
+    for features in seen:
         for path in next(orders):
             with meter(path):
                 with record.clock("query", path):
@@ -147,21 +75,22 @@ def run(
             for few in torch.split(features.double(), _EXACT_FRAMES):
                 truth = exact.compress(exact.query(ids, few, mask, ops="reference"), few, mask=valid, ops="reference")
                 kept[EXACT].add(truth, len(few), expected)
-        record.backend = record.backend or _backend(model, queries, features)
-        _count(record, features, meter, progress)
-    if not record.frames:
-        raise MediaError("the input holds no frames")
+        record.backend = record.backend or (_backend(model, queries, features) if OURS in paths else ops)
     record.visual = {path: buffer.whole() for path, buffer in kept.items()}
-    record.tokens = record.visual[OURS].shape[1]
+    record.tokens, record.tokens_bytes = record.visual[paths[0]].shape[1], record.visual[paths[0]].nbytes
+    return_free_memory()
     for path, visual in record.visual.items():
         speaker = copy.deepcopy(model).double() if path == EXACT else model
-        # The same code on every path: the clock of ours counts for the reference path too.
-        with meter(path), record.clock("language") if path == OURS else contextlib.nullcontext():
-            answers = [_answer(speaker, tokens, questions, index) for index, tokens in enumerate(visual)]
+        # The same code on every path: the clock of the first counts for the others too.
+        with meter(path), record.clock("language") if path == paths[0] else contextlib.nullcontext():
+            answers = [
+                record.answer(path, partial(_answer, speaker, tokens, questions, index))
+                for index, tokens in enumerate(visual)
+            ]
         record.ids[path] = [chosen.tolist() for chosen, _ in answers]
         record.logits[path] = [logits for _, logits in answers]
     if questions.decode is not None:
-        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[OURS])
+        record.answers = tuple(questions.decode(chosen) for chosen in record.ids[paths[0]])
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
     return record
@@ -171,13 +100,11 @@ def _ops(path: str) -> Ops:
     return "longreel" if path == OURS else "reference"
 
 
-def _answer(model: LlamaVid, visual: Tensor, questions: Questions, index: int) -> tuple[Tensor, Tensor]:
+def _answer(
+    model: LlamaVid, visual: Tensor, questions: Questions, index: int, first: Callable[[], None] = unheard
+) -> tuple[Tensor, Tensor]:
     before, after = (ids.to(visual.device) for ids in questions.prompts[index])
-    return model.answer(visual, before, after, length=questions.length, stop=questions.stop)
-
-
-def _least(expected: int | None, frames: int | None) -> int | None:
-    return min((count for count in (expected, frames) if count is not None), default=None)
+    return model.answer(visual, before, after, length=questions.length, stop=questions.stop, first=first)
 
 
 def _warm(model: LlamaVid, questions: Questions, paths: Sequence[str]) -> None:
@@ -217,13 +144,6 @@ class _Kept:
 
     def whole(self) -> Tensor:
         return self._buffer[:, : self._length]
-
-
-def _count(record: Record, features: Tensor, meter: PeakMeter, progress: Callable[[int], None]) -> None:
-    record.frames += features.shape[0]
-    record.patches += features.shape[0] * features.shape[1]
-    record.memory.append((record.frames, meter.take()))
-    progress(record.frames)
 
 
 def _backend(model: LlamaVid, queries: Tensor, features: Tensor) -> str | None:

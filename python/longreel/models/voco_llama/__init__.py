@@ -2,10 +2,10 @@
 
 from longreel.models.voco_llama.adapter import VoCoDecoder
 from longreel.models.voco_llama.model import VoCoLlama, from_released, released_name, to_released
-from longreel.models.voco_llama.presets import PRESETS, SEVEN_B, TINY, Preset
+from longreel.models.voco_llama.presets import PRESETS, SEVEN_B, SMALL, TINY, Preset
 from longreel.models.voco_llama.tokens import IGNORED, IMAGE, VoCoCollator, VoCoRule
 
 __all__ = [
-    "IGNORED", "IMAGE", "PRESETS", "SEVEN_B", "TINY", "Preset", "VoCoCollator", "VoCoDecoder", "VoCoLlama", "VoCoRule",
+    "IGNORED", "IMAGE", "PRESETS", "SEVEN_B", "SMALL", "TINY", "Preset", "VoCoCollator", "VoCoDecoder", "VoCoLlama", "VoCoRule",
     "from_released", "released_name", "to_released",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """VoCo tokens for any Llama or Qwen2 decoder of transformers: masked training, and two-stage inference."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -145,8 +146,15 @@ class VoCoDecoder(Trainable, nn.Module):
             positions="absolute" if rule.absolute else "compact",
         )
 
-    def ask(self, cache: VoCoCache, question: Tensor, *, num_beams: int = 1, **options: Any) -> Tensor:
-        """Stage 2: the answer [1, T] to a question [T] about what the cache has seen; the cache stays as it is."""
-        ids = question.reshape(1, -1).to(self.language.device)
-        given = cache.question(ids, num_beams) | options
-        return self.language.generate(**given)[:, ids.shape[1] :]  # type: ignore[operator]
+    def ask(
+        self, cache: VoCoCache, question: Tensor | Sequence[Tensor], *, num_beams: int = 1, **options: Any
+    ) -> Tensor:
+        """Stage 2: the answer [1, T] to a question [t] about what the cache has seen, or answers [B, T] to B questions of any
+        lengths at once; the cache stays as it is."""
+        rows = [one.flatten() for one in ([question] if isinstance(question, Tensor) else question)]
+        longest = max(map(len, rows))
+        ids, mask = (torch.zeros(len(rows), longest, dtype=torch.long, device=self.language.device) for _ in range(2))
+        for b, row in enumerate(rows):
+            ids[b, longest - len(row) :], mask[b, longest - len(row) :] = row.to(ids.device), 1
+        given = cache.question(ids, num_beams, mask) | options
+        return self.language.generate(**given)[:, longest:]  # type: ignore[operator]

@@ -1,20 +1,26 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, PreTrainedModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 
+from longreel import use_layout
 from longreel.cache import VoCoCache
+from longreel.models.sizes import TowerSize, computed_in
+from longreel.models.speak import greedy, unheard
 from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
+from longreel.models.weights import language_model, weights_from
 
+# Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
+_CPU_FRAMES = 8
 _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-_TOWER, _PROJECTOR, _LANGUAGE = (
+TOWER, _PROJECTOR, _LANGUAGE = (
     "model.vision_tower.vision_tower.vision_model.",
     "model.mm_projector.",
     "decoder.language.",
@@ -27,20 +33,38 @@ class VoCoLlama(Trainable, nn.Module):
     Args:
         preset: every size. seed: of the weights.
         count: VoCo tokens of a group. rule: further fields of `VoCoRule` (mode, separator, readings of the mask).
+        backend: of `block_sparse_attention` in both stages; None chooses.
+        device: where the weights are made and everything runs; "meta" makes sizes alone.
     """
 
-    def __init__(self, preset: Preset, *, seed: int = 0, count: int = 2, **rule: Any) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        *,
+        seed: int = 0,
+        count: int = 2,
+        backend: str | None = None,
+        device: torch.device | str = "cpu",
+        **rule: Any,
+    ) -> None:
         super().__init__()
-        self.preset, dtype = preset, getattr(torch, preset.dtype)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.tower = _tower(preset).to(dtype)
-            projector = nn.Sequential(
-                nn.Linear(preset.vision_width, preset.width), nn.GELU(), nn.Linear(preset.width, preset.width)
-            )
-            self.projector = projector.to(dtype)
-            language = _language(preset)
-        self.decoder = VoCoDecoder(language, rows=preset.rows, count=count, token=preset.vocabulary, **rule)
+        self.preset, self.backend = preset, backend
+        tower, device = preset.tower, torch.device(device)
+        self.dtype = computed_in(preset, device)
+        with weights_from(seed, device, self.dtype):
+            self.tower, width = _tower(tower), preset.language.width
+            self.projector = nn.Sequential(nn.Linear(tower.width, width), nn.GELU(), nn.Linear(width, width))
+            parts: tuple[nn.Module, ...] = (self.projector, self.tower)
+            for part in parts:
+                part.to(self.dtype)
+            language = language_model(preset.language, self.dtype)
+        token = preset.language.vocabulary - 1
+        self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.tower.embeddings.patch_embedding.weight.device
 
     @property
     def language(self) -> PreTrainedModel:  # type: ignore[override]
@@ -52,11 +76,15 @@ class VoCoLlama(Trainable, nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [P, image, image, 3] -> rows of the last layer but one [P, N, C], without CLS. The tower is frozen."""
-        weight = self.tower.embeddings.patch_embedding.weight
-        mean, std = (torch.tensor(value, device=weight.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
+        size = self.preset.tower
+        mean, std = (torch.tensor(value, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
+        features = torch.empty(len(pixels), size.patches, size.width, dtype=self.dtype, device=self.device)
+        step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
         with torch.no_grad():
-            values = ((pixels.to(weight.device) - mean) / std).permute(0, 3, 1, 2).to(weight.dtype)
-            return self.tower(pixel_values=values).last_hidden_state[:, 1:]
+            for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
+                values = ((batch.to(self.device) - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
+                place.copy_(self.tower(pixel_values=values).last_hidden_state[:, 1:])
+        return features
 
     def forward(self, input_ids: Tensor, pixels: Tensor | None = None, **inputs: Any) -> Any:
         """The masked forward over a batch of `collator`; see `VoCoDecoder.forward`."""
@@ -69,11 +97,41 @@ class VoCoLlama(Trainable, nn.Module):
     @torch.no_grad()
     def see(self, pixels: Tensor, **options: Any) -> VoCoCache:
         """Stage 1 over frames [F, image, image, 3]; see `VoCoDecoder.see`."""
-        return self.decoder.see(self.projector(self.encode(pixels)), **options)
+        return self.read(self.encode(pixels), **options)
 
-    def ask(self, cache: VoCoCache, question: Tensor, **options: Any) -> Tensor:
+    @torch.no_grad()
+    def read(self, features: Tensor, **options: Any) -> VoCoCache:
+        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.see`."""
+        with use_layout(None, backend=self.backend):
+            return self.decoder.see(self.projector(features), **options)
+
+    def ask(self, cache: VoCoCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""
         return self.decoder.ask(cache, question, **options)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        cache: VoCoCache,
+        after: Tensor,
+        *,
+        length: int = 8,
+        stop: int | None = None,
+        first: Callable[[], None] = unheard,
+    ) -> tuple[Tensor, Tensor]:
+        """Stage 2, greedily: ids int64 [at most length] to the ids `after` [T], and the logits after each of those [T, V].
+
+        first: called once the first id is chosen.
+        """
+        fork = cache.fork()
+
+        def step(ids: Tensor) -> Tensor:
+            logits: Tensor = self.language(input_ids=ids, past_key_values=fork).logits[0]
+            return logits
+
+        with use_layout(None, backend=self.backend):
+            logits = step(after[None])
+            return greedy(lambda chosen: step(chosen)[-1], logits[-1], length=length, stop=stop, first=first), logits
 
     def _vision(self, pixels: Tensor | None) -> Tensor | None:
         return None if pixels is None else self.projector(self.encode(pixels))
@@ -83,7 +141,7 @@ def released_name(name: str) -> str:
     """The released name of a parameter of `VoCoLlama`: LLaVA-1.5's."""
     room, _, rest = name.partition(".")
     if room == "tower":
-        return _TOWER + rest
+        return TOWER + rest
     if room == "projector":
         return _PROJECTOR + rest
     return name.removeprefix(_LANGUAGE)
@@ -111,30 +169,15 @@ def to_released(model: VoCoLlama) -> dict[str, Tensor]:
     return {released_name(name): value for name, value in model.state_dict().items()}
 
 
-def _tower(preset: Preset) -> CLIPVisionModel:
+def _tower(size: TowerSize) -> CLIPVisionModel:
     config = CLIPVisionConfig(
-        hidden_size=preset.vision_width,
-        intermediate_size=preset.vision_mlp,
-        num_hidden_layers=preset.vision_layers - 1,
-        num_attention_heads=preset.vision_heads,
-        image_size=preset.image,
-        patch_size=preset.patch,
+        hidden_size=size.width,
+        intermediate_size=size.mlp,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        image_size=size.image,
+        patch_size=size.patch,
     )
     tower = CLIPVisionModel(config)
     tower.post_layernorm = nn.Identity()  # type: ignore[assignment]
     return tower.eval().requires_grad_(False)
-
-
-def _language(preset: Preset) -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=preset.vocabulary + 1,
-        hidden_size=preset.width,
-        intermediate_size=preset.mlp,
-        num_hidden_layers=preset.layers,
-        num_attention_heads=preset.heads,
-        num_key_value_heads=preset.kv_heads,
-        max_position_embeddings=preset.positions,
-        initializer_range=preset.width**-0.5,
-    )
-    # Made in its dtype: a cast would round the inverse frequencies of the positions too.
-    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, preset.dtype))

@@ -2,40 +2,45 @@
 
 from dataclasses import dataclass
 
+from longreel.models.sizes import LanguageSize, TowerSize
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A CLIP tower, whose last layer but one gives (image // patch)^2 rows, and a Llama of `vocabulary` ids + the VoCo token."""
+    """A CLIP tower (without its last layer, which nobody reads) and a Llama; the last id of its vocabulary is the VoCo token.
+
+    `chunk`: frames at a time; `at_once`: frames of one pass through the language model's vision stage; `dtype`: on a CPU.
+    """
 
     name: str
-    image: int
-    patch: int
-    vision_width: int
-    vision_layers: int
-    vision_heads: int
-    vision_mlp: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    mlp: int
-    vocabulary: int
-    positions: int
-    dtype: str
-
-    @property
-    def rows(self) -> int:
-        """Vision rows of a picture."""
-        return (self.image // self.patch) ** 2
+    tower: TowerSize
+    language: LanguageSize
+    chunk: int = 64
+    at_once: int = 8
+    dtype: str = "float32"
 
 
 TINY = Preset(
-    name="tiny", image=336, patch=14, vision_width=96, vision_layers=3, vision_heads=3, vision_mlp=384, width=256, layers=4,
-    heads=4, kv_heads=4, mlp=704, vocabulary=260, positions=65536, dtype="float32",
-)  # fmt: skip
-SEVEN_B = Preset(
-    name="7b", image=336, patch=14, vision_width=1024, vision_layers=24, vision_heads=16, vision_mlp=4096, width=4096, layers=32,
-    heads=32, kv_heads=32, mlp=11008, vocabulary=32000, positions=4096, dtype="bfloat16",
-)  # fmt: skip
+    name="tiny",
+    tower=TowerSize(image=336, patch=14, width=96, layers=2, heads=3, mlp=384),
+    language=LanguageSize(width=256, layers=4, heads=4, kv_heads=4, mlp=704, vocabulary=261, positions=65536),
+)
 
-PRESETS = {preset.name: preset for preset in (TINY, SEVEN_B)}
+SMALL = Preset(
+    name="small",
+    tower=TowerSize(image=336, patch=14, width=384, layers=11, heads=6, mlp=1536),
+    language=LanguageSize(width=512, layers=8, heads=8, kv_heads=4, mlp=1408, vocabulary=261, positions=65536),
+)
+
+# CLIP ViT-L/14-336 and Vicuna-7B v1.5, whose positions are stretched so that an hour has room among them, as LLaMA-VID's
+# long-video stage does.
+SEVEN_B = Preset(
+    name="7b",
+    tower=TowerSize(image=336, patch=14, width=1024, layers=23, heads=16, mlp=4096),
+    language=LanguageSize(
+        width=4096, layers=32, heads=32, kv_heads=32, mlp=11008, vocabulary=32001, positions=65536, rope_factor=16.0
+    ),
+    dtype="bfloat16",
+)
+
+PRESETS = {preset.name: preset for preset in (TINY, SMALL, SEVEN_B)}

@@ -42,6 +42,11 @@ class VoCoRule:
     frames_see_prefix: bool = False
     absolute: bool = False
 
+    @property
+    def frame(self) -> int:
+        """Rows of a picture with a group of its own: vision, separator, VoCo tokens."""
+        return self.rows + len(self.separator) + self.count
+
     def insert(self, ids: Sequence[int], labels: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Ids with placeholders, and their labels -> int64 [S] each: every placeholder as often as a picture has rows, separator
         and VoCo tokens behind every group; what is no text has no label."""

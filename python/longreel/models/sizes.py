@@ -1,0 +1,61 @@
+"""Sizes that every system has: its vision tower, its language model, and what a preset says of a run."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TowerSize:
+    """Vision transformer: `image` and `patch` in pixels; it gives CLS and (image // patch)^2 patch tokens of `width`."""
+
+    image: int
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+
+    @property
+    def patches(self) -> int:
+        return (self.image // self.patch) ** 2
+
+    @property
+    def tokens(self) -> int:
+        return 1 + self.patches
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSize:
+    """Llama. `rope_factor` stretches the positions linearly."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: int
+    vocabulary: int
+    positions: int
+    rope_factor: float = 1.0
+
+
+class Preset(Protocol):
+    """One size of a whole system. `chunk`: frames at a time; `dtype`: on a CPU (a GPU computes in bfloat16)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tower(self) -> TowerSize: ...
+    @property
+    def language(self) -> LanguageSize: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+def computed_in(preset: Preset, device: torch.device) -> torch.dtype:
+    """The preset's dtype on a CPU, bfloat16 on a GPU."""
+    dtype: torch.dtype = torch.bfloat16 if device.type == "cuda" else getattr(torch, preset.dtype)
+    return dtype

@@ -1,0 +1,120 @@
+"""`make gpu-e2e`'s plan without a card: what it runs, how it finds what fits, and a small run of it on the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longreel.cli.session import SYSTEMS
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import end_to_end as e2e
+import tables
+from end_to_end import Case, Outcome, Session
+
+ROOT = Path(__file__).parents[2]
+
+
+class Card:
+    """A machine on which a run takes `start` + `each` seconds a frame and `fit` frames fit at once."""
+
+    def __init__(self, start: float, each: float, fit: int) -> None:
+        self.now, self._start, self._each, self._fit = 0.0, start, each, fit
+        self.ran: list[Case] = []
+
+    def __call__(self, case: Case, limit: float) -> Outcome:
+        self.ran.append(case)
+        if case.at_once and case.frames > self._fit:
+            self.now += min(limit, self._start)
+            return Outcome(case, e2e.FULL, self._start)
+        wall = self._start + self._each * case.frames
+        self.now += min(limit, wall)
+        if wall > limit:
+            return Outcome(case, e2e.CUT, limit)
+        path = "reference" if case.ops == "reference" else "longreel"
+        line = {"stages_s": {path: {"see": self._each * case.frames}}}
+        return Outcome(case, e2e.OK, wall, line)
+
+    def session(self, budget: float) -> Session:
+        return Session(self, budget, lambda: self.now, lambda outcome: None)
+
+
+def at_once(frames: int) -> Case:
+    return Case("voco-llama", "7b", "features", "reference", None, frames, at_once=True)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("fit", [0, 3, 17, 64, 100, 255, 900, 3599, 3600])
+@pytest.mark.parametrize("start", [64, 3600])
+def test_the_limit_is_bracketed(fit: int, start: int) -> None:
+    session = Card(1.0, 0.0, fit).session(1e6)
+    session.limit(at_once(start), 3600)
+    fits = [o.case.frames for o in session.done if o.outcome == e2e.OK]
+    full = [o.case.frames for o in session.done if o.outcome == e2e.FULL]
+    assert max(fits, default=0) <= fit < min(full, default=3601)
+    assert len(session.done) == len({o.case for o in session.done})
+    if 0 < fit < 3600:
+        assert min(full) / max(fits) <= 1.5 + 1 / fit
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("budget", [30.0, 170.0, 500.0, 5000.0])
+@pytest.mark.parametrize("each", [0.001, 0.03, 0.1])
+def test_the_plan_ends_in_time(system: str, budget: float, each: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run costs; an hour from features is the first thing measured, and what was not reached has a name."""
+    monkeypatch.setattr(e2e, "no_video", lambda: None)
+    card = Card(20.0, each, 500)
+    session = card.session(budget)
+    e2e.measure(session, system, "7b", e2e.HOUR, e2e.CAPS)
+    assert card.now <= budget
+    assert card.ran[0] == Case(system, "7b", "features", "longreel", None, 3600)
+    asked = {(o.case.input, o.case.ops, o.case.memory_cap_gib) for o in session.done}
+    assert {("features", "longreel", 24.0), ("features", "longreel", 80.0), ("video", "longreel", None)} <= asked
+    assert not any(o.failed for o in session.done)
+    if budget == 5000.0:
+        assert not [o for o in session.done if o.outcome not in (e2e.OK, e2e.FULL)]
+        assert ("features", "reference", 24.0) in asked
+
+
+@pytest.mark.fast
+def test_fewer_frames_where_an_hour_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(e2e, "no_video", lambda: "not here: PyAV (av) is not installed")
+    session = Card(20.0, 0.03, 100).session(350.0)
+    e2e.measure(session, "voco-llama", "7b", e2e.HOUR, (24.0,))
+    capped = next(o for o in session.done if o.case.memory_cap_gib == 24.0)
+    assert capped.outcome == e2e.OK
+    assert 450 <= capped.case.frames < 3600
+    missing = next(o for o in session.done if o.case.input == "video")
+    assert e2e.cells(missing)[-1] == "not here: PyAV (av) is not installed"
+
+
+@pytest.mark.fast
+def test_no_card_is_said() -> None:
+    done = subprocess.run([sys.executable, "benchmarks/end_to_end.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "no CUDA GPU on this machine" in done.stdout
+
+
+def test_a_small_run_of_everything(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/end_to_end.py", "--preset", "tiny", "--device", "cpu", "--frames", "6"]
+    done = subprocess.run([*command, "--results", str(tmp_path / "cpu")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "cpu/end_to_end.jsonl").read_text().splitlines()]
+    assert {(line["case"]["system"], line["case"]["input"], line["case"]["ops"]) for line in lines} == {
+        (system, *rest)
+        for system in SYSTEMS
+        for rest in (("features", "longreel"), ("features", "reference"), ("features", "both"), ("video", "longreel"))
+    }
+    assert {line["outcome"] for line in lines} == {"ok"}
+    assert all(line["shell"].startswith("longreel run ") and str(tmp_path) not in line["shell"] for line in lines)
+    assert "same numbers" in done.stdout
+    page = tables.page(tmp_path)
+    assert "### End to end" in page
+    assert "llama-vid, preset tiny, random weights:" in page
+    rows = [row for row in page.splitlines() if row.startswith("| features | whole | both")]
+    assert len(rows) == 2
+    assert all(row.count("|") == page.splitlines()[page.splitlines().index(row)].count("|") for row in rows)

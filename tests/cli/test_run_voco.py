@@ -1,0 +1,202 @@
+"""`--system voco-llama` from end to end: it looks and behaves as llama-vid does, and keeps the VoCo tokens' rows alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_run import call, refused
+from torch import Tensor
+from typer.testing import Result
+
+from longreel.cache import VoCoCache
+from longreel.models.sizes import LanguageSize, TowerSize
+from longreel.models.voco_llama import PRESETS, Preset, VoCoLlama, dense
+
+SMALL = Preset(
+    name="small-for-tests",
+    tower=TowerSize(image=56, patch=14, width=32, layers=1, heads=2, mlp=64),
+    language=LanguageSize(width=32, layers=2, heads=4, kv_heads=2, mlp=64, vocabulary=261, positions=512),
+    chunk=4,
+    at_once=3,
+)
+ROWS = 16 + 1 + 1  # vision, newline, one VoCo token
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Preset:
+    monkeypatch.setitem(PRESETS, SMALL.name, SMALL)
+    return SMALL
+
+
+def run(tmp_path: Path, *arguments: object) -> tuple[Result, dict[str, Any]]:
+    """A run that must succeed, and its line of JSON."""
+    lines = tmp_path / "run.jsonl"
+    given = ["--system", "voco-llama", "--preset", SMALL.name, "--json", lines]
+    result = call("run", *arguments, *given)
+    assert result.exit_code == 0, result.output
+    return result, json.loads(lines.read_text().splitlines()[-1])
+
+
+def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
+    picture = tmp_path / "run.png"
+    result, line = run(tmp_path, clip, "--frames", "fps:5", "--plot", picture)
+    assert (line["frames"], line["patches"], line["tokens"], line["rows"]) == (10, 160, 10, 1 + 10 * ROWS)
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "see", "language"]
+    assert line["tokens_bytes"] == 10 * 2 * 2 * 2 * 8 * 4
+    assert line["backend"] == "cpu"
+    assert line["memory_by_frames"][0][0] == 4
+    assert "10 frames in" in result.stdout.splitlines()[0]
+    assert "10 rows kept, of 181: 94.48% less" in result.stdout
+    assert "No answer, random weights" in result.stdout
+    assert result.stderr == ""
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    with Image.open(picture) as image:
+        assert min(image.size) > 500
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--mode", "causal", "--voco", "3"],
+        ["--positions", "absolute", "--backend", "reference"],
+    ],
+    ids=" ".join,
+)
+def test_compare(tmp_path: Path, small: Preset, clip: Path, options: list[str]) -> None:
+    """Both questions, keys and values and logits, against the dense mask and float64."""
+    given = ["--frames", "fps:5", "--question", "a", "--question", "why is it?", *options]
+    result, line = run(tmp_path, clip, "--compare", *given)
+    assert line["passed"]
+    assert 0 < line["error_over_budget"] <= 1
+    assert list(line["stage_ratios"]) == ["see", "language"]
+    assert line["end_to_end_ratio"] == pytest.approx(line["total_s"]["reference"] / line["total_s"]["longreel"])
+    assert "same numbers   yes" in result.stdout
+    _, alone = run(tmp_path, clip, *given)
+    assert [one["ids"] for one in alone["questions"]] == [one["ids"] for one in line["questions"]]
+
+
+def test_compare_on_the_frames_that_fit(
+    tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "MASK_BYTES", 4 * 100**2)
+    result, line = run(tmp_path, clip, "--frames", "fps:5", "--compare", "--question", "why?")
+    assert (line["frames"], line["compared"]["frames"], line["passed"]) == (10, 4, True)
+    assert "reference" not in line["total_s"]
+    assert list(line["compared"]["stage_ratios"]) == ["see", "language"]
+    said = " ".join(result.stdout.split())
+    assert "compared on the first 4 frames" in said
+    assert "10 frames' would take" in said
+    refused(
+        call("profile", clip, "--system", "voco-llama", "--count", 1, "--count", 2, "--frames", "fps:5", "--mode", "x"),
+        "there is independent or causal",
+    )
+
+
+def test_wrong_numbers_fail(tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = VoCoLlama.read
+
+    def wrong(self: VoCoLlama, features: Tensor, **options: Any) -> VoCoCache:
+        return right(self, features * 1.0001, **options)
+
+    monkeypatch.setattr(VoCoLlama, "read", wrong)
+    result = call("run", clip, "--system", "voco-llama", "--preset", SMALL.name, "--compare")
+    assert result.exit_code == 1
+    assert "NO:" in result.stdout
+
+
+def test_a_second_question_sees_nothing_again(
+    tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    right = VoCoCache.append
+
+    def counted(self: VoCoCache, decoder: Any, embeds: Tensor, *rest: Any, **named: Any) -> None:
+        seen.append(embeds.shape[1])
+        right(self, decoder, embeds, *rest, **named)
+
+    monkeypatch.setattr(VoCoCache, "append", counted)
+    _, one = run(tmp_path, clip, "--frames", "fps:5", "--question", "why?")
+    rows = list(seen)
+    seen.clear()
+    _, both = run(tmp_path, clip, "--frames", "fps:5", "--question", "what is it?", "--question", "why?")
+    # One black frame, then 10 frames in chunks of 4, three at once at most.
+    assert seen == rows == [1 + ROWS, 1 + 3 * ROWS, ROWS, 3 * ROWS, ROWS, 2 * ROWS]
+    assert both["questions"][1]["checksum"] == one["questions"][0]["checksum"]
+
+
+def test_extract_then_run(tmp_path: Path, small: Preset, clip: Path) -> None:
+    out, kept = tmp_path / "clip.safetensors", tmp_path / "kept.safetensors"
+    given = ["--system", "voco-llama", "--preset", SMALL.name, "--frames", "fps:5"]
+    result = call("extract", clip, "--out", out, *given)
+    assert result.exit_code == 0, result.output
+    assert "[10, 16, 32] float32" in result.stdout
+    _, from_video = run(tmp_path, clip, "--frames", "fps:5", "--features", kept)
+    assert out.stat().st_size == kept.stat().st_size
+    for file in (out, kept):
+        _, later = run(tmp_path, file, "--compare")
+        assert not {"decode", "tower", "write"} & set(later["stages_s"]["longreel"])
+        assert [one["ids"] for one in later["questions"]] == [one["ids"] for one in from_video["questions"]]
+        assert later["passed"]
+    refused(call("run", out), "made with system 'voco-llama', this run has system 'llama-vid'")
+
+
+def test_images(tmp_path: Path, small: Preset) -> None:
+    paths = []
+    for index in range(3):
+        paths.append(tmp_path / f"{index}.png")
+        Image.effect_noise((80, 60), 60 + index).save(paths[-1])
+    _, one = run(tmp_path, paths[0], "--compare", "--voco", 2)
+    assert (one["frames"], one["tokens"], one["passed"]) == (1, 2, True)
+    _, several = run(tmp_path, *paths, "--compare", "--mode", "causal")
+    assert (several["frames"], several["tokens"], several["passed"]) == (3, 3, True)
+
+
+def test_what_is_seen_matters(tmp_path: Path, small: Preset) -> None:
+    """Other pictures, other keys and values, and other logits: random weights are drawn wide enough."""
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    Image.new("RGB", (80, 60), (200, 30, 20)).save(paths[0])
+    Image.effect_noise((80, 60), 90).save(paths[1])
+    first, second = (run(tmp_path, path, "--question", "what?")[1]["questions"][0]["ids"] for path in paths)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--preset", "7b-336"], "voco-llama has tiny, small, 7b"),
+        (["--mode", "image"], "there is independent or causal"),
+        (["--positions", "relative"], "there is compact or absolute"),
+        (["--equation", "paper"], "--equation: an option of llama-vid, this run is voco-llama"),
+        (["--tokens-per-frame", "4"], "--tokens-per-frame: an option of llama-vid"),
+        (["--drop-cls"], "--drop-cls: an option of llama-vid"),
+        (["--backend", "nonsense"], "nonsense"),
+        (["--question", ""], "a question is empty"),
+        (["--frames", "fps:25", "--positions", "absolute"], "more than the language model's 512: 2"),
+        (["--checkpoint", "/nowhere"], "not a checkpoint folder"),
+    ],
+)
+def test_bad_options_are_one_line(small: Preset, clip: Path, options: list[str], said: str) -> None:
+    given = options if "--preset" in options else [*options, "--preset", SMALL.name]
+    refused(call("run", clip, "--system", "voco-llama", *given), said)
+
+
+def test_options_of_voco_llama_alone(clip: Path) -> None:
+    for option in (["--voco", "2"], ["--mode", "causal"], ["--positions", "compact"]):
+        refused(call("run", clip, *option), f"{option[0]}: an option of voco-llama, this run is llama-vid")
+
+
+def test_profile(tmp_path: Path, clip: Path) -> None:
+    """Each run is a process of its own, which knows no preset of a test: `tiny`, few frames."""
+    lines, picture = tmp_path / "p.jsonl", tmp_path / "p.png"
+    given = ["--system", "voco-llama", "--frames", "fps:2", "--json", lines, "--plot", picture, "--compare"]
+    result = call("profile", clip, "--count", 1, "--count", 3, *given)
+    assert result.exit_code == 0, result.output
+    first, second, growth = (json.loads(line) for line in lines.read_text().splitlines())
+    assert (first["tokens"], second["tokens"]) == (1, 3)
+    assert first["passed"]
+    assert set(growth["stage_exponents"]) == {"decode", "tower", "see", "language"}
+    with Image.open(picture) as image:
+        assert min(image.size) > 500

@@ -1,0 +1,95 @@
+"""Executed FLOPs are what the kernels multiply, and on the CPU at most 1.25 times the visible ones."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from longreel import VideoLayout, _native, block_sparse_attention
+from longreel.layout import visible_pairs
+from longreel.ops.block_sparse_attention import executed_flops
+from longreel.testing.cases import cpu_isa
+
+pytestmark = pytest.mark.skipif(_native.OPS_REFUSAL is not None, reason="needs _ops.so")
+WIDTH = 16
+
+
+def multiplied(layout: VideoLayout, backend: str, dtype: torch.dtype) -> Tensor:
+    """bool [Sq, Sk]: which values enter the sum of which row, masked lanes among them. Head j has NaN as value j, and a weight
+    of 0 makes no 0 of it."""
+    keys = torch.arange(layout.keys)
+    q, k, v = (torch.randn(1, rows, layout.keys, WIDTH).to(dtype) for rows in (layout.queries, *2 * (layout.keys,)))
+    v[0, keys, keys] = torch.nan
+    return block_sparse_attention(q, k, v, layout, backend=backend)[0].isnan().any(-1)
+
+
+def executed(layout: VideoLayout, backend: str, heads: int = 8, kv_heads: int = 8, width: int = WIDTH) -> int:
+    """Pairs of one head."""
+    flops = executed_flops(layout.to("cpu"), backend, heads, kv_heads, width)
+    assert flops is not None
+    return flops // (4 * width * heads)
+
+
+# Segments of whole multiples of 16 keys leave no lane without a key.
+EXACT = {
+    "causal": VideoLayout.causal(304),
+    "voco": VideoLayout.voco(frames=3, vision=16, voco=16, text=16, mode="causal"),
+    "vst": VideoLayout.vst(visual=256, chunk=128, ratio=8, prefix=16, text=16),
+    "window": VideoLayout.sliding_window(208, 40, 16),
+    "few rows": VideoLayout.causal(176).rows(171, 176),
+}
+LOOSE = {
+    "causal": VideoLayout.causal(61),
+    "voco": VideoLayout.voco(frames=3, vision=37, voco=2, text=10, prefix=5, mode="causal"),
+    "grouped": VideoLayout.vst(visual=256, chunk=128, ratio=8, prefix=16, text=16).grouped(),
+    "packed": VideoLayout.packed([VideoLayout.causal(40), VideoLayout.sliding_window(50, 7)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("isa", _native.cpu_isas())
+def test_cpu_multiplies_what_it_says(isa: str, dtype: torch.dtype) -> None:
+    with cpu_isa(isa):
+        for name, layout in EXACT.items():
+            assert multiplied(layout, "cpu", dtype).sum() == executed(layout, "cpu"), name
+        for name, layout in LOOSE.items():
+            found = multiplied(layout, "cpu", dtype)
+            # Lanes without a key are at most 15 of each of the row's two runs.
+            assert found.sum() <= executed(layout, "cpu") <= found.sum() + 30 * layout.queries, name
+            assert visible_pairs(layout) <= found.sum(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_flash_multiplies_what_it_says(dtype: torch.dtype) -> None:
+    layouts = [VideoLayout.causal(300), VideoLayout.causal(800), EXACT["voco"], EXACT["vst"], LOOSE["voco"]]
+    for layout in layouts:
+        assert multiplied(layout, "flash", dtype).sum() == executed(layout, "flash"), layout
+
+
+FRAMES = 64
+VIDEOS = {
+    f"{vision} + {voco} {mode}": VideoLayout.voco(frames=FRAMES, vision=vision, voco=voco, text=64, mode=mode)
+    for vision in (64, 144, 256, 576)
+    for voco in (1, 2, 8)
+    for mode in ("independent", "causal")
+}
+VIDEOS |= {
+    f"prefix seen by {seen_by}": VideoLayout.voco(
+        frames=FRAMES, vision=144, voco=1, text=64, prefix=20, separator=3, mode="causal", prefix_visible_to=seen_by
+    )
+    for seen_by in ("first", "frames", "all")
+}
+VIDEOS["packed"] = VideoLayout.packed([VIDEOS["144 + 1 causal"], VIDEOS["256 + 2 independent"]])
+VIDEOS |= {
+    f"vst {vision} / {ratio}": VideoLayout.vst(visual=FRAMES * vision, chunk=1440, ratio=ratio, prefix=14, text=64)
+    for vision in (144, 576)
+    for ratio in (2, 4, 8, 16)
+}
+VIDEOS |= {f"{name} grouped": layout.grouped() for name, layout in VIDEOS.items() if name.startswith("vst")}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_executed_is_near_the_visible(name: str) -> None:
+    layout = VIDEOS[name]
+    for heads, kv_heads, width in ((8, 8, 64), (16, 16, 64), (32, 8, 128)):
+        ratio = executed(layout, "cpu", heads, kv_heads, width) / visible_pairs(layout)
+        assert 1 <= ratio <= 1.25, (heads, kv_heads, width)
