@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.ranges import ranges
-from longreel.ops._flash_pieces import Call, calls, pieces
+from longreel.ops._flash_pieces import Call, calls
 from longreel.ops._flash_varlen import missing, varlen
 
 
@@ -30,19 +30,6 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     if (several & ((r.up != 1) | (r.over != 1))).any():
         return "takes rows in position order: in grouped order a row does not see one key more than the row before"
     return missing(plan.start.device)
-
-
-def executed_pairs(layout: VideoLayout) -> int:
-    """(query row, key) pairs of one head that torch's CPU kernel multiplies, over all samples: blocks of rows, each with the
-    blocks of 512 keys up to its last row where the piece is causal."""
-    pairs = 0
-    for piece, sequence in ((p, s) for p in pieces(layout) for s in p.sequences):
-        rows, keys = sequence.length, sequence.last - sequence.first
-        block = 256 if rows >= 768 else 64 if rows >= 192 else 32
-        starts = range(0, rows, block)
-        reach = (min(keys, -(-(start + block) // 512) * 512) if piece.causal else keys for start in starts)
-        pairs += sum(min(block, rows - start) * seen for start, seen in zip(starts, reach, strict=True))
-    return pairs
 
 
 def attend(
