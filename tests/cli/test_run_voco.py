@@ -69,7 +69,9 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
     assert both["tokens_per_s"].keys() == {"longreel", "reference"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dense, "MASK_BYTES", 1000)
-        refused(call("run", clip, "--system", "voco-llama", "--preset", small.name, "--ops", "reference"), "dense mask")
+        given = ["--system", "voco-llama", "--preset", small.name, "--ops", "reference"]
+        refused(call("run", clip, *given), "dense mask")
+        refused(call("run", clip, *given, "--keep", tmp_path / "k.safetensors"), "--keep needs longreel's")
 
 
 @pytest.mark.parametrize(

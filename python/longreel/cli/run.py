@@ -107,7 +107,7 @@ def run(
         }  # fmt: skip
         setup = setup_of(system, preset, checkpoint, device, own)
         cap_memory(setup.device, memory_cap)
-        _check_ops(ops, compare, plot)
+        _check_ops(ops, compare=compare, plot=plot is not None, keep=keep is not None)
         questions = setup.questions(question or [QUESTION], answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
@@ -155,11 +155,12 @@ def run(
         raise typer.Exit(1)
 
 
-def _check_ops(ops: str, compare: bool, plot: Path | None) -> None:
+def _check_ops(ops: str, **ours: bool) -> None:
+    """`ours`: options that need longreel's path, and whether they were given."""
     if ops not in (OURS, REFERENCE):
         raise ValueError(f"--ops {ops!r}: there is {OURS}, {REFERENCE}")
-    if ops == REFERENCE and (compare or plot is not None):
-        raise ValueError(f"--ops {REFERENCE}: runs that path alone; --compare and --plot show longreel's")
+    for name in (name for name, given in ours.items() if given and ops == REFERENCE):
+        raise ValueError(f"--ops {REFERENCE}: runs that path alone; --{name} needs longreel's")
 
 
 def extract(
