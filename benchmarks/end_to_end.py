@@ -187,6 +187,7 @@ class Processes:
         words = ["run", str(self._input(case)), *case.options(), "--device", self._device]
         command = [sys.executable, "-c", "from longreel.cli.main import main; main()", *words, "--json", str(lines)]
         limit -= time.monotonic() - start
+        print(f"\033[2m{' '.join(case.options())}: {case.input}, {max(limit, 0):.0f} s left\033[0m", flush=True)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=max(limit, 1.0))
         except subprocess.TimeoutExpired:

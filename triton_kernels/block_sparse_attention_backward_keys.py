@@ -9,16 +9,26 @@ import torch
 import triton
 import triton.language as tl
 from longreel.triton_kernels.block_sparse_attention_call import Call
-from longreel.triton_kernels.block_sparse_attention_config import head_block, tile_config
+from longreel.triton_kernels.block_sparse_attention_config import head_constants, tile_config
+from longreel.triton_kernels.block_sparse_attention_head import (
+    only,
+    onto_head,
+    over_head,
+    plus,
+    read,
+    scaled,
+    write,
+    zeros,
+)
 from longreel.triton_kernels.block_sparse_attention_walk import (
     LOG2_E,
     RUN,
     UNIT,
     fetch,
+    key_head,
     partial_step,
     parts,
-    read,
-    write,
+    read_keys,
 )
 from torch import Tensor
 
@@ -33,7 +43,7 @@ def block_sparse_keys_kernel(
     gk_b, gk_r, gk_h, gk_d, gv_b, gv_r, gv_h, gv_d, index_b, start_b, g_b, g_r, g_h, g_d, inverse_b,
     scale, queries, keys, kv_heads, group, samples, blocks, places, slots, turns, tile_keys,
     WANT_KEYS: tl.constexpr, WANT_GLOBAL: tl.constexpr, GATHER: tl.constexpr, UPCAST: tl.constexpr,
-    HEAD: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """grad_k, grad_v [B, Sk, Hkv, D] of the keys that are not in G; sums fp32 [B, Hkv, slots, turns, 2, BN, D] of G's units
     and counts int32 [samples of the plan, slots] of their units; own_sums fp32 [B, Hkv, G, 2, D] of the keys of K in G."""
@@ -51,30 +61,22 @@ def block_sparse_keys_kernel(
     if (first >= last) | (not wanted):
         return
 
-    # [BN], [BD]
+    # [BN]
     n = first + tl.arange(0, BN)
     m_n = n < last
-    d = tl.arange(0, BD).to(tl.int64)
-    p_k = k + b * k_b + hk * k_h + d * k_d
-    p_v = v + b * v_b + hk * v_h + d * v_d
+    near = key_head(k, v, b, hk, k_b, k_r, k_h, k_d, v_b, v_r, v_h, v_d)
     key = n
-    rows = n
-    row_k = tl.cast(k_r, tl.int64)
-    row_v = tl.cast(v_r, tl.int64)
-    if WANT_GLOBAL and is_global:
+    if is_global:
         key = tl.load(global_index + b * index_b + n, mask=m_n, other=-1)
-        if GATHER:
-            rows = tl.maximum(key, 0)
-        else:
-            p_k = global_k + b * gk_b + hk * gk_h + d * gk_d
-            p_v = global_v + b * gv_b + hk * gv_h + d * gv_d
-            row_k = tl.cast(gk_r, tl.int64)
-            row_v = tl.cast(gv_r, tl.int64)
-    # [BN, BD]
-    b_k = read(p_k, rows, row_k, m_n, HEAD, BD, UPCAST)
-    b_v = read(p_v, rows, row_v, m_n, HEAD, BD, UPCAST)
-    acc_k = tl.zeros([BN, BD], tl.float32)
-    acc_v = tl.zeros([BN, BD], tl.float32)
+    if GATHER:
+        b_k, b_v = read_keys(near, tl.maximum(key, 0), m_n, HEAD, BD, TAIL, UPCAST)
+    elif is_global:
+        far = key_head(global_k, global_v, b, hk, gk_b, gk_r, gk_h, gk_d, gv_b, gv_r, gv_h, gv_d)
+        b_k, b_v = read_keys(far, n, m_n, HEAD, BD, TAIL, UPCAST)
+    else:
+        b_k, b_v = read_keys(near, n, m_n, HEAD, BD, TAIL, UPCAST)
+    acc_k = zeros(BN, BD, TAIL)
+    acc_v = zeros(BN, BD, TAIL)
 
     # Rows of p of unseen keys are wrong below, and dropped at the end: no step masks them.
     seen = m_n & (key >= tl.load(start + b * start_b))
@@ -85,8 +87,8 @@ def block_sparse_keys_kernel(
     log2_scale = scale * LOG2_E
     own = bounds + sample * queries * 4 + is_global.to(tl.int32) * 2
     for h in range(hk * group, hk * group + group):
-        p_q = q + b * q_b + h * q_h + d * q_d
-        p_grad = grad_out + b * g_b + h * g_h + d * g_d
+        p_q = q + b * q_b + h * q_h
+        p_grad = grad_out + b * g_b + h * g_h
         row = (b * kv_heads * group + h) * queries
         for i in range(first_run, last_run):
             run = runs + tl.cast(i, tl.int64) * RUN
@@ -95,8 +97,8 @@ def block_sparse_keys_kernel(
             end = tl.load(run + 3)
             head, tail, partial = parts(begin, full_begin, tl.load(run + 2), end, BM)
             for at in range(full_begin, tail, BM):
-                b_q = read(p_q, at + m, q_r, None, HEAD, BD, UPCAST)
-                b_grad = read(p_grad, at + m, g_r, None, HEAD, BD, UPCAST)
+                b_q = read(p_q, q_d, at + m, q_r, None, HEAD, BD, TAIL, UPCAST)
+                b_grad = read(p_grad, g_d, at + m, g_r, None, HEAD, BD, TAIL, UPCAST)
                 acc_k, acc_v = absorb_rows(
                     b_k, b_v, b_q, b_grad, lse + row + at + m, delta + row + at + m,
                     None if factor is None else factor + row + at + m, None, None, acc_k, acc_v, log2_scale,
@@ -107,8 +109,8 @@ def block_sparse_keys_kernel(
                 m_r = r < stop
                 lo = fetch(own + r.to(tl.int64) * 4, m_r)
                 hi = fetch(own + r.to(tl.int64) * 4 + 1, m_r)
-                b_q = read(p_q, r, q_r, m_r, HEAD, BD, UPCAST)
-                b_grad = read(p_grad, r, g_r, m_r, HEAD, BD, UPCAST)
+                b_q = read(p_q, q_d, r, q_r, m_r, HEAD, BD, TAIL, UPCAST)
+                b_grad = read(p_grad, g_d, r, g_r, m_r, HEAD, BD, TAIL, UPCAST)
                 # [BN, BM]
                 visible = (n[:, None] >= lo[None, :]) & (n[:, None] < hi[None, :])
                 acc_k, acc_v = absorb_rows(
@@ -116,8 +118,8 @@ def block_sparse_keys_kernel(
                     None if factor is None else factor + row + r, m_r, visible, acc_k, acc_v, log2_scale,
                 )  # fmt: skip
 
-    acc_k = tl.where(seen[:, None], acc_k * scale, 0.0)
-    acc_v = tl.where(seen[:, None], acc_v, 0.0)
+    acc_k = only(scaled(acc_k, tl.full([BN], 1.0, tl.float32) * scale), seen)
+    acc_v = only(acc_v, seen)
     if is_global:
         if WANT_GLOBAL:
             turn = 0
@@ -126,19 +128,19 @@ def block_sparse_keys_kernel(
             slot = tl.load(unit + 2) // tile_keys * blocks + block
             p_sums = sums + (((b * kv_heads + hk) * slots + slot) * turns + turn) * (2 * BN * HEAD)
             i = tl.arange(0, BN)
-            write(p_sums, acc_k, i, HEAD, i < BN, HEAD, BD)
-            write(p_sums + BN * HEAD, acc_v, i, HEAD, i < BN, HEAD, BD)
+            write(p_sums, acc_k, i, HEAD, i < BN, HEAD, BD, TAIL)
+            write(p_sums + BN * HEAD, acc_v, i, HEAD, i < BN, HEAD, BD, TAIL)
             tl.atomic_max(counts + sample * slots + slot, turn + 1)
     elif WANT_KEYS:
         if inverse is not None:
             g = tl.load(inverse + b * inverse_b + n, mask=m_n, other=-1)
             p_own = own_sums + (b * kv_heads + hk) * places * (2 * HEAD)
-            write(p_own, acc_k, g, 2 * HEAD, g >= 0, HEAD, BD)
-            write(p_own + HEAD, acc_v, g, 2 * HEAD, g >= 0, HEAD, BD)
+            write(p_own, acc_k, g, 2 * HEAD, g >= 0, HEAD, BD, TAIL)
+            write(p_own + HEAD, acc_v, g, 2 * HEAD, g >= 0, HEAD, BD, TAIL)
             m_n = m_n & (g < 0)
         at = (b * keys * kv_heads + hk) * HEAD
-        write(grad_k + at, acc_k, n, kv_heads * HEAD, m_n, HEAD, BD)
-        write(grad_v + at, acc_v, n, kv_heads * HEAD, m_n, HEAD, BD)
+        write(grad_k + at, acc_k, n, kv_heads * HEAD, m_n, HEAD, BD, TAIL)
+        write(grad_v + at, acc_v, n, kv_heads * HEAD, m_n, HEAD, BD, TAIL)
 
 
 @triton.jit
@@ -147,15 +149,14 @@ def absorb_rows(k, v, q, grad, lse, delta, factor, m_r, visible, acc_k, acc_v, l
     b_lse = fetch(lse, m_r) * LOG2_E
     b_delta = fetch(delta, m_r)
     # [BN, BM]
-    p = tl.exp2(tl.dot(k, tl.trans(q), input_precision="ieee") * log2_scale - b_lse[None, :])
+    p = tl.exp2(over_head(k, q) * log2_scale - b_lse[None, :])
     if factor is not None:
         p = p * fetch(factor, m_r)[None, :]
     if visible is not None:
         p = tl.where(visible, p, 0.0)
-    acc_v = tl.dot(p.to(grad.dtype), grad, acc_v, input_precision="ieee")
-    ds = p * (tl.dot(v, tl.trans(grad), input_precision="ieee") - b_delta[None, :])
-    acc_k = tl.dot(ds.to(q.dtype), q, acc_k, input_precision="ieee")
-    return acc_k, acc_v
+    acc_v = onto_head(p, grad, acc_v)
+    ds = p * (over_head(v, grad) - b_delta[None, :])
+    return onto_head(ds, q, acc_k), acc_v
 
 
 @triton.jit
@@ -170,7 +171,7 @@ def same_block(unit, other):
 def block_sparse_merge_kernel(
     global_index, counts, sums, own_sums, grad_k, grad_v,
     index_b, keys, kv_heads, samples, blocks, places, slots, turns, tile_keys,
-    GATHER: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    GATHER: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """One program: one block of G and one key head. GATHER: grad_k, grad_v [B, Sk, Hkv, D] at the keys' rows, with what they
     got as keys of K; otherwise [B, G, Hkv, D], every place."""
@@ -179,26 +180,25 @@ def block_sparse_merge_kernel(
     b = (tl.program_id(0) // kv_heads // slots).to(tl.int64)
     # [BN]
     i = tl.arange(0, BN)
-    d = tl.arange(0, BD)
     n = slot // blocks * tile_keys + slot % blocks * BN + i
     m_n = n < tl.minimum(places, (slot // blocks + 1) * tile_keys)
     rows = n
-    acc_k = tl.zeros([BN, BD], tl.float32)
-    acc_v = tl.zeros([BN, BD], tl.float32)
+    acc_k = zeros(BN, BD, TAIL)
+    acc_v = zeros(BN, BD, TAIL)
     if GATHER:
         rows = tl.load(global_index + b * index_b + n, mask=m_n, other=-1)
         m_n = rows >= 0
-        p_own = own_sums + (b * kv_heads + hk) * places * (2 * HEAD) + d
-        acc_k += read(p_own, n, 2 * HEAD, m_n, HEAD, BD, False)
-        acc_v += read(p_own + HEAD, n, 2 * HEAD, m_n, HEAD, BD, False)
-    p_sums = sums + ((b * kv_heads + hk) * slots + slot) * turns * (2 * BN * HEAD) + d
+        p_own = own_sums + (b * kv_heads + hk) * places * (2 * HEAD)
+        acc_k = read(p_own, 1, n, 2 * HEAD, m_n, HEAD, BD, TAIL, False)
+        acc_v = read(p_own + HEAD, 1, n, 2 * HEAD, m_n, HEAD, BD, TAIL, False)
+    p_sums = sums + ((b * kv_heads + hk) * slots + slot) * turns * (2 * BN * HEAD)
     for _ in range(0, tl.load(counts + b // samples * slots + slot)):
-        acc_k += read(p_sums, i, HEAD, m_n, HEAD, BD, False)
-        acc_v += read(p_sums + BN * HEAD, i, HEAD, m_n, HEAD, BD, False)
+        acc_k = plus(acc_k, read(p_sums, 1, i, HEAD, m_n, HEAD, BD, TAIL, False))
+        acc_v = plus(acc_v, read(p_sums + BN * HEAD, 1, i, HEAD, m_n, HEAD, BD, TAIL, False))
         p_sums += 2 * BN * HEAD
     at = (b * keys * kv_heads + hk) * HEAD
-    write(grad_k + at, acc_k, rows, kv_heads * HEAD, m_n, HEAD, BD)
-    write(grad_v + at, acc_v, rows, kv_heads * HEAD, m_n, HEAD, BD)
+    write(grad_k + at, acc_k, rows, kv_heads * HEAD, m_n, HEAD, BD, TAIL)
+    write(grad_v + at, acc_v, rows, kv_heads * HEAD, m_n, HEAD, BD, TAIL)
 
 
 def keys_backward(
@@ -232,7 +232,7 @@ def keys_backward(
     counts = torch.zeros(batch // samples, slots, dtype=torch.int32, device=call.q.device)
     sums = lse.new_empty((batch, kv_heads, slots, turns, 2, config.keys, head) if want_global else 0)
     own_sums = lse.new_empty((batch, kv_heads, places, 2, head) if gather else 0)
-    sizes = {"HEAD": head, "BD": head_block(head), "BN": config.keys}
+    sizes = head_constants(head) | {"BN": config.keys}
     with torch.cuda.device_of(call.q):
         block_sparse_keys_kernel[(call.units.shape[0] * blocks * samples * kv_heads,)](
             call.q, *call.keys, call.bounds, call.units, call.runs, call.unit_order, grad_out, lse, delta, factor,

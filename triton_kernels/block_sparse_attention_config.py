@@ -97,9 +97,17 @@ FITTING = {
 }
 
 
-def head_block(head: int) -> int:
-    """Head elements of a tile: the next power of two."""
-    return pow2(head, 16, 256)
+def head_parts(head: int) -> tuple[int, int]:
+    """Widths of the two tiles that hold a head: powers of two, the second 0 where a single one is as small (80 = 64 + 16)."""
+    whole = pow2(head, 16, 256)
+    tail = pow2(head - whole // 2, 16, 256)
+    return (whole // 2, tail) if whole // 2 >= 16 and tail < whole // 2 else (whole, 0)
+
+
+def head_constants(head: int) -> dict[str, int]:
+    """What every kernel is compiled for, see block_sparse_attention_head."""
+    main, tail = head_parts(head)
+    return {"HEAD": head, "BD": main, "TAIL": tail}
 
 
 def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, shared: int) -> TileConfig:
@@ -109,9 +117,8 @@ def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, sha
     plan, whole multiples waste nothing.
     """
     half, single, needed = FITTING[kernel]
-    block = head_block(head)
-    for config in (half if itemsize == 2 else single)[max(block, 64)]:
-        if needed(config, block, itemsize) <= shared:
+    for config in (half if itemsize == 2 else single)[pow2(head, 64, 256)]:
+        if needed(config, sum(head_parts(head)), itemsize) <= shared:
             return replace(
                 config, rows=min(config.rows, pow2(rows, 16, 128)), keys=min(config.keys, pow2(keys, 16, 128))
             )

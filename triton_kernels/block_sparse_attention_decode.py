@@ -7,7 +7,8 @@ import torch
 import triton
 import triton.language as tl
 from longreel.triton_kernels.block_sparse_attention_call import Call
-from longreel.triton_kernels.block_sparse_attention_config import head_block, splits, tile_config
+from longreel.triton_kernels.block_sparse_attention_config import head_constants, splits, tile_config
+from longreel.triton_kernels.block_sparse_attention_head import plus, read, scaled, write, zeros
 from longreel.triton_kernels.block_sparse_attention_walk import (
     LN_2,
     LOG2_E,
@@ -18,10 +19,10 @@ from longreel.triton_kernels.block_sparse_attention_walk import (
     clipped,
     fetch,
     first_seen,
+    key_head,
     key_rows,
-    read,
+    read_keys,
     seen_by,
-    write,
 )
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def block_sparse_decode_kernel(
     gk_b, gk_r, gk_h, gk_d, gv_b, gv_r, gv_h, gv_d, index_b, start_b,
     scale, batch, queries, kv_heads, group, samples, blocks, places, splits,
     GLOBAL: tl.constexpr, GATHER: tl.constexpr, UPCAST: tl.constexpr,
-    HEAD: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """sums fp32 [splits, B, Sq, H, D], tops and totals fp32 [splits, B, Sq, H]: the softmax over one part of the keys."""
     split = tl.program_id(0) % splits
@@ -49,17 +50,13 @@ def block_sparse_decode_kernel(
     r = tl.load(tile + 1) + i // group
     h = hk * group + i % group
     m_r = r < tl.load(tile + 2)
-    # [BN], [BD]
+    # [BN]
     n = tl.arange(0, BN)
-    d = tl.arange(0, BD).to(tl.int64)
-    # [BM, BD]
-    b_q = read(q + b * q_b + d * q_d, r.to(tl.int64) * q_r + h * q_h, 1, m_r, HEAD, BD, UPCAST)
+    b_q = read(q + b * q_b, q_d, r.to(tl.int64) * q_r + h * q_h, 1, m_r, HEAD, BD, TAIL, UPCAST)
     own = bounds + (sample * queries + r) * 4
     lo = fetch(own, m_r)
     hi = fetch(own + 1, m_r)
-    top = tl.full([BM], LOWEST, tl.float32)
-    total = tl.zeros([BM], tl.float32)
-    acc = tl.zeros([BM, BD], tl.float32)
+    part = tl.full([BM], LOWEST, tl.float32), tl.zeros([BM], tl.float32), zeros(BM, BD, TAIL)
 
     seen = tl.load(start + b * start_b)
     begin, _, _, end = clipped(tile + 4, seen)
@@ -73,41 +70,36 @@ def block_sparse_decode_kernel(
     first = split * share
     last = tl.minimum(first + share, steps)
 
-    p_k = k + b * k_b + hk * k_h + d * k_d
-    p_v = v + b * v_b + hk * v_h + d * v_d
+    keys = key_head(k, v, b, hk, k_b, k_r, k_h, k_d, v_b, v_r, v_h, v_d)
     for step in range(first, tl.minimum(last, near)):
         key = begin + step * BN + n
         m_n = key < end
-        b_k = read(p_k, key, k_r, m_n, HEAD, BD, UPCAST)
-        b_v = read(p_v, key, v_r, m_n, HEAD, BD, UPCAST)
-        top, total, acc = absorb(b_q, b_k, b_v, seen_by(lo, hi, key, end), top, total, acc, scale * LOG2_E)
+        b_k, b_v = read_keys(keys, key, m_n, HEAD, BD, TAIL, UPCAST)
+        part = absorb((b_q,), b_k, b_v, seen_by(lo, hi, key, end), part, scale * LOG2_E)
     if GLOBAL:
         lo = fetch(own + 2, m_r)
         hi = fetch(own + 3, m_r)
         if not GATHER:
-            p_k = global_k + b * gk_b + hk * gk_h + d * gk_d
-            p_v = global_v + b * gv_b + hk * gv_h + d * gv_d
-            k_r = gk_r
-            v_r = gv_r
+            keys = key_head(global_k, global_v, b, hk, gk_b, gk_r, gk_h, gk_d, gv_b, gv_r, gv_h, gv_d)
         for step in range(tl.maximum(first, near), last):
             key = far_begin + (step - near) * BN + n
             m_n = key < far_end
-            rows = key_rows(index, key, m_n, GATHER)
-            b_k = read(p_k, rows, k_r, m_n, HEAD, BD, UPCAST)
-            b_v = read(p_v, rows, v_r, m_n, HEAD, BD, UPCAST)
-            top, total, acc = absorb(b_q, b_k, b_v, seen_by(lo, hi, key, far_end), top, total, acc, scale * LOG2_E)
+            b_k, b_v = read_keys(keys, key_rows(index, key, m_n, GATHER), m_n, HEAD, BD, TAIL, UPCAST)
+            part = absorb((b_q,), b_k, b_v, seen_by(lo, hi, key, far_end), part, scale * LOG2_E)
 
     heads = kv_heads * group
     row = (split * batch + b) * queries * heads + r * heads + h
-    write(sums, acc, row, HEAD, m_r, HEAD, BD)
+    top, total, acc = part
+    write(sums, acc, row, HEAD, m_r, HEAD, BD, TAIL)
     tl.store(tops + row, top, mask=m_r)
     tl.store(totals + row, total, mask=m_r)
 
 
 @triton.jit
 def block_sparse_decode_merge_kernel(
-    sums, tops, totals, out, lse, rows, queries, heads, splits, HEAD: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr
-):
+    sums, tops, totals, out, lse, rows, queries, heads, splits,
+    HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
     """out, lse from `splits` parts of `rows` = B * Sq * H rows each, added in their order."""
     # [BM]
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -117,15 +109,15 @@ def block_sparse_decode_merge_kernel(
     for split in range(0, splits):
         top = tl.maximum(top, tl.load(tops + tl.cast(split, tl.int64) * rows + row, mask=m_r, other=0.0))
     total = tl.zeros([BM], tl.float32)
-    acc = tl.zeros([BM, BD], tl.float32)
+    acc = zeros(BM, BD, TAIL)
     for split in range(0, splits):
         at = tl.cast(split, tl.int64) * rows + row
         kept = tl.exp2(tl.load(tops + at, mask=m_r, other=0.0) - top)
         total += kept * tl.load(totals + at, mask=m_r, other=0.0)
-        acc += kept[:, None] * read(sums + tl.arange(0, BD), at, HEAD, m_r, HEAD, BD, False)
+        acc = plus(acc, scaled(read(sums, 1, at, HEAD, m_r, HEAD, BD, TAIL, False), kept))
     some = total > 0
     share = tl.where(some, total, 1.0)
-    write(out, acc / share[:, None], row, HEAD, m_r, HEAD, BD)
+    write(out, scaled(acc, 1.0 / share), row, HEAD, m_r, HEAD, BD, TAIL)
     h = row % heads
     b = row // heads // queries
     p_lse = lse + (b * heads + h) * queries + row // heads % queries
@@ -146,7 +138,7 @@ def decode(call: Call) -> tuple[Tensor, Tensor]:
     parts = splits(call.k.shape[1] + call.places, programs, processors)
     sums = lse.new_empty(parts, batch, queries, heads, head)
     tops, totals = lse.new_empty(2, parts, batch, queries, heads)
-    sizes = {"HEAD": head, "BD": head_block(head)}
+    sizes = head_constants(head)
     with torch.cuda.device_of(call.q):
         block_sparse_decode_kernel[(programs * parts,)](
             call.q, *call.keys, call.bounds, call.tiles, call.order, sums, tops, totals,

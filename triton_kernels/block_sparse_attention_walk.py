@@ -1,7 +1,8 @@
-"""What the kernels of block_sparse_attention share: runs of the plan, tiles of rows and keys, one step of the softmax."""
+"""What the kernels of block_sparse_attention share: runs of the plan, the keys of a run, one step of the softmax."""
 
 import triton
 import triton.language as tl
+from longreel.triton_kernels.block_sparse_attention_head import onto_head, over_head, read, scaled
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -54,32 +55,6 @@ def first_seen(index, count, start):
 
 
 @triton.jit
-def read(p, rows, stride, m_rows, HEAD: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr):
-    """[rows, BD] from `p` [BD], the elements of row 0; zeros where `m_rows` is false and past HEAD."""
-    at = p[None, :] + rows.to(tl.int64)[:, None] * stride
-    if m_rows is not None:
-        m = m_rows[:, None]
-        if HEAD != BD:
-            m = m & (tl.arange(0, BD) < HEAD)[None, :]
-        tile = tl.load(at, mask=m, other=0.0)
-    elif HEAD != BD:
-        tile = tl.load(at, mask=(tl.arange(0, BD) < HEAD)[None, :], other=0.0)
-    else:
-        tile = tl.load(at)
-    if UPCAST:
-        tile = tile.to(tl.float32)
-    return tile
-
-
-@triton.jit
-def write(p, tile, rows, stride, m_rows, HEAD: tl.constexpr, BD: tl.constexpr):
-    """`tile` [rows, BD] to rows of `stride` contiguous elements at `p`."""
-    d = tl.arange(0, BD)
-    at = p + rows.to(tl.int64)[:, None] * stride + d[None, :]
-    tl.store(at, tile, mask=m_rows[:, None] & (d < HEAD)[None, :])
-
-
-@triton.jit
 def fetch(p, m):
     """What `p` points at, 0 where `m` is false; `m` None reads everything."""
     if m is None:
@@ -105,10 +80,41 @@ def seen_by(lo, hi, n, stop):
 
 
 @triton.jit
-def absorb(q, k, v, seen, top, total, acc, log2_scale):
+def query_block(tiles, order, heads, samples, blocks, BM: tl.constexpr):
+    """What a program of the kernels over query rows is for: head, sample of the batch, sample of the plan, tile, rows.
+
+    Heads of one tile run side by side, so that those that share keys find them in L2. `samples` of the batch share a sample of
+    the plan, a tile of the plan has `blocks` blocks of BM rows; one that the tile does not reach has first >= last.
+    """
+    h = (tl.program_id(0) % heads).to(tl.int64)
+    pid = tl.program_id(0) // heads
+    tile = tiles + tl.load(order + pid // samples // blocks).to(tl.int64) * TILE
+    sample = tl.load(tile).to(tl.int64)
+    first = tl.load(tile + 1) + pid // samples % blocks * BM
+    return h, sample + pid % samples, sample, tile, first, tl.load(tile + 2)
+
+
+@triton.jit
+def key_head(k, v, b, h, k_b, k_r, k_h, k_d, v_b, v_r, v_h, v_d):
+    """Where the keys and values of one head stand: row 0, strides of rows and of elements."""
+    return k + b * k_b + h * k_h, k_r, k_d, v + b * v_b + h * v_h, v_r, v_d
+
+
+@triton.jit
+def read_keys(keys, rows, m_n, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, UPCAST: tl.constexpr):
+    """Head tiles of the keys and of the values of `rows`."""
+    p_k, k_r, k_d, p_v, v_r, v_d = keys
+    k = read(p_k, k_d, rows, k_r, m_n, HEAD, BD, TAIL, UPCAST)
+    return k, read(p_v, v_d, rows, v_r, m_n, HEAD, BD, TAIL, UPCAST)
+
+
+@triton.jit
+def absorb(queries, k, v, seen, sums, log2_scale):
     """The online softmax over one more tile of keys; `top` is the largest score in units of log 2, scale included."""
+    (q,) = queries
+    top, total, acc = sums
     # [rows, keys]
-    s = tl.dot(q, tl.trans(k), input_precision="ieee") * log2_scale
+    s = over_head(q, k) * log2_scale
     if seen is not None:
         s = tl.where(seen, s, LOWEST)
     higher = tl.maximum(top, tl.max(s, axis=1))
@@ -117,31 +123,48 @@ def absorb(q, k, v, seen, top, total, acc, log2_scale):
         p = tl.where(seen, p, 0.0)
     kept = tl.exp2(top - higher)
     total = total * kept + tl.sum(p, axis=1)
-    acc = tl.dot(p.to(v.dtype), v, acc * kept[:, None], input_precision="ieee")
-    return higher, total, acc
+    return higher, total, onto_head(p, v, scaled(acc, kept))
+
+
+@triton.jit
+def walk_tile(
+    ABSORB: tl.constexpr, queries, sums, near, far, tile, own, m_r, index, places, seen, log2_scale,
+    GLOBAL: tl.constexpr, GATHER: tl.constexpr, UPCAST: tl.constexpr,
+    HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Take `queries`, rows of `tile`, through its run of K and its run of G; `own` points at their bounds, keys before `seen`
+    and those of G that stand there are not seen."""
+    begin, full_begin, full_end, end = clipped(tile + 4, seen)
+    sums = walk(
+        ABSORB, queries, sums, near, index, own, m_r, begin, full_begin, full_end, end, log2_scale,
+        False, UPCAST, HEAD, BD, TAIL, BN,
+    )  # fmt: skip
+    if GLOBAL:
+        begin, full_begin, full_end, end = clipped(tile + 4 + RUN, first_seen(index, places, seen))
+        sums = walk(
+            ABSORB, queries, sums, far, index, own + 2, m_r, begin, full_begin, full_end, end, log2_scale,
+            GATHER, UPCAST, HEAD, BD, TAIL, BN,
+        )  # fmt: skip
+    return sums
 
 
 @triton.jit
 def walk(
-    q, p_k, p_v, k_r, v_r, index, own, m_r, begin, full_begin, full_end, end, top, total, acc, log2_scale,
-    GATHER: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    ABSORB: tl.constexpr, queries, sums, keys, index, own, m_r, begin, full_begin, full_end, end, log2_scale,
+    GATHER: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Take the rows of `q` through one run of keys; `own` points at their two bounds in it."""
+    """Take `queries` through one run of keys; `own` points at their two bounds in it."""
     n = tl.arange(0, BN)
     head, tail, partial = parts(begin, full_begin, full_end, end, BN)
     for at in range(full_begin, tail, BN):
-        rows = key_rows(index, at + n, None, GATHER)
-        k = read(p_k, rows, k_r, None, HEAD, BD, UPCAST)
-        v = read(p_v, rows, v_r, None, HEAD, BD, UPCAST)
-        top, total, acc = absorb(q, k, v, None, top, total, acc, log2_scale)
+        k, v = read_keys(keys, key_rows(index, at + n, None, GATHER), None, HEAD, BD, TAIL, UPCAST)
+        sums = ABSORB(queries, k, v, None, sums, log2_scale)
     # [BM]
     lo = fetch(own, m_r)
     hi = fetch(own + 1, m_r)
     for i in range(0, partial):
         at, stop = partial_step(i, head, begin, full_begin, tail, end, BN)
         m_n = at + n < stop
-        rows = key_rows(index, at + n, m_n, GATHER)
-        k = read(p_k, rows, k_r, m_n, HEAD, BD, UPCAST)
-        v = read(p_v, rows, v_r, m_n, HEAD, BD, UPCAST)
-        top, total, acc = absorb(q, k, v, seen_by(lo, hi, at + n, stop), top, total, acc, log2_scale)
-    return top, total, acc
+        k, v = read_keys(keys, key_rows(index, at + n, m_n, GATHER), m_n, HEAD, BD, TAIL, UPCAST)
+        sums = ABSORB(queries, k, v, seen_by(lo, hi, at + n, stop), sums, log2_scale)
+    return sums

@@ -30,14 +30,13 @@ from longreel.triton_kernels.frame_pass import (
 from longreel.triton_kernels.frame_scores import (
     add_weights,
     exponentials,
-    largest_scores,
+    query_tile,
     read_scores,
     row_share,
     score_tile,
     sweep,
-    valid,
 )
-from longreel.triton_kernels.frame_work import VARYING, arrive, frame_tokens, work_item
+from longreel.triton_kernels.frame_work import VARYING, arrive, frame_start, frame_tokens, work_item
 from longreel.triton_kernels.patches_gradient import patches_gradient
 from longreel.triton_kernels.window import Window
 from torch import Tensor
@@ -71,10 +70,7 @@ def frame_backward_kernel(
             end = 0
             frame = place.to(tl.int64)
             row, count = frame_tokens(cu_seqlens, frame, tokens)
-            if cu_seqlens is None:
-                p_x = patches + frame * x_frame
-            else:
-                p_x = patches + row * x_token
+            p_x = frame_start(patches, cu_seqlens, frame, row, x_frame, x_token)
             p_g = None
             if grad_context is not None:
                 p_g = grad_context + frame * channels
@@ -155,11 +151,10 @@ def row_slopes(
     n = tl.arange(0, BT)
     share = row_share(query_mask, mask_row, queries, m_query, BQ)
     for first in range(0, queries, BQ):
-        m_q = first + q < queries
-        m_valid = valid(query_mask, mask_row, first + q, queries, m_query)
-        p_s = scores + n.to(tl.int64)[:, None] * rows + (first + q)[None, :]
+        m_q, m_valid, p_s, top = query_tile(
+            scores, query_mask, mask_row, first + q, n, rows, queries, count, m_query, BT, BQ
+        )
         p_slopes = slopes + n.to(tl.int64)[:, None] * rows + (first + q)[None, :]
-        top = largest_scores(p_s, rows, count, n, m_q, BT, BQ)
         total = tl.zeros([BQ], tl.float32)
         along = tl.zeros([BQ], tl.float32)
         for t in range(0, count, BT):
@@ -199,10 +194,7 @@ def query_slice(
         for f in range(swept * group, tl.minimum(frames, (swept + 1) * group)):
             frame = tl.cast(f, tl.int64)
             row, count = frame_tokens(cu_seqlens, frame, tokens)
-            if cu_seqlens is None:
-                p_x = patches + frame * x_frame
-            else:
-                p_x = patches + row * x_token
+            p_x = frame_start(patches, cu_seqlens, frame, row, x_frame, x_token)
             factor = tl.load(factors + frame, cache_modifier=".cg")
             total += factor * sweep(
                 p_x, slopes + row * rows, x_token, x_channel, rows, 1, c, r, count, rows, channels, 1.0,

@@ -26,17 +26,17 @@ from longreel.triton_kernels.frame_config import PORTABLE_SHARED, Card, FrameCon
 from longreel.triton_kernels.frame_scores import (
     add_weights,
     exponentials,
-    largest_scores,
+    query_tile,
     read_scores,
     row_share,
     score_tile,
     sweep,
-    valid,
 )
 from longreel.triton_kernels.frame_work import (
     VARYING,
     Work,
     arrive,
+    frame_start,
     frame_tokens,
     frame_work,
     packed_work,
@@ -70,10 +70,7 @@ def frame_pass_kernel(
     if place >= 0:
         frame = place.to(tl.int64)
         row, count = frame_tokens(cu_seqlens, frame, tokens)
-        if cu_seqlens is None:
-            p_x = patches + frame * x_frame
-        else:
-            p_x = patches + row * x_token
+        p_x = frame_start(patches, cu_seqlens, frame, row, x_frame, x_token)
         begin = -1 - tile
         end = -tile
         if tile >= 0:
@@ -131,10 +128,9 @@ def average_rows(
     n = tl.arange(0, BT)
     share = row_share(query_mask, mask_row, queries, m_query, BQ)
     for first in range(0, queries, BQ):
-        m_q = first + q < queries
-        m_valid = valid(query_mask, mask_row, first + q, queries, m_query)
-        p_s = scores + n.to(tl.int64)[:, None] * rows + (first + q)[None, :]
-        top = largest_scores(p_s, rows, count, n, m_q, BT, BQ)
+        m_q, m_valid, p_s, top = query_tile(
+            scores, query_mask, mask_row, first + q, n, rows, queries, count, m_query, BT, BQ
+        )
         total = tl.zeros([BQ], tl.float32)
         for t in range(0, count, BT):
             m_n = t + n < count

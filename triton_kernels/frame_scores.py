@@ -97,6 +97,18 @@ def valid(query_mask, mask_row, q, queries, m_query):
 
 
 @triton.jit
+def query_tile(
+    scores, query_mask, mask_row, q, n, rows, queries, count, m_query, BT: tl.constexpr, BQ: tl.constexpr
+):  # fmt: skip
+    """Of queries `q` [BQ] of a frame: which exist, which take part, [BT, BQ] where the scores of tokens `n` stand, and the
+    largest score of each."""
+    m_q = q < queries
+    p_s = scores + n.to(tl.int64)[:, None] * rows + q[None, :]
+    m_valid = valid(query_mask, mask_row, q, queries, m_query)
+    return m_q, m_valid, p_s, largest_scores(p_s, rows, count, n, m_q, BT, BQ)
+
+
+@triton.jit
 def row_share(query_mask, mask_row, queries, m_query, BQ: tl.constexpr):
     """1 / the number of valid queries."""
     count = 0

@@ -56,6 +56,16 @@ def frame_tokens(cu_seqlens, frame, tokens):
 
 
 @triton.jit
+def frame_start(p, cu_seqlens, frame, row, frame_stride, token_stride):
+    """Where the frame's tokens begin at `p`; `row` is its first among all tokens, which packed frames count in."""
+    if cu_seqlens is not None:
+        start = p + row * token_stride
+    else:
+        start = p + frame * frame_stride
+    return start
+
+
+@triton.jit
 def arrive(counter, parties):
     """Whether this program is the last of `parties`; it then sees what the others wrote before."""
     tl.debug_barrier()

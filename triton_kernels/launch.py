@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import triton
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -38,4 +37,4 @@ def signature(
 
 def pow2(size: int, low: int, high: int) -> int:
     """`size` rounded up to a power of two, kept within low..high."""
-    return min(max(triton.next_power_of_2(size), low), high)
+    return min(max(1 << max(size - 1, 0).bit_length(), low), high)

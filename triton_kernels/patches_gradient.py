@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from longreel.triton_kernels.frame_config import patches_config
 from longreel.triton_kernels.frame_pass import query_strides
-from longreel.triton_kernels.frame_work import VARYING, frame_tokens, frame_work, packed_work, work_item
+from longreel.triton_kernels.frame_work import VARYING, frame_start, frame_tokens, frame_work, packed_work, work_item
 from longreel.triton_kernels.window import Window, span
 from torch import Tensor
 
@@ -24,10 +24,7 @@ def patches_gradient_kernel(
     if place >= 0:
         frame = place.to(tl.int64)
         row, count = frame_tokens(cu_seqlens, frame, tokens)
-        if cu_seqlens is None:
-            p_out = grad_patches + frame * s_frame
-        else:
-            p_out = grad_patches + row * channels
+        p_out = frame_start(grad_patches, cu_seqlens, frame, row, s_frame, channels)
         rows = prompts * queries
         factor = tl.load(factors + frame)
         # [BT]

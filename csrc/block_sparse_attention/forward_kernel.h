@@ -62,9 +62,10 @@ class AttentionForward {
       const Span may_be_seen = block.is_global ? sample.global : sample.keys;
       const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
       if (steps == 0) continue;
-      block_.read(sample, b_, kv_head_, false, block);
+      const bool more = at + 1 < blocks.end && group.block(at + 1).keys.begin == block.keys.end;
+      block_.read(sample, b_, kv_head_, false, block, more);
       block_.as_columns(keys_);
-      block_.read(sample, b_, kv_head_, true, block);
+      block_.read(sample, b_, kv_head_, true, block, more);
       block_.as_depth(values_);
       meet(sample, block, steps);
     }

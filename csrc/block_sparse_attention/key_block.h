@@ -26,15 +26,20 @@ class PackedBlock {
   Panels<Unit> sums(Arena& arena) const { return {arena.take<Unit>(kBlock * depth_ / P::pair), kBlock / P::pair * 16}; }
 
   // Takes keys or values of the block, in place where kBlock rows stand as products take them; else the others are zeros.
-  void read(const Sample& sample, int64_t b, int64_t kv_head, bool values, const KeyBlock& block) {
-    if (in_place(sample, b, kv_head, values, block)) return;
+  // more: the block behind is next.
+  void read(const Sample& sample, int64_t b, int64_t kv_head, bool values, const KeyBlock& block, bool more) {
+    ahead_ = 0;
+    if (in_place(sample, b, kv_head, values, block)) {
+      if (more) ahead_ = kBlock * row_;
+      return;
+    }
     stage_keys<T>(problem_, sample, b, kv_head, values, block.is_global, block.keys, staged_, depth_);
     std::fill(staged_ + block.keys.size() * depth_, staged_ + kBlock * depth_, Element{});
     rows_ = staged_;
     row_ = depth_;
   }
-  void as_columns(Panels<Unit> panels) const { rows_to_columns(rows_, row_, depth_, kBlock, panels); }
-  void as_depth(Panels<Unit> panels) const { P::rows_to_depth(rows_, row_, depth_, kBlock, panels); }
+  void as_columns(Panels<Unit> panels) const { rows_to_columns(rows_, row_, depth_, kBlock, panels, ahead_); }
+  void as_depth(Panels<Unit> panels) const { P::rows_to_depth(rows_, row_, depth_, kBlock, panels, ahead_); }
 
  private:
   bool in_place(const Sample& sample, int64_t b, int64_t kv_head, bool values, const KeyBlock& block) {
@@ -55,7 +60,7 @@ class PackedBlock {
   int64_t depth_;
   Element* staged_;
   const Element* rows_ = nullptr;
-  int64_t row_ = 0;
+  int64_t row_ = 0, ahead_ = 0;
 };
 
 }  // namespace

@@ -63,12 +63,15 @@ inline void stage_keys(const AttentionProblem& problem, const Sample& sample, in
   }
 }
 
-// Rows [16 n, depth], `row` elements apart, become the columns of n panels.
+// Rows [16 n, depth], `row` elements apart, become the columns of n panels; those `ahead` elements behind are fetched
+// meanwhile, unless 0.
 template <class Element, class Unit>
-inline void rows_to_columns(const Element* rows, int64_t row, int64_t depth, int64_t count, Panels<Unit> panels) {
+inline void rows_to_columns(const Element* rows, int64_t row, int64_t depth, int64_t count, Panels<Unit> panels,
+                            int64_t ahead = 0) {
   constexpr int64_t pair = sizeof(Unit) / sizeof(Element);
   for (int64_t r = 0; r < count; r += 16) {
-    transpose_sixteen(rows + r * row, row * sizeof(Element), depth / pair, panels.data + r / 16 * panels.stride);
+    transpose_sixteen(rows + r * row, row * sizeof(Element), depth / pair, panels.data + r / 16 * panels.stride,
+                      ahead * sizeof(Element));
   }
 }
 

@@ -51,9 +51,10 @@ class QueryGradient {
       const Span may_be_seen = block.is_global ? sample.global : sample.keys;
       const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
       if (steps == 0) continue;
-      block_.read(sample, b, kv_head, true, block);
+      const bool more = at + 1 < group.blocks() && group.block(at + 1).keys.begin == block.keys.end;
+      block_.read(sample, b, kv_head, true, block, more);
       block_.as_columns(values_);
-      block_.read(sample, b, kv_head, false, block);
+      block_.read(sample, b, kv_head, false, block, more);
       block_.as_columns(keys_);
       block_.as_depth(key_sums_);
       for (int64_t h = 0; h < problem_.group(); ++h) {

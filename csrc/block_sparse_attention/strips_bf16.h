@@ -49,8 +49,9 @@ struct StripsBf16 {
   }
 
   // Rows [count, width], `row` elements apart, become the depth of width / 16 panels, two rows a unit; count is even, width a
-  // multiple of 32.
-  static void rows_to_depth(const bf16* rows, int64_t row, int64_t width, int64_t count, Panels<uint32_t> panels) {
+  // multiple of 32. Rows `ahead` elements behind are fetched meanwhile, unless 0.
+  static void rows_to_depth(const bf16* rows, int64_t row, int64_t width, int64_t count, Panels<uint32_t> panels,
+                            int64_t ahead = 0) {
     alignas(64) uint16_t left[32], right[32];
     for (uint16_t i = 0; i < 16; ++i) {
       left[2 * i] = i;
@@ -61,6 +62,8 @@ struct StripsBf16 {
     const __m512i take_left = _mm512_load_si512(left), take_right = _mm512_load_si512(right);
     for (int64_t k = 0; k < count; k += 2, rows += 2 * row) {
       for (int64_t c = 0; c < width; c += 32) {
+        if (ahead != 0) __builtin_prefetch(rows + c + ahead, 0, 2);
+        if (ahead != 0) __builtin_prefetch(rows + row + c + ahead, 0, 2);
         const __m512i even = _mm512_loadu_si512(rows + c), odd = _mm512_loadu_si512(rows + row + c);
         uint32_t* to = panels.data + c / 16 * panels.stride + k / 2 * 16;
         _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, take_left, odd));

@@ -63,10 +63,15 @@ struct StripsFp32 {
   static constexpr int64_t parts = 1;
   static void store_parts(float* to, int64_t /*apart*/, Lanes x) { store(to, x); }
 
-  // Rows [count, width], `row` elements apart, become the depth of width / 16 panels.
-  static void rows_to_depth(const float* rows, int64_t row, int64_t width, int64_t count, Panels<float> panels) {
+  // Rows [count, width], `row` elements apart, become the depth of width / 16 panels; those `ahead` elements behind are fetched
+  // meanwhile, unless 0.
+  static void rows_to_depth(const float* rows, int64_t row, int64_t width, int64_t count, Panels<float> panels,
+                            int64_t ahead = 0) {
     for (int64_t k = 0; k < count; ++k) {
-      for (int64_t c = 0; c < width; c += 16) store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
+      for (int64_t c = 0; c < width; c += 16) {
+        if (ahead != 0) __builtin_prefetch(rows + k * row + c + ahead, 0, 2);
+        store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
+      }
     }
   }
 

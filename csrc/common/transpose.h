@@ -38,13 +38,16 @@ inline void transpose_block(const char* from, int64_t row, char* to) {
 }
 #endif
 
-// [16, units], rows `row` bytes apart -> [units, 16]
-inline void transpose_sixteen(const void* rows, int64_t row, int64_t units, void* columns) {
+// [16, units], rows `row` bytes apart -> [units, 16]; what stands `ahead` bytes behind is fetched meanwhile, unless 0.
+inline void transpose_sixteen(const void* rows, int64_t row, int64_t units, void* columns, int64_t ahead = 0) {
   const char* from = static_cast<const char*>(rows);
   char* to = static_cast<char*>(columns);
   int64_t k = 0;
 #if defined(__AVX512F__)
-  for (; k + 16 <= units; k += 16) transpose_block(from + k * 4, row, to + k * 64);
+  for (; k + 16 <= units; k += 16) {
+    for (int i = 0; ahead != 0 && i < 16; ++i) __builtin_prefetch(from + k * 4 + i * row + ahead, 0, 2);
+    transpose_block(from + k * 4, row, to + k * 64);
+  }
 #endif
   for (; k < units; ++k) {
     for (int64_t j = 0; j < 16; ++j) std::memcpy(to + k * 64 + j * 4, from + j * row + k * 4, 4);

@@ -28,6 +28,7 @@ from longreel.bench.cases import CPU
 from longreel.bench.memory import Peak
 from longreel.bench.peers import PEERS, pool_rows
 from longreel.cli import bench as command
+from longreel.ops.block_sparse_attention import executed_flops
 from longreel.ops.registry import OPS
 from longreel.testing.budget import PEER_BUDGETS
 
@@ -146,6 +147,15 @@ def test_executed_flops_of_attention() -> None:
         assert executed > 1
         assert f"executes {executed:.2f}x the visible FLOPs" in case.note(backend)
     assert case.executed("reference") is None
+
+
+@pytest.mark.fast
+def test_padding_of_heads_is_executed() -> None:
+    """Triton's tiles hold a head in powers of two: 12 in 16, 80 in 64 + 16."""
+    plan = SparseCase("block_sparse_attention", SPARSE, torch.float32).plan
+    flops = {width: executed_flops(plan, "triton", 1, 1, width) for width in (12, 16, 80)}
+    assert flops[12] == flops[16]
+    assert flops[80] == 5 * flops[16]
 
 
 @pytest.mark.fast

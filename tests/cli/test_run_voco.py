@@ -56,6 +56,22 @@ def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
         assert min(image.size) > 500
 
 
+def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> None:
+    """The same ids as in a comparison, of the first frames; a mask that a CPU should not be asked for is refused."""
+    _, both = run(tmp_path, clip, "--frames", "fps:5", "--count", 4, "--compare")
+    result, line = run(tmp_path, clip, "--frames", "fps:5", "--count", 4, "--ops", "reference")
+    assert "4 frames in" in result.stdout.splitlines()[0]
+    assert "reference path" in result.stdout.splitlines()[0]
+    assert line["questions"][0]["ids"] == both["questions"][0]["ids"]
+    assert (line["frames"], line["tokens"], line["backend"]) == (4, 1 + 4 * ROWS, "reference")
+    assert list(line["stages_s"]["reference"]) == ["decode", "tower", "see", "language"]
+    assert line["first_token_s"]["reference"] > 0
+    assert both["tokens_per_s"].keys() == {"longreel", "reference"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "MASK_BYTES", 1000)
+        refused(call("run", clip, "--system", "voco-llama", "--preset", small.name, "--ops", "reference"), "dense mask")
+
+
 @pytest.mark.parametrize(
     "options",
     [

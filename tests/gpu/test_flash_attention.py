@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_block_sparse_attention import CASES, OP, check_against_truth, drawn
+from gpu_cases import CASES as EVERY
+from gpu_cases import check_against_truth
+from gpu_cases import drawn as drawn_from
 from torch import Tensor
 
 from longreel import block_sparse_attention
@@ -12,9 +14,12 @@ from longreel.ops import _flash
 from longreel.ops._flash_varlen import PACKAGE, TORCH, Varlen
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE
 from longreel.testing import far
-from longreel.testing.cases import Inputs, Run, run
+from longreel.testing.cases import Inputs, Run, Variant, run
 from longreel.testing.determinism import same_bits
 
+OP = "block_sparse_attention"
+CASES = {case.name: case for case in EVERY[OP]}
+FLASH = Variant(OP, "flash", "cuda")
 # in grouped order, or with a window: refused
 TAKEN = [name for name in CASES if name not in ("vst-far", "window")]
 
@@ -31,6 +36,10 @@ def offered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
+def drawn(name: str, dtype: torch.dtype = torch.bfloat16) -> Inputs:
+    return drawn_from(CASES[name], dtype)
+
+
 def flash(inputs: Inputs) -> Callable[..., tuple[Tensor, Tensor]]:
     return lambda *args: _flash.attend(*args[:5], inputs["layout"], args[-1])
 
@@ -43,7 +52,7 @@ def kernel(inputs: Inputs) -> Run:
 @each_dtype
 def test_values_and_gradients(name: str, dtype: torch.dtype) -> None:
     inputs = drawn(name, dtype)
-    check_against_truth(inputs, dtype, kernel(inputs))
+    check_against_truth(FLASH, inputs, dtype, kernel(inputs))
 
 
 @pytest.mark.parametrize("name", ["vst-far", "window"])

@@ -1,15 +1,18 @@
-"""How the kernels live with the rest of a CUDA program: streams, graphs, no synchronisation, torch.compile."""
+"""How the kernels live with the rest of a CUDA program: streams, devices, graphs, no synchronisation, torch.compile."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from gpu_cases import Variant, each_kernel, kernel, tower
+from gpu_cases import MAIN, Case, Variant, differentiable, drawn, each_dtype, each_lived, kernel
 from torch import Tensor
 
+from longreel.layout import PlannedLayout
 from longreel.testing.cases import Inputs, Recorder, low_level
 from longreel.testing.determinism import same_bits
+
+Tensors = tuple[Tensor, ...]
 
 
 @pytest.fixture
@@ -19,48 +22,77 @@ def no_sync() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def outputs(variant: Variant, inputs: Inputs) -> tuple[Tensor, ...]:
+def outputs(variant: Variant, inputs: Inputs) -> Tensors:
     with torch.no_grad():
         return low_level(variant)(*variant.spec.lower(**inputs))
 
 
-def same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+def copied(variant: Variant, inputs: Inputs) -> Inputs:
+    """The same values in fresh memory, copied on the current stream."""
+    return {**inputs, MAIN[variant.op]: inputs[MAIN[variant.op]].clone()}
+
+
+def same(got: Tensors, expected: Tensors) -> bool:
     return all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@each_kernel
-def test_no_synchronisation(variant: Variant, no_sync: None) -> None:
-    inputs = tower(variant)
+@each_lived
+@each_dtype
+def test_the_same_bits_every_time(variant: Variant, case: Case, dtype: torch.dtype) -> None:
+    inputs = drawn(case, dtype)
+    first = kernel(variant, inputs).everything
+    for _ in range(30):
+        again = kernel(variant, inputs).everything
+        assert all(same_bits(again[name], value) for name, value in first.items())
+
+
+@each_lived
+def test_no_synchronisation(variant: Variant, case: Case, no_sync: None) -> None:
+    inputs = drawn(case)
     kernel(variant, inputs)
-    patches = inputs["patches"].requires_grad_()
+    leaves = [inputs[name].requires_grad_() for name in differentiable(variant, inputs)]
+    arguments = variant.spec.lower(**inputs)
     torch.cuda.set_sync_debug_mode("error")
-    made = low_level(variant)(*variant.spec.lower(**inputs))
-    torch.autograd.grad(made[0], patches, torch.ones_like(made[0]))
+    made = low_level(variant)(*arguments)
+    torch.autograd.grad(made[0], leaves, torch.ones_like(made[0]))
 
 
-@each_kernel
-def test_another_stream(variant: Variant) -> None:
+@each_lived
+def test_another_stream(variant: Variant, case: Case) -> None:
     """The kernel waits for what its own stream does before it, and for nothing else."""
-    inputs = tower(variant)
+    inputs = drawn(case)
     expected = outputs(variant, inputs)
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         # fills the stream's memory pool: a fresh allocation may wait for the device
-        outputs(variant, {**inputs, "patches": inputs["patches"].clone()})
+        outputs(variant, copied(variant, inputs))
         stream.synchronize()
         torch.cuda._sleep(50_000_000)
-        late = {**inputs, "patches": inputs["patches"].clone()}
-        got = outputs(variant, late)
+        got = outputs(variant, copied(variant, inputs))
     assert not stream.query(), "the call waited for the device"
     stream.synchronize()
     assert same(got, expected)
 
 
-@each_kernel
-def test_two_streams_at_once(variant: Variant) -> None:
+@each_lived
+def test_a_backward_on_another_stream(variant: Variant, case: Case) -> None:
+    """Gradients follow the stream that the forward pass ran on."""
+    inputs = drawn(case)
+    expected = kernel(variant, inputs).grads
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        got = kernel(variant, copied(variant, inputs)).grads
+    stream.synchronize()
+    assert all(same_bits(got[name], value) for name, value in expected.items())
+
+
+@each_lived
+def test_several_streams_at_once(variant: Variant, case: Case) -> None:
     """Calls that share the device end, and do not disturb one another."""
-    inputs = tower(variant, frames=400)
+    inputs = drawn(case, frames=10 * case.frames if case.name == "tower" else None)
     expected = outputs(variant, inputs)
     streams = [torch.cuda.Stream() for _ in range(4)]
     torch.cuda.synchronize()
@@ -73,65 +105,79 @@ def test_two_streams_at_once(variant: Variant) -> None:
     assert all(same(got, expected) for got in results)
 
 
-@each_kernel
-def test_cuda_graph(variant: Variant) -> None:
-    """Captured once, replayed on new values in the same memory."""
-    inputs = tower(variant)
+@each_lived
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_tensors_device_is_used(variant: Variant, case: Case) -> None:
+    """Whatever the current device is; and it stays the current one."""
+    here, there = (kernel(variant, drawn(case, device=f"cuda:{index}")).everything for index in (0, 1))
+    assert torch.cuda.current_device() == 0
+    assert all(value.device == torch.device("cuda:1") for value in there.values())
+    assert all(same_bits(value.to("cuda:0"), here[name]) for name, value in there.items())
+
+
+def captured(call: Callable[[], Tensors]) -> tuple[torch.cuda.CUDAGraph, Tensors]:
+    """`call`, warmed up on a stream of its own, as a graph; and the tensors that a replay fills."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            outputs(variant, inputs)
+            call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = outputs(variant, inputs)
+        made = call()
+    return graph, made
+
+
+@each_lived
+def test_cuda_graph(variant: Variant, case: Case) -> None:
+    """Captured once, replayed on new values in the same memory."""
+    inputs = drawn(case)
+    graph, made = captured(lambda: outputs(variant, inputs))
     for seed in range(3):
         torch.manual_seed(seed)
-        inputs["patches"].copy_(torch.randn_like(inputs["patches"]))
+        inputs[MAIN[variant.op]].copy_(torch.randn_like(inputs[MAIN[variant.op]]))
         graph.replay()
-        assert same(captured, outputs(variant, inputs))
+        assert same(made, outputs(variant, inputs))
 
 
-@each_kernel
-def test_cuda_graph_of_the_backward(variant: Variant) -> None:
+@each_lived
+def test_cuda_graph_of_the_backward(variant: Variant, case: Case) -> None:
     with Recorder() as recorder:
-        kernel(variant, tower(variant))
+        kernel(variant, drawn(case))
     op, args, _ = next(call for call in recorder.calls if "_backward" in call[0].name())
     args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
 
-    def backward() -> tuple[Tensor, ...]:
+    @torch.no_grad()
+    def backward() -> Tensors:
         made = op(*args)
         return made if isinstance(made, tuple) else (made,)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.no_grad(), torch.cuda.stream(stream):
-        for _ in range(3):
-            backward()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad():
-        with torch.cuda.graph(graph):
-            captured = backward()
-        for factor in (1.0, -0.5, 2.0):
-            for given in args:
-                if isinstance(given, Tensor) and given.is_floating_point():
-                    given.mul_(factor)
-            graph.replay()
-            assert same(captured, backward())
+    graph, made = captured(backward)
+    for factor in (1.0, -0.5, 2.0):
+        for given in args:
+            if isinstance(given, Tensor) and given.is_floating_point():
+                given.mul_(factor)
+        graph.replay()
+        assert same(made, backward())
 
 
-@each_kernel
-def test_compiles_whole(variant: Variant) -> None:
-    inputs = tower(variant)
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+@each_lived
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_compiles_whole(variant: Variant, case: Case, grad: bool) -> None:
+    """By inductor in one graph, to the same bits, gradients too."""
+    inputs = drawn(case)
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor | PlannedLayout)}
     options: dict[str, Any] = {name: value for name, value in inputs.items() if name not in tensors}
+    leaves = [inputs[name].requires_grad_() for name in differentiable(variant, inputs)] if grad else []
 
-    def call(given: dict[str, Tensor]) -> Any:
-        return variant.spec.public(**given, **options, backend=variant.backend)
+    def call(given: dict[str, Any]) -> Any:
+        made = variant.spec.public(**given, **options, backend=variant.backend)
+        return (made,) if isinstance(made, Tensor) else tuple(t for t in made if t is not None)
 
-    got, expected = torch.compile(call, fullgraph=True)(tensors), call(tensors)
-    if isinstance(got, Tensor):
-        got, expected = (got,), (expected,)
-    assert same(tuple(got), tuple(expected))
+    def results(function: Callable[[dict[str, Any]], Any]) -> Tensors:
+        made = function(tensors)
+        return (*made, *torch.autograd.grad(made[0], leaves, torch.ones_like(made[0]))) if leaves else made
+
+    torch._dynamo.reset()
+    assert same(results(torch.compile(call, fullgraph=True)), results(call))

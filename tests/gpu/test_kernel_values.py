@@ -5,25 +5,38 @@ import dataclasses
 import pytest
 import torch
 from gpu_cases import (
+    CASES,
+    HEADS,
     POOL,
     TOWER,
     VARIANTS,
     Case,
     Variant,
     check_against_truth,
+    differentiable,
+    drawn,
     each_case,
     each_dtype,
-    each_kernel,
+    each_lived,
     kernel,
-    tower,
+    voco,
 )
+from torch import Tensor
 
+from longreel.layout import VideoLayout
+from longreel.reference.block_sparse_attention import layout_case
 from longreel.reference.context_attention import frames_case
-from longreel.testing import far, poison
-from longreel.testing.cases import layouts, low_level, prepare, run
+from longreel.testing import check, far, poison
+from longreel.testing.cases import Inputs, LowLevel, layouts, low_level, prepare, run
 from longreel.testing.determinism import same_bits
 
 FRAME_PASSES = [v for v in VARIANTS if v.op in ("context_attention", "compress_frames")]
+on_patches = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op != "block_sparse_attention"], ids=str)
+on_layouts = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op == "block_sparse_attention"], ids=str)
+
+
+def tower(variant: Variant, frames: int | None = None) -> Inputs:
+    return drawn(CASES[variant.op][0], frames=frames)
 
 
 @each_case
@@ -72,12 +85,12 @@ def test_any_number_of_queries(variant: Variant, rows: int, dtype: torch.dtype) 
     check_against_truth(variant, inputs, dtype, kernel(variant, inputs))
 
 
-@each_kernel
+@each_lived
 @each_dtype
-def test_any_strides(variant: Variant, dtype: torch.dtype) -> None:
-    inputs = tower(variant, dtype, frames=5)
-    for name in ("query", "patches"):
-        for layout, view in layouts(inputs[name]).items() if name in inputs else ():
+def test_any_strides(variant: Variant, case: Case, dtype: torch.dtype) -> None:
+    inputs = drawn(case, dtype, frames=min(case.frames, 5))
+    for name in differentiable(variant, inputs):
+        for layout, view in layouts(inputs[name]).items():
             moved = {**inputs, name: view}
             try:
                 check_against_truth(variant, moved, dtype, kernel(variant, moved))
@@ -85,22 +98,27 @@ def test_any_strides(variant: Variant, dtype: torch.dtype) -> None:
                 raise AssertionError(f"{name} {layout}: {error}") from None
 
 
-@each_kernel
-@pytest.mark.parametrize("dim", [0, 1])
-def test_strides_beyond_32_bits(variant: Variant, dim: int) -> None:
-    inputs = tower(variant, frames=3)
-    moved = {**inputs, "patches": far(inputs["patches"], dim)}
-    check_against_truth(variant, moved, torch.bfloat16, kernel(variant, moved))
+@each_lived
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_strides_beyond_32_bits(variant: Variant, case: Case, dim: int) -> None:
+    """The last entry of a dimension, but the innermost, of every input that has a gradient."""
+    inputs = drawn(case, frames=3)
+    tensors = {name: inputs[name] for name in differentiable(variant, inputs)}
+    moved = {n: far(t, dim) for n, t in tensors.items() if dim < t.dim() - 1 and t.shape[dim] > 1}
+    check_against_truth(variant, inputs, torch.bfloat16, kernel(variant, {**inputs, **moved}))
 
 
-@each_kernel
-def test_more_than_2_31_elements(variant: Variant) -> None:
+def skip_without(room: int) -> None:
+    free = torch.cuda.mem_get_info()[0]
+    if free < room:
+        pytest.skip(f"needs {room >> 30} GiB of GPU memory, {free >> 30} GiB are free")
+
+
+@on_patches
+def test_more_than_2_31_patches(variant: Variant) -> None:
     """6,000 x 257 x 1408 patches, contiguous: the last frames come out as they do alone, gradients included."""
     frames = 6000
-    free = torch.cuda.mem_get_info()[0]
-    needed = 3 * frames * 257 * 1408 * 2
-    if free < needed:
-        pytest.skip(f"needs {needed >> 30} GiB of GPU memory, {free >> 30} GiB are free")
+    skip_without(3 * frames * 257 * 1408 * 2)
     small = tower(variant, frames=3)
     patches = torch.zeros(frames, *small["patches"].shape[1:], dtype=torch.bfloat16, device="cuda")
     patches[-3:] = small["patches"]
@@ -115,11 +133,47 @@ def test_more_than_2_31_elements(variant: Variant) -> None:
     assert same_bits(grad[-3:], expected_grad)
 
 
-@each_kernel
+@on_layouts
+def test_more_than_2_31_elements_of_rows(variant: Variant) -> None:
+    """1,000 frames of 577 rows, 32 heads of 128: the last two come out as they do alone, gradients included."""
+    frames, last, rows, wide = 1000, 2, 577, {"batch": 1, "heads": (32, 32), "width": 128, "return_lse": True}
+
+    def alone(count: int) -> VideoLayout:
+        return VideoLayout.voco(frames=count, vision=rows - 1, voco=1, text=0, mode="independent")
+
+    skip_without(9 * frames * rows * 32 * 128 * 2)
+    small = prepare(layout_case("alone", alone, frames=last, **wide).inputs(), torch.bfloat16, "cuda")
+    whole: Inputs = {**small, "layout": alone(frames).to("cuda")}
+    for name in "qkv":
+        whole[name] = torch.zeros(1, frames * rows, 32, 128, dtype=torch.bfloat16, device="cuda")
+        whole[name][:, -last * rows :] = small[name]
+    assert whole["q"].numel() > 2**31
+
+    def passed(function: LowLevel, inputs: Inputs) -> dict[str, Tensor]:
+        """Output, LSE and gradients of the last rows; the upstream gradient of the others is 0."""
+        leaves = [inputs[name].requires_grad_() for name in "qkv"]
+        out, lse = function(*variant.spec.lower(**inputs))
+        upstream = torch.zeros_like(out)
+        upstream[:, -last * rows :] = torch.linspace(-1, 1, 128, device=out.device)
+        grads = torch.autograd.grad(out, leaves, upstream)
+        named = {"out": out, "lse": lse.mT, **{f"grad_{name}": g for name, g in zip("qkv", grads, strict=True)}}
+        return {name: value[:, -last * rows :].detach().clone() for name, value in named.items()}
+
+    reference, dtype = variant.spec.reference, torch.bfloat16
+    truth = passed(reference, prepare(small, torch.float64, "cuda"))
+    plain = passed(lambda *args: reference(*args, same_dtype=True), prepare(small, dtype, "cuda"))
+    for name, value in passed(low_level(variant), whole).items():
+        check(name, value, truth[name], plain[name], dtype)
+
+
+@on_layouts
 @each_dtype
-def test_the_same_bits_every_time(variant: Variant, dtype: torch.dtype) -> None:
-    inputs = tower(variant, dtype)
-    first = kernel(variant, inputs).everything
-    for _ in range(30):
-        again = kernel(variant, inputs).everything
-        assert all(same_bits(again[name], value) for name, value in first.items())
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_tiles_of_small_cards(
+    variant: Variant, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a card with 99 KiB a block would run, on the card that is here."""
+    call = pytest.importorskip("longreel.triton_kernels.block_sparse_attention_call")
+    monkeypatch.setattr(call.Call, "card", (99 * 1024, 40))
+    inputs = drawn(layout_case("voco", voco, frames=2, **HEADS | {"width": width}), dtype)
+    check_against_truth(variant, inputs, dtype, kernel(variant, inputs))

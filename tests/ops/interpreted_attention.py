@@ -18,10 +18,12 @@ CASES = {case.name: case for case in cases()}
 # Every step is interpreted: one key head and few frames in float32, every head of the case in the others.
 SINGLE = (
     "vst-grouped-far", "left-padded-lse", "start", "start-far", "all-padding", "packed-grouped", "window-and-sinks",
-    "sharpest", "scale-zero", "scale-negative", "head-size-1", "head-size-80", "head-size-256", "one-of-each",
-    "no-batch", "no-rows", "no-keys", "no-heads",
+    "sharpest", "scale-zero", "scale-negative", "head-size-1", "head-size-72", "head-size-80", "head-size-112", "head-size-256",
+    "one-of-each", "no-batch", "no-rows", "no-keys", "no-heads",
 )  # fmt: skip
-HALF = ("voco-causal", "decode-rows", "decode-far", "decode-left-padded", "head-size-33", "head-size-128")
+HALF = (
+    "voco-causal", "decode-rows", "decode-far", "decode-left-padded", "head-size-33", "head-size-96", "head-size-128",
+)  # fmt: skip
 
 
 def one_key_head(inputs: Inputs) -> Inputs:
@@ -59,11 +61,15 @@ def voco(frames: int) -> VideoLayout:
 SMALL = Case("voco", layout_case("voco", voco, batch=1, heads=(2, 1), width=8).make, 6)
 
 
-@pytest.mark.parametrize(("rows", "heads"), [(4, (6, 2)), (30, (2, 1))])
-def test_few_rows_split_their_keys(rows: int, heads: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("rows", "heads", "width"), [(4, (6, 2), 16), (30, (2, 1), 16), (3, (2, 1), 80)])
+def test_few_rows_split_their_keys(rows: int, heads: tuple[int, int], width: int) -> None:
     """A window of 900 keys and 300 sinks over several programs, not all of which have keys that every row sees."""
     window = VideoLayout.sliding_window(1300, 900, 300).rows(1295 - rows, 1295)
-    check(layout_case("long", lambda _: window, heads=heads, batch=1, sharp=3.0, beyond=7).inputs(), torch.float32, ())
+    check(
+        layout_case("long", lambda _: window, heads=heads, width=width, batch=1, sharp=3.0, beyond=7).inputs(),
+        torch.float32,
+        (),
+    )
 
 
 @pytest.mark.parametrize("tile", [(16, 16), (48, 24), (100, 200)])

@@ -8,7 +8,7 @@ from longreel.triton_kernels.block_sparse_attention_config import (
     FITTING,
     LEAST_SPLIT,
     PORTABLE_SHARED,
-    head_block,
+    head_parts,
     keys_are_split,
     splits,
     tile_config,
@@ -25,9 +25,20 @@ CARDS = {"RTX 3090": PORTABLE_SHARED, "A100": 163 * 1024, "H200": 227 * 1024}
 def test_tiles_fit_the_card(kernel: str, head: int, itemsize: int, shared: int) -> None:
     config = tile_config(kernel, head, itemsize, 128, 64, shared)
     *_, needed = FITTING[kernel]
-    assert needed(config, head_block(head), itemsize) <= shared
-    assert head_block(head) >= head
+    assert needed(config, sum(head_parts(head)), itemsize) <= shared
     assert config.why
+
+
+@pytest.mark.parametrize(
+    ("head", "parts"),
+    [
+        (1, (16, 0)), (16, (16, 0)), (17, (32, 0)), (33, (32, 16)), (64, (64, 0)), (72, (64, 16)), (80, (64, 16)),
+        (81, (64, 32)), (96, (64, 32)), (112, (128, 0)), (128, (128, 0)), (160, (128, 32)), (192, (128, 64)),
+        (193, (256, 0)), (256, (256, 0)),
+    ],
+)  # fmt: skip
+def test_a_head_is_two_tiles_where_that_is_narrower(head: int, parts: tuple[int, int]) -> None:
+    assert head_parts(head) == parts
 
 
 def test_a_large_card_takes_larger_tiles() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import longreel
-from longreel import BackendError, VideoLayout, block_sparse_attention
+from longreel import BackendError, VideoLayout, backends, block_sparse_attention
+from longreel.ops import _flash_varlen
 from longreel.ops._flash import attend
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases
 from longreel.reference.case import Case
@@ -48,3 +49,25 @@ def test_explain_says_why_not() -> None:
     layout = VideoLayout.sliding_window(40, 9)
     q = torch.zeros(1, 40, 2, 8, dtype=torch.bfloat16)
     assert "no sliding windows" in str(longreel.explain(block_sparse_attention, q, q, q, layout))
+
+
+@pytest.mark.parametrize(
+    ("installed", "taken"), [("2.8.3", "2.8.3"), ("2.7.0.post2", "2.7.0.post2"), ("2.6.3", None), ("3.0.0", None)]
+)
+def test_versions_of_flash_attn(installed: str, taken: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "version", lambda package: installed)
+    assert backends._flash_attn() == taken
+
+
+def test_who_serves_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(_flash_varlen, "FLASH_ATTN", None)
+    assert _flash_varlen.varlen(gpu) is _flash_varlen.TORCH
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert _flash_varlen.missing(gpu) == "needs compute capability 8.0 or later, cuda has 7.5"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    assert "built with flash attention" in str(_flash_varlen.missing(gpu))
+    monkeypatch.setattr(_flash_varlen, "FLASH_ATTN", "2.8.3")
+    assert _flash_varlen.varlen(gpu) is _flash_varlen.PACKAGE
+    assert _flash_varlen.missing(gpu) is None

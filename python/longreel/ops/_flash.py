@@ -32,19 +32,6 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     return missing(plan.start.device)
 
 
-def executed_pairs(layout: VideoLayout) -> int:
-    """(query row, key) pairs of one head that torch's CPU kernel multiplies, over all samples: blocks of rows, each with the
-    blocks of 512 keys up to its last row where the piece is causal."""
-    pairs = 0
-    for piece in pieces(layout):
-        rows, keys = piece.end - piece.row, piece.last - piece.first
-        block = 256 if rows >= 768 else 64 if rows >= 192 else 32
-        starts = range(0, rows, block)
-        reach = (min(keys, -(-(start + block) // 512) * 512) if piece.causal else keys for start in starts)
-        pairs += sum(min(block, rows - start) * seen for start, seen in zip(starts, reach, strict=True))
-    return pairs
-
-
 def attend(
     q: Tensor, k: Tensor, v: Tensor, global_k: Tensor | None, global_v: Tensor | None, plan: PlannedLayout, scale: float
 ) -> tuple[Tensor, Tensor]:

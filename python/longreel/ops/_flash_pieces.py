@@ -88,6 +88,20 @@ def pieces(layout: VideoLayout) -> tuple[Piece, ...]:
     return tuple(Piece(is_global, causal, tuple(made)) for (is_global, causal, *_), made in alike.items())
 
 
+def executed_pairs(layout: VideoLayout) -> int:
+    """(query row, key) pairs of one head that torch's CPU kernel multiplies, over all samples: blocks of rows, each with the
+    blocks of 512 keys up to its last row where the piece is causal."""
+    pairs = 0
+    for piece in pieces(layout):
+        for sequence in piece.sequences:
+            rows, keys = sequence.length, sequence.last - sequence.first
+            block = 256 if rows >= 768 else 64 if rows >= 192 else 32
+            starts = range(0, rows, block)
+            reach = (min(keys, -(-(start + block) // 512) * 512) if piece.causal else keys for start in starts)
+            pairs += sum(min(block, rows - start) * seen for start, seen in zip(starts, reach, strict=True))
+    return pairs
+
+
 @lru_cache(maxsize=16)
 def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[Call, ...]:
     """The pieces of the layout for `batch` samples, each of `keys` rows of K and `places` of G."""

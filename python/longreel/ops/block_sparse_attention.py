@@ -9,7 +9,7 @@ from torch import Tensor
 from longreel import _native
 from longreel.backends import Request, choose
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
-from longreel.ops import _flash
+from longreel.ops import _flash, _flash_pieces
 from longreel.ops._call import call, register
 from longreel.ops._cost import Cost, nbytes
 from longreel.ops._layouts import planned
@@ -191,16 +191,20 @@ def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int,
     head and sample of the layout; None where that is not known.
 
     cpu: counted by the code that hands the kernel its steps: the rows of a strip times its keys in multiples of 16.
-    triton: whole tiles of the plan. flash: see `_flash.executed_pairs`.
+    triton: whole tiles of the plan, of heads with their padding. flash: torch's kernel on the CPU, see
+    `_flash_pieces.executed_pairs`.
     """
     if backend == "cpu" and _native.HOST is not None:
         layout = plan.layout
         tiles, order = plan.tiles.numpy(), plan.order.numpy()
         pairs = _native.HOST.executed_pairs(tiles, order, layout.batch_size, layout.queries, heads, kv_heads, width)
     elif backend == "triton":
+        from longreel.triton_kernels.block_sparse_attention_config import head_parts
+
+        width = sum(head_parts(width))
         pairs = executed_pairs(plan.layout.plan(plan.tile, bounds=False))
-    elif backend == "flash" and _flash.refusal(plan, 1.0) is None:
-        pairs = _flash.executed_pairs(plan.layout)
+    elif backend == "flash" and plan.start.device.type == "cpu" and _flash.refusal(plan, 1.0) is None:
+        pairs = _flash_pieces.executed_pairs(plan.layout)
     else:
         return None
     return int(4 * width * heads * pairs)

@@ -152,7 +152,7 @@ def cases() -> list[Case]:
         layout_case("sharpest", vst, sharp=50.0, width=64, far=True, **lse),
         *(
             layout_case(f"head-size-{width}", lambda f: voco(2), width=width, **one_head, **lse)
-            for width in (1, 3, 17, 33, 64, 80, 96, 128, 200, 256)
+            for width in (1, 3, 17, 33, 64, 72, 80, 96, 112, 128, 200, 256)
         ),
         layout_case("scale-one", voco, scale=1.0, sharp=0.3),
         layout_case("scale-zero", voco, scale=0.0, **lse),
