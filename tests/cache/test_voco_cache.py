@@ -249,6 +249,8 @@ def test_saved_and_loaded(model: LlamaForCausalLM, tmp_path: Path) -> None:
     cache = VoCoCache(model.config, mode="causal", prefix_visible_to="frames")
     cache.append(model.model, torch.randn(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
     cache.save(tmp_path / "cache.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "cache.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     again = VoCoCache.load(tmp_path / "cache.safetensors", model.config)
     assert (again.rows, again.length, again.mode) == (5, 17, "causal")
     more = torch.randn(1, 14, WIDTH)

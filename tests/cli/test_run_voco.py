@@ -168,7 +168,7 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
     _, first = run(tmp_path, clip, *given, "--keep", kept, "--question", "why?")
     _, whole = run(tmp_path, clip, *given, "--question", "what is it?")
     result, later = run(tmp_path, kept, "--question", "what is it?", "--question", "why?")
-    assert list(later["stages_s"]["longreel"]) == ["read", "language"]
+    assert list(later["stages_s"]["longreel"]) == ["load", "language"]
     assert (later["frames"], later["patches"], later["tokens"]) == (10, 160, 20)
     assert later["rows"] == first["rows"]
     assert [one["ids"] for one in later["questions"]] == [line["questions"][0]["ids"] for line in (whole, first)]

@@ -1,6 +1,7 @@
 """VoCoCache: of every frame the keys and values of its VoCo tokens only (VoCo-LLaMA, arXiv 2406.12275, two-stage inference)."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
@@ -211,6 +212,10 @@ class VoCoCache(Cache):
         part = Path(f"{path}.part")
         try:
             save_file(tensors, part, metadata={"longreel": json.dumps(own)})
+            # safetensors makes it private; an ordinary file has the rights that the user's mask leaves.
+            mask = os.umask(0)
+            os.umask(mask)
+            part.chmod(0o666 & ~mask)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

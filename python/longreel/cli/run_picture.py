@@ -17,6 +17,8 @@ COLOURS = {
     "read": "#9aa5b1",
     "tower": "#4c78a8",
     "write": "#c9d1d9",
+    "load": "#9aa5b1",
+    "keep": "#c9d1d9",
     "query": "#72b7b2",
     "compress": "#e45756",
     "see": "#e45756",

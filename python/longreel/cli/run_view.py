@@ -21,6 +21,8 @@ LABELS = {
     "read": "read features",
     "tower": "vision tower",
     "write": "write features",
+    "load": "read kept rows",
+    "keep": "write kept rows",
     "query": "Q-Former (text queries)",
     "compress": "compression",
     "see": "vision stage",

@@ -81,7 +81,7 @@ def run(
             held.append(features)
     rows = len(prefix) + record.frames * rule.frame
     if kept is not None:
-        with record.clock("write"):
+        with record.clock("keep"):
             keep(cache, kept, model, record, weights)
     if OURS in paths:
         _ask(model, cache, questions, record, meter)
@@ -100,7 +100,7 @@ def _later(model: VoCoLlama, kept: Kept, questions: Prompts) -> Record:
     start = time.perf_counter()
     _warm(model, questions)
     record.startup = time.perf_counter() - start
-    with meter(OURS), record.clock("read"):
+    with meter(OURS), record.clock("load"):
         cache = VoCoCache.load(kept.path, model.language.config, model.device)
     record.frames, record.patches = kept.frames, kept.patches
     record.rows = len(questions.prompts[0][0]) + kept.frames * model.decoder.rule.frame
