@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from token_rules import TEXT, VST, Sample, random_batch
 
 from longreel import block_sparse_attention
@@ -33,7 +32,7 @@ from longreel.layout import (
 from longreel.layout.dense import visible
 from longreel.layout.ranges import ranges
 from longreel.ops._flash import refusal as flash_refusal
-from longreel.testing.budget import Errors, allowed, check_within, errors
+from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
 COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))
 GROUPS = 10
@@ -220,11 +219,9 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
         grads = torch.autograd.grad(loss, list(leaves.values()))
         return {"out": out, "lse": lse} | {f"grad_{name}": g for name, g in zip(leaves, grads, strict=True)}
 
-    dense, own = (partial(over_both, function, mask) for function in (dense_attention, fused_attention))
+    dense = partial(dense_attention, mask)
     truth, baseline = results(dense, torch.float64), results(dense, dtype)
     largest = max(t.abs().max().item() if t.numel() else 0.0 for name, t in truth.items() if name.startswith("grad"))
-    # flash is PyTorch's own attention in pieces: PyTorch's attention under the mask is its yardstick, too
-    fused = results(own, dtype)
     for backend in available("block_sparse_attention", "cpu", dtype):
         if backend == "flash" and flash_refusal(layout.to("cpu"), 1.0) is not None:
             continue
@@ -233,27 +230,16 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
             # what vanishes in real arithmetic is measured against the largest gradient
             vanishes = name.startswith("grad") and value.numel() > 0 and value.abs().max().item() < 1e-12 * largest
             unit = largest if vanishes else 0.0
-            yardstick = errors(baseline[name], value, unit)
+            limit = allowed(errors(baseline[name], value, unit), dtype)
             if backend == "flash":
-                other = errors(fused[name], value, unit)
-                yardstick = Errors(max(yardstick.max_rel, other.max_rel), max(yardstick.rms_rel, other.rms_rel))
-            limit = allowed(yardstick, dtype)
+                # PyTorch's own kernels: in one of thousands of small tensors their rounding alone passes our budget
+                limit = Errors(PEER_BUDGETS * limit.max_rel, PEER_BUDGETS * limit.rms_rel)
             check_within(f"{backend} {name}", got[name], value, limit, unit)
 
 
-Attended = tuple[torch.Tensor, torch.Tensor]
-
-
-def over_both(
-    attention: Callable[..., Attended], mask: torch.Tensor, *, q: torch.Tensor, **keys: torch.Tensor
-) -> Attended:
-    """`attention` over the keys of K and, where they are given, those of G behind them; mask [B, Sq, Sk (+ G)]."""
+def dense_attention(mask: torch.Tensor, *, q: torch.Tensor, **keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax under a mask [B, Sq, Sk (+ G)], written a second time: over the keys of K and those given of G behind them."""
     k, v = (torch.cat([t for name, t in keys.items() if name in (end, f"global_{end}")], 1) for end in "kv")
-    return attention(q, k, v, mask)
-
-
-def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> Attended:
-    """Softmax under a mask, written a second time."""
     kv_heads = k.shape[2]
     scores = torch.einsum("bqhgd,bkhd->bhgqk", q.unflatten(2, (kv_heads, -1)), k).flatten(1, 2) * q.shape[3] ** -0.5
     exp = scores.exp() * mask[:, None]
@@ -261,16 +247,6 @@ def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: tor
     weights = (exp / total.where(total > 0, torch.ones_like(total))).unflatten(1, (kv_heads, -1))
     out = torch.einsum("bhgqk,bkhd->bqhgd", weights, v).flatten(2, 3)
     return out, total[..., 0].log()
-
-
-def fused_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> Attended:
-    """PyTorch's own attention under the mask; the LSE, which it does not give, in plain PyTorch."""
-    lse = dense_attention(q, k, v, mask)[1]
-    some = mask.any(-1)[:, None, :, None]
-    # a row without keys would be NaN: it sees all, and counts for nothing
-    seen = mask[:, None] | ~some
-    out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=seen, enable_gqa=True)
-    return out.where(some, 0).transpose(1, 2), lse
 
 
 def check_decoding(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:

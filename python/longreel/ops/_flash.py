@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.ranges import ranges
@@ -70,29 +71,22 @@ class _Pieces(torch.autograd.Function):
         wide = [q, k, v, *_global_keys(k, v, given_k, given_v, global_index)]
         tensors = _flattened(*wide)
         grads = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in tensors]
-        # Attentions of these probabilities: the gradient of the output, q .. global values, output, whose V is given
-        sums = []
-        if grad_out is not None:
-            sums.append((grad_out.flatten(0, 1), tensors, out.flatten(0, 1), True))
+        upstream, result = (
+            grad_out.flatten(0, 1) if grad_out is not None else torch.zeros_like(tensors[0]),
+            out.flatten(0, 1),
+        )
         if grad_lse is not None:
-            # ds = p grad_lse: a column of ones in V whose upstream gradient is grad_lse, and output 0
-            column, *_ = ones = [torch.zeros_like(t) for t in tensors]
-            column[..., 0] = grad_lse.transpose(1, 2).flatten(0, 1)
-            for values in (ones[2], ones[4]):
-                values[..., 0] = 1.0
-            given = [tensors[0], tensors[1], ones[2], tensors[3], ones[4]]
-            sums.append((column, given, torch.zeros_like(column), False))
+            upstream, result, tensors = _with_lse(grad_lse.transpose(1, 2).flatten(0, 1), upstream, result, tensors)
         # [H, B * Sq]
-        lse = lse.transpose(0, 1).flatten(1)
+        lse, width = lse.transpose(0, 1).flatten(1), q.shape[-1]
         for call in _calls(q, k, global_index, ctx.layout):
-            for upstream, given, result, has_values in sums:
-                grad_q, grad_k, grad_v = varlen(q.device).backward(
-                    upstream[call.rows], *_operands(call, given), result[call.rows], lse[:, call.rows], call, ctx.scale
-                )
-                _add(grads[0], call.rows, grad_q)
-                _add(grads[3 if call.is_global else 1], call.keys, grad_k)
-                if has_values:
-                    _add(grads[4 if call.is_global else 2], call.keys, grad_v)
+            made = varlen(q.device).backward(
+                upstream[call.rows], *_operands(call, tensors), result[call.rows], lse[:, call.rows], call, ctx.scale
+            )
+            grad_q, grad_k, grad_v = (grad[..., :width] for grad in made)
+            _add(grads[0], call.rows, grad_q)
+            _add(grads[3 if call.is_global else 1], call.keys, grad_k)
+            _add(grads[4 if call.is_global else 2], call.keys, grad_v)
         grads = [grad.view(t.shape) for grad, t in zip(grads, wide, strict=True)]
         if given_k is None:
             # what -1 pads is in no piece: its gradient is 0
@@ -111,6 +105,23 @@ def _global_keys(
         return given_k, given_v
     at = global_index.long().clamp(min=0)[..., None, None].expand(len(k), -1, *k.shape[2:])
     return k.gather(1, at), v.gather(1, at)
+
+
+def _with_lse(
+    grad_lse: Tensor, grad_out: Tensor, out: Tensor, tensors: list[Tensor]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """One channel more, which adds the LSE's gradient to that of the scores, ds = p (dP - delta + grad_lse): V has ones there,
+    the output's gradient grad_lse [B * Sq, H], and the output counts as 0."""
+    width = grad_out.shape[-1]
+    if grad_out.is_cuda and width == 256:
+        raise NotImplementedError(
+            "backend='flash': the gradient of the LSE takes one channel beside the head's, 256 in all; this head has 256"
+        )
+    ones = {2, 4}
+    tensors = [pad(t, (0, 1), value=float(i in ones)) for i, t in enumerate(tensors)]
+    grad_out = pad(grad_out, (0, 1))
+    grad_out[..., width] = grad_lse
+    return grad_out, pad(out, (0, 1)), tensors
 
 
 def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[Call, ...]:
