@@ -171,10 +171,15 @@ class KeyGradient {
       const int64_t at = j * kBlock + i;
       Lanes p = P::power(fma(splat(scale_), load(scores_ + at), splat(0.0f) - load(queries_.shift() + i)));
       if (P::exact) p = p * load(queries_.norm() + i);
-      if (!full) p = keep_between(load(low_ + i), key, load(high_ + i), p);
-      P::store_parts(weights_ + at, kStrip * kBlock, p);
       const Lanes fall = load(value_products_ + at) - load(queries_.delta() + i);
-      P::store_parts(slopes_ + at, kStrip * kBlock, p * (fall + load(queries_.rise() + i)));
+      Lanes slope = p * (fall + load(queries_.rise() + i));
+      if (!full) {
+        // each for itself: the product of a value that nobody sees may be NaN
+        p = keep_between(load(low_ + i), key, load(high_ + i), p);
+        slope = keep_between(load(low_ + i), key, load(high_ + i), slope);
+      }
+      P::store_parts(weights_ + at, kStrip * kBlock, p);
+      P::store_parts(slopes_ + at, kStrip * kBlock, slope);
     }
   }
 

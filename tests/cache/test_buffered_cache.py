@@ -92,6 +92,28 @@ def test_what_a_copy_gets_stays_its_own() -> None:
     assert torch.equal(layer.keys[..., :4, :], other.keys[..., :4, :])
 
 
+def test_a_copy_keeps_its_rows() -> None:
+    cache: Any = BufferedCache(CONFIG, 20)
+    add(cache, 6)
+    layer = cache.layers[0]
+    other = copy(layer)
+    before = other.keys.clone()
+    layer.crop(-3)
+    layer.update(*rows(3))
+    assert torch.equal(other.keys, before)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 8), (2, 1, 3, 8), (2, 2, 3, 1)])
+def test_rows_of_another_shape(shape: tuple[int, ...]) -> None:
+    cache: Any = BufferedCache(CONFIG, 20)
+    add(cache, 6)
+    with pytest.raises(ValueError, match=r"holds keys \[2, 2, 6, 8\] torch.float32; given"):
+        cache.update(torch.zeros(shape), torch.zeros(shape), 0)
+    with pytest.raises(ValueError, match="float64"):
+        cache.update(*torch.zeros(2, 2, 2, 3, 8, dtype=torch.float64), 0)
+    assert cache.get_seq_length() == 6
+
+
 def test_gradients_pass() -> None:
     cache: Any = BufferedCache(CONFIG, 20)
     keys, values = (t.requires_grad_() for t in rows(3))

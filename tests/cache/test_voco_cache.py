@@ -312,3 +312,37 @@ def test_bad_options(model: LlamaForCausalLM) -> None:
     cache.append(model.model, torch.zeros(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
     with pytest.raises(ValueError, match="a prefix stands before the first frame only"):
         cache.append(model.model, torch.zeros(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
+
+
+def test_a_batch_of_another_size(model: LlamaForCausalLM) -> None:
+    cache = VoCoCache(model.config)
+    embeds = torch.randn(2, VISION + SEPARATOR + 1, WIDTH)
+    cache.append(model.model, embeds, frame(1))
+    with pytest.raises(ValueError, match="holds 2 samples and embeds 1"):
+        cache.append(model.model, embeds[:1], frame(1))
+    assert cache.rows == 1
+
+
+def test_a_decoder_that_keeps_nothing(model: LlamaForCausalLM) -> None:
+    training = LlamaForCausalLM(model.config)
+    training.set_attn_implementation("longreel")
+    training.activation_checkpointing_enable()
+    training.train()
+    cache = VoCoCache(model.config)
+    with pytest.raises(ValueError, match=r"after eval\(\)"):
+        cache.append(training.model, torch.randn(1, VISION + SEPARATOR + 1, WIDTH), frame(1))
+    assert cache.rows == cache.length == 0
+    cache.append(training.eval().model, torch.randn(1, VISION + SEPARATOR + 1, WIDTH), frame(1))
+    assert cache.rows == cache.layers[0].rows == 1
+
+
+def test_files_that_are_not_of_this_model(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    cache, path = VoCoCache(model.config), tmp_path / "rows.safetensors"
+    cache.append(model.model, torch.randn(1, VISION + SEPARATOR + 1, WIDTH), frame(1))
+    cache.save(path)
+    wider = LlamaConfig(**model.config.to_dict() | {"num_key_value_heads": 4})
+    with pytest.raises(ValueError, match="has 2 key heads of 8, the model 4 of 8"):
+        VoCoCache.load(path, wider)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="not a VoCoCache, or cut short"):
+        VoCoCache.load(path, model.config)

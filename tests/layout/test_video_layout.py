@@ -152,12 +152,18 @@ def test_padding_behind_frames_is_as_if_it_were_not_there(mode: str, flags: dict
         (lambda: VideoLayout.causal(2**31), "at most 2\\^31 - 1 rows"),
         (lambda: VideoLayout.sliding_window(4, 0), "window=0"),
         (lambda: VideoLayout.causal(3).plan((0, 4)), "at least 1 row"),
+        (
+            lambda: VideoLayout.of([("vision", 3), ("voco", 1)], attention="Causal"),
+            "'Causal' is not one of text, image",
+        ),
+        (lambda: VideoLayout.causal(3.0), "an integer number of rows; given 3.0 of text"),
+        (lambda: VideoLayout.sliding_window(6, 2.5), "window is a number of rows, an integer; given 2.5"),
         (lambda: VideoLayout.causal(20_000).dense_mask(), "above the limit"),
         (lambda: VideoLayout.causal(4).rows(0, 2).grouped(), "of a grouped layout"),
     ],
 )
 def test_bad_input_is_one_clear_error(make, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises((ValueError, TypeError), match=message) as raised:
         make()
     assert "\n" not in str(raised.value)
 

@@ -255,3 +255,26 @@ def test_released_names_both_ways() -> None:
     assert torch.equal(fresh.decoder.language.get_input_embeddings().weight[-1], row)
     with pytest.raises(KeyError, match=r"model.norm.weight"):
         from_released({name: t for name, t in released.items() if name != "model.norm.weight"}, other)
+
+
+def test_an_offloaded_model_answers_as_itself() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = system(count=2)
+    frames, question = torch.randn(3, model.decoder.rule.rows, model.decoder.config.hidden_size), torch.arange(3, 8)
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+    expected = model.decoder.ask(model.decoder.see(frames, prefix=[1]), question, **options)
+    accelerate.cpu_offload(model.decoder.language, execution_device=torch.device("cpu"))
+    assert model.decoder.language.get_input_embeddings().weight.is_meta
+    assert torch.equal(model.decoder.ask(model.decoder.see(frames, prefix=[1]), question, **options), expected)
+
+
+def test_bad_frames_and_questions() -> None:
+    decoder = system(count=2).decoder
+    rows, width = decoder.rule.rows, decoder.config.hidden_size
+    with pytest.raises(ValueError, match=rf"vision is \[frames, {rows}, H\]; given \[2, {rows - 1}, {width}\]"):
+        decoder.see(torch.randn(2, rows - 1, width))
+    cache = decoder.see(torch.randn(2, rows, width))
+    with pytest.raises(ValueError, match="at least one id"):
+        decoder.ask(cache, torch.arange(0))
+    two = decoder.ask(cache, torch.arange(3, 8), num_return_sequences=2, do_sample=True, max_new_tokens=3, top_k=1)
+    assert two.shape == (2, 3)

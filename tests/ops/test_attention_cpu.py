@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from longreel import _native, block_sparse_attention
-from longreel.layout import PlannedLayout, VideoLayout
+from longreel.layout import PlannedLayout, VideoLayout, global_index
+from longreel.layout.dense import visible
 from longreel.testing import assert_deterministic, poison
 from longreel.testing.cases import cpu_isa, prepare, yardstick
 
@@ -69,3 +70,40 @@ def test_what_no_row_sees_may_hold_anything(isa: str, dtype: torch.dtype) -> Non
     for clean, dirty in zip(*results, strict=True):
         torch.testing.assert_close(dirty, clean, rtol=0, atol=0)
         assert clean.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_hidden_neighbour_may_hold_anything(backend: str, dtype: torch.dtype) -> None:
+    """NaN beside a key that is seen, beyond the layout, in padding rows and in pads of G: no gradient of it either."""
+    layout = VideoLayout.batch(
+        [VideoLayout.voco(frames=3, vision=7, voco=1, text=4), VideoLayout.voco(frames=1, vision=5, voco=2, text=3)]
+    )
+    layout = layout.rows(layout.length - 14, layout.length)
+    mask, places = torch.from_numpy(layout.dense_mask()), torch.from_numpy(global_index(layout))
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    made = {
+        name: torch.randn(2, rows, heads, 16, generator=generator).to(dtype)
+        for name, rows, heads in (
+            ("q", 14, 4),
+            ("k", layout.keys + 5, 2),
+            ("v", layout.keys + 5, 2),
+            ("global_k", places.shape[1], 2),
+            ("global_v", places.shape[1], 2),
+        )
+    }
+    near = torch.from_numpy(visible(layout)[0]).any(1)
+    hidden = {"q": ~mask.any(2), "k": torch.nn.functional.pad(~near, (0, 5), value=True), "global_k": places < 0}
+    hidden |= {"v": hidden["k"], "global_v": hidden["global_k"]}
+    assert all(rows.any() for rows in hidden.values())
+    for filled in (0.0, torch.nan):
+        leaves = {
+            name: torch.where(hidden[name][..., None, None], filled, t.float()).to(dtype).requires_grad_()
+            for name, t in made.items()
+        }
+        out = block_sparse_attention(**leaves, layout=layout, backend=backend)
+        results.append([out.detach(), *torch.autograd.grad(out.float().sum(), list(leaves.values()))])
+    for clean, dirty in zip(*results, strict=True):
+        assert clean.isfinite().all()
+        torch.testing.assert_close(dirty, clean, rtol=0, atol=0)

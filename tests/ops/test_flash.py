@@ -45,6 +45,33 @@ def test_equals_the_reference_or_says_why_not(case: Case, dtype: torch.dtype) ->
     expected.check(dict(zip(("out", "lse"), public, strict=True)))
 
 
+# [B, S, H, D] whose memory is of another order, or has gaps
+STRIDES = {
+    "every-other": lambda t: torch.stack([t, torch.full_like(t, 9.0)], -1).flatten(-2)[..., ::2],
+    "channels-first": lambda t: t.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0),
+    "channels-before-heads": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "one-for-all-rows": lambda t: t[:, :1].expand_as(t),
+}
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+def test_any_strides(strides: str) -> None:
+    layout = VideoLayout.voco(frames=3, vision=20, voco=2, text=9, mode="causal")
+    generator = torch.Generator().manual_seed(0)
+    given: dict[str, Any] = {
+        name: STRIDES[strides](torch.randn(2, layout.length, heads, 16, generator=generator).to(torch.bfloat16))
+        for name, heads in (("q", 4), ("k", 2), ("v", 2))
+    }
+    plan, upstream = layout.to("cpu"), given["q"].flip(1)
+    results = []
+    for tensors in (given, {name: t.contiguous() for name, t in given.items()}):
+        leaves = [t.detach().requires_grad_() for t in tensors.values()]
+        out = block_sparse_attention(*leaves, plan, backend="flash")
+        results.append((out, *torch.autograd.grad(out, leaves, upstream)))
+    for ours, contiguous in zip(*results, strict=True):
+        torch.testing.assert_close(ours, contiguous, rtol=0, atol=0)
+
+
 def test_explain_says_why_not() -> None:
     layout = VideoLayout.sliding_window(40, 9)
     q = torch.zeros(1, 40, 2, 8, dtype=torch.bfloat16)

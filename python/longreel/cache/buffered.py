@@ -27,6 +27,18 @@ class BufferedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        """Add rows [B, Hkv, n, D]; returns all of them.
+
+        Raises:
+            ValueError: they are of another batch, heads, head size or dtype than those held.
+        """
+        if self.rows:
+            held, given = ((*t.shape[:2], t.shape[-1], t.dtype) for t in (self.keys, key_states))
+            if held != given:
+                raise ValueError(
+                    f"the cache holds keys {list(self.keys.shape)} {self.keys.dtype};"
+                    f" given {list(key_states.shape)} {key_states.dtype}"
+                )
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
             # A row written in place has no gradient.
             self._buffers = None
@@ -45,9 +57,10 @@ class BufferedLayer(DynamicLayer):
         super().reset()
 
     def __copy__(self) -> "BufferedLayer":
-        """The copy shares the rows, and what is added to it stays its own."""
+        """The copy shares the rows, and what is added to either stays its own: both leave the buffers as they are."""
+        self._buffers = None
         other = object.__new__(type(self))
-        other.__dict__ |= self.__dict__ | {"_buffers": None, "_capacity": 0}
+        other.__dict__ |= self.__dict__ | {"_capacity": 0}
         return other
 
     def _room(self, rows: int, added: int, *like: Tensor) -> tuple[Tensor, Tensor]:

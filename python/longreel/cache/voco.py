@@ -103,7 +103,7 @@ class VoCoCache(Cache):
 
         Raises:
             ValueError: the segments are not frames or do not have n rows; a question was asked of this very cache; the decoder
-                has another attention. The cache is then as it was.
+                has another attention, or keeps nothing; the batch is another. The cache is then as it was.
         """
         held = self.held
         given = getattr(getattr(decoder, "config", None), "_attn_implementation", "longreel")
@@ -117,6 +117,8 @@ class VoCoCache(Cache):
             raise ValueError("a vision stage ends with voco rows: text is asked on a fork")
         if held.text_at and (kind == PREFIX).any():
             raise ValueError("a prefix stands before the first frame only")
+        if held.kept and embeds.shape[0] != self.batch:
+            raise ValueError(f"the cache holds {self.batch} samples and embeds {embeds.shape[0]}")
         if any(layer.rows != held.kept for layer in self.layers):
             raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
         by_itself, whole = self.mode == "independent" and self.prefix_visible_to == "first", alone
@@ -136,6 +138,11 @@ class VoCoCache(Cache):
                     use_cache=True,
                     video_layout=whole,
                     **inputs,
+                )
+            if any(layer.rows != held.kept + len(held.keep) for layer in self.layers):
+                raise ValueError(
+                    "the decoder added no rows to the cache: in training with gradient checkpointing transformers takes none;"
+                    " a vision stage runs after eval()"
                 )
         except BaseException:
             for layer, (keys, values, initialized) in zip(self.layers, before, strict=True):
@@ -168,11 +175,11 @@ class VoCoCache(Cache):
             other.batch_repeat_interleave(repeats)
         return other
 
-    def question(self, ids: Tensor, beams: int = 1, mask: Tensor | None = None) -> dict[str, Any]:
+    def question(self, ids: Tensor, beams: int = 1, mask: Tensor | None = None, answers: int = 1) -> dict[str, Any]:
         """What `generate` takes for questions ids [B, T] about this cache: the ids, a fork, and a mask of all positions.
 
         Questions of one batch are asked of as many samples, or all of the only one. mask: [B, T], zero where a shorter
-        question is padded on its left.
+        question is padded on its left. answers: of each question (`num_return_sequences`).
 
         Raises:
             ValueError: the cache has another number of samples, or a question is padded on its right.
@@ -187,8 +194,8 @@ class VoCoCache(Cache):
         return {
             "input_ids": ids,
             "attention_mask": torch.cat([before, asked], 1),
-            "past_key_values": self.fork(beams * batch // own),
-        } | ({"num_beams": beams} if beams > 1 else {})
+            "past_key_values": self.fork(max(beams, answers) * batch // own),
+        } | {name: n for name, n in (("num_beams", beams), ("num_return_sequences", answers)) if n > 1}
 
     def reset(self) -> None:
         """As new."""
@@ -235,9 +242,15 @@ class VoCoCache(Cache):
         """What `save` wrote.
 
         Raises:
-            ValueError: it is no such file, or was made with another number of layers than `config` has.
+            ValueError: it is no such file, is cut short, or its layers, heads or head size are not those of `config`.
         """
-        with safe_open(path, "pt", device=str(device)) as file:
+        try:
+            opened = safe_open(path, "pt", device=str(device))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a VoCoCache, or cut short: {error}") from None
+        text = config.get_text_config()
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        with opened as file:
             about = json.loads((file.metadata() or {}).get("longreel", "{}"))
             if about.get("format") != FORMAT:
                 raise ValueError(
@@ -253,6 +266,11 @@ class VoCoCache(Cache):
             for i, layer in enumerate(cache.layers):
                 if cache.rows:
                     keys, values = file.get_tensor(f"keys.{i}"), file.get_tensor(f"values.{i}")
+                    if (keys.shape[1], keys.shape[3]) != (text.num_key_value_heads, width):
+                        raise ValueError(
+                            f"{path} has {keys.shape[1]} key heads of {keys.shape[3]}, the model {text.num_key_value_heads} of"
+                            f" {width}: it is of another model"
+                        )
                     layer.lazy_initialization(keys, values)
                     layer.keys, layer.values = keys, values
         return cache

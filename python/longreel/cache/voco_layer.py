@@ -84,7 +84,7 @@ def narrowed_to(decoder: Any, layers: Sequence[VoCoLayer], keep: Tensor) -> Iter
         layers[-1].narrowed = True
         at = keep.to(rows[0].device)
         return (rows[0].index_select(1, at),), given | {
-            "position_embeddings": tuple(table.index_select(1, at) for table in tables),
+            "position_embeddings": tuple(table.index_select(1, at.to(table.device)) for table in tables),
             "position_ids": None,
             "attention_mask": None,
             "video_layout": VideoLayout.causal(len(at)),

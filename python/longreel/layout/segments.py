@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -73,6 +74,13 @@ class Rule:
     window: int | None = None
     sinks: int = 0
 
+    def __post_init__(self) -> None:
+        if self.attention not in _ORDER:
+            raise ValueError(f"attention {self.attention!r} is not one of {', '.join(_ORDER)}")
+        for name, rows in (("window", self.window), ("sinks", self.sinks)):
+            if rows is not None and not isinstance(rows, Integral):
+                raise TypeError(f"{name} is a number of rows, an integer; given {rows!r}")
+
 
 class Columns(NamedTuple):
     """The segments of a document as columns [n]: kind code, first row, length, ratio, carry."""
@@ -108,8 +116,11 @@ class Document:
         unknown = kinds - CODE.keys()
         if unknown:
             raise ValueError(f"unknown segment kind {sorted(unknown)[0]!r}; allowed are {', '.join(KINDS)}")
-        if any(segment.length < 1 for segment in self.segments):
-            raise ValueError("a segment has at least 1 row")
+        for segment in self.segments:
+            if type(segment.length) is not int and not isinstance(segment.length, Integral):
+                raise TypeError(f"a segment has an integer number of rows; given {segment.length!r} of {segment.kind}")
+            if segment.length < 1:
+                raise ValueError(f"a segment has at least 1 row; given {segment.length} of {segment.kind}")
         if "padding" in kinds and kinds != {"padding"} and not self._behind_frames():
             raise ValueError("padding stands between documents, before or after them, or behind the last frame of one")
         if not self._in_order(kinds):

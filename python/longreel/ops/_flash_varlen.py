@@ -81,8 +81,8 @@ def _equal_lengths(call: Call) -> Iterator[tuple[slice, slice, int]]:
 
 
 def _stacked(t: Tensor, count: int) -> Tensor:
-    """[count * S, H, D] as [count, H, S, D]."""
-    return t.unflatten(0, (count, -1)).transpose(1, 2)
+    """[count * S, H, D] as [count, H, S, D]; the kernel takes rows for contiguous."""
+    return (t if t.stride(-1) == 1 else t.contiguous()).unflatten(0, (count, -1)).transpose(1, 2)
 
 
 def _unstacked(t: Tensor) -> Tensor:

@@ -42,6 +42,11 @@ def block_sparse_attention(
     at = global_index.long().clamp(min=0)[..., None, None].expand(batch, -1, *k.shape[2:])
     global_k = k.gather(1, at) if global_k is None else global_k
     global_v = v.gather(1, at) if global_v is None else global_v
+    # Rows that see nothing and keys that no row sees may hold anything, NaN too.
+    q = q.masked_fill(~mask[:, 0].any(2)[..., None, None], 0)
+    near_seen, far_seen = mask[:, 0].any(1)[..., None, None].split([k.shape[1], global_k.shape[1]], 1)
+    k, v = (t.masked_fill(~near_seen, 0) for t in (k, v))
+    global_k, global_v = (t.masked_fill(~far_seen, 0) for t in (global_k, global_v))
     # [B, keys, H, D] each
     k, v, global_k, global_v = (t.repeat_interleave(heads // k.shape[2], 2) for t in (k, v, global_k, global_v))
     # [B, H, Sq, Sk + G]

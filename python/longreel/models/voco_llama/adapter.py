@@ -112,6 +112,8 @@ class VoCoDecoder(Trainable, nn.Module):
         forward pass, where every frame has a group of its own.
         """
         rule = self.rule
+        if vision.dim() != 3 or vision.shape[1] != rule.rows:
+            raise ValueError(f"vision is [frames, {rule.rows}, H]; given {list(vision.shape)}")
         cache = self.cache() if cache is None else cache
         prefix = [] if cache.length else prefix or []
         grouped = vision.flatten(0, 1)[None] if rule.shared else vision
@@ -123,10 +125,10 @@ class VoCoDecoder(Trainable, nn.Module):
         segments = [("vision", grouped.shape[1]), ("text", len(rule.separator)), ("voco", rule.count)]
         group = [*rule.separator, *[rule.token] * rule.count]
         table: Any = self.language.get_input_embeddings()
-        device = table.weight.device
+        device = self._device(vision)
         behind = table(torch.tensor(group, device=device))
         for first in range(0, len(grouped), at_once):
-            frames = grouped[first : first + at_once].to(device, table.weight.dtype)
+            frames = grouped[first : first + at_once].to(behind)
             # [1, n, H]
             embeds = torch.cat([frames, behind.expand(len(frames), -1, -1)], 1).flatten(0, 1)[None]
             before = table(torch.tensor(prefix, device=device, dtype=torch.long))[None]
@@ -147,14 +149,29 @@ class VoCoDecoder(Trainable, nn.Module):
         )
 
     def ask(
-        self, cache: VoCoCache, question: Tensor | Sequence[Tensor], *, num_beams: int = 1, **options: Any
+        self,
+        cache: VoCoCache,
+        question: Tensor | Sequence[Tensor],
+        *,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        **options: Any,
     ) -> Tensor:
         """Stage 2: the answer [1, T] to a question [t] about what the cache has seen, or answers [B, T] to B questions of any
         lengths at once; the cache stays as it is."""
         rows = [one.flatten() for one in ([question] if isinstance(question, Tensor) else question)]
+        if not rows or not all(map(len, rows)):
+            raise ValueError(f"a question has at least one id; given {[len(row) for row in rows]}")
         longest = max(map(len, rows))
-        ids, mask = (torch.zeros(len(rows), longest, dtype=torch.long, device=self.language.device) for _ in range(2))
+        device = self._device(rows[0])
+        ids, mask = (torch.zeros(len(rows), longest, dtype=torch.long, device=device) for _ in range(2))
         for b, row in enumerate(rows):
             ids[b, longest - len(row) :], mask[b, longest - len(row) :] = row.to(ids.device), 1
-        given = cache.question(ids, num_beams, mask) | options
+        given = cache.question(ids, num_beams, mask, num_return_sequences) | options
         return self.language.generate(**given)[:, longest:]  # type: ignore[operator]
+
+    def _device(self, given: Tensor) -> torch.device:
+        """Where the embeddings are; an offloaded model has them nowhere, and takes inputs from where they are."""
+        table: Any = self.language.get_input_embeddings()
+        device: torch.device = table.weight.device
+        return given.device if device.type == "meta" else device
