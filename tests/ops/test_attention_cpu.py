@@ -107,3 +107,16 @@ def test_a_hidden_neighbour_may_hold_anything(backend: str, dtype: torch.dtype) 
     for clean, dirty in zip(*results, strict=True):
         assert clean.isfinite().all()
         torch.testing.assert_close(dirty, clean, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_hidden_neighbour_has_no_gradient(backend: str, dtype: torch.dtype) -> None:
+    layout = VideoLayout.sliding_window(40, 5).rows(39, 40)
+    q, k, v = (torch.randn(1, rows, 2, 16).to(dtype) for rows in (1, 40, 40))
+    v[:, 33] = torch.nan
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    out = block_sparse_attention(*leaves, layout, backend=backend)
+    for grad in torch.autograd.grad(out.float().square().sum(), leaves):
+        assert grad.isfinite().all()
+        assert not grad[:, :34].any() or grad.shape[1] == 1

@@ -66,7 +66,10 @@ class RowsSeen:
 
     def _made(self, layout: Layout | None, batch: int, device: torch.device, grows: bool) -> PlannedLayout:
         if self.objection is not None or (self.packed and layout is None):
-            raise ValueError(self.objection or "positions that begin anew need a layout: see VideoLayout.packed")
+            raise ValueError(
+                self.objection
+                or "positions that begin anew, and any under torch.compile, need a layout: see VideoLayout.packed, .causal"
+            )
         if self.gap is not None:
             if layout is not None:
                 raise ValueError("padding between what a cache holds and a question cannot be combined with a layout")
