@@ -22,6 +22,7 @@ from longreel.cli.session import (
     TokensPerFrame,
     Voco,
     append,
+    check_apart,
     check_output,
     consoles,
     named,
@@ -81,6 +82,7 @@ def profile(
     with one_line_errors():
         from longreel.cli import profile_view
 
+        check_apart(inputs, json=json_file, plot=plot)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         if plot is not None:

@@ -24,6 +24,7 @@ from longreel.cli.session import (
     about,
     append,
     cap_memory,
+    check_apart,
     check_output,
     consoles,
     named,
@@ -100,6 +101,7 @@ def run(
         from longreel.cli import run_view
         from longreel.models.feed import expected_frames, feature_writer
 
+        check_apart(inputs, features=features, keep=keep, json=json_file, plot=plot)
         own = {
             "tokens_per_frame": tokens_per_frame, "token_budget": token_budget, "text_decoder": text_decoder,
             "equation": equation, "drop_cls": drop_cls, "voco": voco, "mode": mode, "positions": positions,
@@ -181,6 +183,7 @@ def extract(
         from longreel.data import FeatureStream
         from longreel.models import feed
 
+        check_apart(inputs, out=out, json=json_file)
         setup = setup_of(system, preset, checkpoint, device, {"drop_cls": drop_cls})
         check_output(json_file)
         check_output(out, ".safetensors")
