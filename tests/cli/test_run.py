@@ -245,6 +245,14 @@ def refused(result: Result, said: str) -> None:
     assert "Traceback" not in result.output
 
 
+def test_frames_of_features_were_chosen_before(tmp_path: Path, small: Preset, clip: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    assert call("extract", clip, "--out", out, "--preset", small.name).exit_code == 0
+    for command in (["run", out], ["profile", out]):
+        result = call(*command, "--preset", small.name, "--frames", "fps:1")
+        refused(result, f"--frames fps:1: {out} holds features, its frames were chosen before")
+
+
 def test_features_of_another_tower(tmp_path: Path, small: Preset, clip: Path) -> None:
     out = tmp_path / "a.safetensors"
     assert call("extract", clip, "--out", out, "--preset", small.name).exit_code == 0

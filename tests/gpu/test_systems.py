@@ -37,7 +37,7 @@ def features(folder: Path, system: str) -> Path:
 def test_a_run_agrees_with_the_reference(tmp_path: Path, system: str) -> None:
     path, setup = features(tmp_path, system), setup_of(system, "tiny", None, "cuda")
     questions = setup.questions(["What is it?", "Why?"], 8)
-    source, prefix = setup.open([path], "fps:1", 5)
+    source, prefix = setup.open([path], None, 5)
     with source:
         model = setup.model(prefix, source, questions)
         record = setup.run(model, source, questions, compare=True)

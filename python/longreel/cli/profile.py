@@ -45,7 +45,7 @@ class _Sweep:
     checkpoint: Path | None
     device: str | None
     question: str
-    frames: str
+    frames: str | None
     options: dict[str, Any]
     compare: bool
     chunk: int | None
@@ -63,7 +63,7 @@ def profile(
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
     question: Annotated[str, typer.Option(help="Asked in every run.")] = QUESTION,
-    frames: Frames = "fps:1",
+    frames: Frames = None,
     tokens_per_frame: TokensPerFrame = None,
     voco: Voco = None,
     mode: Mode = None,

@@ -44,7 +44,7 @@ def run(
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
     question: Annotated[list[str] | None, typer.Option(help="May be repeated: all are answered in one pass.")] = None,
-    frames: Frames = "fps:1",
+    frames: Frames = None,
     tokens_per_frame: TokensPerFrame = None,
     token_budget: Annotated[
         int | None,
@@ -148,7 +148,7 @@ def run(
             append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
         run_view.show(record, console, verdict if whole else None)
         if part is not None and compared is not None and verdict is not None:
-            console.print(f"compared       on the first {compared.frames:,} frames: {part.why}")
+            console.print(f"compared       on the first {run_view.frames_of(compared)}: {part.why}")
             run_view.show_compared(compared, console, verdict)
         if plot is not None:
             run_picture.draw(record, plot)
@@ -171,7 +171,7 @@ def extract(
     system: System = SYSTEMS[0],
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
-    frames: Frames = "fps:1",
+    frames: Frames = None,
     drop_cls: DropCls = False,
     json_file: _JsonFile = None,
     device: Device = None,

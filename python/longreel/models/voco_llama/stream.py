@@ -81,7 +81,7 @@ def run(
             held.append(features)
     rows = len(prefix) + record.frames * rule.frame
     if kept is not None:
-        with record.clock("keep"):
+        with record.clock("keep", OURS):
             keep(cache, kept, model, record, weights)
     if OURS in paths:
         _ask(model, cache, questions, record, meter)
