@@ -11,6 +11,7 @@ from torch import Tensor
 from typer.testing import Result
 
 from longreel.cache import VoCoCache
+from longreel.cli.session import NO_ROOM
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.voco_llama import PRESETS, Preset, VoCoLlama, dense
 
@@ -70,7 +71,7 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dense, "MASK_BYTES", 1000)
         given = ["--system", "voco-llama", "--preset", small.name, "--ops", "reference"]
-        refused(call("run", clip, *given), "dense mask")
+        refused(call("run", clip, *given), "dense mask", NO_ROOM)
         refused(call("run", clip, *given, "--keep", tmp_path / "k.safetensors"), "--keep needs longreel's")
 
 

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from longreel.cli.run_view import agreement
-from longreel.cli.session import SYSTEMS
+from longreel.cli.session import NO_ROOM, SYSTEMS
 from longreel.cli.systems import setup_of
 from longreel.models.feed import feature_writer
 
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, system: str) -> None:
         "run",
         str(features(tmp_path, system)),
     ]
-    for cap, code in (("8", 0), ("0.001", 2)):
+    for cap, code in (("8", 0), ("0.001", NO_ROOM)):
         options = ["--system", system, "--memory-cap", cap, "--device", "cuda", "--ops", "reference"]
         done = subprocess.run([*command, *options], capture_output=True, text=True)
         assert done.returncode == code, done.stderr

@@ -27,6 +27,8 @@ SYSTEMS = ("llama-vid", "voco-llama")
 # Ids of an answer, and of what random weights say in its place.
 ANSWER, IDS = 64, 8
 FRAMES = "fps:1"
+# The exit code of a run that does not fit in memory, a GPU's or what a dense mask may take.
+NO_ROOM = 3
 _MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
 
 Input = Annotated[
@@ -264,7 +266,7 @@ def one_line_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can mend: one line on stderr and exit code 2; warnings as `one_line_warnings`."""
+    """What the user can mend: one line on stderr and exit code 2, or `NO_ROOM`; warnings as `one_line_warnings`."""
     try:
         with one_line_warnings():
             yield
@@ -272,8 +274,8 @@ def one_line_errors() -> Iterator[None]:
         if error.name is None or error.name.startswith("longreel"):
             raise
         _stop(_MISSING.format(error.name))
-    except torch.OutOfMemoryError as error:
-        _stop(". ".join(str(error).split(". ")[:2]))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _stop(". ".join(str(error).split(". ")[:2]) or "out of memory", NO_ROOM)
     except (ValueError, BackendError, OSError) as error:
         _stop(str(error))
     except KeyboardInterrupt:
@@ -281,6 +283,6 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _stop(reason: str) -> None:
+def _stop(reason: str, code: int = 2) -> None:
     print("longreel: " + " ".join(reason.split()), file=sys.stderr)
-    raise typer.Exit(2) from None
+    raise typer.Exit(code) from None
