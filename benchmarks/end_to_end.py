@@ -9,6 +9,7 @@ DIR/end_to_end.jsonl as soon as they are there; what did not fit, or was not rea
 
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from end_to_end_inputs import no_video, noise_features, video
 
 from longreel.bench.machine import describe
 from longreel.bench.tables import seconds, size, text_table
-from longreel.cli.session import SYSTEMS
+from longreel.cli.session import NO_ROOM, SYSTEMS
 
 HOUR = 3600
 CAPS = (24.0, 80.0)
@@ -144,8 +145,10 @@ def _path(case: Case) -> str:
     return "reference" if case.ops == "reference" else "longreel"
 
 
-def measure(session: Session, system: str, preset: str, frames: int, caps: tuple[float, ...]) -> None:
-    """The runs of one system, the ones that matter most first."""
+def measure(
+    session: Session, system: str, preset: str, frames: int, caps: tuple[float, ...], card: float = math.inf
+) -> None:
+    """The runs of one system, the ones that matter most first. caps, card: GiB that a run may take, and that there are."""
     whole = Case(system, preset, "features", "longreel", None, frames)
     reference = replace(whole, ops="reference")
     at_once = replace(reference, frames=min(frames, START[system]), at_once=True)
@@ -162,14 +165,13 @@ def measure(session: Session, system: str, preset: str, frames: int, caps: tuple
     else:
         session.note(replace(whole, input="video"), why)
     for cap in caps:
+        if cap > card:
+            session.note(replace(whole, memory_cap_gib=cap), f"not run: the card has {card:.1f} GiB")
+            continue
         session.reach(replace(whole, memory_cap_gib=cap))
         session.limit(replace(at_once, memory_cap_gib=cap), frames)
     if system == "llama-vid":
         session.limit(at_once, frames)
-
-
-# What `longreel run` says of a GPU that is full, and of a dense mask that a CPU should not be asked for.
-_NO_ROOM = ("out of memory", "the dense mask of the reference path")
 
 
 class Processes:
@@ -194,7 +196,7 @@ class Processes:
             return Outcome(case, CUT, time.monotonic() - start)
         wall = time.monotonic() - start
         said = done.stderr.strip().splitlines()
-        if done.returncode == 2 and said and any(words in said[-1] for words in _NO_ROOM):
+        if done.returncode == NO_ROOM:
             outcome = Outcome(case, FULL, wall)
         elif done.returncode:
             print(done.stdout, done.stderr, sep="\n", flush=True)
@@ -269,15 +271,17 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=HOUR, help="frames of the input, one a second")
     args = parser.parse_args()
     deadline, systems = time.monotonic() + args.budget, args.system or list(SYSTEMS)
-    if args.device == "cuda" and not torch.cuda.is_available():
+    on_gpu = args.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
         print("end to end: no CUDA GPU on this machine; nothing to do")
         return 0
+    caps, card = (CAPS, torch.cuda.get_device_properties(0).total_memory / 2**30) if on_gpu else ((), math.inf)
     done: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         run = Processes(Path(folder), args.results, args.device, args.frames)
         for system, until in _deadlines(systems, deadline):
             session = Session(run, until, time.monotonic, say)
-            measure(session, system, args.preset, args.frames, CAPS if args.device == "cuda" else ())
+            measure(session, system, args.preset, args.frames, caps, card)
             done += session.done
     print("\n" + text_table(HEAD, [cells(outcome) for outcome in done]))
     return int(any(outcome.failed for outcome in done))

@@ -265,13 +265,16 @@ def frame_backward(
         at = None if grad_weights is None else grad_weights if packed else grad_weights[:, begin:]
         x, mask = patches if packed else patches[begin:end], frames_of(query_mask, 1, begin, end)
         q = frames_of(query, 1, begin, end)
+        if mask is not None:
+            # Rows that do not count may hold NaN, which a slope of 0 would not remove.
+            q = q.masked_fill(~mask[..., None], 0)
         grad_q = sums[1:] if shared else grad_query[:, begin:end] if need_query else grad_query
         with torch.cuda.device_of(patches):
             for first, programs in work.launches:
                 frame_backward_kernel[(programs,)](
                     given, at, q, x, None if mask is None else mask.view(torch.uint8), cu_seqlens, work.table,
                     scores, dots, slopes, factors, weights, progress, grad_q,
-                    *query_strides(query), *((0,) if packed else ()), *patches.stride(), *mask_strides(query_mask),
+                    *query_strides(q), *((0,) if packed else ()), *patches.stride(), *mask_strides(query_mask),
                     first, work.lag, scale, prompts, end - begin, frames, 0 if at is None else at.stride(0),
                     entries, queries, tokens, channels, config.group,
                     SWEEP=bool(need_query), SHARED=shared, UPCAST=not patches.is_cuda and patches.dtype == torch.bfloat16,

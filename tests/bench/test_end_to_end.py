@@ -93,6 +93,29 @@ def test_fewer_frames_where_an_hour_takes_too_long(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.fast
+def test_a_cap_beyond_the_card_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(e2e, "no_video", lambda: "not here: PyAV (av) is not installed")
+    card = Card(20.0, 0.001, 500)
+    session = card.session(5000.0)
+    e2e.measure(session, "voco-llama", "7b", e2e.HOUR, (24.0, 80.0), 79.2)
+    assert {case.memory_cap_gib for case in card.ran} == {None, 24.0}
+    skipped = [outcome for outcome in session.done if outcome.case.memory_cap_gib == 80.0]
+    assert [e2e.cells(outcome)[-1] for outcome in skipped] == ["not run: the card has 79.2 GiB"]
+    assert not skipped[0].failed
+
+
+def test_a_dense_mask_without_room_does_not_fit(tmp_path: Path) -> None:
+    """64 frames of preset tiny on the CPU, in a process of their own; fewer do."""
+    run = e2e.Processes(tmp_path, tmp_path / "results", "cpu", 64)
+    full, fits = (run(Case("voco-llama", "tiny", "features", "reference", None, frames), 120.0) for frames in (64, 2))
+    assert (full.outcome, fits.outcome) == (e2e.FULL, e2e.OK)
+    assert not full.failed
+    assert e2e.cells(full)[-1] == "does not fit"
+    lines = [json.loads(line) for line in (tmp_path / "results/end_to_end.jsonl").read_text().splitlines()]
+    assert [line["outcome"] for line in lines] == ["does not fit", "ok"]
+
+
+@pytest.mark.fast
 def test_no_card_is_said() -> None:
     done = subprocess.run([sys.executable, "benchmarks/end_to_end.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0

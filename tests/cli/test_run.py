@@ -14,6 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from longreel.cli.main import app
+from longreel.cli.session import NO_ROOM
 from longreel.models.llama_vid import LlamaVid, Ops, Preset
 
 
@@ -89,7 +90,9 @@ def test_no_memory_left_is_one_line(small: Preset, clip: Path, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9")
 
     monkeypatch.setattr(LlamaVid, "compress", full)
-    refused(call("run", clip, "--preset", small.name), "longreel: CUDA out of memory. Tried to allocate 2.00 GiB\n")
+    refused(
+        call("run", clip, "--preset", small.name), "longreel: CUDA out of memory. Tried to allocate 2.00 GiB\n", NO_ROOM
+    )
 
 
 def test_wrong_numbers_fail(tmp_path: Path, small: Preset, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,11 +241,19 @@ def test_bad_options_are_one_line(small: Preset, clip: Path, options: list[str],
     refused(call("run", clip, *given), said)
 
 
-def refused(result: Result, said: str) -> None:
-    assert result.exit_code == 2, result.output
+def refused(result: Result, said: str, code: int = 2) -> None:
+    assert result.exit_code == code, result.output
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "Traceback" not in result.output
+
+
+def test_frames_of_features_were_chosen_before(tmp_path: Path, small: Preset, clip: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    assert call("extract", clip, "--out", out, "--preset", small.name).exit_code == 0
+    for command in (["run", out], ["profile", out]):
+        result = call(*command, "--preset", small.name, "--frames", "fps:1")
+        refused(result, f"--frames fps:1: {out} holds features, its frames were chosen before")
 
 
 def test_features_of_another_tower(tmp_path: Path, small: Preset, clip: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typer.testing import Result
 
 from longreel.cache import VoCoCache
+from longreel.cli.session import NO_ROOM
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.voco_llama import PRESETS, Preset, VoCoLlama, dense
 
@@ -70,7 +71,7 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dense, "MASK_BYTES", 1000)
         given = ["--system", "voco-llama", "--preset", small.name, "--ops", "reference"]
-        refused(call("run", clip, *given), "dense mask")
+        refused(call("run", clip, *given), "dense mask", NO_ROOM)
         refused(call("run", clip, *given, "--keep", tmp_path / "k.safetensors"), "--keep needs longreel's")
 
 
@@ -181,13 +182,37 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
         (["--count", 3], "keeps no frames"),
         (["--ops", "reference"], "keeps no frames"),
         (["--voco", 1], "made with --voco 2, this run has 1"),
+        (["--frames", "fps:1"], f"--frames fps:1: {kept} holds kept rows"),
+        (["--chunk", 4], f"--chunk 4: {kept} holds kept rows"),
     ):
         refused(call("run", kept, *again, *options), said)
     refused(call("extract", kept, *again, "--out", tmp_path / "f.safetensors"), "keeps no frames")
     refused(
         call("run", kept, "--system", "voco-llama"), "made with preset 'small-for-tests', this run has preset 'tiny'"
     )
-    refused(call("run", kept, "--preset", "tiny"), "not a feature file")
+    refused(call("run", kept), "a file of kept rows of voco-llama, this run is llama-vid")
+
+
+def test_the_reference_path_keeps_nothing(tmp_path: Path, small: Preset, clip: Path) -> None:
+    result, line = run(tmp_path, clip, "--frames", "fps:5", "--compare", "--keep", tmp_path / "kept.safetensors")
+    assert line["stages_s"]["longreel"]["keep"] > 0
+    assert line["stages_s"]["reference"]["keep"] == 0
+    row = next(row for row in result.stdout.splitlines() if "write kept rows" in row)
+    assert row.split("%")[1].split()[:2] == ["–", "–"]
+    assert "same code" in next(row for row in result.stdout.splitlines() if "vision tower" in row)
+
+
+@pytest.mark.parametrize("left", [-1, -1000])
+def test_kept_rows_cut_short(tmp_path: Path, small: Preset, clip: Path, left: int) -> None:
+    kept, cut = tmp_path / "kept.safetensors", tmp_path / "cut.safetensors"
+    run(tmp_path, clip, "--frames", "fps:5", "--keep", kept)
+    whole = kept.read_bytes()
+    cut.write_bytes(whole[:left])
+    said = f"{cut}: cut short, {len(whole) + left} bytes of {len(whole)}"
+    refused(call("run", cut, "--system", "voco-llama", "--preset", SMALL.name), said)
+    refused(call("run", cut), said)
+    refused(call("extract", cut, "--out", tmp_path / "f.safetensors"), said)
+    refused(call("extract", kept, "--out", tmp_path / "f.safetensors"), "a file of kept rows of voco-llama")
 
 
 def test_images(tmp_path: Path, small: Preset) -> None:
@@ -195,7 +220,8 @@ def test_images(tmp_path: Path, small: Preset) -> None:
     for index in range(3):
         paths.append(tmp_path / f"{index}.png")
         Image.effect_noise((80, 60), 60 + index).save(paths[-1])
-    _, one = run(tmp_path, paths[0], "--compare", "--voco", 2)
+    result, one = run(tmp_path, paths[0], "--compare", "--voco", 2)
+    assert "1 frame in" in result.stdout.splitlines()[0]
     assert (one["frames"], one["tokens"], one["passed"]) == (1, 2, True)
     _, several = run(tmp_path, *paths, "--compare", "--mode", "causal")
     assert (several["frames"], several["tokens"], several["passed"]) == (3, 3, True)

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from longreel.cli.run_view import agreement
-from longreel.cli.session import SYSTEMS
+from longreel.cli.session import NO_ROOM, SYSTEMS
 from longreel.cli.systems import setup_of
 from longreel.models.feed import feature_writer
 
@@ -37,7 +37,7 @@ def features(folder: Path, system: str) -> Path:
 def test_a_run_agrees_with_the_reference(tmp_path: Path, system: str) -> None:
     path, setup = features(tmp_path, system), setup_of(system, "tiny", None, "cuda")
     questions = setup.questions(["What is it?", "Why?"], 8)
-    source, prefix = setup.open([path], "fps:1", 5)
+    source, prefix = setup.open([path], None, 5)
     with source:
         model = setup.model(prefix, source, questions)
         record = setup.run(model, source, questions, compare=True)
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, system: str) -> None:
         "run",
         str(features(tmp_path, system)),
     ]
-    for cap, code in (("8", 0), ("0.001", 2)):
+    for cap, code in (("8", 0), ("0.001", NO_ROOM)):
         options = ["--system", system, "--memory-cap", cap, "--device", "cuda", "--ops", "reference"]
         done = subprocess.run([*command, *options], capture_output=True, text=True)
         assert done.returncode == code, done.stderr

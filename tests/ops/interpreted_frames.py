@@ -68,6 +68,18 @@ def test_float16(op: str, case: Case) -> None:
     check(op, case, torch.float16)
 
 
+@pytest.mark.parametrize("op", list(MORE))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+def test_queries_that_do_not_count_may_hold_anything(op: str, dtype: torch.dtype) -> None:
+    pooling = {} if op == "context_attention" else {"mode": "mean"}
+    inputs = prepare(frames_case("masked", lead=(2, -1), masked=True, **pooling, **WEIGHTS).inputs(), dtype)
+    query, mask = inputs["query"], inputs["query_mask"][..., None]
+    clean = kernel(op, {**inputs, "query": query.masked_fill(~mask, 0.0)}).everything
+    with poison():
+        got = kernel(op, {**inputs, "query": query.masked_fill(~mask, torch.nan)}).everything
+    assert all(same_bits(got[name], value) for name, value in clean.items())
+
+
 POOLED = frames_case("pooled", tokens=10, grid=(3, 3), output_size=2, num_prefix_tokens=1, frames=5, **SMALL)
 
 

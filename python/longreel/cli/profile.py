@@ -22,6 +22,7 @@ from longreel.cli.session import (
     TokensPerFrame,
     Voco,
     append,
+    check_apart,
     check_output,
     consoles,
     named,
@@ -44,7 +45,7 @@ class _Sweep:
     checkpoint: Path | None
     device: str | None
     question: str
-    frames: str
+    frames: str | None
     options: dict[str, Any]
     compare: bool
     chunk: int | None
@@ -62,7 +63,7 @@ def profile(
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
     question: Annotated[str, typer.Option(help="Asked in every run.")] = QUESTION,
-    frames: Frames = "fps:1",
+    frames: Frames = None,
     tokens_per_frame: TokensPerFrame = None,
     voco: Voco = None,
     mode: Mode = None,
@@ -81,6 +82,7 @@ def profile(
     with one_line_errors():
         from longreel.cli import profile_view
 
+        check_apart(inputs, json=json_file, plot=plot)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         if plot is not None:

@@ -24,6 +24,7 @@ from longreel.cli.session import (
     about,
     append,
     cap_memory,
+    check_apart,
     check_output,
     consoles,
     named,
@@ -43,7 +44,7 @@ def run(
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
     question: Annotated[list[str] | None, typer.Option(help="May be repeated: all are answered in one pass.")] = None,
-    frames: Frames = "fps:1",
+    frames: Frames = None,
     tokens_per_frame: TokensPerFrame = None,
     token_budget: Annotated[
         int | None,
@@ -100,6 +101,7 @@ def run(
         from longreel.cli import run_view
         from longreel.models.feed import expected_frames, feature_writer
 
+        check_apart(inputs, features=features, keep=keep, json=json_file, plot=plot)
         own = {
             "tokens_per_frame": tokens_per_frame, "token_budget": token_budget, "text_decoder": text_decoder,
             "equation": equation, "drop_cls": drop_cls, "voco": voco, "mode": mode, "positions": positions,
@@ -146,7 +148,7 @@ def run(
             append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
         run_view.show(record, console, verdict if whole else None)
         if part is not None and compared is not None and verdict is not None:
-            console.print(f"compared       on the first {compared.frames:,} frames: {part.why}")
+            console.print(f"compared       on the first {run_view.frames_of(compared)}: {part.why}")
             run_view.show_compared(compared, console, verdict)
         if plot is not None:
             run_picture.draw(record, plot)
@@ -169,7 +171,7 @@ def extract(
     system: System = SYSTEMS[0],
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
-    frames: Frames = "fps:1",
+    frames: Frames = None,
     drop_cls: DropCls = False,
     json_file: _JsonFile = None,
     device: Device = None,
@@ -181,6 +183,7 @@ def extract(
         from longreel.data import FeatureStream
         from longreel.models import feed
 
+        check_apart(inputs, out=out, json=json_file)
         setup = setup_of(system, preset, checkpoint, device, {"drop_cls": drop_cls})
         check_output(json_file)
         check_output(out, ".safetensors")

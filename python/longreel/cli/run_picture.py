@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from longreel.cli.run_view import LABELS, ratio
+from longreel.cli.run_view import LABELS, frames_of, ratio
 from longreel.models.record import OURS, REFERENCE, Record
 
 COLOURS = {
@@ -37,7 +37,7 @@ def draw(record: Record, path: Path) -> None:
         _totals(figure.add_subplot(grid[0, :]), record, paths)
         _stages(figure.add_subplot(grid[1, 0]), record, paths)
         _memory(figure.add_subplot(grid[1, 1]), record, paths)
-        title = f"{record.system}, preset {record.preset}: {record.frames:,} frames in {record.total():.1f} s"
+        title = f"{record.system}, preset {record.preset}: {frames_of(record)} in {record.total():.1f} s"
         if compared:
             title += f", {ratio(record.total(REFERENCE), record.total())} end to end"
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")

@@ -96,7 +96,7 @@ def show(record: Record, console: Console, verdict: Verdict | None = None) -> No
 def show_compared(record: Record, console: Console, verdict: Verdict | None) -> None:
     """What paths are compared in: seconds, agreement, peak memory."""
     compared = verdict is not None
-    title = f"{record.frames:,} frames in {record.total():.1f} s"
+    title = f"{frames_of(record)} in {record.total():.1f} s"
     if compared:
         title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
     elif record.paths == (REFERENCE,):
@@ -112,7 +112,7 @@ def show_compared(record: Record, console: Console, verdict: Verdict | None) -> 
     for name in record.seconds:
         cells = _cells(record, record.stage(name), record.stage(name, REFERENCE), compared and _differs(record, name))
         if compared and not _differs(record, name):
-            cells[3:3] = ["same code", "–"]
+            cells[3:3] = ["–" if OURS in record.seconds[name] else "same code", "–"]
         label = f"{LABELS[name]} ({record.backend} backend)" if name in _OPS else LABELS[name]
         table.add_row(label, *cells, style="green" if _differs(record, name) else "")
     console.print(table)
@@ -134,6 +134,10 @@ def _peaks(record: Record, path: str) -> str:
     quarter = [(frames, peaks[path]) for frames, peaks in record.memory if frames <= record.frames / 4]
     early = f" ({max(peak for _, peak in quarter) / 2**20:,.0f} up to frame {quarter[-1][0]:,})" if quarter else ""
     return f"{path} {record.peak(path) / 2**20:,.0f} MiB{early}"
+
+
+def frames_of(record: Record) -> str:
+    return f"{record.frames:,} frame{'s' * (record.frames != 1)}"
 
 
 def ratio(reference: float, ours: float) -> str:

@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 SYSTEMS = ("llama-vid", "voco-llama")
 # Ids of an answer, and of what random weights say in its place.
 ANSWER, IDS = 64, 8
+FRAMES = "fps:1"
+# The exit code of a run that does not fit in memory, a GPU's or what a dense mask may take.
+NO_ROOM = 3
 _MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
 
 Input = Annotated[
-    list[Path], typer.Argument(help="A video, one or several images, or a file made by `longreel extract`.")
+    list[Path],
+    typer.Argument(
+        help="A video, one or several images, a file of features (`longreel extract`), or for voco-llama one of kept"
+        " rows (`longreel run --keep`)."
+    ),
 ]
 System = Annotated[str, typer.Option(help=f"One of: {', '.join(SYSTEMS)}.")]
 PresetName = Annotated[
@@ -43,7 +50,9 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU 
 MemoryCap = Annotated[
     float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
 ]
-Frames = Annotated[str, typer.Option(help="Which frames of a video: fps:1, uniform:128 or fps:1,max=128.")]
+Frames = Annotated[
+    str | None, typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {FRAMES}.")
+]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
 DropCls = Annotated[
     bool,
@@ -119,22 +128,27 @@ class Setup(ABC):
 
         return RANDOM if self.checkpoint is None else f"checkpoint {self.checkpoint.resolve().name}"
 
-    def open(self, inputs: list[Path], frames: str, chunk: int | None) -> tuple["Source", int]:
-        """The input, and how many prefix tokens its features have."""
+    def open(self, inputs: list[Path], frames: str | None, chunk: int | None) -> tuple["Source", int]:
+        """The input, and how many prefix tokens its features have. frames, chunk: None where they were not given."""
         from longreel.data import FeatureStream, is_feature_file
         from longreel.data import frames as open_frames
         from longreel.models.feed import check_features
+        from longreel.models.voco_llama import kept
 
         size = self.preset
         if len(inputs) == 1 and is_feature_file(inputs[0]):
+            if kept.described(inputs[0]) is not None:
+                raise ValueError(f"{inputs[0]}: a file of kept rows of {kept.SYSTEM}, this run is {self.name}")
             features = FeatureStream(inputs[0], chunk=chunk or size.chunk, pin=self.device.type == "cuda")
             prefix = check_features(features, self.name, size, self.weights)
+            if frames is not None:
+                raise ValueError(f"--frames {frames}: {inputs[0]} holds features, its frames were chosen before")
             if prefix > self.prefix:
                 raise ValueError(
                     f"{inputs[0]}: --drop-cls belongs to `longreel extract`; this file keeps the CLS token"
                 )
             return features, prefix
-        return open_frames(inputs, frames, size=size.tower.image, chunk=chunk or size.chunk), self.prefix
+        return open_frames(inputs, frames or FRAMES, size=size.tower.image, chunk=chunk or size.chunk), self.prefix
 
 
 @dataclass(frozen=True)
@@ -173,12 +187,12 @@ def named(inputs: list[Path]) -> str:
     return ", ".join(path.name for path in inputs)
 
 
-def about(source: "Source", inputs: list[Path], frames: str) -> dict[str, str]:
+def about(source: "Source", inputs: list[Path], frames: str | None) -> dict[str, str]:
     """What a feature file says of its source."""
     from longreel.models.feed import is_still
 
     kind = "images" if is_still(source) else "video"
-    return {"source": named(inputs), "kind": kind, "frames": "all" if kind == "images" else frames}
+    return {"source": named(inputs), "kind": kind, "frames": "all" if kind == "images" else frames or FRAMES}
 
 
 def check_output(path: Path | None, *suffixes: str) -> None:
@@ -189,6 +203,23 @@ def check_output(path: Path | None, *suffixes: str) -> None:
         raise ValueError(f"{path}: its name must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"{path}: cannot be written there")
+
+
+def check_apart(inputs: list[Path], **outputs: Path | None) -> None:
+    """ValueError where an option's file is an input, or another option's, under whatever name."""
+    taken = [("the input", path) for path in inputs]
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        for whose, other in taken:
+            if _same_file(path, other):
+                raise ValueError(f"--{option} {path}: is the file of {whose}, give it one of its own")
+        taken.append((f"--{option}", path))
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    # Links that lead nowhere yet have a real path, hard links have one file.
+    return os.path.realpath(a) == os.path.realpath(b) or (a.exists() and b.exists() and a.samefile(b))
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -235,7 +266,7 @@ def one_line_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can mend: one line on stderr and exit code 2; warnings as `one_line_warnings`."""
+    """What the user can mend: one line on stderr and exit code 2, or `NO_ROOM`; warnings as `one_line_warnings`."""
     try:
         with one_line_warnings():
             yield
@@ -243,8 +274,8 @@ def one_line_errors() -> Iterator[None]:
         if error.name is None or error.name.startswith("longreel"):
             raise
         _stop(_MISSING.format(error.name))
-    except torch.OutOfMemoryError as error:
-        _stop(". ".join(str(error).split(". ")[:2]))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _stop(". ".join(str(error).split(". ")[:2]) or "out of memory", NO_ROOM)
     except (ValueError, BackendError, OSError) as error:
         _stop(str(error))
     except KeyboardInterrupt:
@@ -252,6 +283,6 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _stop(reason: str) -> None:
+def _stop(reason: str, code: int = 2) -> None:
     print("longreel: " + " ".join(reason.split()), file=sys.stderr)
-    raise typer.Exit(2) from None
+    raise typer.Exit(code) from None

@@ -140,11 +140,16 @@ class VoCoSetup(Setup):
 
         return stream.run(model, source, questions, weights=self.weights, **options)
 
-    def open(self, inputs: list[Path], frames: str, chunk: int | None) -> tuple[Any, int]:
+    def open(self, inputs: list[Path], frames: str | None, chunk: int | None) -> tuple[Any, int]:
         from longreel.models.voco_llama.kept import Kept
 
         kept = Kept.of(inputs[0], self.preset, self.weights) if len(inputs) == 1 else None
-        return (kept, 0) if kept is not None else super().open(inputs, frames, chunk)
+        if kept is None:
+            return super().open(inputs, frames, chunk)
+        for option, value in (("frames", frames), ("chunk", chunk)):
+            if value is not None:
+                raise ValueError(f"--{option} {value}: {kept.path} holds kept rows, its frames were seen before")
+        return kept, 0
 
     def comparable(self, model: Any, expected: int | None, questions: "Prompts") -> Part | None:
         from longreel.models.voco_llama import dense

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,8 +155,8 @@ def _fill(file: FileIO, tensor: Tensor) -> None:
         view = view[count:]
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], int, tuple[int, int, int], torch.dtype]:
-    """Metadata, where the data starts, [F, T, C] and dtype; MediaError for anything that is not a whole feature file."""
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its data starts; MediaError for anything else."""
     if not path.exists():
         raise MediaError(f"{path}: no such file")
     if not path.is_file():
@@ -171,6 +171,24 @@ def _read_header(path: Path) -> tuple[dict[str, str], int, tuple[int, int, int],
         text = file.read(length)
     try:
         header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise MediaError(f"{path}: not a feature file (no safetensors header)")
+    return header, 8 + length
+
+
+def check_whole(path: Path, size: int) -> None:
+    """MediaError unless the file has as many bytes as its header promises."""
+    there = path.stat().st_size
+    if there != size:
+        raise MediaError(f"{path}: cut short, {there} bytes of {size}")
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], int, tuple[int, int, int], torch.dtype]:
+    """Metadata, where the data starts, [F, T, C] and dtype; MediaError for anything that is not a whole feature file."""
+    header, start = read_header(path)
+    try:
         about, features, times = dict(header["__metadata__"]), header["features"], header["times"]
         shape, dtype = tuple(map(int, features["shape"])), _DTYPES[features["dtype"]]
         offsets = (*map(int, features["data_offsets"]), *map(int, times["data_offsets"]))
@@ -184,6 +202,5 @@ def _read_header(path: Path) -> tuple[dict[str, str], int, tuple[int, int, int],
     end = frames * tokens * width * dtype.itemsize
     if offsets != (0, end, end, end + 8 * frames) or times["shape"] != [frames] or times["dtype"] != "F64":
         raise MediaError(f"{path}: its header contradicts itself")
-    if size != 8 + length + offsets[3]:
-        raise MediaError(f"{path}: cut short, {size} bytes of {8 + length + offsets[3]}")
-    return about, 8 + length, (frames, tokens, width), dtype
+    check_whole(path, start + offsets[3])
+    return about, start, (frames, tokens, width), dtype

@@ -32,13 +32,13 @@ def frames_that_fit(model: VoCoLlama, questions: Prompts) -> int:
 
 
 def check(model: VoCoLlama, questions: Prompts, frames: int | None) -> None:
-    """ValueError where the mask over `frames` would not fit, saying what does."""
+    """MemoryError where the mask over `frames` would not fit, saying what does."""
     fit = frames_that_fit(model, questions)
     if frames is None or frames > fit:
         said = f"the reference path's dense mask may take {MASK_BYTES / 2**30:.1f} GiB, which {fit:,} frames do"
         if frames is not None:
             said += f"; {frames:,} frames need {mask_bytes(model, questions, frames) / 2**30:,.1f} GiB"
-        raise ValueError(said)
+        raise MemoryError(said)
 
 
 class Dense:

@@ -48,8 +48,8 @@ def run(
             of the model's. progress: told the frames done.
 
     Raises:
-        MediaError: no frames, or as the stream. ValueError: too many positions for the language model, or a dense mask that
-            does not fit, or more asked of kept rows than questions.
+        MediaError: no frames, or as the stream. ValueError: too many positions for the language model, or more asked of
+            kept rows than questions. MemoryError: a dense mask that does not fit.
     """
     if isinstance(stream, Kept):
         if compare or ops == REFERENCE or writer or kept or (frames or stream.frames) != stream.frames:
@@ -81,7 +81,7 @@ def run(
             held.append(features)
     rows = len(prefix) + record.frames * rule.frame
     if kept is not None:
-        with record.clock("keep"):
+        with record.clock("keep", OURS):
             keep(cache, kept, model, record, weights)
     if OURS in paths:
         _ask(model, cache, questions, record, meter)
