@@ -85,6 +85,7 @@ struct StripsAmx : StripsBf16 {
       }
     }
     if (d < depth) {
+      // The same with half the depth in tiles of their own: a tile's number is part of its instruction, no parameter.
       const uint32_t* at = y.data + d * 8;
       _tile_loadd(6, x + d, x_bytes);
       _tile_loadd(7, at, 64);

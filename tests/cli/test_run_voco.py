@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from test_run import call, refused
 from torch import Tensor
 from typer.testing import Result
@@ -38,6 +40,11 @@ def run(tmp_path: Path, *arguments: object) -> tuple[Result, dict[str, Any]]:
     result = call("run", *arguments, *given)
     assert result.exit_code == 0, result.output
     return result, json.loads(lines.read_text().splitlines()[-1])
+
+
+def noise(seed: int) -> Image.Image:
+    values = torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(values.numpy())
 
 
 def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
@@ -219,7 +226,7 @@ def test_images(tmp_path: Path, small: Preset) -> None:
     paths = []
     for index in range(3):
         paths.append(tmp_path / f"{index}.png")
-        Image.effect_noise((80, 60), 60 + index).save(paths[-1])
+        noise(60 + index).save(paths[-1])
     result, one = run(tmp_path, paths[0], "--compare", "--voco", 2)
     assert "1 frame in" in result.stdout.splitlines()[0]
     assert (one["frames"], one["tokens"], one["passed"]) == (1, 2, True)
@@ -228,12 +235,19 @@ def test_images(tmp_path: Path, small: Preset) -> None:
 
 
 def test_what_is_seen_matters(tmp_path: Path, small: Preset) -> None:
-    """Other pictures, other keys and values, and other logits: random weights are drawn wide enough."""
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    Image.new("RGB", (80, 60), (200, 30, 20)).save(paths[0])
-    Image.effect_noise((80, 60), 90).save(paths[1])
-    first, second = (run(tmp_path, path, "--question", "what?")[1]["questions"][0]["ids"] for path in paths)
-    assert first != second
+    """Other pictures, other keys and values in every layer but the first, and other logits: random weights are drawn wide enough."""
+    pictures = (Image.new("RGB", (80, 60), (200, 30, 20)), noise(0))
+    model, rows, logits = VoCoLlama(small, count=1, mode="independent", shared=False), [], []
+    for name, picture in zip("ab", pictures, strict=True):
+        path, kept = tmp_path / f"{name}.png", tmp_path / f"{name}.safetensors"
+        picture.save(path)
+        run(tmp_path, path, "--question", "what?", "--keep", kept)
+        rows.append(load_file(kept))
+        logits.append(model.answer(VoCoCache.load(kept, model.language.config), torch.arange(5, 9), length=1)[1])
+    for name, value in rows[0].items():
+        # A VoCo token has seen nothing yet where the first layer makes its keys and values.
+        assert ((value - rows[1][name]).norm() > 0.01 * value.norm()) == (not name.endswith(".0")), name
+    assert (logits[0] - logits[1]).norm() > 0.01 * logits[0].norm()
 
 
 @pytest.mark.parametrize(

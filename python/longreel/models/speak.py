@@ -23,11 +23,10 @@ def greedy(
     logits: [vocabulary], of the first id. step: an id [1, 1] -> the logits [vocabulary] after it. first: called once the first
     id is chosen.
     """
-    ids, chosen = [], logits.argmax()
+    ids, chosen = list[Tensor](), logits.argmax()
     first()
-    while stop is None or chosen.item() != stop:
+    while len(ids) < length and (stop is None or chosen.item() != stop):
         ids.append(chosen)
-        if len(ids) == length:
-            break
-        chosen = step(chosen.view(1, 1)).argmax()
+        if len(ids) < length:
+            chosen = step(chosen.view(1, 1)).argmax()
     return torch.stack(ids) if ids else chosen.new_empty(0)

@@ -12,13 +12,10 @@ from longreel.models.llama_vid.presets import Preset
 from longreel.models.record import Ops
 from longreel.models.sizes import TowerSize, computed_in
 from longreel.models.speak import greedy, unheard
+from longreel.models.tower import encode
 from longreel.models.weights import language_model, weights_from
 
-# Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
-_CPU_FRAMES = 8
 _PREFILL_TOKENS = 256
-_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class LlamaVid(nn.Module):
@@ -80,14 +77,8 @@ class LlamaVid(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
         size = self.preset.tower
-        mean, std = (torch.tensor(value, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
-        tokens = size.patches + self.num_prefix_tokens
-        features = torch.empty(len(pixels), tokens, size.width, dtype=self.dtype, device=self.device)
-        step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
-        for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
-            values = ((batch.to(self.device) - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
-            place.copy_(self.tower(pixel_values=values).last_hidden_state[:, -tokens:])
-        return features
+        shape = len(pixels), size.patches + self.num_prefix_tokens, size.width
+        return encode(self.tower, pixels, torch.empty(shape, dtype=self.dtype, device=self.device))
 
     def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None, *, ops: Ops = "longreel") -> Tensor:
         """Questions [P, T] and features [F, 1 + N, C] -> text queries [P, F, M, E]; see `Adapter.query`."""

@@ -14,12 +14,6 @@ from longreel.models.voco_llama.presets import Preset
 __all__ = ["CheckpointError", "load", "sized"]
 
 _VICUNA = 32000
-# Made anew by every model, or of the tower's last layer and norm, which no forward uses.
-_LEFT_OUT = re.compile(
-    r".*\.rotary_emb\.inv_freq|.*\.position_ids|"
-    + re.escape(TOWER)
-    + r"(encoder\.layers\.(\d+)\..*|post_layernorm\..*)"
-)
 
 
 def sized(preset: Preset, folder: Path) -> Preset:

@@ -20,6 +20,11 @@ MASK_BYTES = 1 << 29
 _BLOCK_ROWS = 1024
 
 
+def mask_rows(model: VoCoLlama, questions: Prompts, frames: int) -> int:
+    """Rows of the dense mask over `frames` frames and the longest question with its answer."""
+    return frames * model.decoder.rule.frame + questions.longest
+
+
 def mask_bytes(model: VoCoLlama, questions: Prompts, frames: int) -> int:
     """Bytes of the dense mask over `frames` frames and the longest question."""
     return mask_rows(model, questions, frames) ** 2 * _element(model)
@@ -53,7 +58,7 @@ class Dense:
         self._layout = rule.layout(tokens, torch.ones_like(tokens))
         self._positions = rule.positions(self._layout).to(features.device)
         self._embeds = model.decoder.embed(tokens, model.projector(features))
-        self._cache = DynamicCache(config=model.language.config)
+        self._cache: Any = DynamicCache(config=model.language.config)
 
     def prefill(self) -> Tensor:
         """Logits after every id of the question [T, V]."""
@@ -73,7 +78,7 @@ class Dense:
         first = self._embeds.shape[1] - self._after
         seen = torch.from_numpy(self._layout.rows(first, first + 1).dense_mask()[0, 0, :first])
         rows = seen.nonzero().flatten().to(self._embeds.device)
-        return torch.stack([torch.stack([one.keys[0], one.values[0]])[:, :, rows] for one in _layers(self._cache)])
+        return torch.stack([torch.stack([one.keys[0], one.values[0]])[:, :, rows] for one in self._cache.layers])
 
     def _forward(self, **inputs: Any) -> Tensor:
         language, end = self._model.language, self._layout.length
@@ -95,10 +100,6 @@ def additive(layout: VideoLayout, first: int, dtype: torch.dtype, device: torch.
     return mask
 
 
-def _layers(cache: Any) -> list[Any]:
-    return list(cache.layers)
-
-
 @contextmanager
 def _attention(language: PreTrainedModel, name: str) -> Iterator[None]:
     own = language.config._attn_implementation
@@ -107,11 +108,6 @@ def _attention(language: PreTrainedModel, name: str) -> Iterator[None]:
         yield
     finally:
         language.set_attn_implementation(own)
-
-
-def mask_rows(model: VoCoLlama, questions: Prompts, frames: int) -> int:
-    """Rows of the dense mask over `frames` frames and the longest question with its answer."""
-    return frames * model.decoder.rule.frame + questions.longest
 
 
 def _element(model: VoCoLlama) -> int:

@@ -11,15 +11,12 @@ from longreel import use_layout
 from longreel.cache import VoCoCache
 from longreel.models.sizes import TowerSize, computed_in
 from longreel.models.speak import greedy, unheard
+from longreel.models.tower import encode
 from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
 from longreel.models.weights import language_model, weights_from
 
-# Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
-_CPU_FRAMES = 8
-_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 TOWER, _PROJECTOR, _LANGUAGE = (
     "model.vision_tower.vision_tower.vision_model.",
     "model.mm_projector.",
@@ -77,14 +74,8 @@ class VoCoLlama(Trainable, nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [P, image, image, 3] -> rows of the last layer but one [P, N, C], without CLS. The tower is frozen."""
         size = self.preset.tower
-        mean, std = (torch.tensor(value, device=self.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
-        features = torch.empty(len(pixels), size.patches, size.width, dtype=self.dtype, device=self.device)
-        step = _CPU_FRAMES if self.device.type == "cpu" else max(len(pixels), 1)
-        with torch.no_grad():
-            for batch, place in zip(torch.split(pixels, step), torch.split(features, step), strict=True):
-                values = ((batch.to(self.device) - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
-                place.copy_(self.tower(pixel_values=values).last_hidden_state[:, 1:])
-        return features
+        shape = len(pixels), size.patches, size.width
+        return encode(self.tower, pixels, torch.empty(shape, dtype=self.dtype, device=self.device))
 
     def forward(self, input_ids: Tensor, pixels: Tensor | None = None, **inputs: Any) -> Any:
         """The masked forward over a batch of `collator`; see `VoCoDecoder.forward`."""

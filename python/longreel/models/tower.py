@@ -1,0 +1,23 @@
+"""Frames through a vision tower."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
+_CPU_FRAMES = 8
+# CLIP's, which every system here uses.
+_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@torch.no_grad()
+def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
+    """uint8 RGB [F, image, image, 3] -> the last rows of what `tower` makes of them, as many as `out` [F, rows, C] has."""
+    mean, std = (torch.tensor(value, device=out.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
+    step = _CPU_FRAMES if out.device.type == "cpu" else max(len(pixels), 1)
+    for batch, place in zip(torch.split(pixels, step), torch.split(out, step), strict=True):
+        values = ((batch.to(out.device) - mean) / std).permute(0, 3, 1, 2).to(out.dtype)
+        place.copy_(tower(pixel_values=values).last_hidden_state[:, -out.shape[1] :])
+    return out
