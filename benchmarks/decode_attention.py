@@ -15,18 +15,21 @@ from torch import Tensor
 from longreel import VideoLayout, block_sparse_attention
 from longreel.bench.clock import HostClock
 from longreel.bench.roof import RoofMeter
+from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 128
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def forms(keys: int, rows: int, dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
-    """Each gives [1, H, rows, D]."""
-    group = HEADS // KV_HEADS
+def forms(
+    keys: int, rows: int, dtype: torch.dtype, computed_in: torch.dtype | None = None
+) -> dict[str, Callable[[], Tensor]]:
+    """Each gives [1, H, rows, D] of the same inputs, which are rounded to `dtype`."""
+    group, computed_in = HEADS // KV_HEADS, computed_in or dtype
     generator = torch.Generator().manual_seed(0)
 
     def normal(heads: int, length: int) -> Tensor:
-        return torch.randn(1, heads, length, WIDTH, generator=generator).to(dtype)
+        return torch.randn(1, heads, length, WIDTH, generator=generator).to(dtype).to(computed_in)
 
     q, k, v = normal(HEADS, rows), normal(KV_HEADS, keys), normal(KV_HEADS, keys)
     plan = VideoLayout.causal(keys).rows(keys - rows, keys).to("cpu")
@@ -34,7 +37,7 @@ def forms(keys: int, rows: int, dtype: torch.dtype) -> dict[str, Callable[[], Te
     folded = q.reshape(1, KV_HEADS, group * rows, WIDTH)
     mask = None
     if rows > 1:
-        mask = torch.zeros(rows, keys, dtype=dtype)
+        mask = torch.zeros(rows, keys, dtype=computed_in)
         mask[:, keys - rows :] = torch.full((rows, rows), -torch.inf).triu(1)
     folded_mask = None if mask is None else mask.repeat(group, 1)
     sdpa = F.scaled_dot_product_attention
@@ -43,6 +46,15 @@ def forms(keys: int, rows: int, dtype: torch.dtype) -> dict[str, Callable[[], Te
         "SDPA, enable_gqa": lambda: sdpa(q, k, v, attn_mask=mask, enable_gqa=True),
         "SDPA, folded": lambda: sdpa(folded, k, v, attn_mask=folded_mask).reshape(q.shape),
     }
+
+
+def check(calls: dict[str, Callable[[], Tensor]], truth: Tensor, dtype: torch.dtype) -> None:
+    """Ours within the error budget, whose yardstick is SDPA; its other form within that of code that is not ours."""
+    yardstick = errors(calls["SDPA, enable_gqa"](), truth)
+    limit = allowed(yardstick, dtype)
+    check_within("ours", calls["ours"](), truth, limit)
+    folded = Errors(PEER_BUDGETS * limit.max_rel, PEER_BUDGETS * limit.rms_rel)
+    check_within("SDPA, folded", calls["SDPA, folded"](), truth, folded)
 
 
 def main() -> None:
@@ -61,9 +73,7 @@ def main() -> None:
             meter = RoofMeter(torch.device("cpu"), dtype, size=size, side=16)
             for rows in (1, 4, 16):
                 calls = forms(keys, rows, dtype)
-                expected = calls["SDPA, enable_gqa"]()
-                for call in calls.values():
-                    torch.testing.assert_close(call(), expected, atol=2e-2 if name == "bf16" else 1e-4, rtol=2e-2)
+                check(calls, forms(keys, rows, dtype, computed_in=torch.float64)["SDPA, enable_gqa"](), dtype)
                 times: dict[str, list[float]] = {form: [] for form in calls}
                 for _ in range(options.repeats):
                     for form, call in calls.items():

@@ -235,7 +235,7 @@ def test_images(tmp_path: Path, small: Preset) -> None:
 
 
 def test_what_is_seen_matters(tmp_path: Path, small: Preset) -> None:
-    """Other pictures, other keys and values in every layer but the first, and other logits: random weights are drawn wide enough."""
+    """Other pictures, other keys and values in every layer but the first, and other logits: weights are drawn wide enough."""
     pictures = (Image.new("RGB", (80, 60), (200, 30, 20)), noise(0))
     model, rows, logits = VoCoLlama(small, count=1, mode="independent", shared=False), [], []
     for name, picture in zip("ab", pictures, strict=True):

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from longreel.cli.main import app
+from longreel.models.checkpoint import fingerprint
 from longreel.models.llama_vid import (
     PRESETS,
     LlamaVid,
@@ -272,10 +273,21 @@ def test_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 0, result.output
     assert "No answer" not in result.stdout
     line = json.loads(lines.read_text())
-    assert line["weights"] == "checkpoint c"
+    assert line["weights"] == f"checkpoint {fingerprint(folder)}"
     assert line["questions"][0]["answer"] in result.stdout
     assert len(line["questions"][0]["ids"]) <= 4
     (folder / "config.json").unlink()
     result = CliRunner().invoke(app, command)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "no config.json" in result.stderr
+
+
+def test_a_fingerprint_tells_folders_of_one_name_apart(tmp_path: Path) -> None:
+    weights = {"a": torch.randn(3000, 7)}
+    folders = [tmp_path / parent / "checkpoint-500" for parent in ("one", "two", "again")]
+    for folder, change in zip(folders, (0.0, 1.0, 0.0), strict=True):
+        folder.mkdir(parents=True)
+        save_file({"a": weights["a"] + change}, folder / "model.safetensors")
+    one, two, again = map(fingerprint, folders)
+    assert one == again != two
+    assert one.startswith("checkpoint-500 ")

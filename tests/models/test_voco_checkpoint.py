@@ -13,6 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from longreel.cli.main import app
+from longreel.models.checkpoint import fingerprint
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.voco_llama import PRESETS, Preset, VoCoLlama, released_name, to_released
 from longreel.models.voco_llama.checkpoint import CheckpointError, load, sized
@@ -140,7 +141,7 @@ def test_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 0, result.output
     assert "No answer" not in result.stdout
     line = json.loads(lines.read_text())
-    assert (line["weights"], line["passed"]) == ("checkpoint c", True)
+    assert (line["weights"], line["passed"]) == (f"checkpoint {fingerprint(folder)}", True)
     for question in line["questions"]:
         assert question["answer"] in result.stdout
         assert len(question["ids"]) <= 4

@@ -124,9 +124,10 @@ class Setup(ABC):
     @property
     def weights(self) -> str:
         """What a feature file says of the tower's weights."""
+        from longreel.models.checkpoint import fingerprint
         from longreel.models.weights import RANDOM
 
-        return RANDOM if self.checkpoint is None else f"checkpoint {self.checkpoint.resolve().name}"
+        return RANDOM if self.checkpoint is None else f"checkpoint {fingerprint(self.checkpoint)}"
 
     def open(self, inputs: list[Path], frames: str | None, chunk: int | None) -> tuple["Source", int]:
         """The input, and how many prefix tokens its features have. frames, chunk: None where they were not given."""

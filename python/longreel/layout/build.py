@@ -46,6 +46,9 @@ def voco(
         raise ValueError(f"mode={mode!r} is not one of 'independent', 'causal'")
     if prefix_visible_to not in ("first", "frames", "all"):
         raise ValueError(f"prefix_visible_to={prefix_visible_to!r} is not one of 'first', 'frames', 'all'")
+    rows = prefix + frames * (vision + separator + voco) + text
+    if rows >= 2**31:
+        raise ValueError(f"a sample has at most 2^31 - 1 rows, given {rows}")
     frame = joined([Segment("vision", vision), Segment("text", separator), Segment("voco", voco)])
     segments = (*joined([Segment("prefix", prefix)]), *frame * frames, *joined([Segment("text", text)]))
     to_frames = prefix_visible_to != "first" and prefix > 0 and frames > 1

@@ -42,6 +42,8 @@ class PlannedLayout:
 
     def with_start(self, start: Tensor) -> "PlannedLayout":
         """The same plan with left padding start int32 [B] from a device tensor: no host synchronisation, nothing planned anew."""
+        if not isinstance(start, Tensor):
+            raise TypeError(f"start is a tensor int32 [B]; given {type(start).__name__}")
         if start.dtype != torch.int32 or start.dim() != 1 or self.start.shape[0] not in (1, start.shape[0]):
             raise ValueError(
                 f"start is int32 [B], B = {self.start.shape[0]} or any where the layout has one sample;"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -44,6 +45,8 @@ class VideoLayout:
             )
         if max(lengths) >= 2**31:
             raise ValueError(f"a sample has at most 2^31 - 1 rows, given {max(lengths)}")
+        if self.window is not None and not all(isinstance(row, Integral) for row in self.window):
+            raise TypeError(f"rows {self.window}: rows are integers")
         if self.window is not None and not 0 <= self.window[0] <= self.window[1] <= self.length:
             raise ValueError(f"rows {self.window} are not inside 0 .. {self.length}; extend(n) appends text rows")
         if self.window is not None and self.order == "grouped":

@@ -1,5 +1,6 @@
 """`--checkpoint DIR`: a folder's config.json and weights, read shard by shard into a model that is there."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from longreel.models.sizes import LanguageSize
 
 _TRAINED_POSITIONS = 4096
+# Bytes of a file that its fingerprint reads at a time, and how often.
+_SAMPLE, _SAMPLES = 1 << 12, 256
 
 
 class CheckpointError(ValueError):
@@ -28,6 +31,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json: cannot be read ({error})") from None
     return config
+
+
+def fingerprint(folder: Path) -> str:
+    """The folder's name, and eight hex digits of the sizes and of parts of every file of weights in it: folders of one name
+    with other weights differ."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.bin"), *folder.rglob("*.pth")]):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size};".encode())
+        with path.open("rb") as file:
+            for at in range(0, size, max(_SAMPLE, size // _SAMPLES)):
+                file.seek(at)
+                digest.update(file.read(_SAMPLE))
+    return f"{folder.resolve().name} {digest.hexdigest()[:8]}"
 
 
 def sized_language(language: LanguageSize, config: Mapping[str, Any]) -> LanguageSize:

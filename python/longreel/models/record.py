@@ -105,7 +105,7 @@ class Record:
 class PeakMeter:
     """Peaks of memory, separately for what runs in turn in one process: resident memory, or a GPU's as torch allocates it.
 
-    Linux resets the high-water mark before each; elsewhere every peak of a CPU run is the process's own so far.
+    Linux resets the high-water mark before each, if it lets us; elsewhere every peak of a CPU run is the process's own so far.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
