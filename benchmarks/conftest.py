@@ -7,8 +7,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from longreel.bench.cases import CASES, DTYPES, SIZES, Case, shape_of
-from longreel.bench.memory import free_memory
 from longreel.bench.tables import size
+from longreel.measure.memory import free_memory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

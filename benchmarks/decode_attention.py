@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longreel import VideoLayout, block_sparse_attention
-from longreel.bench.clock import HostClock
 from longreel.bench.roof import RoofMeter
+from longreel.measure.clock import HostClock
 from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 128

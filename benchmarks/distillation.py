@@ -16,7 +16,7 @@ from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.harness import Variant, compare
 from longreel.bench.tables import rich_table
 from longreel.nn import distillation_loss
-from longreel.ops._cost import Cost
+from longreel.ops.common.cost import Cost
 
 
 def plain(student: Tensor, teacher: Tensor, head: Tensor, teacher_head: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from end_to_end_inputs import no_video, noise_features, video
 
-from longreel.bench.machine import describe
 from longreel.bench.tables import seconds, size, text_table
 from longreel.cli.session import NO_ROOM, SYSTEMS
+from longreel.measure.machine import describe
 
 HOUR = 3600
 CAPS = (24.0, 80.0)

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 
 from longreel import PlannedLayout, VideoLayout
-from longreel.bench.memory import peak_memory
 from longreel.layout.planned import TILES
+from longreel.measure.memory import peak_memory
 
 FRAMES = (450, 900, 1800, 3600)
 TENSORS = ("start", "global_index", "bounds", "tiles", "order", "units", "runs", "unit_order")

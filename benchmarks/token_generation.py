@@ -23,7 +23,7 @@ from longreel.bench.harness import Variant, compare
 from longreel.bench.peers import STEP, chunk, linear
 from longreel.bench.tables import rich_table
 from longreel.nn import ContextAttention
-from longreel.ops._cost import Cost
+from longreel.ops.common.cost import Cost
 
 PATCHES, WIDTH, QUERIES, QUERY_WIDTH, LLM_WIDTH = 256, 1408, 32, 768, 4096
 # A prime number of distinct frames, repeated.

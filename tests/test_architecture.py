@@ -13,12 +13,13 @@ PACKAGE = ROOT / "python/longreel"
 
 # A room may import from its own storey and those below. Rooms of one storey are apart but for the pairs in NEIGHBOURS.
 STOREYS = (
-    {"_schemas"},
+    {"schemas", "__version__"},
     {"_native"},
+    {"measure"},
     {"reference", "layout", "backends", "rotary"},
     {"triton_kernels"},
     {"ops"},
-    {"explain"},
+    {"_explain"},
     {"cache", "nn", "data"},
     {"models", "integrations"},
     {"testing"},
@@ -26,7 +27,7 @@ STOREYS = (
 )
 NEIGHBOURS = {("cli", "bench"), ("models", "integrations"), ("layout", "rotary"), ("reference", "layout")}
 # The schemas stand alone: importable before any kernel, with torch only.
-SCHEMAS = "ops/_schemas.py"
+SCHEMAS = "schemas.py"
 # What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.
 KERNELS_KNOW = {"triton_kernels", "backends", "layout"}
 
@@ -39,7 +40,7 @@ def files() -> Iterator[tuple[str, Path]]:
     """(room, file) of every Python file of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE)
-        yield "_schemas" if str(relative) == SCHEMAS else relative.parts[0].removesuffix(".py"), path
+        yield relative.parts[0].removesuffix(".py"), path
     for path in sorted((ROOT / "triton_kernels").rglob("*.py")):
         yield "triton_kernels", path
 
@@ -58,7 +59,7 @@ def imported(path: Path) -> set[str]:
 
 def rooms_used(path: Path) -> set[str]:
     ours = [name for name in imported(path) if name.startswith("longreel.")]
-    return {"_schemas" if name.startswith("longreel.ops._schemas") else name.split(".")[1] for name in ours}
+    return {name.split(".")[1] for name in ours}
 
 
 FILES = [pytest.param(room, path, id=str(path.relative_to(ROOT))) for room, path in files() if room != "__init__"]

@@ -7,14 +7,14 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
         f"longreel needs torch 2.10 or newer, this environment has {_torch.__version__}: upgrade torch first"
     )
 
+from longreel._explain import Explanation, explain
 from longreel.backends import BackendError
-from longreel.explain import Explanation, explain
-from longreel.integrations.context import use_layout
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.ops.adaptive_pool import adaptive_pool
-from longreel.ops.block_sparse_attention import block_sparse_attention
-from longreel.ops.compress_frames import CompressedFrames, compress_frames
-from longreel.ops.context_attention import context_attention
+from longreel.layout.context import use_layout
+from longreel.ops._adaptive_pool import adaptive_pool
+from longreel.ops._block_sparse_attention import block_sparse_attention
+from longreel.ops._compress_frames import CompressedFrames, compress_frames
+from longreel.ops._context_attention import context_attention
 
 __version__ = "0.1.0"
 

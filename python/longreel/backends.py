@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from longreel import _native
-from longreel.ops import _schemas as _schemas  # schemas stand before any kernel is looked up
+from longreel import schemas as schemas  # schemas stand before any kernel is looked up
 
 _LOW = (torch.float32, torch.bfloat16, torch.float16)
 _SHORT = (torch.bfloat16, torch.float16)

@@ -25,10 +25,10 @@ from longreel.bench import (
     suite,
 )  # fmt: skip
 from longreel.bench.cases import CPU
-from longreel.bench.memory import Peak
 from longreel.bench.peers import PEERS, pool_rows
 from longreel.cli import bench as command
-from longreel.ops.block_sparse_attention import executed_flops
+from longreel.measure.memory import Peak
+from longreel.ops._block_sparse_attention import executed_flops
 from longreel.ops.registry import OPS
 from longreel.testing.budget import PEER_BUDGETS
 

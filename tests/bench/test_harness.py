@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from longreel.bench import Cost, Report, RoofMeter, Variant, Verdict, compare, harness, machine
-from longreel.bench.machine import Neighbours
-from longreel.bench.memory import peak_memory, storage_bytes
+from longreel.bench import Cost, Report, RoofMeter, Variant, Verdict, compare, harness
+from longreel.measure import machine
+from longreel.measure.machine import Neighbours
+from longreel.measure.memory import peak_memory, storage_bytes
 
 pytestmark = pytest.mark.fast
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longreel.bench.stats import Spread, calls_per_sample, speedup, spread, turn_order
+from longreel.measure.stats import Spread, calls_per_sample, speedup, spread, turn_order
 
 pytestmark = pytest.mark.fast
 

@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console
 
 from longreel.bench import Cost, Outcome, Report, Roof, Verdict
-from longreel.bench.memory import Peak
 from longreel.bench.tables import (
     header,
     markdown_table,
@@ -20,6 +19,7 @@ from longreel.bench.tables import (
     verdicts,
     warning,
 )
+from longreel.measure.memory import Peak
 
 pytestmark = pytest.mark.fast
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from longreel.layout import VideoLayout
-from longreel.ops._schemas import KERNEL_BACKENDS
 from longreel.ops.registry import OPS
 from longreel.reference.block_sparse_attention import layout_case
 from longreel.reference.case import Case, normal
 from longreel.reference.context_attention import frames_case
+from longreel.schemas import KERNEL_BACKENDS
 from longreel.testing import check
 from longreel.testing.cases import DTYPES, Inputs, Run, Variant, low_level, prepare, run
 

@@ -10,8 +10,8 @@ from gpu_cases import drawn as drawn_from
 from torch import Tensor
 
 from longreel import block_sparse_attention
-from longreel.ops import _flash
-from longreel.ops._flash_varlen import PACKAGE, TORCH, Varlen
+from longreel.ops.flash import attend as attending
+from longreel.ops.flash.varlen import PACKAGE, TORCH, Varlen
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE
 from longreel.testing import far
 from longreel.testing.cases import Inputs, Run, Variant, run
@@ -32,7 +32,7 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], i
 def offered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Varlen:
     if request.param is PACKAGE:
         pytest.importorskip("flash_attn", minversion="2.7", reason="flash-attn 2.7 or later is not installed")
-    monkeypatch.setattr(_flash, "varlen", lambda device: request.param)
+    monkeypatch.setattr(attending, "varlen", lambda device: request.param)
     return request.param
 
 
@@ -41,7 +41,7 @@ def drawn(name: str, dtype: torch.dtype = torch.bfloat16) -> Inputs:
 
 
 def flash(inputs: Inputs) -> Callable[..., tuple[Tensor, Tensor]]:
-    return lambda *args: _flash.attend(*args[:5], inputs["layout"], args[-1])
+    return lambda *args: attending.attend(*args[:5], inputs["layout"], args[-1])
 
 
 def kernel(inputs: Inputs) -> Run:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.dense import visible
-from longreel.ops import _flash, _flash_pieces
-from longreel.ops._flash_pieces import Call, calls, pieces
-from longreel.ops._flash_varlen import PACKAGE, TORCH
+from longreel.ops.flash import attend as attending
+from longreel.ops.flash import pieces as cutting
+from longreel.ops.flash.pieces import Call, calls, pieces
+from longreel.ops.flash.varlen import PACKAGE, TORCH
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases, layout_case
 from longreel.reference.case import Case, Inputs
 from longreel.testing.cases import prepare, run, yardstick
@@ -24,7 +25,7 @@ OP = "block_sparse_attention"
 
 
 def taken(layout: VideoLayout | PlannedLayout, scale: float | None = None) -> bool:
-    return _flash.refusal(layout.to("cpu"), 1.0 if scale is None else scale) is None
+    return attending.refusal(layout.to("cpu"), 1.0 if scale is None else scale) is None
 
 
 def sequences(q: Tensor, k: Tensor, cu_q: Tensor, cu_k: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -120,7 +121,7 @@ def torch_flash(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, is_causal, scale
         )
 
-    monkeypatch.setattr(_flash, "varlen", lambda device: TORCH)
+    monkeypatch.setattr(attending, "varlen", lambda device: TORCH)
     with torch.library._scoped_library("aten", "IMPL") as library:
         for name, function in (("_flash_attention_forward", forward), ("_flash_attention_backward", backward)):
             library.impl(name, answering(name, function), "CPU")
@@ -162,14 +163,14 @@ def flash_attn(monkeypatch: pytest.MonkeyPatch) -> None:
     interface._flash_attn_varlen_backward = _flash_attn_varlen_backward
     monkeypatch.setitem(sys.modules, "flash_attn", package)
     monkeypatch.setitem(sys.modules, "flash_attn.flash_attn_interface", interface)
-    monkeypatch.setattr(_flash, "varlen", lambda device: PACKAGE)
+    monkeypatch.setattr(attending, "varlen", lambda device: PACKAGE)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Global keys of small layouts in several blocks, and few sequences a call."""
-    monkeypatch.setattr(_flash_pieces, "BLOCK", 2)
-    monkeypatch.setattr(_flash_pieces, "MOST_SEQUENCES", 3)
+    monkeypatch.setattr(cutting, "BLOCK", 2)
+    monkeypatch.setattr(cutting, "MOST_SEQUENCES", 3)
     pieces.cache_clear()
     calls.cache_clear()
     yield
@@ -178,7 +179,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def flash(inputs: Inputs) -> Callable[..., tuple[Tensor, Tensor]]:
-    return lambda *args: _flash.attend(*args[:5], inputs["layout"], args[-1])
+    return lambda *args: attending.attend(*args[:5], inputs["layout"], args[-1])
 
 
 def check(inputs: Inputs, dtype: torch.dtype) -> None:
@@ -228,7 +229,7 @@ def check_pieces(layout: VideoLayout) -> None:
         width = places if call.is_global else layout.keys
         rows, keys = (np.arange(10**6)[where] for where in (call.rows, call.keys))
         assert len(set(rows.tolist())) == len(rows)
-        assert len(call.lengths) <= _flash_pieces.MOST_SEQUENCES
+        assert len(call.lengths) <= cutting.MOST_SEQUENCES
         for i in range(len(call.lengths)):
             own = rows[call.cu_q[i] : call.cu_q[i + 1]]
             seen = keys[call.cu_k[i] : call.cu_k[i + 1]]
@@ -246,7 +247,7 @@ def test_few_long_runs_of_global_keys() -> None:
     layout = VideoLayout.voco(frames=3600, vision=144, voco=2, text=64, mode="causal")
     copied = sum(s.last - s.first for piece in pieces(layout) if piece.is_global for s in piece.sequences)
     assert len(pieces(layout)) < 20
-    assert copied < 3600 * _flash_pieces.BLOCK + 7200 * 7
+    assert copied < 3600 * cutting.BLOCK + 7200 * 7
 
 
 @pytest.mark.parametrize("width", [72, 80, 256])

@@ -31,9 +31,9 @@ from longreel.layout import (
     slots,
     visible_pairs,
 )
+from longreel.layout._ranges import ranges
 from longreel.layout.dense import visible
-from longreel.layout.ranges import ranges
-from longreel.ops._flash import refusal as flash_refusal
+from longreel.ops.flash.attend import refusal as flash_refusal
 from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
 COUNT = int(os.environ.get("LONGREEL_FUZZ", "500"))

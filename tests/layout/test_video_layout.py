@@ -23,7 +23,7 @@ from longreel.layout import (
     to_svg,
     visible_pairs,
 )
-from longreel.layout.cost import floor_sum
+from longreel.layout._cost import floor_sum
 from longreel.reference.block_sparse_attention import block_sparse_attention
 
 pytestmark = pytest.mark.fast

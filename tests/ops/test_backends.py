@@ -8,8 +8,8 @@ import torch
 import longreel
 from longreel import BackendError, _native, backends
 from longreel.backends import Request, available, choose, refusal
-from longreel.ops._schemas import KERNEL_BACKENDS, SCHEMAS, overload
 from longreel.ops.registry import OPS
+from longreel.schemas import KERNEL_BACKENDS, SCHEMAS, overload
 
 pytestmark = pytest.mark.fast
 

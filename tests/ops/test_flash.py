@@ -7,8 +7,8 @@ import torch
 
 import longreel
 from longreel import BackendError, VideoLayout, backends, block_sparse_attention
-from longreel.ops import _flash_varlen
-from longreel.ops._flash import attend
+from longreel.ops.flash import varlen
+from longreel.ops.flash.attend import attend
 from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases
 from longreel.reference.case import Case
 from longreel.testing.cases import prepare, run, yardstick
@@ -88,13 +88,13 @@ def test_versions_of_flash_attn(installed: str, taken: str | None, monkeypatch: 
 
 def test_who_serves_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    monkeypatch.setattr(_flash_varlen, "FLASH_ATTN", None)
-    assert _flash_varlen.varlen(gpu) is _flash_varlen.TORCH
+    monkeypatch.setattr(varlen, "FLASH_ATTN", None)
+    assert varlen.varlen(gpu) is varlen.TORCH
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert _flash_varlen.missing(gpu) == "needs compute capability 8.0 or later, cuda has 7.5"
+    assert varlen.missing(gpu) == "needs compute capability 8.0 or later, cuda has 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
-    assert "built with flash attention" in str(_flash_varlen.missing(gpu))
-    monkeypatch.setattr(_flash_varlen, "FLASH_ATTN", "2.8.3")
-    assert _flash_varlen.varlen(gpu) is _flash_varlen.PACKAGE
-    assert _flash_varlen.missing(gpu) is None
+    assert "built with flash attention" in str(varlen.missing(gpu))
+    monkeypatch.setattr(varlen, "FLASH_ATTN", "2.8.3")
+    assert varlen.varlen(gpu) is varlen.PACKAGE
+    assert varlen.missing(gpu) is None

@@ -5,7 +5,7 @@ import torch
 
 from longreel import PlannedLayout, VideoLayout, block_sparse_attention
 from longreel.layout.planned import TILES
-from longreel.ops._layouts import PLANS_KEPT, planned
+from longreel.ops.common.layouts import PLANS_KEPT, planned
 from longreel.testing.determinism import same_bits
 
 pytestmark = pytest.mark.fast

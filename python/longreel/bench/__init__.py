@@ -8,7 +8,7 @@ from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import Roof, RoofMeter
 from longreel.bench.sparse_case import SparseCase, SparseShape
 from longreel.bench.tables import markdown_table, rich_table
-from longreel.ops._cost import Cost
+from longreel.ops.common.cost import Cost
 
 __all__ = [
     "BACKWARD",

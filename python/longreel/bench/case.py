@@ -12,10 +12,10 @@ from torch import Tensor
 from longreel.backends import available
 from longreel.bench.check import Verdict
 from longreel.bench.harness import Variant, compare
-from longreel.bench.machine import Record
 from longreel.bench.report import Report
 from longreel.bench.roof import RoofMeter
-from longreel.ops._cost import Cost
+from longreel.measure.machine import Record
+from longreel.ops.common.cost import Cost
 from longreel.testing.budget import PEER_BUDGETS
 
 Tensors = dict[str, Tensor]

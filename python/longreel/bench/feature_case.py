@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from longreel.bench.case import Case, Tensors
-from longreel.bench.machine import Record
 from longreel.bench.patch_case import DISTINCT, PatchCase
 from longreel.data import FeatureStream
+from longreel.measure.machine import Record
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from longreel.bench.check import Verdict
-from longreel.bench.clock import Timed, clock_for
-from longreel.bench.machine import Neighbours, Record, describe
-from longreel.bench.memory import Peak, free_memory, peak_memory
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import RoofMeter
-from longreel.bench.stats import calls_per_sample, turn_order
-from longreel.ops._cost import Cost
+from longreel.measure.clock import Timed, clock_for
+from longreel.measure.machine import Neighbours, Record, describe
+from longreel.measure.memory import Peak, free_memory, peak_memory
+from longreel.measure.stats import calls_per_sample, turn_order
+from longreel.ops.common.cost import Cost
 
 MIN_ROUNDS = 3
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from longreel.bench.case import BACKWARD, Case, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import PEERS, PLAIN, Peer
-from longreel.ops._cost import Cost
+from longreel.ops.common.cost import Cost
 from longreel.ops.registry import OPS
 
 Form = Callable[..., Any]

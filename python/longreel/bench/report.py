@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from longreel.bench.check import Verdict
-from longreel.bench.machine import Record
-from longreel.bench.memory import Peak
 from longreel.bench.roof import Roof
-from longreel.bench.stats import Spread, speedup, spread
-from longreel.ops._cost import Cost
+from longreel.measure.machine import Record
+from longreel.measure.memory import Peak
+from longreel.measure.stats import Spread, speedup, spread
+from longreel.ops.common.cost import Cost
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from longreel.bench.clock import CudaClock, HostClock, Timed
-from longreel.ops._cost import Cost
+from longreel.measure.clock import CudaClock, HostClock, Timed
+from longreel.ops.common.cost import Cost
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from longreel.bench.case import Case, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
-from longreel.bench.machine import Record
 from longreel.bench.sparse_peers import SPARSE_PEERS, Form, Frames, SparsePeer
 from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
-from longreel.ops._cost import Cost
-from longreel.ops.block_sparse_attention import block_sparse_attention, cost, executed_flops
+from longreel.measure.machine import Record
+from longreel.ops._block_sparse_attention import block_sparse_attention, cost, executed_flops
+from longreel.ops.common.cost import Cost
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
 from longreel.testing.budget import PEER_BUDGETS
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from longreel.bench.cases import CASES, DTYPES, SIZES, Case, measure, op_names, shape_of
-from longreel.bench.machine import describe
-from longreel.bench.memory import free_memory
 from longreel.bench.report import Report
-from longreel.bench.stats import spread
 from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
+from longreel.measure.machine import describe
+from longreel.measure.memory import free_memory
+from longreel.measure.stats import spread
 
 # What one case takes at least at the true size on a GPU; below it nothing new is started.
 _LEAST = 5.0

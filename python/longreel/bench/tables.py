@@ -3,9 +3,9 @@
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from longreel.bench.machine import Record
 from longreel.bench.report import Outcome, Report
-from longreel.bench.stats import Spread
+from longreel.measure.machine import Record
+from longreel.measure.stats import Spread
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

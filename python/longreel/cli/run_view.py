@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from longreel.bench import machine
 from longreel.bench.check import ErrorSum, Verdict
+from longreel.measure import machine
 from longreel.models.record import EXACT, OURS, REFERENCE, Record
 from longreel.testing.budget import FLOORS, Errors, allowed
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
-from longreel.integrations.context import InForce, in_force
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.ops._layouts import planned
-from longreel.ops.block_sparse_attention import block_sparse_attention
+from longreel.layout.context import InForce, in_force
+from longreel.ops._block_sparse_attention import block_sparse_attention
+from longreel.ops.common.layouts import planned
 
 NAME = "longreel"
 Layout = VideoLayout | PlannedLayout

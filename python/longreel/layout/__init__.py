@@ -1,16 +1,16 @@
 """VideoLayout, and what is derived from it: ranges, schedule, positions, slots, labels, cost, export, pictures."""
 
-from longreel.layout.cost import AttentionCost, cost, executed_pairs, visible_pairs
+from longreel.layout._cost import AttentionCost, cost, executed_pairs, visible_pairs
+from longreel.layout._positions import global_positions, positions, query_positions, query_rows
+from longreel.layout._ranges import Ranges, RowBounds, ranges, row_bounds
+from longreel.layout._slots import kept, kept_runs, slots
 from longreel.layout.draw import to_ascii, to_svg
 from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_mask_mod
 from longreel.layout.global_keys import global_index
 from longreel.layout.labels import ignored_labels, kinds
 from longreel.layout.planned import PlannedLayout
-from longreel.layout.positions import global_positions, positions, query_positions, query_rows
-from longreel.layout.ranges import Ranges, RowBounds, ranges, row_bounds
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment
-from longreel.layout.slots import kept, kept_runs, slots
 from longreel.layout.video_layout import VideoLayout
 
 __all__ = [

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout._ranges import row_bounds
 from longreel.layout.global_keys import global_index
-from longreel.layout.ranges import row_bounds
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout

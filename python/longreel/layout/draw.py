@@ -6,10 +6,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout._positions import query_rows
+from longreel.layout._ranges import Ints, Ranges, ranges, row_bounds
 from longreel.layout.global_keys import expanded, global_runs
 from longreel.layout.labels import kinds
-from longreel.layout.positions import query_rows
-from longreel.layout.ranges import Ints, Ranges, ranges, row_bounds
 from longreel.layout.segments import KINDS
 
 if TYPE_CHECKING:

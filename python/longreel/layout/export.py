@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longreel.layout._ranges import ranges, row_bounds
 from longreel.layout.global_keys import global_index
-from longreel.layout.ranges import ranges, row_bounds
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from longreel.layout.ranges import Ints, lower
+from longreel.layout._ranges import Ints, lower
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout

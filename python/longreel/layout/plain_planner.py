@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from longreel.layout.ranges import Ints, Ranges, expanded_bounds
+from longreel.layout._ranges import Ints, Ranges, expanded_bounds
 
 Table = NDArray[np.int32]
 Run = tuple[int, int, int, int]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from longreel import _native
 from longreel.layout import plain_planner
+from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_runs
-from longreel.layout.ranges import ranges
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longreel.ops._queries import exact
-from longreel.ops.compress_frames import compress_frames
+from longreel.ops._compress_frames import compress_frames
+from longreel.ops.common.queries import exact
 
 # Frames of a block without gradients. 64 x 32 query rows fill a matrix product and stay in the caches of a few cores.
 FRAMES_AT_ONCE = {"cpu": 64, "gpu": 1024}

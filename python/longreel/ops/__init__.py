@@ -1,1 +1,8 @@
-"""One module an op: the public function, its checks, its fake implementation, its autograd and its cost."""
+"""The ops' public functions. Beside each, in `_<op>.py`: its checks, fake implementation, autograd and cost."""
+
+from longreel.ops._adaptive_pool import adaptive_pool
+from longreel.ops._block_sparse_attention import block_sparse_attention
+from longreel.ops._compress_frames import CompressedFrames, compress_frames
+from longreel.ops._context_attention import context_attention
+
+__all__ = ["CompressedFrames", "adaptive_pool", "block_sparse_attention", "compress_frames", "context_attention"]

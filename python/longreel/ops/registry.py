@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from longreel.backends import TABLE, Row
-from longreel.ops import adaptive_pool, block_sparse_attention, compress_frames, context_attention
-from longreel.ops._cost import Cost
+from longreel.ops import _adaptive_pool, _block_sparse_attention, _compress_frames, _context_attention
+from longreel.ops.common.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ class OpSpec:
 
 OPS = {
     module.NAME: OpSpec(module.NAME, module)
-    for module in (context_attention, adaptive_pool, compress_frames, block_sparse_attention)
+    for module in (_context_attention, _adaptive_pool, _compress_frames, _block_sparse_attention)
 }

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longreel import _native
 from longreel.backends import Request, refusal
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.ops._schemas import KERNEL_BACKENDS, overload
 from longreel.ops.registry import OPS, OpSpec
 from longreel.reference.case import BadCase, Case, Inputs
+from longreel.schemas import KERNEL_BACKENDS, overload
 from longreel.testing.budget import Errors, allowed, check_within, errors
 
 __all__ = [

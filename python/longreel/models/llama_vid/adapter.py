@@ -15,8 +15,8 @@ from longreel.models.llama_vid.presets import QFormerSize
 from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
 from longreel.models.record import Ops
 from longreel.nn import ContextAttention
-from longreel.ops.adaptive_pool import adaptive_pool
-from longreel.ops.compress_frames import compress_frames
+from longreel.ops._adaptive_pool import adaptive_pool
+from longreel.ops._compress_frames import compress_frames
 
 Equation = Literal["released", "paper"]
 TextDecoder = Literal["qformer", "bert"]

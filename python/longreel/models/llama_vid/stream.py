@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from longreel._explain import explain
 from longreel.data import FeatureWriter
-from longreel.explain import explain
 from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.questions import Questions

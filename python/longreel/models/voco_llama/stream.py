@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from longreel._explain import explain
 from longreel.cache import VoCoCache
 from longreel.data import FeatureWriter
-from longreel.explain import explain
 from longreel.layout import VideoLayout
 from longreel.models.feed import Progress, Source, chunks, expected_frames
 from longreel.models.questions import Prompts

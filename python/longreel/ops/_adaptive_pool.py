@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from longreel.backends import Request, choose
-from longreel.ops._call import call, register
-from longreel.ops._cost import Cost
-from longreel.ops._queries import autocast, check_dtype
-from longreel.ops._schemas import overload as low_level
+from longreel.ops.common.call import call, register
+from longreel.ops.common.cost import Cost
+from longreel.ops.common.queries import autocast, check_dtype
 from longreel.reference.adaptive_pool import adaptive_pool as reference
 from longreel.reference.pool_geometry import PoolGeometry, pool_geometry
+from longreel.schemas import overload as low_level
 
 NAME = "adaptive_pool"
 

@@ -9,13 +9,14 @@ from torch import Tensor
 from longreel import _native
 from longreel.backends import Request, choose
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
-from longreel.ops import _flash, _flash_pieces
-from longreel.ops._call import call, register
-from longreel.ops._cost import Cost, nbytes
-from longreel.ops._layouts import planned
-from longreel.ops._queries import autocast, check_dtype, exact, resolve_scale
-from longreel.ops._schemas import overload as low_level
+from longreel.ops.common.call import call, register
+from longreel.ops.common.cost import Cost, nbytes
+from longreel.ops.common.layouts import planned
+from longreel.ops.common.queries import autocast, check_dtype, exact, resolve_scale
+from longreel.ops.flash import attend as flash
+from longreel.ops.flash import pieces
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
+from longreel.schemas import overload as low_level
 
 NAME = "block_sparse_attention"
 HEAD_DIM = 256
@@ -64,7 +65,7 @@ def block_sparse_attention(
     chosen = choose(NAME, backend, request)
     if chosen == "flash":
         q, k, v, global_k, global_v = args[:5]
-        out, lse = _flash.attend(q, k, v, global_k, global_v, plan, args[-1])
+        out, lse = flash.attend(q, k, v, global_k, global_v, plan, args[-1])
     else:
         out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
     return (out, lse) if return_lse else out
@@ -107,7 +108,7 @@ def objection(*args: Any, **kwargs: Any) -> Callable[[str], str | None]:
 
 
 def _objection(plan: PlannedLayout, scale: float) -> Callable[[str], str | None]:
-    return lambda backend: _flash.refusal(plan, scale) if backend == "flash" else None
+    return lambda backend: flash.refusal(plan, scale) if backend == "flash" else None
 
 
 def _check_tensors(**tensors: Tensor) -> None:
@@ -192,7 +193,7 @@ def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int,
 
     cpu: counted by the code that hands the kernel its steps: the rows of a strip times its keys in multiples of 16.
     triton: whole tiles of the plan, of heads with their padding. flash: torch's kernel on the CPU, see
-    `_flash_pieces.executed_pairs`.
+    `pieces.executed_pairs`.
     """
     if backend == "cpu" and _native.HOST is not None:
         layout = plan.layout
@@ -203,8 +204,8 @@ def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int,
 
         width = sum(head_parts(width))
         pairs = executed_pairs(plan.layout.plan(plan.tile, bounds=False))
-    elif backend == "flash" and plan.start.device.type == "cpu" and _flash.refusal(plan, 1.0) is None:
-        pairs = _flash_pieces.executed_pairs(plan.layout)
+    elif backend == "flash" and plan.start.device.type == "cpu" and flash.refusal(plan, 1.0) is None:
+        pairs = pieces.executed_pairs(plan.layout)
     else:
         return None
     return int(4 * width * heads * pairs)

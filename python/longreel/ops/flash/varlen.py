@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longreel.backends import FLASH_ATTN
-from longreel.ops._flash_pieces import Call
+from longreel.ops.flash.pieces import Call
 
 # q [total_q, H, D], k and v [total_k, Hkv, D], the call, scale -> out [total_q, H, D], lse fp32 [H, total_q]
 Forward = Callable[[Tensor, Tensor, Tensor, Call, float], tuple[Tensor, Tensor]]

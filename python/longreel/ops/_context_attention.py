@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from longreel.backends import Request, choose
-from longreel.ops._call import call, register
-from longreel.ops._cost import Cost, nbytes
-from longreel.ops._queries import autocast, check_pair, exact, lower_queries, resolve_scale
-from longreel.ops._schemas import overload as low_level
+from longreel.ops.common.call import call, register
+from longreel.ops.common.cost import Cost, nbytes
+from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.reference import context_attention as reference
+from longreel.schemas import overload as low_level
 
 NAME = "context_attention"
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout._ranges import Ints, Lowered, lower
 from longreel.layout.global_keys import expanded
-from longreel.layout.ranges import Ints, Lowered, lower
 
 if TYPE_CHECKING:
     from longreel.layout.video_layout import VideoLayout

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout import VideoLayout
-from longreel.layout.ranges import ranges
+from longreel.layout._ranges import ranges
 
 BLOCK = 128  # keys of G that fill a tile of a kernel
 MOST_SEQUENCES = 65_535  # of a call: a dimension of a CUDA grid

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.layout.ranges import ranges
-from longreel.ops._flash_pieces import Call, calls
-from longreel.ops._flash_varlen import missing, varlen
+from longreel.layout._ranges import ranges
+from longreel.ops.flash.pieces import Call, calls
+from longreel.ops.flash.varlen import missing, varlen
 
 
 def refusal(plan: PlannedLayout, scale: float) -> str | None:

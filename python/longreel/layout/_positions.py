@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout._ranges import frames_of, lower, prefix_rows, row_bounds
 from longreel.layout.global_keys import global_index
-from longreel.layout.ranges import frames_of, lower, prefix_rows, row_bounds
 from longreel.layout.segments import PADDING, VOCO, VST, Columns, Document, chunk_of
 
 if TYPE_CHECKING:

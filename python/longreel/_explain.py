@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from longreel.backends import Request, refusal
-from longreel.ops._cost import Cost
-from longreel.ops._queries import autocast
+from longreel.ops.common.cost import Cost
+from longreel.ops.common.queries import autocast
 from longreel.ops.registry import OPS
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_runs
-from longreel.layout.ranges import ranges
 from longreel.layout.schedule import Schedule, Table
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longreel.ops._schemas import KERNEL_BACKENDS, LIBRARY, overload
+from longreel.schemas import KERNEL_BACKENDS, LIBRARY, overload
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:

@@ -1,0 +1,1 @@
+"""Measuring: clocks, memory, the machine, statistics. Knows no op and no model."""
