@@ -13,7 +13,7 @@ PACKAGE = ROOT / "python/longreel"
 
 # A room may import from its own storey and those below. Rooms of one storey are apart but for the pairs in NEIGHBOURS.
 STOREYS = (
-    {"schemas", "__version__"},
+    {"schemas", "__version__", "_transformers"},
     {"_native"},
     {"measure"},
     {"reference", "layout", "backends", "rotary"},
