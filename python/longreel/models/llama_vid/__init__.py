@@ -1,6 +1,6 @@
 """LLaMA-VID (arXiv 2311.17043): an hour of video as two tokens a frame."""
 
-from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
+from longreel.models.llama_vid.adapter import Adapter, Equation
 from longreel.models.llama_vid.key_map import (
     from_released,
     released_name,
@@ -9,7 +9,7 @@ from longreel.models.llama_vid.key_map import (
     to_released,
 )
 from longreel.models.llama_vid.model import LlamaVid
-from longreel.models.llama_vid.presets import PRESETS, TINY, Preset, QFormerSize, preset_table
+from longreel.models.llama_vid.presets import PRESETS, TINY, Preset, QFormerSize, TextDecoder, preset_table
 from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
 from longreel.models.llama_vid.questions import Questions, by_bytes, by_vocabulary, byte_ids
 from longreel.models.llama_vid.tokens import TokensPerFrame, choose_compress, content_counts
