@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from longreel.cache import BufferedCache
+from longreel.models.generation import greedy, unheard
 from longreel.models.llama_vid.adapter import Adapter, Equation
 from longreel.models.llama_vid.presets import Preset, TextDecoder
 from longreel.models.record import Ops
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.speak import greedy, unheard
 from longreel.models.tower import encode
 from longreel.models.weights import language_model, weights_from
 

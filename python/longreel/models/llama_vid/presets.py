@@ -28,7 +28,7 @@ class QFormerSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class LlamaVidPreset:
     """One size of the whole system.
 
     `compress`: the content tokens of a frame, "mean", "grid:g" or None for all; `chunk`: frames at a time; `dtype`: on a
@@ -48,7 +48,10 @@ class Preset:
     patches_see_cls: bool = False
 
 
-TINY = Preset(
+# As it was called at first.
+Preset = LlamaVidPreset
+
+TINY = LlamaVidPreset(
     name="tiny",
     tower=TowerSize(image=224, patch=14, width=192, layers=4, heads=3, mlp=768),
     qformer=QFormerSize(width=192, layers=4, heads=3, mlp=768, queries=32, vocabulary=260, positions=512),
@@ -60,7 +63,7 @@ TINY = Preset(
     dtype="float32",
 )
 
-SMALL = Preset(
+SMALL = LlamaVidPreset(
     name="small",
     tower=TowerSize(image=224, patch=14, width=384, layers=12, heads=6, mlp=1536),
     qformer=QFormerSize(width=384, layers=6, heads=6, mlp=1536, queries=32, vocabulary=260, positions=512),
@@ -73,7 +76,7 @@ SMALL = Preset(
 )
 
 # EVA-g without its last block and norm, BERT-base, Vicuna-7B with the long-video stage's positions: the released sizes.
-SEVEN_B = Preset(
+SEVEN_B = LlamaVidPreset(
     name="7b",
     tower=TowerSize(image=224, patch=14, width=1408, layers=39, heads=16, mlp=6144),
     qformer=QFormerSize(width=768, layers=12, heads=12, mlp=3072, queries=32, vocabulary=30523, positions=512),
