@@ -1,9 +1,12 @@
 """Sizes that every system has: its vision tower, its language model, and what a preset says of a run."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from longreel.models.released_config import LanguageConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class TowerSize:
 
 @dataclass(frozen=True, slots=True)
 class LanguageSize:
-    """Llama. `rope_factor` stretches the positions linearly."""
+    """Llama, unless `config`, which a checkpoint brings, says more. `rope_factor` stretches the positions linearly."""
 
     width: int
     layers: int
@@ -38,6 +41,7 @@ class LanguageSize:
     vocabulary: int
     positions: int
     rope_factor: float = 1.0
+    config: "LanguageConfig | None" = field(default=None, compare=False)
 
 
 class Preset(Protocol):
