@@ -9,6 +9,7 @@ from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_
 from longreel.layout.global_keys import global_index
 from longreel.layout.labels import ignored_labels, kinds
 from longreel.layout.planned import PlannedLayout
+from longreel.layout.ratios import RatioDraw
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment
 from longreel.layout.video_layout import VideoLayout
@@ -18,6 +19,7 @@ __all__ = [
     "Document",
     "PlannedLayout",
     "Ranges",
+    "RatioDraw",
     "RowBounds",
     "Rule",
     "Schedule",

@@ -104,16 +104,18 @@ class VideoLayout:
         chunk: int = 1440,
         ratio: int | Sequence[tuple[int, int]] | None = None,
         ratio_mix: Sequence[int] | None = None,
+        draw: str = "step-random",
         seed: int | np.random.Generator = 42,
+        max_positions: int = 32768,
         prefix: int = 0,
         text: int = 0,
     ) -> "VideoLayout":
         """Video-XL: `prefix` rows, `visual` tokens in chunks of `chunk` with a VST row after every `ratio`, `text` rows.
 
         ratio: one for all chunks, or the chunks themselves as (visual tokens, ratio).
-        ratio_mix: ratios to draw from, one per chunk, those that divide `chunk`; `seed` or a generator that goes on.
+        ratio_mix: ratios to draw from; draw, seed, max_positions: see `RatioDraw`.
         """
-        return cls(((build.vst(visual, chunk, ratio, ratio_mix, seed, prefix, text),),))
+        return cls(((build.vst(visual, chunk, ratio, ratio_mix, draw, seed, max_positions, prefix, text),),))
 
     @classmethod
     def from_kinds(
