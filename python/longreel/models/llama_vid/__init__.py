@@ -6,7 +6,7 @@ from longreel.models._lazy import lazily
 from longreel.models.llama_vid.system import SYSTEM
 
 if TYPE_CHECKING:
-    from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
+    from longreel.models.llama_vid.adapter import Adapter, Equation
     from longreel.models.llama_vid.key_map import (
         from_released,
         released_name,
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
         to_released,
     )
     from longreel.models.llama_vid.model import LlamaVid
-    from longreel.models.llama_vid.presets import PRESETS, TINY, LlamaVidPreset, Preset, QFormerSize, preset_table
+    from longreel.models.llama_vid.presets import (
+        PRESETS,
+        TINY,
+        LlamaVidPreset,
+        Preset,
+        QFormerSize,
+        TextDecoder,
+        preset_table,
+    )
     from longreel.models.llama_vid.prompts import Questions, by_bytes, by_vocabulary, byte_ids
     from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
     from longreel.models.llama_vid.tokens import TokensPerFrame, choose_compress, content_counts

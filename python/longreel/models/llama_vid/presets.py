@@ -1,13 +1,20 @@
 """Sizes of the LLaMA-VID reference model."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from longreel.models.sizes import LanguageSize, TowerSize
+
+TextDecoder = Literal["qformer", "bert"]
 
 
 @dataclass(frozen=True, slots=True)
 class QFormerSize:
-    """BERT with learned queries that attend to the patches in every second layer."""
+    """BERT with learned queries that attend to the patches in every second layer.
+
+    `norm`: the patches are normed before it reads them. `reads`: the width of what it reads, where a projection stands between
+    it and the patches; None: the patches' own. A BERT as text decoder has neither, and `queries` has no say.
+    """
 
     width: int
     layers: int
@@ -16,6 +23,8 @@ class QFormerSize:
     queries: int
     vocabulary: int
     positions: int
+    norm: bool = True
+    reads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,8 @@ class LlamaVidPreset:
     """One size of the whole system.
 
     `compress`: the content tokens of a frame, "mean", "grid:g" or None for all; `chunk`: frames at a time; `dtype`: on a
-    CPU (a GPU computes in bfloat16).
+    CPU (a GPU computes in bfloat16); `text_decoder`: which one `qformer` has the sizes of; `projector`: of the content tokens,
+    as in `longreel.nn.ContextAttention`; `patches_see_cls`: the tower's CLS counts as a patch of the context attention.
     """
 
     name: str
@@ -33,6 +43,9 @@ class LlamaVidPreset:
     compress: str | None
     chunk: int
     dtype: str
+    text_decoder: TextDecoder = "qformer"
+    projector: str = "mlp2x_gelu"
+    patches_see_cls: bool = False
 
 
 # As it was called at first.
