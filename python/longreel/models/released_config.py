@@ -1,14 +1,12 @@
 """A checkpoint's own config.json: which entries decide what, and those that this package does not compute."""
 
-import hashlib
 import json
 import re
-import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from longreel.models.sizes import LanguageSize
+from longreel.models.sizes import LanguageConfig, LanguageSize
 
 # A released model_type, and transformers' of the language model inside.
 _LANGUAGES = {
@@ -38,26 +36,6 @@ _TRAINED_POSITIONS = 4096
 
 class CheckpointError(ValueError):
     """The folder cannot be used: one line saying which entry and why."""
-
-
-@dataclass(frozen=True)
-class LanguageConfig:
-    """`entries`: those of the language model, as JSON, for transformers' configuration of type `kind`."""
-
-    kind: str
-    entries: str
-
-    def __repr__(self) -> str:
-        return f"{self.kind}-{hashlib.sha256(self.entries.encode()).hexdigest()[:8]}"
-
-    def build(self) -> Any:
-        """transformers' configuration."""
-        from transformers import CONFIG_MAPPING
-
-        with warnings.catch_warnings():
-            # The older name of rope_parameters, which it reads as ever.
-            warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
-            return CONFIG_MAPPING[self.kind](**json.loads(self.entries))
 
 
 def sized_language(
