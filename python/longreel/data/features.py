@@ -246,6 +246,8 @@ def _up_to(path: Path, place: _Place) -> Generator[tuple[Tensor, Tensor], float,
 
 
 def _fill(file: FileIO, tensor: Tensor) -> None:
+    if not tensor.numel():
+        return
     view = tensor.view(torch.uint8).numpy().data.cast("B")
     while view:
         count = file.readinto(view)

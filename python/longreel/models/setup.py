@@ -11,12 +11,11 @@ from longreel.data import FeatureWriter
 from longreel.models import registry
 from longreel.models.checkpoint import fingerprint
 from longreel.models.inputs import Input, Progress, feature_writer, open_input
-from longreel.models.memory import made_by
+from longreel.models.memory import RANDOM, made_by
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
 from longreel.models.system import FRAMES, Part, System
-from longreel.models.weights import RANDOM
 
 
 @dataclass(frozen=True)
