@@ -19,6 +19,7 @@ pip := $(py) -m pip --disable-pip-version-check -q
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
+native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz clean
 
@@ -65,9 +66,10 @@ docs: build ## docs/benchmarks.md from benchmarks/results
 fuzz: build ## 10,000 random layouts against brute force
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
 
-lint: $(deps) ## ruff and mypy
+lint: $(deps) ## ruff, clang-format and mypy
 	@$(VENV)/bin/ruff check -q .
 	@$(VENV)/bin/ruff format -q --check .
+	@$(VENV)/bin/clang-format --dry-run -Werror $(native_code)
 	@$(VENV)/bin/mypy --no-error-summary
 
 compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU torch loads; every Triton kernel ahead of time
@@ -77,7 +79,7 @@ compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU tor
 	@$(py) -m pytest tests/ops/test_cuda_compile.py tests/ops/test_triton_aot.py
 
 demo: build ## set-up, then an hour of real video on this machine
-	@$(say) "demo: one hour of video, 3600 frames, through LLaMA-VID's compression and a small language model"
+	@$(say) "demo: one hour of video, 3600 frames, through a whole system with a small language model"
 	@$(py) benchmarks/hour.py --cache .cache $(ARGS)
 
 gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds OPS=a,b)
@@ -89,7 +91,7 @@ gpu-tests: ## ... the gpu tests alone
 gpu-bench: ## ... the op benchmarks alone
 	@$(gpu) bench
 
-gpu-e2e: ## ... an hour at true size, whole systems (SYSTEM=llama-vid|voco-llama; default both)
+gpu-e2e: ## ... an hour at true size, whole systems (SYSTEM=name; default all)
 	@$(gpu) e2e
 
 gpu-sanitize: ## ... compute-sanitizer's four tools over the CUDA C++ kernels at small shapes

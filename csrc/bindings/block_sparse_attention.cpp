@@ -1,9 +1,9 @@
-#include "../block_sparse_attention/block_sparse_attention.h"
+#include "block_sparse_attention/block_sparse_attention.h"
 
 #include <string>
 #include <tuple>
 
-#include "tensor_args.h"
+#include "bindings/tensor_args.h"
 
 namespace longreel {
 namespace {
@@ -18,8 +18,8 @@ void check_heads(const Tensor& tensor, const char* name, const Tensor& q, int64_
   STD_TORCH_CHECK(tensor.scalar_type() == q.scalar_type(), name, " must have the dtype of q");
   const bool fits =
       tensor.size(0) == q.size(0) && tensor.size(1) == rows && tensor.size(2) == heads && tensor.size(3) == q.size(3);
-  STD_TORCH_CHECK(fits, name, " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0), ", ",
-                  tensor.size(1), ", ", tensor.size(2), ", ", tensor.size(3), "]");
+  STD_TORCH_CHECK(fits, name, " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0),
+                  ", ", tensor.size(1), ", ", tensor.size(2), ", ", tensor.size(3), "]");
 }
 
 // A contiguous int32 table on the CPU whose last dimension is `columns` (0: any), of `dims` dimensions.
@@ -155,8 +155,8 @@ struct Arguments {
       check_run(tile.global, problem.global_keys, "a tile");
       rows += tile.row_end - tile.row_begin;
     }
-    STD_TORCH_CHECK(rows == problem.layout.samples * problem.queries, "tiles must have every query row once: ",
-                    problem.layout.samples * problem.queries, ", got ", rows);
+    STD_TORCH_CHECK(rows == problem.layout.samples * problem.queries,
+                    "tiles must have every query row once: ", problem.layout.samples * problem.queries, ", got ", rows);
   }
 
   void check_units() const {
@@ -167,8 +167,8 @@ struct Arguments {
       const int64_t keys = unit.is_global ? problem.global_keys : problem.keys;
       STD_TORCH_CHECK(0 <= unit.key_begin && unit.key_begin <= unit.key_end && unit.key_end <= keys, "a unit has keys ",
                       unit.key_begin, " .. ", unit.key_end, " of ", keys);
-      STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0), "a unit has runs ",
-                      unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
+      STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0),
+                      "a unit has runs ", unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
     }
     for (int64_t r = 0; r < runs.size(0); ++r) check_run(problem.layout.runs[r], problem.queries, "a run");
   }

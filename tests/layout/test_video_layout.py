@@ -134,7 +134,7 @@ def test_padding_behind_frames_is_as_if_it_were_not_there(mode: str, flags: dict
         (lambda: VideoLayout.vst(visual=4, ratio=0), "ratio 1, given 4 tokens at ratio 0"),
         (lambda: VideoLayout.vst(visual=9, ratio=[(4, 2)]), "chunks of ratio= hold 4"),
         (lambda: VideoLayout.vst(ratio=[(7, 8), (4, 2)]), "7 visual tokens are carried into a chunk of ratio 2"),
-        (lambda: VideoLayout.vst(visual=9, chunk=9, ratio_mix=(2, 4)), "divides chunk=9"),
+        (lambda: VideoLayout.vst(visual=9, chunk=9, ratio_mix=(2, 4)), "divides a chunk of 9"),
         (lambda: VideoLayout.from_kinds([[0, 4]]), "kinds are 0 padding, 1 text, 2 vision, 3 VoCo; given 0 .. 4"),
         (lambda: VideoLayout.from_kinds([[2, 0, 3]]), "padding stands between documents"),
         (lambda: VideoLayout.from_kinds([1, 2]), r"\[B, S\], given int64 \[2\]"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from longreel.integrations import packed
-from longreel.integrations.mask_functions import CAUSAL, MaskRule
+from longreel.integrations.mask_functions import MaskRule
 from longreel.integrations.padding import Gap
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import InForce
@@ -44,7 +44,7 @@ class RangeMask:
     first: int
     start: Tensor | None
     in_force: InForce
-    rule: MaskRule = CAUSAL
+    rule: MaskRule
     dropped: int = 0
     real: Tensor | None = None
     gap: Gap | None = None

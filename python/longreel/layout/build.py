@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from longreel.layout.ratios import RatioDraw, chunk_lengths
 from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_of, chunk_segment, joined
 
 PrefixVisibleTo = Literal["first", "frames", "all"]
@@ -58,7 +59,7 @@ def voco(
 
 def vst(
     visual: int | None, chunk: int, ratio: int | Sequence[tuple[int, int]] | None, ratio_mix: Sequence[int] | None,
-    seed: int | np.random.Generator, prefix: int, text: int,
+    draw: str, seed: int | np.random.Generator, max_positions: int, prefix: int, text: int,
 ) -> Document:  # fmt: skip
     if (ratio is None) == (ratio_mix is None):
         raise ValueError("give ratio= (a number, or a list of (visual tokens, ratio)) or ratio_mix=, not both")
@@ -66,16 +67,13 @@ def vst(
         chunks = list(ratio)
         if visual is not None and visual != sum(length for length, _ in chunks):
             raise ValueError(f"visual={visual}, but the chunks of ratio= hold {sum(length for length, _ in chunks)}")
+    elif visual is None:
+        raise ValueError(f"visual=None, chunk={chunk}: chunks are cut from a number of visual tokens, at least 1 each")
+    elif ratio_mix is None:
+        chunks = [(length, int(ratio)) for length in chunk_lengths(visual, chunk)]  # type: ignore[arg-type]
     else:
-        if visual is None or visual < 0 or chunk < 1:
-            raise ValueError(
-                f"visual={visual}, chunk={chunk}: chunks are cut from a number of visual tokens, at least 1 each"
-            )
-        lengths = [min(chunk, visual - at) for at in range(0, visual, chunk)]
-        if ratio_mix is None:
-            chunks = [(length, int(ratio)) for length in lengths]  # type: ignore[arg-type]
-        else:
-            chunks = list(zip(lengths, _drawn(ratio_mix, chunk, len(lengths), seed), strict=True))
+        ratios = RatioDraw(ratio_mix, draw, seed=seed, length=prefix + visual + text, max_positions=max_positions)
+        chunks = [(length, ratios.next(length)) for length in chunk_lengths(visual, chunk)]
     segments, carry = [], 0
     for length, each in chunks:
         segments.append(chunk_segment(length, each, carry))
@@ -83,15 +81,6 @@ def vst(
     return Document(
         (*joined([Segment("prefix", prefix)]), *segments, *joined([Segment("text", text)])), Rule("vst", True, True)
     )
-
-
-def _drawn(mix: Sequence[int], chunk: int, count: int, seed: int | np.random.Generator) -> list[int]:
-    """One ratio per chunk, drawn in order (Video-XL's "step-random": only ratios that divide the chunk)."""
-    allowed = [ratio for ratio in mix if ratio >= 1 and chunk % ratio == 0]
-    if not allowed:
-        raise ValueError(f"none of ratio_mix={tuple(mix)} divides chunk={chunk}")
-    generator = np.random.default_rng(seed)
-    return [int(generator.choice(allowed)) for _ in range(count)]
 
 
 def checked_kinds(kinds: Kinds) -> NDArray[np.int64]:
