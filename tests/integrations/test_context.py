@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import CLOSE, pair_of, some_ids
+from pairs import CLOSE, pair_of, some_ids
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import CLOSE, SIZES, answers, both, left_mask, pair_of, some_ids
+from pairs import CLOSE, SIZES, answers, both, left_mask, pair_of, some_ids
 from torch import Tensor
 from transformers import (
     BloomConfig,

@@ -23,19 +23,10 @@ class InForce(NamedTuple):
 
 _NOTHING = InForce()
 _IN_FORCE: ContextVar[InForce | None] = ContextVar("longreel_layout", default=None)
-
-
-class _Traced(threading.local):
-    """The same, for torch.compile: a graph reads and guards an attribute of a thread, which it cannot do with a context variable.
-
-    tasks: blocks that tasks of an event loop hold open. They take turns in one thread: what a thread holds is not theirs.
-    """
-
-    value = _NOTHING
-    tasks = 0
-
-
-_TRACED = _Traced()
+# The same as `value`, for torch.compile: a graph reads and guards an attribute of a thread, which it cannot do with a context
+# variable (nor, on torch 2.10, with one of a subclass). `tasks`: blocks that tasks of an event loop hold open; they take turns
+# in one thread, so that what it holds is not theirs.
+_TRACED = threading.local()
 
 
 @contextmanager
@@ -59,30 +50,29 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
 
 @contextmanager
 def _entered(value: InForce) -> Iterator[None]:
-    token, before, in_task = _IN_FORCE.set(value), _TRACED.value, asyncio._get_running_loop() is not None
-    if in_task:
-        _TRACED.tasks += 1
-    else:
-        _TRACED.value = value
+    token = _IN_FORCE.set(value)
+    name: str = "value"
+    traced: Any = value
+    if asyncio._get_running_loop() is not None:
+        name, traced = "tasks", getattr(_TRACED, "tasks", 0) + 1
+    before = getattr(_TRACED, name, None)
+    setattr(_TRACED, name, traced)
     try:
         yield
     finally:
         _IN_FORCE.reset(token)
-        if in_task:
-            _TRACED.tasks -= 1
-        else:
-            _TRACED.value = before
+        setattr(_TRACED, name, before if name == "value" else _TRACED.tasks - 1)
 
 
 def in_force() -> InForce:
     if not torch.compiler.is_compiling():
         return _IN_FORCE.get() or _NOTHING
-    if _TRACED.tasks:
+    if getattr(_TRACED, "tasks", 0):
         raise RuntimeError(
             "use_layout in a task of an event loop is not seen by torch.compile: run the model in a thread (asyncio.to_thread),"
             " or pass video_layout="
         )
-    return _TRACED.value
+    return getattr(_TRACED, "value", None) or _NOTHING
 
 
 def _under(value: InForce, function: Callable[..., Any]) -> Callable[..., Any]:
