@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from longreel.data.errors import MediaError, MediaWarning
-from longreel.data.features import FeatureChunk, FeatureStream, FeatureWriter, is_feature_file
+from longreel.data.feature_writer import FeatureWriter
+from longreel.data.features import FeatureChunk, FeatureStream, is_feature_file
 from longreel.data.geometry import Fit, check_size
 from longreel.data.prefetch import Prefetch
 from longreel.data.spec import FrameSpec
