@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import longreel.cache
+from longreel._transformers import with_cache
 from longreel.cache import CompressedCache
 
 for _, name, _ in pkgutil.iter_modules(longreel.cache.__path__):
@@ -62,7 +63,7 @@ def fresh(kind: type[CompressedCache], options: Options, pieces: tuple[Piece, ..
 
 @torch.no_grad()
 def answer(fork: CompressedCache, text: Tensor) -> Tensor:
-    return model()(input_ids=text[None], past_key_values=fork).logits
+    return model()(input_ids=text[None], **with_cache(fork)).logits
 
 
 def same(cache: CompressedCache, expected: CompressedCache) -> None:
