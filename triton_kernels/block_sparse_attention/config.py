@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from longreel.triton_kernels.launch import pow2
+from longreel.triton_kernels.common.launch import pow2
+from longreel.triton_kernels.common.tiles import head_parts
 
-PORTABLE_SHARED = 99 * 1024  # what a block may have on every card from compute capability 8.0 on
 DECODE_ROWS = 16  # up to so many query rows a program holds every row and head that share keys
 LEAST_SPLIT = 256  # keys of a decoding program; fewer do not pay for the merge
 MOST_SPLITS = 64
@@ -24,11 +24,11 @@ class TileConfig:
         """Shared memory of forward and decoding: the queries, and `num_stages` tiles of K and V."""
         return (self.rows + 2 * self.num_stages * self.keys) * head * itemsize
 
-    def rows_bytes(self, head: int, itemsize: int) -> int:
+    def dq_bytes(self, head: int, itemsize: int) -> int:
         """Of the gradient of the queries: the rows of q and of the output's gradient stay, K and V stream through."""
         return 2 * (self.rows + self.num_stages * self.keys) * head * itemsize
 
-    def keys_bytes(self, head: int, itemsize: int) -> int:
+    def dkv_bytes(self, head: int, itemsize: int) -> int:
         """Of the gradient of the keys: K and V stay, rows stream through."""
         return 2 * (self.keys + self.num_stages * self.rows) * head * itemsize
 
@@ -49,7 +49,7 @@ HALF_DECODE = {
     128: (TileConfig(64, 64, 4, 2, "two stages of 32 KiB: 80 KiB"),),
     256: (TileConfig(32, 32, 4, 2, "two stages of 32 KiB: 80 KiB"),),
 }
-HALF_ROWS = {
+HALF_DQ = {
     64: (TileConfig(128, 64, 8, 2, "q and the output's gradient stay; three products a step keep two stages busy"),),
     128: (
         TileConfig(128, 64, 8, 2, "64 + 32 + 32 registers of sums, scores and their gradient a thread; 128 KiB"),
@@ -60,7 +60,7 @@ HALF_ROWS = {
         TileConfig(32, 32, 4, 2, "half the rows: 96 KiB"),
     ),
 }
-HALF_KEYS = {
+HALF_DKV = {
     64: (TileConfig(64, 64, 4, 2, "keys on the long side of the product: 64 registers of two sums a thread"),),
     128: (TileConfig(32, 64, 8, 3, "64 registers of two sums a thread; 64 rows a step spill; 80 KiB"),),
     256: (
@@ -79,12 +79,12 @@ SINGLE_DECODE = {
     128: (TileConfig(32, 16, 8, 2, "two stages of 16 KiB; 48 KiB"),),
     256: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB; 80 KiB"),),
 }
-SINGLE_ROWS = {
+SINGLE_DQ = {
     64: (TileConfig(32, 32, 4, 2, "two tiles of rows stay, so fewer rows than forward; 48 KiB"),),
     128: (TileConfig(32, 16, 8, 2, "half the keys over twice the warps; 64 KiB"),),
     256: (TileConfig(16, 16, 8, 2, "half the rows too; 96 KiB"),),
 }
-SINGLE_KEYS = {
+SINGLE_DKV = {
     64: (TileConfig(32, 32, 8, 2, "two sums of 32 x 64 over eight warps; 48 KiB"),),
     128: (TileConfig(16, 32, 8, 2, "half the rows a step; 64 KiB"),),
     256: (TileConfig(16, 16, 8, 2, "half the keys too; 96 KiB"),),
@@ -92,26 +92,13 @@ SINGLE_KEYS = {
 FITTING = {
     "forward": (HALF_FORWARD, SINGLE_FORWARD, TileConfig.forward_bytes),
     "decode": (HALF_DECODE, SINGLE_DECODE, TileConfig.forward_bytes),
-    "rows": (HALF_ROWS, SINGLE_ROWS, TileConfig.rows_bytes),
-    "keys": (HALF_KEYS, SINGLE_KEYS, TileConfig.keys_bytes),
+    "backward_dq": (HALF_DQ, SINGLE_DQ, TileConfig.dq_bytes),
+    "backward_dkv": (HALF_DKV, SINGLE_DKV, TileConfig.dkv_bytes),
 }
 
 
-def head_parts(head: int) -> tuple[int, int]:
-    """Widths of the two tiles that hold a head: powers of two, the second 0 where a single one is as small (80 = 64 + 16)."""
-    whole = pow2(head, 16, 256)
-    tail = pow2(head - whole // 2, 16, 256)
-    return (whole // 2, tail) if whole // 2 >= 16 and tail < whole // 2 else (whole, 0)
-
-
-def head_constants(head: int) -> dict[str, int]:
-    """What every kernel is compiled for, see block_sparse_attention_head."""
-    main, tail = head_parts(head)
-    return {"HEAD": head, "BD": main, "TAIL": tail}
-
-
 def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, shared: int) -> TileConfig:
-    """The first configuration of `kernel` ("forward", "decode", "rows", "keys") whose tiles fit a block's `shared` bytes.
+    """The first configuration of `kernel`, one of FITTING, whose tiles fit a block's `shared` bytes.
 
     Its tile is no larger than the `rows` x `keys` of the plan's tile, rounded up to powers of two; any such tile walks any
     plan, whole multiples waste nothing.

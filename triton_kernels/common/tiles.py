@@ -4,8 +4,47 @@ BD and TAIL are their widths, TAIL 0 where one holds the head (64; 112 in 128). 
 product that makes a head makes each.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
+from longreel.triton_kernels.common.launch import pow2
+from torch import Tensor
+
+
+class Heads(NamedTuple):
+    """A tensor [B, rows, H, D] as a kernel takes it: pointer and strides."""
+
+    p: Any
+    b: Any
+    r: Any
+    h: Any
+    d: Any
+
+
+def heads_of(tensor: Tensor | None) -> Heads | None:
+    return None if tensor is None else Heads(tensor, *tensor.stride())
+
+
+def head_parts(head: int) -> tuple[int, int]:
+    """Widths of the two tiles that hold a head: powers of two, the second 0 where a single one is as small (80 = 64 + 16)."""
+    whole = pow2(head, 16, 256)
+    tail = pow2(head - whole // 2, 16, 256)
+    return (whole // 2, tail) if whole // 2 >= 16 and tail < whole // 2 else (whole, 0)
+
+
+def head_constants(head: int) -> dict[str, int]:
+    """What every kernel over heads is compiled for."""
+    main, tail = head_parts(head)
+    return {"HEAD": head, "BD": main, "TAIL": tail}
+
+
+@triton.jit
+def read_head(
+    x, b, h, rows, m_rows, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, UPCAST: tl.constexpr
+):  # fmt: skip
+    """The head tile of `rows` of head h of sample b of `Heads` x."""
+    return read(x.p + b * x.b + h * x.h, x.d, rows, x.r, m_rows, HEAD, BD, TAIL, UPCAST)
 
 
 @triton.jit

@@ -1,23 +1,12 @@
-"""Tiles of the frame passes, and how far their scores run ahead: pure functions of sizes and of what the card offers."""
+"""Tiles of the kernels over frames, and how far their scores run ahead: pure functions of sizes and of what the card offers."""
 
 from dataclasses import dataclass
 
-from longreel.triton_kernels.launch import pow2
+from longreel.triton_kernels.common.card import Card
+from longreel.triton_kernels.common.launch import pow2
 
-PORTABLE_SHARED = 99 * 1024  # what a block may have on every card from compute capability 8.0 on
 GRAD_TILE = 16  # columns of the narrowest tensor-core tile: one frame's context gradients, a column a prompt
 MIN_BUFFERS = 3  # one in use, two on their way
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a configuration asks of the device. `shared` is a block's opt-in limit; `wgmma`: 16-bit products read all of
-    their stages from shared memory (compute capability 9 and 10), where other products hold one in registers."""
-
-    l2: int
-    shared: int
-    multiprocessors: int
-    wgmma: bool
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class FrameConfig:
         """Shared memory of the score loop where every stage is there: tiles of patches, queries and gradients."""
         return self.num_stages * self.channel_tile * (self.token_tile + self.query_tile + self.grad_tile) * itemsize
 
-    def window_bytes(self, tokens: int, channels: int, itemsize: int) -> int:
+    def flight_bytes(self, tokens: int, channels: int, itemsize: int) -> int:
         """Patches that are read between a token's score and its sweep."""
         return self.lag * self.group * tokens * channels * itemsize
 
@@ -111,7 +100,7 @@ def frame_config(
 
 
 def patches_config(rows: int, itemsize: int) -> PatchesConfig:
-    """The configuration of the patches' gradient from the slopes of `rows` queries."""
+    """The configuration of the patches' gradient from ds of `rows` queries."""
     return PatchesConfig(
         token_tile=64,
         channel_tile=64 if itemsize == 4 else 128,
@@ -120,5 +109,5 @@ def patches_config(rows: int, itemsize: int) -> PatchesConfig:
         num_warps=8,
         num_stages=2,
         why="64 x 128 sums are 32 registers a thread of 8 warps (half the channels in fp32, whose products are kept in "
-        "registers); the channel tiles of a program reuse its slopes from L1, and 1408 channels still give 3 programs",
+        "registers); the channel tiles of a program reuse its ds from L1, and 1408 channels still give 3 programs",
     )

@@ -1,4 +1,4 @@
-"""Order of work of the frame passes, and who does what comes after a frame's scores. Nobody ever waits.
+"""Order of work of the kernels over frames, and who does what comes after a frame's scores. Nobody ever waits.
 
 A pass has two kinds of work: a tile of scores of one frame, and a slice of channels of one group of frames, which sweeps
 the patches again and needs the group's scores. A step of the order holds the slices of the group `lag` steps before, then
@@ -25,10 +25,10 @@ VARYING = ("first", "lag", "frames", "all_frames", "group", "groups")
 
 
 @triton.jit
-def work_item(work, program, frames, parts, slices, group, lag):
-    """(frame, tile) of scores or (group, -1 - slice) of a sweep; a negative place is no work. `work`, if given, lists them."""
-    if work is not None:
-        entry = work + program.to(tl.int64) * 2
+def scheduled(table, program, frames, parts, slices, group, lag):
+    """(frame, tile) of scores or (group, -1 - slice) of a sweep; a negative place is no work. `table`, if given, lists them."""
+    if table is not None:
+        entry = table + program.to(tl.int64) * 2
         place = tl.load(entry)
         tile = tl.load(entry + 1)
     else:
@@ -44,28 +44,6 @@ def work_item(work, program, frames, parts, slices, group, lag):
 
 
 @triton.jit
-def frame_tokens(cu_seqlens, frame, tokens):
-    """First row of the frame among all tokens, and how many it has."""
-    if cu_seqlens is not None:
-        first = tl.load(cu_seqlens + frame).to(tl.int64)
-        count = (tl.load(cu_seqlens + frame + 1).to(tl.int64) - first).to(tl.int32)
-    else:
-        first = frame * tokens
-        count = tokens
-    return first, count
-
-
-@triton.jit
-def frame_start(p, cu_seqlens, frame, row, frame_stride, token_stride):
-    """Where the frame's tokens begin at `p`; `row` is its first among all tokens, which packed frames count in."""
-    if cu_seqlens is not None:
-        start = p + row * token_stride
-    else:
-        start = p + frame * frame_stride
-    return start
-
-
-@triton.jit
 def arrive(counter, parties):
     """Whether this program is the last of `parties`; it then sees what the others wrote before."""
     tl.debug_barrier()
@@ -73,7 +51,7 @@ def arrive(counter, parties):
 
 
 @dataclass(frozen=True)
-class Work:
+class Schedule:
     """What the programs of a pass do: `table` int32 [programs, 2] for packed patches, None where it follows from sizes;
     `launches` are (first program, programs)."""
 
@@ -82,18 +60,18 @@ class Work:
     launches: tuple[tuple[int, int], ...]
 
 
-def frame_work(frames: int, parts: int, slices: int, group: int, lag: int) -> Work:
+def frames_schedule(frames: int, parts: int, slices: int, group: int, lag: int) -> Schedule:
     """Frames of one length. Where all of them fit between scores and sweeps, the sweeps are a launch of their own."""
     groups = -(-frames // group)
     size = slices + group * parts
     if slices == 0:
-        return Work(None, 0, ((0, groups * size),))
+        return Schedule(None, 0, ((0, groups * size),))
     if groups <= lag:
-        return Work(None, groups, ((0, groups * size), (groups * size, groups * size)))
-    return Work(None, lag, ((0, (groups + lag) * size),))
+        return Schedule(None, groups, ((0, groups * size), (groups * size, groups * size)))
+    return Schedule(None, lag, ((0, (groups + lag) * size),))
 
 
-def packed_work(cu_seqlens: Tensor, total: int, token_tile: int, slices: int, group: int, ahead: int) -> Work:
+def packed_schedule(cu_seqlens: Tensor, total: int, token_tile: int, slices: int, group: int, ahead: int) -> Schedule:
     """Frames of lengths that only the device knows; sweeps come `ahead` tiles after their scores.
 
     There are at most total // token_tile + F tiles, since every frame, an empty one too, has one that is not full.
@@ -111,7 +89,7 @@ def packed_work(cu_seqlens: Tensor, total: int, token_tile: int, slices: int, gr
     within = tile - (ends - tiles)[frame.clamp(max=frames - 1)]
     scored = torch.stack((torch.where(known, frame, -1), within), 1)
     if slices == 0:
-        return Work(scored.int(), 0, ((0, most),))
+        return Schedule(scored.int(), 0, ((0, most),))
     last = torch.arange(groups, device=device).add(1).mul(group).clamp(max=frames) - 1
     # [groups], the tile before which a group's slices stand
     due = (ends[last] + min(ahead, most)).clamp(max=most)
@@ -121,5 +99,5 @@ def packed_work(cu_seqlens: Tensor, total: int, token_tile: int, slices: int, gr
     table[tile + slices * torch.searchsorted(due, tile, right=True)] = scored.int()
     table[due[number // slices] + number] = swept.int()
     if ahead >= most:
-        return Work(table, 0, ((0, most), (most, groups * slices)))
-    return Work(table, 0, ((0, most + groups * slices),))
+        return Schedule(table, 0, ((0, most), (most, groups * slices)))
+    return Schedule(table, 0, ((0, most + groups * slices),))
