@@ -1,16 +1,10 @@
 """A layout on a device: plain int32 tensors, made once, that graphs can hold and kernels read."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from longreel.layout.global_keys import global_index
-from longreel.layout.schedule import plan
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
 
 # (query rows, keys) of a tile, by the device's kernels.
 TILES = {"cpu": (16, 64), "cuda": (128, 64)}
@@ -27,7 +21,8 @@ class PlannedLayout:
     A plan of one sample serves any batch.
     """
 
-    layout: "VideoLayout"
+    # A VideoLayout; that class says what it is planned to, so it stands above this one.
+    layout: Any
     tile: tuple[int, int]
     start: Tensor
     global_index: Tensor
@@ -56,19 +51,5 @@ class PlannedLayout:
         device = torch.device(device)
         if device.type == self.start.device.type and device.index in (None, self.start.device.index):
             return self
-        moved = lowered_to(self.layout, device)
+        moved: PlannedLayout = self.layout.to(device)
         return moved.with_start(self.start.to(device)) if self.start_given else moved
-
-
-def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
-    """Plan on the host and copy to `device`; `tile` None is the device's own."""
-    device = torch.device(device)
-    schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
-    bounds, tiles, order, units, runs, unit_order = (
-        torch.from_numpy(getattr(schedule, name)).to(device)
-        for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
-    )
-    start = torch.tensor(layout.start, dtype=torch.int32, device=device)
-    index = torch.from_numpy(global_index(layout)).to(device)
-    extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
-    return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)

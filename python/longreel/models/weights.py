@@ -9,8 +9,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from longreel.models.sizes import LanguageSize
 
-RANDOM = "random, seed 0"
-
 
 @contextlib.contextmanager
 def weights_from(seed: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:

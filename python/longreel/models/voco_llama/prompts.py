@@ -1,0 +1,34 @@
+"""Questions behind the VoCo tokens: BOS, then every frame with a newline and its VoCo tokens, then newline and conversation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from longreel.models.prompts import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, tokenizer
+
+
+def by_bytes(questions: Sequence[str], length: int = 8) -> Prompts:
+    """Questions for random weights: bytes as ids, `length` to choose."""
+    check(questions)
+    bos = torch.tensor([BOS])
+    prompts = tuple((bos, torch.tensor(as_bytes(f"\n{text}"))) for text in questions)
+    return Prompts(texts=tuple(questions), prompts=prompts, length=length, between=tuple(as_bytes("\n")))
+
+
+def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> Prompts | None:
+    """Questions in a checkpoint's own vocabulary and conversation; None where `folder` has no tokenizer.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    check(questions)
+    speech = tokenizer(folder)
+    if speech is None:
+        return None
+    before = torch.tensor([speech.bos_token_id])
+    after = (ids_of(speech, f"\n{CONVERSATION} USER: {text} ASSISTANT:") for text in questions)
+    return Prompts(
+        texts=tuple(questions), prompts=tuple((before, chunk) for chunk in after),
+        between=tuple(ids_of(speech, "\n").tolist()), length=length, stop=speech.eos_token_id, decode=decoder(speech),
+    )  # fmt: skip
