@@ -1,10 +1,10 @@
-// What both directions know of a pass: the problem, the frames at hand and their scores, rows as the kernels read them.
+// What both directions know of a call: the problem, the frames at hand and their scores, rows as the kernels read them.
 #pragma once
 
 #include "common/cuda_pack.cuh"
 #include "common/cuda_ptx.cuh"
 #include "compress_frames/compress_frames.h"
-#include "compress_frames/cuda_queue.cuh"
+#include "compress_frames/cuda_scheduler.cuh"
 
 namespace longreel {
 
@@ -26,12 +26,12 @@ static_assert(Tile<float>::stage_bytes * kStages == kSharedBytes && Tile<__half>
 // Pitch of a row of scores, in floats: rows begin at 32-byte sectors, so that no sector belongs to two frames.
 constexpr int64_t kPitch = 8;
 
-struct FramePass {
+struct FrameCall {
   FrameProblem problem;      // all frames; patches.offsets is on the device
   const void* grad_context;  // rows that are scored after the queries, [P, F, C], or null
   bool x_packs, q_packs;     // 16-byte chunks can be read of patches; of queries and grad_context
-  int64_t first_frame;       // the frames at hand are first_frame .. first_frame + queue.frames - 1
-  Queue queue;
+  int64_t first_frame;       // the frames at hand are first_frame .. first_frame + scheduler.frames - 1
+  Scheduler scheduler;
   float* scores;                    // for every frame [score_rows, pitch]
   int64_t score_rows, scored_rows;  // rows of a frame's scores, and how many of them are products with the patches
   int64_t parts;                    // of every frame, where all frames are as long
@@ -39,22 +39,22 @@ struct FramePass {
   const int32_t* part_frame;        // packed patches: the frame of every part
 };
 
-// One frame of the pass. Tokens are those after the prefix.
+// One frame of the call. Tokens are those after the prefix.
 template <class T>
 struct Frame {
   int64_t index, local, tokens, pitch, parts;
   const T* x;
   float* scores;
 
-  __device__ Frame(const FramePass& pass, int64_t local) : index(pass.first_frame + local), local(local) {
-    const Patches& patches = pass.problem.patches;
-    const int64_t prefix = pass.problem.pool.prefix;
+  __device__ Frame(const FrameCall& call, int64_t local) : index(call.first_frame + local), local(local) {
+    const Patches& patches = call.problem.patches;
+    const int64_t prefix = call.problem.pool.prefix;
     tokens = patches.rows(index) - prefix;
     pitch = round_up(tokens, kPitch);
     x = static_cast<const T*>(patches.data) + patches.at(index, prefix);
     const bool packed = patches.offsets != nullptr;
-    parts = packed ? pass.first_part[index + 1] - pass.first_part[index] : pass.parts;
-    scores = pass.scores + pass.score_rows * (packed ? packed_begin(patches.offsets[index], index) : local * pitch);
+    parts = packed ? call.first_part[index + 1] - call.first_part[index] : call.parts;
+    scores = call.scores + call.score_rows * (packed ? packed_begin(patches.offsets[index], index) : local * pitch);
   }
 
   // Where the scores of packed frame f begin, in tokens, if its rows begin at `offset`.
@@ -70,8 +70,8 @@ struct Row {
 
 // Rows 0 .. P M - 1 are the queries of frame f, then come its P gradients of context.
 template <class T>
-__device__ inline Row<T> query_row(const FramePass& pass, int64_t f, int64_t r) {
-  const Queries& q = pass.problem.queries;
+__device__ inline Row<T> query_row(const FrameCall& call, int64_t f, int64_t r) {
+  const Queries& q = call.problem.queries;
   const int64_t queries = q.prompts * q.rows;
   if (r < queries) {
     const auto p = static_cast<uint32_t>(r) / static_cast<uint32_t>(q.rows);
@@ -80,19 +80,19 @@ __device__ inline Row<T> query_row(const FramePass& pass, int64_t f, int64_t r) 
     if (!q.valid(p, set, m)) return {nullptr, 0};
     return {static_cast<const T*>(q.data) + q.at(p, set, m), q.channel_stride};
   }
-  if (pass.grad_context == nullptr || r >= queries + q.prompts) return {nullptr, 0};
-  const Patches& x = pass.problem.patches;
-  return {static_cast<const T*>(pass.grad_context) + ((r - queries) * x.frames + f) * x.channels, 1};
+  if (call.grad_context == nullptr || r >= queries + q.prompts) return {nullptr, 0};
+  const Patches& x = call.problem.patches;
+  return {static_cast<const T*>(call.grad_context) + ((r - queries) * x.frames + f) * x.channels, 1};
 }
 
 // Starts to bring 16 bytes of a row, from channel c on, into shared memory; zeros beyond the row's end.
 template <class T>
-__device__ inline void copy_chunk(const FramePass& pass, unsigned char* to, Row<T> row, int64_t c, bool packs) {
+__device__ inline void copy_chunk(const FrameCall& call, unsigned char* to, Row<T> row, int64_t c, bool packs) {
   constexpr int lane = Tile<T>::lane;
-  const int64_t channels = pass.problem.patches.channels;
+  const int64_t channels = call.problem.patches.channels;
   const bool inside = row.data != nullptr && c < channels;
   if (packs) {
-    copy_async(to, inside ? static_cast<const void*>(row.data + c) : pass.scores, inside);
+    copy_async(to, inside ? static_cast<const void*>(row.data + c) : call.scores, inside);
     return;
   }
   Pack<T, lane> pack;

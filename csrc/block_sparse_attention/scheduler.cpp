@@ -1,4 +1,4 @@
-#include "block_sparse_attention/work.h"
+#include "block_sparse_attention/scheduler.h"
 
 #include <numeric>
 
@@ -46,47 +46,48 @@ std::vector<int64_t> heavy_first(const int32_t* order, const std::vector<Span>& 
 }
 
 // most: strips that a worker has room for.
-QueryWork query_work(const AttentionProblem& problem, int64_t most, bool split) {
+QuerySchedule query_schedule(const AttentionProblem& problem, int64_t most, bool split) {
   const AttentionLayout& layout = problem.layout;
-  QueryWork work;
+  QuerySchedule schedule;
   int64_t total = 0;
   for (int64_t t = 0; t < layout.tile_count; ++t) total += strips_in(layout.tiles[t].row_end - layout.tiles[t].row_begin);
-  work.strips.reserve(total);
+  schedule.strips.reserve(total);
   const int64_t copies = schedule_copies(problem) * problem.kv_heads;
   most = std::clamp<int64_t>(total * copies / kItems, std::min<int64_t>(4, most), most);
 
   std::vector<Span> groups_of(layout.tile_count);
   for (int64_t t = 0; t < layout.tile_count; ++t) {
     const layout::Tile& tile = layout.tiles[t];
-    const int64_t first = work.strips.size();
-    add_strips(tile, work.strips);
-    for (int64_t s = first; s < static_cast<int64_t>(work.strips.size()); ++s) {
-      const QueryStrip& strip = work.strips[s];
-      const bool joins = !work.groups.empty() && work.groups.back().sample == tile.sample &&
-                         work.groups.back().strips.size() < most && overlaps(work.groups.back().keys, span_of(strip.keys)) &&
-                         overlaps(work.groups.back().global, span_of(strip.global));
-      if (!joins) work.groups.push_back({tile.sample, {s, s}, {}, {}});
-      QueryGroup& group = work.groups.back();
+    const int64_t first = schedule.strips.size();
+    add_strips(tile, schedule.strips);
+    for (int64_t s = first; s < static_cast<int64_t>(schedule.strips.size()); ++s) {
+      const QueryStrip& strip = schedule.strips[s];
+      const bool joins = !schedule.groups.empty() && schedule.groups.back().sample == tile.sample &&
+                         schedule.groups.back().strips.size() < most &&
+                         overlaps(schedule.groups.back().keys, span_of(strip.keys)) &&
+                         overlaps(schedule.groups.back().global, span_of(strip.global));
+      if (!joins) schedule.groups.push_back({tile.sample, {s, s}, {}, {}});
+      QueryGroup& group = schedule.groups.back();
       group.strips.end = s + 1;
       extend(group.keys, span_of(strip.keys));
       extend(group.global, span_of(strip.global));
-      const int64_t own = work.groups.size();
+      const int64_t own = schedule.groups.size();
       extend(groups_of[t], {own - 1, own});
     }
   }
-  for (const QueryGroup& group : work.groups) work.most_strips = std::max(work.most_strips, group.strips.size());
-  for (const QueryStrip& strip : work.strips) {
-    work.multiplications += strip.rows * (span_of(strip.keys).size() + span_of(strip.global).size());
+  for (const QueryGroup& group : schedule.groups) schedule.most_strips = std::max(schedule.most_strips, group.strips.size());
+  for (const QueryStrip& strip : schedule.strips) {
+    schedule.multiplications += strip.rows * (span_of(strip.keys).size() + span_of(strip.global).size());
   }
-  work.multiplications *= schedule_copies(problem) * problem.heads * problem.channels;
+  schedule.multiplications *= schedule_copies(problem) * problem.heads * problem.channels;
 
-  const int64_t items = static_cast<int64_t>(work.groups.size()) * copies;
+  const int64_t items = static_cast<int64_t>(schedule.groups.size()) * copies;
   const int64_t wanted = split ? ceil_div(kItems, std::max<int64_t>(1, items)) : 1;
-  for (int64_t g : heavy_first(layout.order, groups_of, work.groups.size())) {
-    const int64_t blocks = work.groups[g].blocks(), parts = std::clamp<int64_t>(blocks / kPartBlocks, 1, wanted);
-    for (int64_t p = 0; p < parts; ++p) work.parts.push_back({g, p, parts, {blocks * p / parts, blocks * (p + 1) / parts}});
+  for (int64_t g : heavy_first(layout.order, groups_of, schedule.groups.size())) {
+    const int64_t blocks = schedule.groups[g].blocks(), parts = std::clamp<int64_t>(blocks / kPartBlocks, 1, wanted);
+    for (int64_t p = 0; p < parts; ++p) schedule.parts.push_back({g, p, parts, {blocks * p / parts, blocks * (p + 1) / parts}});
   }
-  return work;
+  return schedule;
 }
 
 }  // namespace
@@ -105,15 +106,15 @@ Sample sample_of(const AttentionProblem& problem, int64_t b) {
   return sample;
 }
 
-QueryWork forward_work(const AttentionProblem& problem) {
-  return query_work(problem, most_strips(problem, 2 * problem.group()), true);
+QuerySchedule forward_schedule(const AttentionProblem& problem) {
+  return query_schedule(problem, most_strips(problem, 2 * problem.group()), true);
 }
 
-QueryWork backward_work(const AttentionProblem& problem) {
-  return query_work(problem, most_strips(problem, 4 * problem.group()), false);
+QuerySchedule backward_schedule(const AttentionProblem& problem) {
+  return query_schedule(problem, most_strips(problem, 4 * problem.group()), false);
 }
 
-int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_seen, Step* steps) {
+int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_visible, Step* steps) {
   int64_t count = 0;
   for (int64_t s = group.strips.begin; s < group.strips.end; ++s) {
     const layout::Run& run = block.is_global ? strips[s].global : strips[s].keys;
@@ -122,44 +123,45 @@ int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlo
     const int64_t begin = (met.begin - block.keys.begin) / kLanes * kLanes;
     const int64_t end = round_up(met.end - block.keys.begin, kLanes);
     const Span whole = {block.keys.begin + begin, block.keys.begin + end};
-    const Span full = Span{run.full_begin, run.full_end}.common(may_be_seen);
+    const Span full = Span{run.full_begin, run.full_end}.common(may_be_visible);
     steps[count++] = {s - group.strips.begin, {begin, end}, full.begin <= whole.begin && whole.end <= full.end};
   }
   return count;
 }
 
 int64_t executed_pairs(const AttentionProblem& problem) {
-  const QueryWork work = forward_work(problem);
-  std::vector<Step> steps(work.most_strips);
+  const QuerySchedule schedule = forward_schedule(problem);
+  std::vector<Step> steps(schedule.most_strips);
   int64_t pairs = 0;
-  for (const QueryGroup& group : work.groups) {
+  for (const QueryGroup& group : schedule.groups) {
     for (int64_t at = 0; at < group.blocks(); ++at) {
-      const int64_t count = steps_of(work.strips.data(), group, group.block(at), {}, steps.data());
-      for (int64_t i = 0; i < count; ++i) pairs += work.strips[group.strips.begin + steps[i].strip].rows * steps[i].keys.size();
+      const int64_t count = steps_of(schedule.strips.data(), group, group.block(at), {}, steps.data());
+      for (int64_t i = 0; i < count; ++i)
+        pairs += schedule.strips[group.strips.begin + steps[i].strip].rows * steps[i].keys.size();
     }
   }
   return pairs;
 }
 
-KeyWork key_work(const AttentionProblem& problem) {
+KeySchedule key_schedule(const AttentionProblem& problem) {
   const AttentionLayout& layout = problem.layout;
   const int64_t most = most_strips(problem, 4);
-  KeyWork work;
-  work.row_of.assign(layout.unit_count + 1, 0);
-  work.units_of.assign(layout.samples * problem.global_keys, {});
-  work.covered.assign(layout.samples, 0);
+  KeySchedule schedule;
+  schedule.row_of.assign(layout.unit_count + 1, 0);
+  schedule.units_of.assign(layout.samples * problem.global_keys, {});
+  schedule.covered.assign(layout.samples, 0);
   std::vector<UnitGroup> groups;
   std::vector<Span> groups_of(layout.unit_count);
   int64_t strips = 0;
   for (int64_t u = 0; u < layout.unit_count; ++u) {
     const layout::KeyUnit& unit = layout.units[u];
     const int64_t keys = unit.key_end - unit.key_begin, own = strips_in(keys);
-    work.row_of[u + 1] = work.row_of[u] + (unit.is_global ? keys : 0);
+    schedule.row_of[u + 1] = schedule.row_of[u] + (unit.is_global ? keys : 0);
     if (unit.is_global) {
-      Span* const units_of = work.units_of.data() + unit.sample * problem.global_keys;
+      Span* const units_of = schedule.units_of.data() + unit.sample * problem.global_keys;
       for (int64_t g = unit.key_begin; g < unit.key_end; ++g) extend(units_of[g], {u, u + 1});
     } else {
-      work.covered[unit.sample] = std::max<int64_t>(work.covered[unit.sample], unit.key_end);
+      schedule.covered[unit.sample] = std::max<int64_t>(schedule.covered[unit.sample], unit.key_end);
     }
     // Units of one block of G meet different rows: apart, they are work for several threads.
     const bool joins = !groups.empty() && groups.back().sample == unit.sample &&
@@ -171,24 +173,24 @@ KeyWork key_work(const AttentionProblem& problem) {
     }
     groups.back().units.end = u + 1;
     strips += own;
-    work.most_units = std::max(work.most_units, groups.back().units.size());
-    work.most_strips = std::max(work.most_strips, strips);
+    schedule.most_units = std::max(schedule.most_units, groups.back().units.size());
+    schedule.most_strips = std::max(schedule.most_strips, strips);
     const int64_t group = groups.size();
     groups_of[u] = {group - 1, group};
   }
   for (int64_t g : heavy_first(layout.unit_order, groups_of, groups.size())) {
-    (groups[g].is_global ? work.global : work.keys).push_back(groups[g]);
+    (groups[g].is_global ? schedule.global : schedule.keys).push_back(groups[g]);
   }
   if (!problem.own_global()) {
-    work.place.assign(layout.index_samples * problem.keys, -1);
+    schedule.place.assign(layout.index_samples * problem.keys, -1);
     for (int64_t b = 0; b < layout.index_samples; ++b) {
       for (int64_t g = 0; g < problem.global_keys; ++g) {
         const int32_t key = layout.global_index[b * problem.global_keys + g];
-        if (key >= 0) work.place[b * problem.keys + key] = static_cast<int32_t>(g);
+        if (key >= 0) schedule.place[b * problem.keys + key] = static_cast<int32_t>(g);
       }
     }
   }
-  return work;
+  return schedule;
 }
 
 }  // namespace longreel

@@ -19,7 +19,7 @@ constexpr int kLanes = 32;
 constexpr int kWarps = kThreads / kLanes;
 
 // Zero at the start, but for the sizes.
-struct Queue {
+struct Scheduler {
   unsigned long long* next_part;
   unsigned long long* next_task;
   unsigned* scored;   // [frames] parts of each that have their scores
@@ -35,33 +35,33 @@ __device__ inline T peek(const T* counter) {
 }
 
 // For one thread of the block: the next of `parts`, or parts + a task, or -1 where nothing can be taken.
-__device__ inline int64_t take_item(const Queue& queue, int64_t parts) {
-  unsigned long long task = peek(queue.next_task);
-  while (static_cast<int64_t>(task) < queue.tasks()) {
-    const int64_t chunk = static_cast<int64_t>(task) / queue.chunk_tasks;
-    const int64_t frames = min(queue.chunk, queue.frames - chunk * queue.chunk);
-    if (peek(queue.weighed + chunk) < frames) break;
-    const unsigned long long seen = atomicCAS(queue.next_task, task, task + 1);
+__device__ inline int64_t next_item(const Scheduler& scheduler, int64_t parts) {
+  unsigned long long task = peek(scheduler.next_task);
+  while (static_cast<int64_t>(task) < scheduler.tasks()) {
+    const int64_t chunk = static_cast<int64_t>(task) / scheduler.chunk_tasks;
+    const int64_t frames = min(scheduler.chunk, scheduler.frames - chunk * scheduler.chunk);
+    if (peek(scheduler.weighed + chunk) < frames) break;
+    const unsigned long long seen = atomicCAS(scheduler.next_task, task, task + 1);
     if (seen == task) {
       __threadfence();
       return parts + static_cast<int64_t>(task);
     }
     task = seen;
   }
-  if (static_cast<int64_t>(peek(queue.next_part)) < parts) {
-    const auto part = static_cast<int64_t>(atomicAdd(queue.next_part, 1ull));
+  if (static_cast<int64_t>(peek(scheduler.next_part)) < parts) {
+    const auto part = static_cast<int64_t>(atomicAdd(scheduler.next_part, 1ull));
     if (part < parts) return part;
   }
   return -1;
 }
 
 // For the whole block, after it wrote its part of a frame: whether all the frame's `parts` are written now.
-__device__ inline bool ends_frame(const Queue& queue, int64_t frame, int64_t parts) {
+__device__ inline bool ends_frame(const Scheduler& scheduler, int64_t frame, int64_t parts) {
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    last = atomicAdd(queue.scored + frame, 1u) == static_cast<unsigned>(parts) - 1;
+    last = atomicAdd(scheduler.scored + frame, 1u) == static_cast<unsigned>(parts) - 1;
     __threadfence();
   }
   __syncthreads();
@@ -69,21 +69,21 @@ __device__ inline bool ends_frame(const Queue& queue, int64_t frame, int64_t par
 }
 
 // For the whole block, after it wrote the weights of a frame.
-__device__ inline void publish_weights(const Queue& queue, int64_t frame) {
+__device__ inline void publish_weights(const Scheduler& scheduler, int64_t frame) {
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    atomicAdd(queue.weighed + frame / queue.chunk, 1u);
+    atomicAdd(scheduler.weighed + frame / scheduler.chunk, 1u);
   }
 }
 
-// Calls pass.score(part, take) and pass.sweep(task, take); each calls take() once, when its first loads are under way.
-template <class Pass>
-__device__ void work_through(const Queue& queue, int64_t parts, const Pass& pass) {
+// Calls steps.score(part, take) and steps.sweep(task, take); each calls take() once, when its first loads are under way.
+template <class Steps>
+__device__ void run_schedule(const Scheduler& scheduler, int64_t parts, const Steps& steps) {
   __shared__ int64_t item;
   int64_t next = -1;
   const auto take = [&] {
-    if (threadIdx.x == 0) next = take_item(queue, parts);
+    if (threadIdx.x == 0) next = next_item(scheduler, parts);
   };
   take();
   while (true) {
@@ -92,9 +92,9 @@ __device__ void work_through(const Queue& queue, int64_t parts, const Pass& pass
     const int64_t taken = item;
     if (taken < 0) return;
     if (taken < parts) {
-      pass.score(taken, take);
+      steps.score(taken, take);
     } else {
-      pass.sweep(taken - parts, take);
+      steps.sweep(taken - parts, take);
     }
     __syncthreads();
   }

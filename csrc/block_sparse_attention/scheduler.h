@@ -1,4 +1,4 @@
-// How the schedule becomes work: what shares packed keys (or queries) goes to one worker. Depends on shapes alone, never on the
+// How the plan becomes work: what shares packed keys (or queries) goes to one worker. Depends on shapes alone, never on the
 // number of threads, because sums follow it.
 #pragma once
 
@@ -30,10 +30,10 @@ struct Span {
 struct Sample {
   const int32_t* bounds;  // [Sq, 4]
   const int32_t* index;   // [G]
-  Span keys, global;      // that may be seen at all: from start on, without padding
+  Span keys, global;      // that may be visible at all: from start on, without padding
 
   // The keys of K, or of G, that the row sees.
-  LONGREEL_INLINE Span seen(int64_t row, bool is_global) const {
+  LONGREEL_INLINE Span visible(int64_t row, bool is_global) const {
     const int32_t* at = bounds + row * 4 + (is_global ? 2 : 0);
     return Span{at[0], at[1]}.common(is_global ? global : keys);
   }
@@ -79,7 +79,7 @@ struct QueryPart {
   Span blocks;
 };
 
-struct QueryWork {
+struct QuerySchedule {
   std::vector<QueryStrip> strips;
   std::vector<QueryGroup> groups;
   std::vector<QueryPart> parts;  // heavy before light; the parts of a group follow one another
@@ -94,8 +94,8 @@ struct QueryWork {
 };
 
 // In the forward pass, long keys of few rows may become several parts.
-QueryWork forward_work(const AttentionProblem& problem);
-QueryWork backward_work(const AttentionProblem& problem);
+QuerySchedule forward_schedule(const AttentionProblem& problem);
+QuerySchedule backward_schedule(const AttentionProblem& problem);
 
 // Strip `strip` of the group meets these keys, counted from the block's first, in multiples of kLanes; full: all rows see all
 // of them.
@@ -106,7 +106,7 @@ struct Step {
 };
 
 // Steps of the strips that see a key of the block; returns how many.
-int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_seen, Step* steps);
+int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_visible, Step* steps);
 
 // (query row, key) pairs that the forward pass multiplies for one head, masked lanes among them, over all samples of the layout.
 int64_t executed_pairs(const AttentionProblem& problem);
@@ -118,7 +118,7 @@ struct UnitGroup {
   Span units;
 };
 
-struct KeyWork {
+struct KeySchedule {
   std::vector<UnitGroup> global, keys;      // heavy before light
   int64_t most_units = 0, most_strips = 0;  // of a group
   std::vector<int64_t> row_of;              // [units + 1]: rows of G's sums before the unit's
@@ -127,6 +127,6 @@ struct KeyWork {
   std::vector<int64_t> covered;             // [samples]: keys of K that some unit has
 };
 
-KeyWork key_work(const AttentionProblem& problem);
+KeySchedule key_schedule(const AttentionProblem& problem);
 
 }  // namespace longreel

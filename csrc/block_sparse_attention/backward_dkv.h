@@ -8,13 +8,13 @@
 namespace longreel {
 namespace {
 
-// One worker's memory, and its pass over the units of a group under one key head.
+// One worker's memory, and its way through the units of a group under one key head.
 template <class T, class P>
-class KeyGradient {
+class BackwardDkv {
  public:
   using Element = typename P::Element;
 
-  KeyGradient(const AttentionProblem& problem, const AttentionGradients& gradients, const RowTerms& terms, int64_t most_units,
+  BackwardDkv(const AttentionProblem& problem, const AttentionGradients& gradients, const RowTerms& terms, int64_t most_units,
               int64_t most_strips, Arena& arena)
       : problem_(problem),
         scale_(std::abs(problem.scale) * P::per_e),
@@ -22,24 +22,24 @@ class KeyGradient {
         queries_(problem, gradients, terms, arena),
         next_run_(arena.take<int32_t>(most_units)),
         scores_(arena.take<float>(kStrip * kBlock)),
-        value_products_(arena.take<float>(kStrip * kBlock)),
+        dp_(arena.take<float>(kStrip * kBlock)),
         weights_(arena.take<Element>(P::parts * kStrip * kBlock)),
-        slopes_(arena.take<Element>(P::parts * kStrip * kBlock)),
-        seen_(arena.take<Span>(kBlock)),
+        ds_(arena.take<Element>(P::parts * kStrip * kBlock)),
+        visible_(arena.take<Span>(kBlock)),
         low_(arena.take<float>(kBlock)),
         high_(arena.take<float>(kBlock)) {
     const int64_t rows = most_strips * kStrip;
     keys_ = arena.take<Element>(rows * width_);
     values_ = arena.take<Element>(rows * width_);
-    key_sums_ = arena.take<float>(rows * width_);
-    value_sums_ = arena.take<float>(rows * width_);
+    dk_ = arena.take<float>(rows * width_);
+    dv_ = arena.take<float>(rows * width_);
   }
 
   void run(const UnitGroup& group, int64_t b, int64_t kv_head) {
     const layout::KeyUnit* units = problem_.layout.units + group.units.begin;
     const int64_t count = group.units.size();
     const Sample sample = sample_of(problem_, b);
-    may_be_seen_ = group.is_global ? sample.global : sample.keys;
+    may_be_visible_ = group.is_global ? sample.global : sample.keys;
     read_keys(units, count, sample, b, kv_head);
     for (int64_t h = 0; h < problem_.group(); ++h) {
       for (int64_t u = 0; u < count; ++u) next_run_[u] = units[u].first_run;
@@ -62,7 +62,7 @@ class KeyGradient {
       const layout::KeyUnit& unit = problem_.layout.units[u];
       for (int64_t key = unit.key_begin; key < unit.key_end; ++key) {
         const int64_t at = (row + key - unit.key_begin) * width_;
-        f(u, key, key_sums_ + at, value_sums_ + at);
+        f(u, key, dk_ + at, dv_ + at);
       }
       row += padded_keys(unit);
     }
@@ -80,8 +80,8 @@ class KeyGradient {
       stage_keys<T>(problem_, sample, b, kv_head, true, is_global, keys, values_ + row * width_, width_);
       row += padded_keys(units[u]);
     }
-    std::fill_n(key_sums_, row * width_, 0.0f);
-    std::fill_n(value_sums_, row * width_, 0.0f);
+    std::fill_n(dk_, row * width_, 0.0f);
+    std::fill_n(dv_, row * width_, 0.0f);
   }
 
   // The next rows, at most kBlock from the first that some unit still has to meet; false at the end.
@@ -105,7 +105,7 @@ class KeyGradient {
   void meet(const layout::KeyUnit& unit, int64_t run, const Sample& sample, Span block, int64_t row) {
     const layout::RowRun* runs = problem_.layout.runs;
     Span rows;
-    bool full = may_be_seen_.begin <= unit.key_begin && unit.key_end <= may_be_seen_.end;
+    bool full = may_be_visible_.begin <= unit.key_begin && unit.key_end <= may_be_visible_.end;
     for (int64_t r = run; r < unit.last_run && runs[r].begin < block.end; ++r) {
       const Span met = Span{runs[r].begin, runs[r].end}.common(block);
       if (met.empty()) continue;
@@ -126,19 +126,19 @@ class KeyGradient {
   // What the rows see of the unit's keys, counted from its first; nothing outside of `lanes`.
   void limit(const layout::KeyUnit& unit, const Sample& sample, Span block, Span lanes) {
     for (int64_t i = 0; i < kBlock; ++i) {
-      Span seen;
+      Span visible;
       if (lanes.begin <= i && i < lanes.end) {
-        seen = sample.seen(block.begin + i, unit.is_global).common({unit.key_begin, unit.key_end});
-        seen = seen.empty() ? Span{} : Span{seen.begin - unit.key_begin, seen.end - unit.key_begin};
+        visible = sample.visible(block.begin + i, unit.is_global).common({unit.key_begin, unit.key_end});
+        visible = visible.empty() ? Span{} : Span{visible.begin - unit.key_begin, visible.end - unit.key_begin};
       }
-      seen_[i] = seen;
-      low_[i] = static_cast<float>(seen.begin);
-      high_[i] = static_cast<float>(seen.end);
+      visible_[i] = visible;
+      low_[i] = static_cast<float>(visible.begin);
+      high_[i] = static_cast<float>(visible.end);
     }
   }
 
   Span lanes_that_see(Span keys, Span lanes) const {
-    const auto blind = [&](int64_t i) { return seen_[i].common(keys).empty(); };
+    const auto blind = [&](int64_t i) { return visible_[i].common(keys).empty(); };
     while (lanes.begin < lanes.end && blind(lanes.begin)) ++lanes.begin;
     while (lanes.begin < lanes.end && blind(lanes.end - 1)) --lanes.end;
     return lanes;
@@ -155,32 +155,32 @@ class KeyGradient {
     const typename P::Rows shape(rows);
     P::multiply(keys_ + row * width_, width_, rows, q.query_columns.from(first / 16, 0), count / 16, width_, scores_ + first,
                 kBlock, false);
-    P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, width_,
-                value_products_ + first, kBlock, false);
-    for (int64_t j = 0; j < rows; ++j) make_slopes(j, static_cast<float>(keys.begin + j), lanes, full);
+    P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, width_, dp_ + first,
+                kBlock, false);
+    for (int64_t j = 0; j < rows; ++j) make_ds(j, static_cast<float>(keys.begin + j), lanes, full);
     for (int64_t at = first; at < P::parts * kStrip * kBlock; at += kStrip * kBlock) {
-      P::multiply(weights_ + at, kBlock, rows, q.grad_depth.from(0, first / P::pair), panels, count, value_sums_ + row * width_,
-                  width_, true);
-      P::multiply(slopes_ + at, kBlock, rows, q.query_depth.from(0, first / P::pair), panels, count, key_sums_ + row * width_,
-                  width_, true);
+      P::multiply(weights_ + at, kBlock, rows, q.grad_depth.from(0, first / P::pair), panels, count, dv_ + row * width_, width_,
+                  true);
+      P::multiply(ds_ + at, kBlock, rows, q.query_depth.from(0, first / P::pair), panels, count, dk_ + row * width_, width_,
+                  true);
     }
   }
 
   // p and ds of key j of the strip, by query rows
-  void make_slopes(int64_t j, float key, Span lanes, bool full) {
+  void make_ds(int64_t j, float key, Span lanes, bool full) {
     for (int64_t i = lanes.begin; i < lanes.end; i += kLanes) {
       const int64_t at = j * kBlock + i;
       Lanes p = P::power(fma(splat(scale_), load(scores_ + at), splat(0.0f) - load(queries_.shift() + i)));
       if (P::exact) p = p * load(queries_.norm() + i);
-      const Lanes fall = load(value_products_ + at) - load(queries_.delta() + i);
-      Lanes slope = p * (fall + load(queries_.rise() + i));
+      const Lanes dp_delta = load(dp_ + at) - load(queries_.delta() + i);
+      Lanes ds = p * (dp_delta + load(queries_.dlse() + i));
       if (!full) {
         // each for itself: the product of a value that nobody sees may be NaN
         p = keep_between(load(low_ + i), key, load(high_ + i), p);
-        slope = keep_between(load(low_ + i), key, load(high_ + i), slope);
+        ds = keep_between(load(low_ + i), key, load(high_ + i), ds);
       }
       P::store_parts(weights_ + at, kStrip * kBlock, p);
-      P::store_parts(slopes_ + at, kStrip * kBlock, slope);
+      P::store_parts(ds_ + at, kStrip * kBlock, ds);
     }
   }
 
@@ -190,17 +190,17 @@ class KeyGradient {
   QueryBlock<T, P> queries_;
   int32_t* next_run_;
   float* scores_;  // [keys, query rows], as the three below
-  float* value_products_;
+  float* dp_;
   Element* weights_;
-  Element* slopes_;
-  Span* seen_;
+  Element* ds_;
+  Span* visible_;
   float* low_;
   float* high_;
   Element* keys_;
   Element* values_;
-  float* key_sums_;
-  float* value_sums_;
-  Span may_be_seen_;
+  float* dk_;
+  float* dv_;
+  Span may_be_visible_;
 };
 
 }  // namespace

@@ -9,10 +9,10 @@ namespace longreel {
 // [P M] ds_mn = scale (p_mn / valid) (g_n - sum_n' p_mn' g_n') with g = x . grad_context + grad_weights, [P] g, [P] weights_n.
 // Every row is filled with zeros up to the pitch. p is normalised anew: a large lse is rounded coarsely.
 template <class T>
-__device__ void differentiate_rows(const FramePass& pass, const Frame<T>& frame, const float* grad_weights) {
-  __shared__ RowTops tops;
+__device__ void softmax_mean_backward(const FrameCall& call, const Frame<T>& frame, const float* grad_weights) {
+  __shared__ SoftmaxTerms terms;
   __shared__ float means[kSoftmaxRows];
-  const FrameProblem& problem = pass.problem;
+  const FrameProblem& problem = call.problem;
   const Queries& queries = problem.queries;
   const float scale = fabsf(problem.scale);
   const int64_t set = queries.sets == 1 ? 0 : frame.index, pitch = frame.pitch;
@@ -28,21 +28,21 @@ __device__ void differentiate_rows(const FramePass& pass, const Frame<T>& frame,
     }
     over_rows(scores, queries.rows, pitch, [&](int64_t first, int64_t rows, const float* s) {
       for (int64_t i = threadIdx.x / kLanes; i < rows; i += kWarps) {
-        float top = -INFINITY, total = 0.0f, moment = 0.0f;
-        for (int64_t n = threadIdx.x % kLanes; n < frame.tokens; n += kLanes) top = fmaxf(top, s[i * pitch + n]);
-        top = warp_max(top);
+        float m_i = -INFINITY, l_i = 0.0f, moment = 0.0f;
+        for (int64_t n = threadIdx.x % kLanes; n < frame.tokens; n += kLanes) m_i = fmaxf(m_i, s[i * pitch + n]);
+        m_i = warp_max(m_i);
         for (int64_t n = threadIdx.x % kLanes; n < frame.tokens; n += kLanes) {
-          const float e = expf((s[i * pitch + n] - top) * scale);
-          total += e;
+          const float e = expf((s[i * pitch + n] - m_i) * scale);
+          l_i += e;
           moment = fmaf(e, __ldcg(g + n), moment);
         }
-        total = warp_sum(total);
+        l_i = warp_sum(l_i);
         moment = warp_sum(moment);
         if (threadIdx.x % kLanes == 0) {
           const bool counts = frame.tokens > 0 && queries.valid(p, set, first + i);
-          tops.top[i] = top;
-          tops.factor[i] = counts ? share / total : 0.0f;
-          means[i] = moment / total;
+          terms.m_i[i] = m_i;
+          terms.factor[i] = counts ? share / l_i : 0.0f;
+          means[i] = moment / l_i;
         }
       }
       __syncthreads();
@@ -51,8 +51,8 @@ __device__ void differentiate_rows(const FramePass& pass, const Frame<T>& frame,
         const float own = inside ? __ldcg(g + n) : 0.0f;
         float weight = inside && first > 0 ? __ldcg(weights + n) : 0.0f;
         for (int64_t i = 0; i < rows; ++i) {
-          const bool counts = inside && tops.factor[i] != 0.0f;
-          const float share_of_row = counts ? expf((s[i * pitch + n] - tops.top[i]) * scale) * tops.factor[i] : 0.0f;
+          const bool counts = inside && terms.factor[i] != 0.0f;
+          const float share_of_row = counts ? expf((s[i * pitch + n] - terms.m_i[i]) * scale) * terms.factor[i] : 0.0f;
           weight += share_of_row;
           scores[(first + i) * pitch + n] = counts ? problem.scale * share_of_row * (own - means[i]) : 0.0f;
         }

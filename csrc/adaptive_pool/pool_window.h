@@ -14,7 +14,7 @@ struct Interval {
 };
 
 // Token (y, x) of the window is patch row prefix + y * pitch + x.
-struct PoolGeometry {
+struct PoolWindow {
   int64_t prefix, pitch, height, width, out_height, out_width;
 
   LONGREEL_INLINE int64_t cells() const { return out_height * out_width; }

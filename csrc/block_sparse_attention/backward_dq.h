@@ -12,15 +12,15 @@
 namespace longreel {
 namespace {
 
-// One worker's memory, and its pass over the query strips of a group under one key head, as in AttentionForward.
+// One worker's memory, and its way through the query strips of a group under one key head, as in AttentionForward.
 template <class T, class P>
-class QueryGradient {
+class BackwardDq {
  public:
   using Element = typename P::Element;
   using Unit = typename P::Unit;
 
-  QueryGradient(const AttentionProblem& problem, const AttentionGradients& gradients, const RowTerms& terms,
-                int64_t most_strips, Arena& arena)
+  BackwardDq(const AttentionProblem& problem, const AttentionGradients& gradients, const RowTerms& terms, int64_t most_strips,
+             Arena& arena)
       : problem_(problem),
         gradients_(gradients),
         terms_(terms),
@@ -32,15 +32,15 @@ class QueryGradient {
         key_sums_(block_.sums(arena)),
         steps_(arena.take<Step>(most_strips)),
         scores_(arena.take<float>(kStrip * kBlock)),
-        value_products_(arena.take<float>(kStrip * kBlock)),
+        dp_(arena.take<float>(kStrip * kBlock)),
         weights_(arena.take<Element>(kStrip * kBlock)),
-        slopes_(arena.take<Element>(P::parts * kStrip * kBlock)) {
+        ds_(arena.take<Element>(P::parts * kStrip * kBlock)) {
     const int64_t rows = most_strips * problem.group() * kStrip, exact_rows = P::exact ? rows : 0;
     queries_ = arena.take<Element>(rows * width_);
     grads_ = arena.take<Element>(rows * width_);
-    sums_ = arena.take<float>(rows * width_);
+    dq_ = arena.take<float>(rows * width_);
     means_ = arena.take<float>(exact_rows * width_);
-    totals_ = arena.take<float>(exact_rows * 16);
+    l_ = arena.take<float>(exact_rows * 16);
     drifts_ = arena.take<float>(exact_rows * 16);
   }
 
@@ -49,8 +49,8 @@ class QueryGradient {
     const Sample sample = sample_of(problem_, b);
     for (int64_t at = 0; at < group.blocks(); ++at) {
       const KeyBlock block = group.block(at);
-      const Span may_be_seen = block.is_global ? sample.global : sample.keys;
-      const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
+      const Span may_be_visible = block.is_global ? sample.global : sample.keys;
+      const int64_t steps = steps_of(strips, group, block, may_be_visible, steps_);
       if (steps == 0) continue;
       const bool more = at + 1 < group.blocks() && group.block(at + 1).keys.begin == block.keys.end;
       block_.read(sample, b, kv_head, true, block, more);
@@ -78,10 +78,10 @@ class QueryGradient {
     count_ = group.strips.size();
     b_ = b;
     kv_head_ = kv_head;
-    std::fill_n(sums_, states() * kStrip * width_, 0.0f);
+    std::fill_n(dq_, states() * kStrip * width_, 0.0f);
     if (P::exact) {
       std::fill_n(means_, states() * kStrip * width_, 0.0f);
-      std::fill_n(totals_, states() * kStrip * 16, 0.0f);
+      std::fill_n(l_, states() * kStrip * 16, 0.0f);
       std::fill_n(drifts_, states() * kStrip * 16, 0.0f);
     }
     for (int64_t i = 0; i < states(); ++i) {
@@ -100,42 +100,42 @@ class QueryGradient {
       P::multiply(x + i * kStrip * width_, width_, rows, y.from(first / 16, 0), count / 16, width_, out + first, kBlock, false);
     };
     times_keys(queries_, keys_, scores_);
-    times_keys(grads_, values_, value_products_);
+    times_keys(grads_, values_, dp_);
     for (int64_t r = 0; r < rows; ++r) {
-      const Span seen = step.full ? step.keys : sample.seen(strip(i).row + r, block.is_global).common(block.keys);
+      const Span visible = step.full ? step.keys : sample.visible(strip(i).row + r, block.is_global).common(block.keys);
       const int64_t origin = step.full ? 0 : block.keys.begin;
-      make_slopes(i, r, step.keys, {seen.begin - origin, seen.end - origin}, step.full);
+      make_ds(i, r, step.keys, {visible.begin - origin, visible.end - origin}, step.full);
     }
     if (gradients_.grad_q == nullptr) return;
     const auto add_keys = [&](const Element* x, float* out) {
       P::multiply(x + first, kBlock, rows, key_sums_.from(0, first / P::pair), ceil_div(problem_.channels, 16), count,
                   out + i * kStrip * width_, width_, true);
     };
-    for (int64_t part = 0; part < P::parts; ++part) add_keys(slopes_ + part * kStrip * kBlock, sums_);
+    for (int64_t part = 0; part < P::parts; ++part) add_keys(ds_ + part * kStrip * kBlock, dq_);
     if (P::exact) add_keys(weights_, means_);
   }
 
   // p and ds of row r, but for its norm and drift
-  void make_slopes(int64_t i, int64_t r, Span keys, Span seen, bool full) {
+  void make_ds(int64_t i, int64_t r, Span keys, Span visible, bool full) {
     const int64_t term = term_at(i, r), sums = (i * kStrip + r) * 16;
-    const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]), rise = splat(terms_.rise(term));
-    Lanes total = splat(0.0f), drift = splat(0.0f);
+    const Lanes minus_shift = splat(-terms_.shift[term]), delta = splat(terms_.delta[term]), dlse = splat(terms_.dlse(term));
+    Lanes l_i = splat(0.0f), drift = splat(0.0f);
     for (int64_t j = keys.begin; j < keys.end; j += kLanes) {
       const int64_t at = r * kBlock + j;
       Lanes p = P::power(fma(splat(scale_), load(scores_ + at), minus_shift));
-      if (!full) p = within(lane(seen, seen.begin - j), lane(seen, seen.end - j), p, 0.0f);
-      const Lanes fall = load(value_products_ + at) - delta;
-      total = total + p;
-      drift = fma(p, fall, drift);
+      if (!full) p = within(lane(visible, visible.begin - j), lane(visible, visible.end - j), p, 0.0f);
+      const Lanes dp_delta = load(dp_ + at) - delta;
+      l_i = l_i + p;
+      drift = fma(p, dp_delta, drift);
       if (P::exact) P::store_weights(weights_ + at, p);
-      P::store_parts(slopes_ + at, kStrip * kBlock, p * (fall + rise));
+      P::store_parts(ds_ + at, kStrip * kBlock, p * (dp_delta + dlse));
     }
     if (!P::exact) return;
-    store(totals_ + sums, load(totals_ + sums) + total);
+    store(l_ + sums, load(l_ + sums) + l_i);
     store(drifts_ + sums, load(drifts_ + sums) + drift);
   }
 
-  static int64_t lane(Span seen, int64_t at) { return seen.empty() || at < 0 ? 0 : at > 16 ? 16 : at; }
+  static int64_t lane(Span visible, int64_t at) { return visible.empty() || at < 0 ? 0 : at > 16 ? 16 : at; }
 
   void finish() {
     for (int64_t i = 0; i < states(); ++i) {
@@ -144,7 +144,7 @@ class QueryGradient {
         const float norm = P::exact ? correct(at, term_at(i, r)) : 1.0f;
         if (gradients_.grad_q == nullptr) continue;
         const int64_t row = (b_ * problem_.queries + strip(i).row + r) * problem_.heads + head(i);
-        write_scaled(sums_ + at * width_, problem_.scale * norm, problem_.channels,
+        write_scaled(dq_ + at * width_, problem_.scale * norm, problem_.channels,
                      static_cast<T*>(gradients_.grad_q) + row * problem_.channels);
       }
     }
@@ -152,12 +152,12 @@ class QueryGradient {
 
   // Norm of the row, which goes into its terms, as its drift does there and into its sums.
   float correct(int64_t at, int64_t term) const {
-    const float total = sum(load(totals_ + at * 16)), norm = total == 0.0f ? 0.0f : 1.0f / total;
+    const float l_i = sum(load(l_ + at * 16)), norm = l_i == 0.0f ? 0.0f : 1.0f / l_i;
     const float drift = norm * sum(load(drifts_ + at * 16));
     terms_.norm[term] = norm;
     terms_.delta[term] += drift;
     for (int64_t c = at * width_; c < (at + 1) * width_; c += 16) {
-      store(sums_ + c, fma(splat(-drift), load(means_ + c), load(sums_ + c)));
+      store(dq_ + c, fma(splat(-drift), load(means_ + c), load(dq_ + c)));
     }
     return norm;
   }
@@ -171,14 +171,14 @@ class QueryGradient {
   Panels<Unit> keys_, values_, key_sums_;
   Step* steps_;
   float* scores_;
-  float* value_products_;
+  float* dp_;
   Element* weights_;
-  Element* slopes_;
+  Element* ds_;
   Element* queries_;
   Element* grads_;
-  float* sums_;
+  float* dq_;
   float* means_;
-  float* totals_;
+  float* l_;
   float* drifts_;
   const QueryStrip* strips_ = nullptr;
   int64_t count_ = 0, b_ = 0, kv_head_ = 0;
