@@ -15,6 +15,7 @@ from longreel.triton_kernels.common.launch import TRITON_NAMES
 from torch import Tensor
 
 from longreel.layout import VideoLayout
+from longreel.layout.planned import TILES
 
 FORWARD, DECODE, DQ, DKV = "forward", "decode", "backward_dq", "backward_dkv"
 CHOSEN = (
@@ -30,7 +31,7 @@ LAYOUT = VideoLayout.voco(frames=9, vision=576, voco=3, text=61, prefix=7, mode=
 
 
 def arguments(layout: VideoLayout, dtype: torch.dtype, head: int) -> tuple[Tensor | float | None, ...]:
-    plan = layout.to("cpu")
+    plan = layout.to("cpu", tile=TILES["cuda"])
     sizes = ((layout.queries, HEADS), (layout.keys, KV_HEADS), (layout.keys, KV_HEADS))
     q, k, v = (torch.empty(1, rows, heads, head, dtype=dtype, device="meta") for rows, heads in sizes)
     tensors = (
