@@ -44,6 +44,10 @@ def run(*command: str | Path) -> str:
 
 @functools.cache
 def triton_launches(op: str) -> list[Any]:
+    if not (HERE / f"{op}.py").exists():
+        raise FileNotFoundError(
+            f"triton_kernels has {op}, and tests/budgets/{op}.py, which lists its launches, is missing"
+        )
     return list(importlib.import_module(op).launches())
 
 
