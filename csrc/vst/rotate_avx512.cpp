@@ -1,0 +1,9 @@
+#include "common/lanes_avx512.h"
+
+#include "vst/rotate_kernel.h"
+
+namespace longreel {
+
+RotateKernels rotate_kernels_avx512(Dtype dtype) { return rotate_kernels(dtype); }
+
+}  // namespace longreel

@@ -1,0 +1,9 @@
+#include "common/lanes_portable.h"
+
+#include "vst/rotate_kernel.h"
+
+namespace longreel {
+
+RotateKernels rotate_kernels_portable(Dtype dtype) { return rotate_kernels(dtype); }
+
+}  // namespace longreel
