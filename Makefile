@@ -19,6 +19,7 @@ pip := $(py) -m pip --disable-pip-version-check -q
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
+native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz clean
 
@@ -65,9 +66,10 @@ docs: build ## docs/benchmarks.md from benchmarks/results
 fuzz: build ## 10,000 random layouts against brute force
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
 
-lint: $(deps) ## ruff and mypy
+lint: $(deps) ## ruff, clang-format and mypy
 	@$(VENV)/bin/ruff check -q .
 	@$(VENV)/bin/ruff format -q --check .
+	@$(VENV)/bin/clang-format --dry-run -Werror $(native_code)
 	@$(VENV)/bin/mypy --no-error-summary
 
 compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU torch loads; every Triton kernel ahead of time

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "../common/numbers.h"
-#include "../common/parallel.h"
-#include "geometry.h"
+#include "adaptive_pool/geometry.h"
+#include "common/numbers.h"
+#include "common/parallel.h"
 
 namespace longreel {
 

@@ -1,5 +1,5 @@
-#include "../common/cpu_isa.h"
-#include "pool_kernels.h"
+#include "adaptive_pool/pool_kernels.h"
+#include "common/cpu_isa.h"
 
 namespace longreel {
 namespace {

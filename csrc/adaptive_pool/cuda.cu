@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kLanes = 32;
 constexpr int kWarps = 8;
+constexpr int kThreads = kLanes * kWarps;
 // Tokens summed on their own before they join a total: bounds the rounding error of long sums.
 constexpr int kChain = 64;
 // Twice the warps that a large card holds at once; with fewer rows than that, warps share a row's channels.
@@ -46,9 +47,8 @@ __device__ inline void flush(float (&sum)[V], float (&chain)[V]) {
 
 // V > 1: the strides and the base allow whole packs.
 template <class T, int V>
-__global__ void __launch_bounds__(kLanes * kWarps)
-    average_cells(const T* __restrict__ patches, TokenStrides strides, int64_t frames, int64_t channels, PoolGeometry geometry,
-                  T* __restrict__ content) {
+__global__ void __launch_bounds__(kThreads) average_cells(const T* __restrict__ patches, TokenStrides strides, int64_t frames,
+                                                          int64_t channels, PoolGeometry geometry, T* __restrict__ content) {
   const Lane lane(V);
   const int64_t cells = geometry.cells();
   for (int64_t row = lane.row; row < frames * cells; row += lane.row_step) {
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kLanes * kWarps)
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kLanes * kWarps)
+__global__ void __launch_bounds__(kThreads)
     gather_cells(const T* __restrict__ grad, TokenStrides strides, int64_t frames, int64_t tokens, int64_t channels,
                  PoolGeometry geometry, T* __restrict__ grad_patches) {
   const Lane lane(V);
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kLanes * kWarps)
 #pragma unroll 1
         for (int64_t j = js.begin; j < js.end; ++j) {
           const int64_t width = PoolGeometry::tokens_of_cell(j, geometry.width, geometry.out_width).size();
-          const T* from = grad + frame * strides.frame + (i * geometry.out_width + j) * strides.token +
-                          c * (V > 1 ? 1 : strides.channel);
+          const T* from =
+              grad + frame * strides.frame + (i * geometry.out_width + j) * strides.token + c * (V > 1 ? 1 : strides.channel);
           add(sum, from, 1.0f / static_cast<float>(height * width));
         }
       }

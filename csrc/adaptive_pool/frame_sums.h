@@ -1,11 +1,10 @@
 // One sweep over the rows of a frame: weighted sums over all tokens, and the mean of every pooled cell.
-// Include after a Lanes header.
 #pragma once
 
-#include "../common/combine.h"
-#include "../common/rows.h"
-#include "../common/scratch.h"
-#include "geometry.h"
+#include "adaptive_pool/geometry.h"
+#include "common/combine.h"
+#include "common/rows.h"
+#include "common/scratch.h"
 
 namespace longreel {
 namespace {

@@ -1,6 +1,4 @@
-#include "../common/lanes_avx512.h"
-
-#include "pool_kernel.h"
+#include "adaptive_pool/pool_kernel.h"
 
 namespace longreel {
 

@@ -1,10 +1,10 @@
-// Pooling over frames, forward and backward, for one instruction set. Include after a Lanes header.
+// Pooling over frames, forward and backward, for one instruction set.
 #pragma once
 
-#include "../common/frame_rows.h"
-#include "frame_sums.h"
-#include "pool_kernels.h"
-#include "pool_shares.h"
+#include "adaptive_pool/frame_sums.h"
+#include "adaptive_pool/pool_kernels.h"
+#include "adaptive_pool/pool_shares.h"
+#include "common/frame_rows.h"
 
 namespace longreel {
 namespace {

@@ -1,7 +1,7 @@
 // The kernels that each instruction set provides: one table per source file pool_<isa>.cpp.
 #pragma once
 
-#include "adaptive_pool.h"
+#include "adaptive_pool/adaptive_pool.h"
 
 namespace longreel {
 

@@ -1,12 +1,11 @@
 // Pooling backwards: a token's gradient is the sum of its cells' gradients, each divided by the cell's size.
-// Include after a Lanes header.
 #pragma once
 
 #include <algorithm>
 
-#include "../common/rows.h"
-#include "../common/scratch.h"
-#include "geometry.h"
+#include "adaptive_pool/geometry.h"
+#include "common/rows.h"
+#include "common/scratch.h"
 
 namespace longreel {
 namespace {
@@ -59,7 +58,7 @@ class PoolShares {
  private:
   const PoolGeometry& pool_;
   bool any_;
-  Interval* down_;    // cells of each row and column of tokens
+  Interval* down_;  // cells of each row and column of tokens
   Interval* across_;
   int64_t* heights_;  // sizes of each row and column of cells
   int64_t* widths_;

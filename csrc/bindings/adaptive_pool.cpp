@@ -1,6 +1,6 @@
-#include "../adaptive_pool/adaptive_pool.h"
+#include "adaptive_pool/adaptive_pool.h"
 
-#include "tensor_args.h"
+#include "bindings/tensor_args.h"
 
 namespace longreel {
 namespace {

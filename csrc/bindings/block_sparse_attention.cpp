@@ -1,9 +1,9 @@
-#include "../block_sparse_attention/block_sparse_attention.h"
+#include "block_sparse_attention/block_sparse_attention.h"
 
 #include <string>
 #include <tuple>
 
-#include "attention_args.h"
+#include "bindings/attention_args.h"
 
 namespace longreel {
 namespace {
@@ -110,8 +110,8 @@ struct Arguments {
       const int64_t keys = unit.is_global ? problem.global_keys : problem.keys;
       STD_TORCH_CHECK(0 <= unit.key_begin && unit.key_begin <= unit.key_end && unit.key_end <= keys, "a unit has keys ",
                       unit.key_begin, " .. ", unit.key_end, " of ", keys);
-      STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0), "a unit has runs ",
-                      unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
+      STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0),
+                      "a unit has runs ", unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
     }
     for (int64_t r = 0; r < runs.size(0); ++r) check_run(problem.layout.runs[r], problem.queries, "a run");
   }

@@ -1,6 +1,6 @@
 #include <tuple>
 
-#include "tensor_args.h"
+#include "bindings/tensor_args.h"
 
 namespace longreel {
 namespace {
@@ -39,12 +39,12 @@ std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::opt
   const auto log_sums = contiguous_like(lse, "lse", {prompts, frames, problem.queries.rows}, ScalarType::Float);
   Tensor grad_query = empty_gradient(query, need_query);
   Tensor grad_patches = empty_gradient(patches, need_patches);
-  compress_frames_backward_cpu(problem,
-                               {data_or_null(context), data_or_null(content), static_cast<const float*>(data_or_null(weights)),
-                                static_cast<const float*>(log_sums->const_data_ptr()),
-                                need_query ? grad_query.mutable_data_ptr() : nullptr,
-                                need_patches ? grad_patches.mutable_data_ptr() : nullptr},
-                               torch_threads());
+  compress_frames_backward_cpu(
+      problem,
+      {data_or_null(context), data_or_null(content), static_cast<const float*>(data_or_null(weights)),
+       static_cast<const float*>(log_sums->const_data_ptr()), need_query ? grad_query.mutable_data_ptr() : nullptr,
+       need_patches ? grad_patches.mutable_data_ptr() : nullptr},
+      torch_threads());
   return {grad_query, grad_patches};
 }
 

@@ -1,8 +1,8 @@
-#include "../context_attention/context_attention.h"
+#include "context_attention/context_attention.h"
 
 #include <tuple>
 
-#include "tensor_args.h"
+#include "bindings/tensor_args.h"
 
 namespace longreel {
 namespace {

@@ -12,10 +12,14 @@ using torch::stable::Tensor;
 
 Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    case ScalarType::Half: return Dtype::f16;
-    default: STD_TORCH_CHECK(false, "adaptive_pool on CUDA takes float32, bfloat16 or float16");
+    case ScalarType::Float:
+      return Dtype::f32;
+    case ScalarType::BFloat16:
+      return Dtype::bf16;
+    case ScalarType::Half:
+      return Dtype::f16;
+    default:
+      STD_TORCH_CHECK(false, "adaptive_pool on CUDA takes float32, bfloat16 or float16");
   }
 }
 
@@ -38,7 +42,7 @@ Tensor adaptive_pool(const Tensor& patches, int64_t prefix, int64_t pitch, int64
   const OnDeviceOf device(patches);
   Tensor content = torch::stable::new_empty(patches, {patches.size(0), geometry.cells(), patches.size(2)});
   check_launch(adaptive_pool_cuda(dtype_of(patches), patches.const_data_ptr(), strides_of(patches), patches.size(0),
-                                    patches.size(2), geometry, content.mutable_data_ptr(), device.stream()));
+                                  patches.size(2), geometry, content.mutable_data_ptr(), device.stream()));
   return content;
 }
 
@@ -51,7 +55,7 @@ Tensor adaptive_pool_backward(const Tensor& grad, int64_t tokens, int64_t prefix
   const OnDeviceOf device(grad);
   Tensor grad_patches = torch::stable::new_empty(grad, {grad.size(0), tokens, grad.size(2)});
   check_launch(adaptive_pool_backward_cuda(dtype_of(grad), grad.const_data_ptr(), strides_of(grad), grad.size(0), tokens,
-                                             grad.size(2), geometry, grad_patches.mutable_data_ptr(), device.stream()));
+                                           grad.size(2), geometry, grad_patches.mutable_data_ptr(), device.stream()));
   return grad_patches;
 }
 

@@ -32,8 +32,8 @@ struct FrameArguments {
     problem = frame_views(query, patches, query_mask, packed, scale, pool);
     const int64_t prompts = problem.queries.prompts, frames = problem.patches.frames;
     STD_TORCH_CHECK(std::max({problem.patches.tokens, frames, prompts * problem.queries.rows}) <= INT32_MAX,
-                    "the CUDA kernels take up to 2^31 - 1 frames, patches of a frame and queries of a frame, got ", frames, ", ",
-                    problem.patches.tokens, " and ", prompts * problem.queries.rows);
+                    "the CUDA kernels take up to 2^31 - 1 frames, patches of a frame and queries of a frame, got ", frames,
+                    ", ", problem.patches.tokens, " and ", prompts * problem.queries.rows);
     const int64_t tokens = problem.patches.tokens - pool.prefix;
     context_shape = {prompts, frames, problem.patches.channels};
     weights_shape = packed >= 0 ? std::vector<int64_t>{prompts, tokens} : std::vector<int64_t>{prompts, frames, tokens};
@@ -79,8 +79,8 @@ inline std::tuple<Tensor, Tensor> run_backward(const FrameArguments& args, const
   int64_t bytes = 0;
   check_launch(compress_frames_backward_cuda_workspace(args.problem, args.borders, gradients, &bytes));
   Tensor workspace = allocate(patches, {bytes}, ScalarType::Byte);
-  check_launch(compress_frames_backward_cuda(args.problem, args.borders, gradients, workspace.mutable_data_ptr(),
-                                             device.stream()));
+  check_launch(
+      compress_frames_backward_cuda(args.problem, args.borders, gradients, workspace.mutable_data_ptr(), device.stream()));
   return {grad_query, grad_patches};
 }
 

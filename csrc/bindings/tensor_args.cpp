@@ -1,8 +1,8 @@
-#include "tensor_args.h"
+#include "bindings/tensor_args.h"
 
 #include <string>
 
-#include "../common/huge_pages.h"
+#include "common/huge_pages.h"
 
 namespace longreel {
 namespace {
@@ -32,8 +32,9 @@ Queries queries_view(const Tensor& query, const std::optional<Tensor>& mask, con
   view.channel_stride = query.stride(3);
   if (mask.has_value()) {
     STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, "query_mask must be bool");
-    STD_TORCH_CHECK(mask->dim() == 3 && mask->size(0) == view.prompts && mask->size(1) == view.sets && mask->size(2) == view.rows,
-                    "query_mask must be [", view.prompts, ", ", view.sets, ", ", view.rows, "], got ", shape_text(*mask));
+    STD_TORCH_CHECK(
+        mask->dim() == 3 && mask->size(0) == view.prompts && mask->size(1) == view.sets && mask->size(2) == view.rows,
+        "query_mask must be [", view.prompts, ", ", view.sets, ", ", view.rows, "], got ", shape_text(*mask));
     view.mask = static_cast<const bool*>(mask->const_data_ptr());
     view.mask_prompt_stride = mask->stride(0);
     view.mask_set_stride = mask->stride(1);
@@ -104,8 +105,8 @@ PoolGeometry pool_geometry(int64_t tokens, int64_t prefix, int64_t pitch, int64_
                   height, " x ", width, " to ", out_height, " x ", out_width);
   const bool empty = height == 0 || width == 0;
   STD_TORCH_CHECK(empty || pitch >= width, "pooling window of width ", width, " overlaps itself at pitch ", pitch);
-  STD_TORCH_CHECK(empty || (height - 1) * pitch + width <= tokens - prefix, "pooling window ", height, " x ", width, " at pitch ",
-                  pitch, " exceeds ", tokens - prefix, " patches");
+  STD_TORCH_CHECK(empty || (height - 1) * pitch + width <= tokens - prefix, "pooling window ", height, " x ", width,
+                  " at pitch ", pitch, " exceeds ", tokens - prefix, " patches");
   return {prefix, pitch, height, width, out_height, out_width};
 }
 

@@ -10,8 +10,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include "../common/parallel.h"
-#include "../compress_frames/compress_frames.h"
+#include "common/parallel.h"
+#include "compress_frames/compress_frames.h"
 
 namespace longreel {
 

@@ -1,10 +1,7 @@
-#include "../common/lanes_avx512.h"
-
-#include "attention_kernels.h"
-#include "strips_bf16.h"
-
-#include "backward_kernel.h"
-#include "forward_kernel.h"
+#include "block_sparse_attention/attention_kernels.h"
+#include "block_sparse_attention/backward_kernel.h"
+#include "block_sparse_attention/forward_kernel.h"
+#include "block_sparse_attention/strips_bf16.h"
 
 namespace longreel {
 

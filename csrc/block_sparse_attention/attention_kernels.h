@@ -1,7 +1,7 @@
 // The kernels that each instruction set provides: one table per source file attention_<isa>.cpp.
 #pragma once
 
-#include "work.h"
+#include "block_sparse_attention/work.h"
 
 namespace longreel {
 

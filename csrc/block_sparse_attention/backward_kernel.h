@@ -1,9 +1,8 @@
-// Backward pass: a sweep over query rows makes dq and the rows' norms, one over keys makes dk and dv. Include after a strips
-// header.
+// Backward pass: a sweep over query rows makes dq and the rows' norms, one over keys makes dk and dv.
 #pragma once
 
-#include "key_gradient.h"
-#include "query_gradient.h"
+#include "block_sparse_attention/key_gradient.h"
+#include "block_sparse_attention/query_gradient.h"
 
 namespace longreel {
 namespace {
@@ -54,7 +53,8 @@ struct KeyGradients {
 template <class T, class P>
 void attention_backward(const AttentionProblem& problem, const QueryWork& queries, const KeyWork& keys,
                         const AttentionGradients& gradients, const Pool& threads) {
-  const int64_t copies = schedule_copies(problem), kv_heads = problem.kv_heads, width = round_up(problem.channels, 16 * P::pair);
+  const int64_t copies = schedule_copies(problem), kv_heads = problem.kv_heads,
+                width = round_up(problem.channels, 16 * P::pair);
   const bool want_keys = gradients.grad_k != nullptr, own_global = problem.own_global();
   const bool want_global = own_global ? gradients.grad_global_k != nullptr : want_keys;
   const float scale = std::abs(problem.scale);

@@ -9,9 +9,9 @@
 
 #include <cstdint>
 
-#include "../common/numbers.h"
-#include "../common/parallel.h"
-#include "../layout/planner.h"
+#include "common/numbers.h"
+#include "common/parallel.h"
+#include "layout/planner.h"
 
 namespace longreel {
 

@@ -1,5 +1,5 @@
-#include "../common/cpu_isa.h"
-#include "attention_kernels.h"
+#include "block_sparse_attention/attention_kernels.h"
+#include "common/cpu_isa.h"
 
 namespace longreel {
 namespace {

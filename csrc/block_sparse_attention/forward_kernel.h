@@ -1,9 +1,10 @@
-// Forward pass: blocks of keys are packed once and met by every query strip of a group. Include after a strips header.
+// Forward pass: blocks of keys are packed once and met by every query strip of a group.
 #pragma once
 
-#include "../common/numbers.h"
-#include "key_block.h"
-#include "softmax_rows.h"
+#include "block_sparse_attention/key_block.h"
+#include "block_sparse_attention/softmax_rows.h"
+#include "common/numbers.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -101,7 +102,8 @@ class AttentionForward {
       if (tops[r] > row.top) row.raise(tops[r]);
       const Lanes shrink = P::power(splat(std::isinf(tops[r]) ? tops[r] : tops[r] - row.top));
       store(row.total, fma(shrink, load(totals + r * 16), load(row.total)));
-      for (int64_t c = 0; c < width_; c += 16) store(row.sums + c, fma(shrink, load(sums + r * width_ + c), load(row.sums + c)));
+      for (int64_t c = 0; c < width_; c += 16)
+        store(row.sums + c, fma(shrink, load(sums + r * width_ + c), load(row.sums + c)));
     }
   }
 
@@ -189,7 +191,8 @@ void attention_forward(const AttentionProblem& problem, const QueryWork& work, c
         const int64_t copy = item % (items / parts);
         const QueryPart& part = work.parts.data()[item / (items / parts)];
         const QueryGroup& group = work.groups.data()[part.group];
-        pass.start(strips, group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample, copy % problem.kv_heads);
+        pass.start(strips, group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample,
+                   copy % problem.kv_heads);
         f(pass, part, item);
       }
     });

@@ -1,11 +1,10 @@
-// The table of one instruction set whose products are computed in fp32. Include after a Lanes header.
+// The table of one instruction set whose products are computed in fp32.
 #pragma once
 
-#include "attention_kernels.h"
-#include "strips_fp32.h"
-
-#include "backward_kernel.h"
-#include "forward_kernel.h"
+#include "block_sparse_attention/attention_kernels.h"
+#include "block_sparse_attention/backward_kernel.h"
+#include "block_sparse_attention/forward_kernel.h"
+#include "block_sparse_attention/strips_fp32.h"
 
 namespace longreel {
 namespace {

@@ -1,9 +1,9 @@
-// One block of keys in packed form. Include after packing.h.
+// One block of keys in packed form.
 #pragma once
 
 #include <type_traits>
 
-#include "packing.h"
+#include "block_sparse_attention/packing.h"
 
 namespace longreel {
 namespace {
@@ -16,9 +16,7 @@ class PackedBlock {
   using Unit = typename P::Unit;
 
   PackedBlock(const AttentionProblem& problem, Arena& arena)
-      : problem_(problem),
-        depth_(round_up(problem.channels, 16 * P::pair)),
-        staged_(arena.take<Element>(kBlock * depth_)) {}
+      : problem_(problem), depth_(round_up(problem.channels, 16 * P::pair)), staged_(arena.take<Element>(kBlock * depth_)) {}
 
   int64_t depth() const { return depth_; }
 

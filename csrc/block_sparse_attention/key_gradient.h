@@ -1,8 +1,9 @@
 // dv_j = sum_r p_rj dout_r and dk_j = scale sum_r ds_rj q_r: blocks of query rows are packed once and met by every strip of
-// keys of a group of units. Include after a strips header.
+// keys of a group of units.
 #pragma once
 
-#include "query_block.h"
+#include "block_sparse_attention/query_block.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -188,7 +189,7 @@ class KeyGradient {
   int64_t width_;  // channels, padded
   QueryBlock<T, P> queries_;
   int32_t* next_run_;
-  float* scores_;          // [keys, query rows], as the three below
+  float* scores_;  // [keys, query rows], as the three below
   float* value_products_;
   Element* weights_;
   Element* slopes_;

@@ -1,13 +1,13 @@
-// Rows of a tensor as a product takes them. Include after a Lanes header.
+// Rows of a tensor as a product takes them.
 //
 // A product is out [rows, n] = x [rows, depth] y [depth, n]: x as rows, y as panels of sixteen columns. Rows of a tensor become
 // the columns of y (their channels are the depth), or its depth (their channels are the columns).
 #pragma once
 
-#include "../common/rows.h"
-#include "../common/scratch.h"
-#include "../common/transpose.h"
-#include "work.h"
+#include "block_sparse_attention/work.h"
+#include "common/rows.h"
+#include "common/scratch.h"
+#include "common/transpose.h"
 
 namespace longreel {
 namespace {

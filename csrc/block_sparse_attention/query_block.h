@@ -1,7 +1,7 @@
-// A block of query rows in packed form, for the gradients of keys. Include after packing.h.
+// A block of query rows in packed form, for the gradients of keys.
 #pragma once
 
-#include "row_terms.h"
+#include "block_sparse_attention/row_terms.h"
 
 namespace longreel {
 namespace {

@@ -1,12 +1,13 @@
-// dq = scale sum_j ds_j k_j, and the norm and delta of every row. Include after a strips header.
+// dq = scale sum_j ds_j k_j, and the norm and delta of every row.
 //
 // delta = dout . out carries the rounding of out, and lse its own. Where P is exact, the sweep measures both: with weights p'
 // and the first delta, norm = 1 / sum p', the drift e = norm sum p' (dp - delta) is what delta lacks, and
 //   dq = scale norm (sum p' (dp - delta + dlse) k - e sum p' k).
 #pragma once
 
-#include "key_block.h"
-#include "row_terms.h"
+#include "block_sparse_attention/key_block.h"
+#include "block_sparse_attention/row_terms.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -18,8 +19,8 @@ class QueryGradient {
   using Element = typename P::Element;
   using Unit = typename P::Unit;
 
-  QueryGradient(const AttentionProblem& problem, const AttentionGradients& gradients, const RowTerms& terms, int64_t most_strips,
-                Arena& arena)
+  QueryGradient(const AttentionProblem& problem, const AttentionGradients& gradients, const RowTerms& terms,
+                int64_t most_strips, Arena& arena)
       : problem_(problem),
         gradients_(gradients),
         terms_(terms),

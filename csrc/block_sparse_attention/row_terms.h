@@ -1,10 +1,10 @@
-// What the backward needs of every query row. Include after packing.h.
+// What the backward needs of every query row.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "packing.h"
+#include "block_sparse_attention/packing.h"
 
 namespace longreel {
 namespace {

@@ -1,10 +1,11 @@
-// Online softmax of one query row, a block of keys at a time. Include after a Lanes header.
+// Online softmax of one query row, a block of keys at a time.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "work.h"
+#include "block_sparse_attention/work.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {

@@ -1,8 +1,8 @@
 // Products of bf16 strips by AMX tiles: up to sixteen rows x sixteen columns x 32 of the depth an instruction.
 #pragma once
 
-#include "../common/dots_amx.h"
-#include "strips_bf16.h"
+#include "block_sparse_attention/strips_bf16.h"
+#include "common/dots_amx.h"
 
 namespace longreel {
 namespace {
@@ -43,8 +43,8 @@ struct StripsAmx : StripsBf16 {
     bool resized_;
   };
 
-  static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth, float* out,
-                       int64_t out_row, bool add) {
+  static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth,
+                       float* out, int64_t out_row, bool add) {
     writes_before_tiles();
     int64_t p = 0;
     for (; p + 4 <= panels; p += 4) strip<4>(x, x_row, y.from(p, 0), depth, out + p * 16, out_row, add);

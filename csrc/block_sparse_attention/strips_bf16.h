@@ -1,8 +1,9 @@
-// Products of bf16 strips: pairs by AVX512_BF16 or, in strips_amx.h, tiles. Include after lanes_avx512.h.
+// Products of bf16 strips: pairs by AVX512_BF16 or, in strips_amx.h, tiles.
 #pragma once
 
-#include "../common/dots_bf16.h"
-#include "strips_fp32.h"
+#include "block_sparse_attention/strips_fp32.h"
+#include "common/dots_bf16.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -72,8 +73,8 @@ struct StripsBf16 {
     }
   }
 
-  static void multiply(const bf16* x, int64_t x_row, int64_t rows, Panels<uint32_t> y, int64_t panels, int64_t depth, float* out,
-                       int64_t out_row, bool add) {
+  static void multiply(const bf16* x, int64_t x_row, int64_t rows, Panels<uint32_t> y, int64_t panels, int64_t depth,
+                       float* out, int64_t out_row, bool add) {
     multiply_strip<StepBf16Pairs>(x, x_row, rows, y, panels, depth, out, out_row, add);
   }
 };

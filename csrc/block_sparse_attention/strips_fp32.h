@@ -1,9 +1,10 @@
-// Products of strips in fp32. Include after a Lanes header.
+// Products of strips in fp32.
 #pragma once
 
-#include "../common/dots.h"
-#include "../common/exp.h"
-#include "packing.h"
+#include "block_sparse_attention/packing.h"
+#include "common/dots.h"
+#include "common/exp.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -42,9 +43,9 @@ struct SumStepF32 : StepF32 {
 struct StripsFp32 {
   using Element = float;
   using Unit = float;
-  static constexpr int64_t pair = 1;       // elements in a unit
-  static constexpr bool exact = true;      // weights carry all of fp32
-  static constexpr float per_e = 1.0f;     // power(per_e x) = e^x
+  static constexpr int64_t pair = 1;    // elements in a unit
+  static constexpr bool exact = true;   // weights carry all of fp32
+  static constexpr float per_e = 1.0f;  // power(per_e x) = e^x
 
   struct Session {
     Session() {}

@@ -1,4 +1,4 @@
-#include "work.h"
+#include "block_sparse_attention/work.h"
 
 #include <numeric>
 
@@ -63,8 +63,7 @@ QueryWork query_work(const AttentionProblem& problem, int64_t most, bool split) 
     for (int64_t s = first; s < static_cast<int64_t>(work.strips.size()); ++s) {
       const QueryStrip& strip = work.strips[s];
       const bool joins = !work.groups.empty() && work.groups.back().sample == tile.sample &&
-                         work.groups.back().strips.size() < most &&
-                         overlaps(work.groups.back().keys, span_of(strip.keys)) &&
+                         work.groups.back().strips.size() < most && overlaps(work.groups.back().keys, span_of(strip.keys)) &&
                          overlaps(work.groups.back().global, span_of(strip.global));
       if (!joins) work.groups.push_back({tile.sample, {s, s}, {}, {}});
       QueryGroup& group = work.groups.back();

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "block_sparse_attention.h"
+#include "block_sparse_attention/block_sparse_attention.h"
 
 namespace longreel {
 
@@ -119,7 +119,7 @@ struct UnitGroup {
 };
 
 struct KeyWork {
-  std::vector<UnitGroup> global, keys;  // heavy before light
+  std::vector<UnitGroup> global, keys;      // heavy before light
   int64_t most_units = 0, most_strips = 0;  // of a group
   std::vector<int64_t> row_of;              // [units + 1]: rows of G's sums before the unit's
   std::vector<Span> units_of;               // [samples, G]: the units that sum the gradient of a global key

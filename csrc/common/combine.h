@@ -1,9 +1,11 @@
-// Weighted sums of rows: out_r += sum_k a_rk row_k. Include after a Lanes header.
+// Weighted sums of rows: out_r += sum_k a_rk row_k.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+
+#include "common/simd.h"
 
 namespace longreel {
 namespace {

@@ -35,7 +35,8 @@ inline cudaError_t current_card(Card* card) {
 
 // Lets `kernel` have that much dynamic shared memory, and says how many of its blocks the card holds at once.
 template <class... Parameters>
-cudaError_t resident_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes, const Card& card, int64_t* blocks) {
+cudaError_t resident_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes, const Card& card,
+                            int64_t* blocks) {
   const auto* entry = reinterpret_cast<const void*>(kernel);
   cudaError_t error = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   int each = 0;

@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 
@@ -14,7 +15,9 @@ __device__ inline unsigned char* dynamic_shared() {
   return bytes;
 }
 
-__device__ inline uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
 
 // Starts to copy 16 bytes past L1; where `inside` is false zeros arrive, and `from` is any aligned address in global memory.
 __device__ inline void copy_async(void* to, const void* from, bool inside) {

@@ -1,10 +1,12 @@
-// Scores: dot products of token rows with packed queries, sixteen queries to a panel. Include after a Lanes header.
+// Scores: dot products of token rows with packed queries, sixteen queries to a panel.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
+
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -66,9 +68,9 @@ template <class Step>
 struct VectorDots {
   using Row = typename Step::Row;
   using Packed = typename Step::Packed;
-  static constexpr int64_t pair = Step::width;       // row elements in one packed unit
-  static constexpr int64_t multiple = Step::width;   // C is padded to a multiple of this
-  static constexpr int64_t rows_multiple = 1;        // tokens are padded to a multiple of this
+  static constexpr int64_t pair = Step::width;      // row elements in one packed unit
+  static constexpr int64_t multiple = Step::width;  // C is padded to a multiple of this
+  static constexpr int64_t rows_multiple = 1;       // tokens are padded to a multiple of this
 
   // Held by a worker while it calls run().
   struct Session {

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "numbers.h"
+#include "common/numbers.h"
 
 namespace longreel {
 namespace {

@@ -1,7 +1,8 @@
 // Scores of bf16 rows by pairs: one AVX512_BF16 instruction multiplies and adds two channels of sixteen queries.
 #pragma once
 
-#include "dots.h"
+#include "common/dots.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {

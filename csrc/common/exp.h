@@ -1,5 +1,7 @@
-// exp of sixteen lanes, within 1.5 ulp on the normal range. Include after a Lanes header.
+// exp of sixteen lanes, within 1.5 ulp on the normal range.
 #pragma once
+
+#include "common/simd.h"
 
 namespace longreel {
 namespace {

@@ -1,8 +1,8 @@
-// The rows of one frame, read in place where their channels lie side by side, else through a copy. Include after a Lanes header.
+// The rows of one frame, read in place where their channels lie side by side, else through a copy.
 #pragma once
 
-#include "rows.h"
-#include "scratch.h"
+#include "common/rows.h"
+#include "common/scratch.h"
 
 namespace longreel {
 namespace {

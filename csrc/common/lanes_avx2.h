@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "numbers.h"
+#include "common/numbers.h"
 
 namespace longreel {
 namespace {
@@ -23,9 +23,7 @@ inline Lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Lanes operator+(Lanes a, Lanes b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Lanes operator-(Lanes a, Lanes b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline Lanes operator*(Lanes a, Lanes b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
-inline Lanes fma(Lanes a, Lanes b, Lanes c) {
-  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
-}
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
 // A NaN in `b` is kept.
 inline Lanes max(Lanes a, Lanes b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline Lanes min(Lanes a, Lanes b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
@@ -75,7 +73,8 @@ inline __m256 between(__m256 low, __m256 at, __m256 high) {
 inline Lanes within(int64_t begin, int64_t end, Lanes x, float other) {
   const __m256 low = _mm256_set1_ps(static_cast<float>(begin)), high = _mm256_set1_ps(static_cast<float>(end));
   const __m256 rest = _mm256_set1_ps(other);
-  return {_mm256_blendv_ps(rest, x.lo, between(low, place(0), high)), _mm256_blendv_ps(rest, x.hi, between(low, place(8), high))};
+  return {_mm256_blendv_ps(rest, x.lo, between(low, place(0), high)),
+          _mm256_blendv_ps(rest, x.hi, between(low, place(8), high))};
 }
 
 // x where low <= at < high, else 0
@@ -119,5 +118,3 @@ inline void store(f16* p, Lanes x) {
 
 }  // namespace
 }  // namespace longreel
-
-#include "lanes_partial.h"

@@ -1,6 +1,8 @@
 // Partial loads and stores for instruction sets without masks: through a full block on the stack.
 #pragma once
 
+#include "common/simd.h"
+
 namespace longreel {
 namespace {
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "numbers.h"
+#include "common/numbers.h"
 
 namespace longreel {
 namespace {
@@ -117,5 +117,3 @@ inline void store(T* p, Lanes x) {
 
 }  // namespace
 }  // namespace longreel
-
-#include "lanes_partial.h"

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace longreel {
 

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace longreel {
 

@@ -1,8 +1,8 @@
-// The two products of the backward pass with ds [tokens, columns], in fp32 registers. Include after a Lanes header.
+// The two products of the backward pass with ds [tokens, columns], in fp32 registers.
 #pragma once
 
-#include "combine.h"
-#include "frame_rows.h"
+#include "common/combine.h"
+#include "common/frame_rows.h"
 
 namespace longreel {
 namespace {

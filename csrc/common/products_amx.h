@@ -1,9 +1,10 @@
-// The two products of the backward pass with ds [tokens, columns], on AMX tiles. Include after a Lanes header.
+// The two products of the backward pass with ds [tokens, columns], on AMX tiles.
 #pragma once
 
 #include <immintrin.h>
 
-#include "frame_rows.h"
+#include "common/frame_rows.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -141,7 +142,9 @@ class AmxProducts {
   // Channels c .. c + 31 of every token, as pairs of tokens: two tiles for each 32 tokens.
   void pack_patches(const FrameRows<bf16>& x, int64_t c) {
     const __mmask32 inside = channels_ - c >= 32 ? ~0u : (1u << (channels_ - c)) - 1;
-    const auto row = [&](int64_t n) { return n < x.count ? _mm512_maskz_loadu_epi16(inside, x[n] + c) : _mm512_setzero_si512(); };
+    const auto row = [&](int64_t n) {
+      return n < x.count ? _mm512_maskz_loadu_epi16(inside, x[n] + c) : _mm512_setzero_si512();
+    };
     alignas(64) uint16_t left[32], right[32];
     for (uint16_t i = 0; i < 16; ++i) {
       left[2 * i] = i;

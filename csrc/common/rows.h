@@ -1,9 +1,11 @@
-// Single rows: copies that change type or stride, and rows written once from fp32 terms. Include after a Lanes header.
+// Single rows: copies that change type or stride, and rows written once from fp32 terms.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+
+#include "common/simd.h"
 
 namespace longreel {
 namespace {
@@ -48,7 +50,8 @@ inline void copy_row(const From* from, int64_t stride, int64_t channels, To* to,
   } else if constexpr (std::is_same_v<To, From>) {
     std::copy_n(from, channels, to);
   } else {
-    for_lanes(channels, [&](int64_t c, int64_t count, auto whole) { store(to + c, load(from + c, count, whole), count, whole); });
+    for_lanes(channels,
+              [&](int64_t c, int64_t count, auto whole) { store(to + c, load(from + c, count, whole), count, whole); });
   }
   std::fill(to + channels, to + padded, To{});
 }
@@ -87,7 +90,8 @@ inline void write_row(const float* base, const Term<T>* terms, int64_t count, in
 // out [channels] = scale * base
 template <class T>
 inline void write_scaled(const float* base, float scale, int64_t channels, T* out) {
-  for_lanes(channels, [&](int64_t c, int64_t lanes, auto whole) { store(out + c, splat(scale) * load(base + c), lanes, whole); });
+  for_lanes(channels,
+            [&](int64_t c, int64_t lanes, auto whole) { store(out + c, splat(scale) * load(base + c), lanes, whole); });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "scratch.h"
+#include "common/scratch.h"
 
 #include <cstdlib>
 #include <cstring>

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace longreel {
 

@@ -1,10 +1,13 @@
-// Softmax down the columns of a score matrix [tokens, columns], sixteen columns at a time. Include after exp.h.
+// Softmax down the columns of a score matrix [tokens, columns], sixteen columns at a time.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+
+#include "common/exp.h"
+#include "common/simd.h"
 
 namespace longreel {
 namespace {

@@ -29,7 +29,8 @@ inline void transpose_block(const char* from, int64_t row, char* to) {
   }
   for (int k = 0; k < 4; ++k) {
     const __m512i even_low = _mm512_shuffle_i32x4(a[k], a[k + 4], 0x88), odd_low = _mm512_shuffle_i32x4(a[k], a[k + 4], 0xdd);
-    const __m512i even_high = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0x88), odd_high = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0xdd);
+    const __m512i even_high = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0x88),
+                  odd_high = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0xdd);
     _mm512_storeu_si512(to + k * 64, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
     _mm512_storeu_si512(to + (k + 4) * 64, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
     _mm512_storeu_si512(to + (k + 8) * 64, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
@@ -39,7 +40,7 @@ inline void transpose_block(const char* from, int64_t row, char* to) {
 #endif
 
 // [16, units], rows `row` bytes apart -> [units, 16]; what stands `ahead` bytes behind is fetched meanwhile, unless 0.
-inline void transpose_sixteen(const void* rows, int64_t row, int64_t units, void* columns, int64_t ahead = 0) {
+inline void transpose_sixteen(const void* rows, int64_t row, int64_t units, void* columns, [[maybe_unused]] int64_t ahead = 0) {
   const char* from = static_cast<const char*>(rows);
   char* to = static_cast<char*>(columns);
   int64_t k = 0;

@@ -1,16 +1,15 @@
 // Backward pass over frames: scores again, the softmax's gradient, then both products from one read of the frame.
-// Include after a Lanes header.
 #pragma once
 
 #include <optional>
 
-#include "../adaptive_pool/pool_shares.h"
-#include "../common/combine.h"
-#include "../common/dots.h"
-#include "../common/exp.h"
-#include "../common/products.h"
-#include "../common/softmax.h"
-#include "scores.h"
+#include "adaptive_pool/pool_shares.h"
+#include "common/combine.h"
+#include "common/dots.h"
+#include "common/exp.h"
+#include "common/products.h"
+#include "common/softmax.h"
+#include "compress_frames/scores.h"
 
 namespace longreel {
 namespace {
@@ -170,8 +169,8 @@ struct QueryChunks {
 
 // grad_query [P, 1, M, C] from the chunks' sums
 template <class T, class Dots>
-void join_chunks(const FrameProblem& problem, const PackedQueries<T, Dots>& queries, const QueryChunks& chunks, const float* sums,
-                 const float** rows, float* total, T* grad_query) {
+void join_chunks(const FrameProblem& problem, const PackedQueries<T, Dots>& queries, const QueryChunks& chunks,
+                 const float* sums, const float** rows, float* total, T* grad_query) {
   const int64_t channels = problem.patches.channels, padded = round_up(channels, 16);
   std::fill_n(grad_query, problem.queries.prompts * problem.queries.rows * channels, T{});
   const float one = 1.0f;

@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-#include "../adaptive_pool/geometry.h"
-#include "../common/numbers.h"
-#include "../common/parallel.h"
+#include "adaptive_pool/geometry.h"
+#include "common/numbers.h"
+#include "common/parallel.h"
 
 namespace longreel {
 

@@ -1,7 +1,7 @@
-#include "compress_frames.h"
+#include "compress_frames/compress_frames.h"
 
-#include "../common/cpu_isa.h"
-#include "frame_kernels.h"
+#include "common/cpu_isa.h"
+#include "compress_frames/frame_kernels.h"
 
 namespace longreel {
 namespace {

@@ -21,9 +21,9 @@ constexpr int64_t kMostInChunk = 16;
 struct BackwardPass {
   FramePass frames;
   FrameGradients gradients;
-  float* query_sums;     // [chunks, P M, C], where the queries are shared
-  int64_t slices;        // of the channels
-  int64_t query_tasks;   // of a chunk; then come the patches' tasks, `slices` for each of its frames
+  float* query_sums;    // [chunks, P M, C], where the queries are shared
+  int64_t slices;       // of the channels
+  int64_t query_tasks;  // of a chunk; then come the patches' tasks, `slices` for each of its frames
 };
 
 template <class T>
@@ -90,13 +90,24 @@ struct BackwardSteps {
       while (local < end && first >= Frame<T>(pass, local).tokens) ++local, first = 0;
       if (local == end) return Step{};
       const Frame<T> frame(pass, local);
-      const Step step{&pass, frame.scores + first, frame.pitch, frame.pitch - first, tile * kProductSide, rows, 0, rows,
-                      frame.x + first * patches.row_stride, patches.row_stride, patches.channel_stride, frame.tokens - first, 0};
+      const Step step{&pass,
+                      frame.scores + first,
+                      frame.pitch,
+                      frame.pitch - first,
+                      tile * kProductSide,
+                      rows,
+                      0,
+                      rows,
+                      frame.x + first * patches.row_stride,
+                      patches.row_stride,
+                      patches.channel_stride,
+                      frame.tokens - first,
+                      0};
       first += kProductSide;
       return step;
     };
     const auto depth = [](int64_t) { return kProductSide; };
-    const auto emit = [&](int64_t, int m, int64_t c, const float(&values)[4]) {
+    const auto emit = [&](int64_t, int m, int64_t c, const float (&values)[4]) {
       const int64_t r = tile * kProductSide + m;
       if (r >= rows) return;
       if (q.sets == 1) {
@@ -126,14 +137,23 @@ struct BackwardSteps {
     const int64_t queries = problem.queries.prompts * problem.queries.rows;
     const auto at = [&](int64_t tile, int64_t step) {
       const int64_t first = tile * kProductSide, line = step * kProductSide;
-      return Step{&pass, frame.scores + first, frame.pitch, frame.pitch - first, line, lines, problem.queries.prompts, queries,
-                  nullptr, 0, 0, lines - line, frame.index};
+      return Step{&pass,
+                  frame.scores + first,
+                  frame.pitch,
+                  frame.pitch - first,
+                  line,
+                  lines,
+                  problem.queries.prompts,
+                  queries,
+                  nullptr,
+                  0,
+                  0,
+                  lines - line,
+                  frame.index};
     };
-    const auto depth = [&](int64_t step) {
-      return static_cast<int>(min(lines - step * kProductSide, int64_t{kProductSide}));
-    };
+    const auto depth = [&](int64_t step) { return static_cast<int>(min(lines - step * kProductSide, int64_t{kProductSide})); };
     const T* const grad_content = static_cast<const T*>(own.gradients.grad_content);
-    const auto emit = [&](int64_t tile, int m, int64_t c, const float(&values)[4]) {
+    const auto emit = [&](int64_t tile, int m, int64_t c, const float (&values)[4]) {
       const int64_t n = tile * kProductSide + m;
       if (n >= frame.tokens || c >= channels) return;
       float total[4];

@@ -12,11 +12,11 @@ namespace longreel {
 template <class T>
 struct Tile {
   static constexpr int tokens = sizeof(T) == 4 ? 32 : 64, rows = tokens, channels = 64;
-  static constexpr int lane = kPackBytes / sizeof(T);     // elements of a 16-byte chunk
-  static constexpr int chunks = channels / lane;          // chunks of a row
+  static constexpr int lane = kPackBytes / sizeof(T);  // elements of a 16-byte chunk
+  static constexpr int chunks = channels / lane;       // chunks of a row
   static constexpr int stage_bytes = (tokens + rows) * chunks * kPackBytes;
   static constexpr int copies = tokens * chunks / kThreads;  // chunks that a thread copies of either operand
-  static constexpr int slice = kLanes * lane;             // channels that a warp reads at once, 16 bytes a lane
+  static constexpr int slice = kLanes * lane;                // channels that a warp reads at once, 16 bytes a lane
 };
 
 constexpr int kStages = 6;
@@ -27,16 +27,16 @@ static_assert(Tile<float>::stage_bytes * kStages == kSharedBytes && Tile<__half>
 constexpr int64_t kPitch = 8;
 
 struct FramePass {
-  FrameProblem problem;        // all frames; patches.offsets is on the device
-  const void* grad_context;    // rows that are scored after the queries, [P, F, C], or null
-  bool x_packs, q_packs;       // 16-byte chunks can be read of patches; of queries and grad_context
-  int64_t first_frame;         // the frames at hand are first_frame .. first_frame + queue.frames - 1
+  FrameProblem problem;      // all frames; patches.offsets is on the device
+  const void* grad_context;  // rows that are scored after the queries, [P, F, C], or null
+  bool x_packs, q_packs;     // 16-byte chunks can be read of patches; of queries and grad_context
+  int64_t first_frame;       // the frames at hand are first_frame .. first_frame + queue.frames - 1
   Queue queue;
-  float* scores;               // for every frame [score_rows, pitch]
+  float* scores;                    // for every frame [score_rows, pitch]
   int64_t score_rows, scored_rows;  // rows of a frame's scores, and how many of them are products with the patches
-  int64_t parts;               // of every frame, where all frames are as long
-  const int64_t* first_part;   // packed patches: [F + 1] parts before a frame
-  const int32_t* part_frame;   // packed patches: the frame of every part
+  int64_t parts;                    // of every frame, where all frames are as long
+  const int64_t* first_part;        // packed patches: [F + 1] parts before a frame
+  const int32_t* part_frame;        // packed patches: the frame of every part
 };
 
 // One frame of the pass. Tokens are those after the prefix.

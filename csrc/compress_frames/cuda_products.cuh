@@ -127,8 +127,8 @@ class ProductSums<float, Across> {
 // Runs `outputs` products of `steps` steps each for the channels from `channel` on. at(output, step) finds a step, one after
 // another, and depth(step) says how many of its k there are; emit(output, m, c, values) takes four channels of a result.
 template <class T, bool Across, class At, class Depth, class Emit, class Take>
-__device__ void run_products(const FramePass& pass, int64_t outputs, int64_t steps, int64_t channel, bool rows_pack, const At& at,
-                             const Depth& depth, const Emit& emit, const Take& take) {
+__device__ void run_products(const FramePass& pass, int64_t outputs, int64_t steps, int64_t channel, bool rows_pack,
+                             const At& at, const Depth& depth, const Emit& emit, const Take& take) {
   using Stage = ProductStage<Across>;
   unsigned char* const shared = dynamic_shared();
   const int line = threadIdx.x / 8, part = threadIdx.x % 8, warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
@@ -165,7 +165,7 @@ __device__ void run_products(const FramePass& pass, int64_t outputs, int64_t ste
       sums.add(shared + used * Stage::bytes, depth(step));
       used = (used + 1) % kProductStages;
     }
-    sums.write([&](int m, int c, const float(&values)[4]) { emit(output, m, channel + c, values); });
+    sums.write([&](int m, int c, const float (&values)[4]) { emit(output, m, channel + c, values); });
   }
   wait_for_copies<0>();
   __syncthreads();

@@ -6,6 +6,8 @@
 // left to be scored, does what remains.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "common/numbers.h"
@@ -20,8 +22,8 @@ constexpr int kWarps = kThreads / kLanes;
 struct Queue {
   unsigned long long* next_part;
   unsigned long long* next_task;
-  unsigned* scored;    // [frames] parts of each that have their scores
-  unsigned* weighed;   // [chunks] frames of each that have their weights
+  unsigned* scored;   // [frames] parts of each that have their scores
+  unsigned* weighed;  // [chunks] frames of each that have their weights
   int64_t frames, chunk, chunk_tasks;
 
   LONGREEL_INLINE int64_t tasks() const { return ceil_div(frames, chunk) * chunk_tasks; }

@@ -152,7 +152,8 @@ template <class T, bool Packs>
       Window window{tokens, 1, 0, 0, 1};
       float area = 0.0f;
       if (of_cell) {
-        const Interval none{0, 0}, ys = cell < cells ? pool.rows_of(cell) : none, xs = cell < cells ? pool.columns_of(cell) : none;
+        const Interval none{0, 0}, ys = cell < cells ? pool.rows_of(cell) : none,
+                                   xs = cell < cells ? pool.columns_of(cell) : none;
         window = {static_cast<int>(ys.size() * xs.size()), static_cast<int>(xs.size()), static_cast<int>(ys.begin),
                   static_cast<int>(xs.begin), pitch};
         area = static_cast<float>(window.count);

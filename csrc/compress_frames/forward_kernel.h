@@ -3,10 +3,10 @@
 
 #include <optional>
 
-#include "../adaptive_pool/frame_sums.h"
-#include "../common/exp.h"
-#include "../common/softmax.h"
-#include "scores.h"
+#include "adaptive_pool/frame_sums.h"
+#include "common/exp.h"
+#include "common/softmax.h"
+#include "compress_frames/scores.h"
 
 namespace longreel {
 namespace {

@@ -1,10 +1,10 @@
-// The table of one instruction set whose scores are computed in fp32. Include after a Lanes header.
+// The table of one instruction set whose scores are computed in fp32.
 #pragma once
 
-#include "../common/dots.h"
-#include "backward_kernel.h"
-#include "forward_kernel.h"
-#include "frame_kernels.h"
+#include "common/dots.h"
+#include "compress_frames/backward_kernel.h"
+#include "compress_frames/forward_kernel.h"
+#include "compress_frames/frame_kernels.h"
 
 namespace longreel {
 namespace {

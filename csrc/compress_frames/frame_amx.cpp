@@ -1,11 +1,9 @@
-#include "../common/lanes_avx512.h"
-
-#include "../common/dots.h"
-#include "../common/dots_amx.h"
-#include "../common/products_amx.h"
-#include "backward_kernel.h"
-#include "forward_kernel.h"
-#include "frame_kernels.h"
+#include "common/dots.h"
+#include "common/dots_amx.h"
+#include "common/products_amx.h"
+#include "compress_frames/backward_kernel.h"
+#include "compress_frames/forward_kernel.h"
+#include "compress_frames/frame_kernels.h"
 
 namespace longreel {
 

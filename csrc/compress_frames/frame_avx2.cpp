@@ -1,6 +1,4 @@
-#include "../common/lanes_avx2.h"
-
-#include "fp32_kernels.h"
+#include "compress_frames/fp32_kernels.h"
 
 namespace longreel {
 

@@ -1,7 +1,7 @@
 // The kernels that each instruction set provides: one table per source file frame_<isa>.cpp.
 #pragma once
 
-#include "compress_frames.h"
+#include "compress_frames/compress_frames.h"
 
 namespace longreel {
 

@@ -1,13 +1,13 @@
-// The valid queries of one set, laid out for the kernels. Include after rows.h.
+// The valid queries of one set, laid out for the kernels.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "../common/rows.h"
-#include "../common/scratch.h"
-#include "../common/transpose.h"
-#include "compress_frames.h"
+#include "common/rows.h"
+#include "common/scratch.h"
+#include "common/transpose.h"
+#include "compress_frames/compress_frames.h"
 
 namespace longreel {
 namespace {

@@ -1,8 +1,8 @@
 // What forward and backward share: the rows of one frame, and their scores against the packed queries.
 #pragma once
 
-#include "../common/frame_rows.h"
-#include "queries.h"
+#include "common/frame_rows.h"
+#include "compress_frames/queries.h"
 
 namespace longreel {
 namespace {

@@ -1,7 +1,7 @@
 // Query-to-patch softmax aggregation of frames, on the CPU: the frame pass of compress_frames without pooling.
 #pragma once
 
-#include "../compress_frames/compress_frames.h"
+#include "compress_frames/compress_frames.h"
 
 namespace longreel {
 

@@ -1,4 +1,4 @@
-#include "context_attention.h"
+#include "context_attention/context_attention.h"
 
 namespace longreel {
 

@@ -156,8 +156,8 @@ RowRun stepped(const Seen& s, int64_t step) {
 }
 
 // One unit a block, or several of at most unit_rows rows; unit_rows 0 does not split.
-void append_units(const std::vector<Block>& blocks, std::vector<Seen> seen, bool is_global, TileShape shape,
-                  int64_t unit_rows, KeySide& out) {
+void append_units(const std::vector<Block>& blocks, std::vector<Seen> seen, bool is_global, TileShape shape, int64_t unit_rows,
+                  KeySide& out) {
   std::vector<int64_t> first;
   const std::vector<Seen> sorted = by_block(std::move(seen), blocks.size(), first);
   out.units.reserve(out.units.size() + blocks.size());
@@ -176,7 +176,8 @@ void append_units(const std::vector<Block>& blocks, std::vector<Seen> seen, bool
     for (int64_t at = first[b]; at < first[b + 1];) {
       Seen s = sorted[at++];
       // Rows that see the whole block and follow one another are one run.
-      while (at < first[b + 1] && sorted[at].begin == s.end && s.full_end == s.end && sorted[at].full_begin == sorted[at].begin) {
+      while (at < first[b + 1] && sorted[at].begin == s.end && s.full_end == s.end &&
+             sorted[at].full_begin == sorted[at].begin) {
         s.full_end = sorted[at].full_end;
         s.end = sorted[at++].end;
       }

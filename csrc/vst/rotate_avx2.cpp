@@ -1,5 +1,3 @@
-#include "common/lanes_avx2.h"
-
 #include "vst/rotate_kernel.h"
 
 namespace longreel {

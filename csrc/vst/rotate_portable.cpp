@@ -1,5 +1,3 @@
-#include "common/lanes_portable.h"
-
 #include "vst/rotate_kernel.h"
 
 namespace longreel {

@@ -1,10 +1,10 @@
 #include "emulator.h"
 
+#include <atomic>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <atomic>
 #include <deque>
 #include <memory>
 #include <random>

@@ -18,11 +18,11 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 // Read anew at each use: the names must stay free for members of cudaLaunchConfig_t.
-template <dim3 emulator::Place::*of, unsigned dim3::*axis>
+template <dim3 emulator::Place::* of, unsigned dim3::* axis>
 struct Coordinate {
   operator unsigned() const { return emulator::place().*of.*axis; }
 };
-template <dim3 emulator::Place::*of>
+template <dim3 emulator::Place::* of>
 struct Coordinates {
   Coordinate<of, &dim3::x> x;
   Coordinate<of, &dim3::y> y;

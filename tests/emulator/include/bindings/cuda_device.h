@@ -14,7 +14,9 @@ class OnDeviceOf {
   cudaStream_t stream() const { return nullptr; }
 };
 
-inline void check_launch(cudaError_t status) { STD_TORCH_CHECK(status == cudaSuccess, "CUDA error ", static_cast<int>(status)); }
+inline void check_launch(cudaError_t status) {
+  STD_TORCH_CHECK(status == cudaSuccess, "CUDA error ", static_cast<int>(status));
+}
 
 }  // namespace longreel
 
