@@ -25,7 +25,13 @@ STOREYS = (
     {"testing"},
     {"bench", "cli"},
 )
-NEIGHBOURS = {("cli", "bench"), ("models", "integrations"), ("layout", "rotary"), ("reference", "layout")}
+NEIGHBOURS = {
+    ("cli", "bench"),
+    ("models", "integrations"),
+    ("layout", "rotary"),
+    ("reference", "layout"),
+    ("reference", "rotary"),
+}
 # The schemas stand alone: importable before any kernel, with torch only.
 SCHEMAS = "schemas.py"
 # What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.

@@ -18,8 +18,8 @@ inline void check_heads(const Tensor& tensor, const char* name, const Tensor& q,
   STD_TORCH_CHECK(tensor.scalar_type() == q.scalar_type(), name, " must have the dtype of q");
   const bool fits =
       tensor.size(0) == q.size(0) && tensor.size(1) == rows && tensor.size(2) == heads && tensor.size(3) == q.size(3);
-  STD_TORCH_CHECK(fits, name, " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0), ", ",
-                  tensor.size(1), ", ", tensor.size(2), ", ", tensor.size(3), "]");
+  STD_TORCH_CHECK(fits, name, " must be [", q.size(0), ", ", rows, ", ", heads, ", ", q.size(3), "], got [", tensor.size(0),
+                  ", ", tensor.size(1), ", ", tensor.size(2), ", ", tensor.size(3), "]");
 }
 
 // A contiguous int32 table on the CPU whose last dimension is `columns` (0: any), of `dims` dimensions.
@@ -50,7 +50,8 @@ inline void check_order(const Tensor& order, int64_t count, const char* name) {
 }
 
 // Every row is in one tile, and tiles meet keys that exist. bounds [samples, rows, 4] are the layout's.
-inline void check_tiles(const AttentionLayout& layout, const Tensor& bounds, int64_t queries, int64_t keys, int64_t global_keys) {
+inline void check_tiles(const AttentionLayout& layout, const Tensor& bounds, int64_t queries, int64_t keys,
+                        int64_t global_keys) {
   STD_TORCH_CHECK(bounds.size(1) == queries, "bounds must have ", queries, " rows, got ", bounds.size(1));
   int64_t rows = 0;
   for (int64_t t = 0; t < layout.tile_count; ++t) {

@@ -11,7 +11,8 @@ namespace longreel {
 namespace {
 
 void check_channels(int64_t channels) {
-  STD_TORCH_CHECK(channels >= 2 && channels <= 256 && channels % 2 == 0, "the head size must be even, 2 to 256, got ", channels);
+  STD_TORCH_CHECK(channels >= 2 && channels <= 256 && channels % 2 == 0, "the head size must be even, 2 to 256, got ",
+                  channels);
 }
 
 // cos and sin, fp32 on the CPU, contiguous; what keeps the table alive.

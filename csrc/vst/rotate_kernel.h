@@ -58,8 +58,7 @@ class RowMover {
 
   void rotate(const Heads& from, int64_t at, const Angles& angles, void* to, int64_t to_at, int64_t to_stride) {
     const T* x = source_.read(static_cast<const T*>(from.data) + at, from.channel_stride, channels_);
-    target_.write(static_cast<T*>(to) + to_at, to_stride, channels_,
-                  [&](T* row) { rotate_row(x, angles, channels_, row); });
+    target_.write(static_cast<T*>(to) + to_at, to_stride, channels_, [&](T* row) { rotate_row(x, angles, channels_, row); });
   }
   void copy(const Heads& from, int64_t at, void* to, int64_t to_at, int64_t to_stride) {
     const T* x = source_.read(static_cast<const T*>(from.data) + at, from.channel_stride, channels_);

@@ -6,9 +6,7 @@ from torch import Tensor
 from longreel.rotary import rotated
 
 
-def vst_append_(
-    mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor
-) -> None:
+def vst_append_(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> None:
     """mem_k and mem_v [B, Hkv, capacity, D] get k and v [B, n, Hkv, D] at slots mem_len[b] .. mem_len[b] + n - 1.
 
     The position of a slot is its number: row s of cos and sin [positions, D/2].

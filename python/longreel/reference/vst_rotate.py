@@ -1,6 +1,5 @@
 """vst_rotate by its definition: rotary positions for grouped rows; keys and values change to position order."""
 
-import torch
 from torch import Tensor
 
 from longreel.rotary import rotated
@@ -18,6 +17,8 @@ def vst_rotate(
     # [B, R]
     place = (bounds[..., 1].long() - 1).expand(batch, -1)
     # [B, R, 1, D/2], of every row
-    angles = [t.expand(batch, -1, -1).gather(1, place[..., None].expand(-1, -1, t.shape[-1]))[:, :, None] for t in (cos, sin)]
+    angles = [
+        t.expand(batch, -1, -1).gather(1, place[..., None].expand(-1, -1, t.shape[-1]))[:, :, None] for t in (cos, sin)
+    ]
     row_at = place.argsort(1)[..., None, None].expand(k.shape)
     return rotated(q, *angles), rotated(k, *angles).gather(1, row_at), v.gather(1, row_at)
