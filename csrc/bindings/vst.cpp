@@ -137,13 +137,13 @@ void check_memory(const Tensor& tensor, const char* name, const Tensor& rows, in
   STD_TORCH_CHECK(fits, name, " must be [", rows.size(0), ", ", kv_heads, ", ", capacity, ", ", rows.size(3), "]");
 }
 
-// Lengths int32 [B]; each, and what comes behind, lies within the memory.
-Tensor checked_lengths(const Tensor& lengths, int64_t batch, int64_t behind, int64_t capacity) {
-  const Tensor own = table(lengths, "mem_len", 1, 0);
-  STD_TORCH_CHECK(own.size(0) == batch, "mem_len must have ", batch, " entries, got ", own.size(0));
+// Numbers int32 [B]; each, and what comes behind, lies within the capacity.
+Tensor checked_lengths(const Tensor& lengths, const char* name, int64_t batch, int64_t behind, int64_t capacity) {
+  const Tensor own = table(lengths, name, 1, 0);
+  STD_TORCH_CHECK(own.size(0) == batch, name, " must have ", batch, " entries, got ", own.size(0));
   for (int64_t b = 0; b < batch; ++b) {
-    STD_TORCH_CHECK(ints(own)[b] >= 0 && ints(own)[b] + behind <= capacity, "mem_len is ", ints(own)[b], ", with ", behind,
-                    " behind it: the memory has room for ", capacity);
+    STD_TORCH_CHECK(ints(own)[b] >= 0 && ints(own)[b] + behind <= capacity, name, " is ", ints(own)[b], ", with ", behind,
+                    " behind it: there is room for ", capacity);
   }
   return own;
 }
@@ -158,7 +158,7 @@ void append(Tensor mem_k, Tensor mem_v, const Tensor& mem_len, const Tensor& k, 
   check_memory(mem_k, "mem_k", k, kv_heads, capacity);
   check_memory(mem_v, "mem_v", k, kv_heads, capacity);
   const Table angles(cos, sin, 2, channels);
-  const Tensor length = checked_lengths(mem_len, batch, rows, std::min(capacity, angles.cos.size(0)));
+  const Tensor length = checked_lengths(mem_len, "mem_len", batch, rows, std::min(capacity, angles.cos.size(0)));
   AppendProblem problem = {};
   problem.dtype = dtype_of(k, "k");
   problem.batch = batch;
@@ -178,8 +178,8 @@ void append(Tensor mem_k, Tensor mem_v, const Tensor& mem_len, const Tensor& k, 
 
 std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mem_k,
                                      const Tensor& mem_v, const Tensor& mem_len, std::optional<Tensor> mem_start,
-                                     const Tensor& bounds, const Tensor& tiles, const Tensor& order, int64_t /*tile_rows*/,
-                                     int64_t /*tile_keys*/, double scale) {
+                                     std::optional<Tensor> k_before, const Tensor& bounds, const Tensor& tiles,
+                                     const Tensor& order, int64_t /*tile_rows*/, int64_t /*tile_keys*/, double scale) {
   STD_TORCH_CHECK(q.dim() == 4 && k.dim() == 4 && mem_k.dim() == 4, "q, k and mem_k must have 4 dimensions");
   AttentionProblem problem = {};
   problem.dtype = dtype_of(q, "q");
@@ -218,25 +218,30 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
   plan.order = ints(own_order);
   check_order(own_order, plan.tile_count, "order");
   check_tiles(plan, own_bounds, problem.queries, problem.keys, problem.global_keys);
-  int64_t behind = 0;
+  int64_t rows_behind = 0, global_behind = 0;
   for (int64_t t = 0; t < plan.tile_count; ++t) {
-    STD_TORCH_CHECK(plan.tiles[t].global.begin == 0, "rows see the layout's global keys from the first on");
-    behind = std::max<int64_t>(behind, plan.tiles[t].global.end);
+    const layout::Tile& tile = plan.tiles[t];
+    STD_TORCH_CHECK(tile.global.begin == 0 && (!k_before.has_value() || tile.keys.begin == 0),
+                    "rows see what stands before them from the first key on");
+    rows_behind = std::max<int64_t>(rows_behind, tile.keys.end);
+    global_behind = std::max<int64_t>(global_behind, tile.global.end);
   }
   for (int64_t row = 0; row < plan.samples * problem.queries; ++row) {
     const int32_t* own = plan.bounds + row * 4;
-    STD_TORCH_CHECK(own[2] == 0 && 0 <= own[3] && own[3] <= behind, "row ", row, " sees global keys ", own[2], " .. ", own[3],
+    STD_TORCH_CHECK(own[2] == 0 && 0 <= own[3] && own[3] <= global_behind && (!k_before.has_value() || own[0] == 0), "row ",
+                    row, " sees keys from ", own[0], " and global keys ", own[2], " .. ", own[3],
                     ": they must begin with the first, and be those of its tile");
   }
-  const Tensor length = checked_lengths(mem_len, problem.batch, behind, problem.global_keys);
-  Memory memory = {ints(length), nullptr};
-  std::optional<Tensor> start;
-  if (mem_start.has_value()) {
-    start = table(*mem_start, "mem_start", 1, 0);
-    STD_TORCH_CHECK(start->size(0) == problem.batch, "mem_start must have ", problem.batch, " entries, got ", start->size(0));
-    memory.start = ints(*start);
-    for (int64_t b = 0; b < problem.batch; ++b) STD_TORCH_CHECK(memory.start[b] >= 0, "mem_start is ", memory.start[b]);
-  }
+  const auto numbers = [&](const std::optional<Tensor>& tensor, const char* name, int64_t behind, int64_t capacity) {
+    return tensor.has_value() ? std::optional<Tensor>(checked_lengths(*tensor, name, problem.batch, behind, capacity))
+                              : std::nullopt;
+  };
+  constexpr int64_t any = int64_t{1} << 31;
+  const auto length = numbers(mem_len, "mem_len", global_behind, problem.global_keys);
+  const auto start = numbers(mem_start, "mem_start", 0, any);
+  const auto before = numbers(k_before, "k_before", rows_behind, problem.keys);
+  const auto data = [](const std::optional<Tensor>& tensor) { return tensor.has_value() ? ints(*tensor) : nullptr; };
+  const Memory memory = {data(length), data(start), data(before)};
   const MemoryLayout layout(plan, problem.queries, problem.batch, memory);
   problem.layout = layout.layout();
   Tensor out = empty(q, {problem.batch, problem.queries, problem.heads, problem.channels});
