@@ -44,11 +44,12 @@ def folded(m: ContextAttention, text: Tensor, patches: Tensor) -> Tensor:
     step = chunk(patches, STEP)
     # [F, 2, C]: context, mean
     out = patches.new_empty(frames, 2, width)
+    projection = m.folded_weight, m.folded_bias
     # [step, 2, N]
     weights = patches.new_full((step, 2, tokens), 1 / tokens)
     for start in range(0, frames, step):
         block = patches[start : start + step]
-        query = F.linear(text[start : start + step], m.folded_weight, m.folded_bias)
+        query = F.linear(text[start : start + step], *projection)
         weights[: len(block), 0] = torch.bmm(block, query.transpose(1, 2)).float().softmax(1).mean(2)
         torch.bmm(weights[: len(block)], block, out=out[start : start + step])
     first, second, third = m.vlm_att_val_projector, m.mm_projector[0], m.mm_projector[2]

@@ -4,11 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from longreel.backends import Request, refusal
+from longreel.backends import refusal
 from longreel.ops.common.cost import Cost
-from longreel.ops.common.queries import autocast
 from longreel.ops.registry import OPS
 
 
@@ -55,11 +52,7 @@ def explain(op: str | Callable[..., Any], *args: Any, backend: str | None = None
     if name not in OPS:
         raise ValueError(f"{name!r} is not an op of longreel; ops: {', '.join(OPS)}")
     spec = OPS[name]
-    cost = spec.cost(*args, **kwargs)
-    tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-    floating = [t for t in tensors if t.is_floating_point()]
-    dtype = autocast(*floating)[-1].dtype
-    request = Request(floating[-1].device.type, dtype, spec.objection(*args, **kwargs))
+    cost, request = spec.cost(*args, **kwargs), spec.request(spec.lowered(*args, **kwargs))
     candidates = tuple(
         Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows
     )

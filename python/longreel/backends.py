@@ -1,19 +1,20 @@
-"""Which kernel may run where, and why not: one table. `backend=None` takes the first row without an objection."""
+"""Which kernel may run where, and why not. `backend=None` takes the first row of an op that has no objection."""
 
 import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, NamedTuple
 
 import torch
 
 from longreel import _native
 from longreel import schemas as schemas  # schemas stand before any kernel is looked up
 
-_LOW = (torch.float32, torch.bfloat16, torch.float16)
-_SHORT = (torch.bfloat16, torch.float16)
-_ALL = (*_LOW, torch.float64)
+LOW = (torch.float32, torch.bfloat16, torch.float16)
+SHORT = (torch.bfloat16, torch.float16)
+ALL = (*LOW, torch.float64)
 _ANY_DEVICE = ("cpu", "cuda", "mps", "xpu")
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
@@ -24,27 +25,18 @@ class BackendError(RuntimeError):
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel of one op: where it runs, and why it stands at its place in the table."""
+    """One way to compute one op: where it runs, and why it stands at its place in the table.
+
+    kind: "kernel", a low-level op of ours; "composition", calls of ops that are not ours, with an autograd of its own;
+    "reference".
+    """
 
     op: str
     backend: str
     devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     why: str
-
-
-def _rows(op: str, *kernels: Row) -> tuple[Row, ...]:
-    return (
-        *kernels,
-        Row(op, "cpu", ("cpu",), _LOW, "threaded, vectorised C++ that reads the patches from memory once"),
-        _reference(op),
-    )
-
-
-def _reference(op: str) -> Row:
-    return Row(
-        op, "reference", _ANY_DEVICE, _ALL, "plain PyTorch on any device and dtype: the specification, slow on purpose"
-    )
+    kind: Literal["kernel", "composition", "reference"] = "kernel"
 
 
 def _flash_attn() -> str | None:
@@ -58,39 +50,21 @@ def _flash_attn() -> str | None:
 
 
 FLASH_ATTN = _flash_attn()
-_FRAME_PASS = "one read of the patches, the second sweep from L2"
-_FRAME_PASS_CUDA = f"CUDA C++: {_FRAME_PASS}; no compile at the first call"
 
-TABLE: dict[str, tuple[Row, ...]] = {
-    "context_attention": _rows(
-        "context_attention",
-        Row("context_attention", "cuda", ("cuda",), _LOW, _FRAME_PASS_CUDA),
-        Row("context_attention", "triton", ("cuda",), _LOW, _FRAME_PASS),
-    ),
-    "adaptive_pool": _rows(
-        "adaptive_pool",
-        Row("adaptive_pool", "cuda", ("cuda",), _LOW, "CUDA C++, 16-byte loads, no compile at the first call"),
-        Row("adaptive_pool", "triton", ("cuda",), _LOW, "the same gather, compiled at the first call"),
-    ),
-    "compress_frames": _rows(
-        "compress_frames",
-        Row("compress_frames", "cuda", ("cuda",), _LOW, _FRAME_PASS_CUDA),
-        Row("compress_frames", "triton", ("cuda",), _LOW, _FRAME_PASS),
-    ),
-    "block_sparse_attention": (
-        Row("block_sparse_attention", "triton", ("cuda",), _LOW, "tiles of the plan only, full ones without a mask"),
-        Row("block_sparse_attention", "cpu", ("cpu",), _LOW, "threaded, vectorised C++ over the plan's tiles"),
-        Row(
-            "block_sparse_attention",
-            "flash",
-            ("cpu", "cuda"),
-            _SHORT,
-            "flash attention over the layout's pieces, merged by LSE: on CUDA"
-            f" {'torch' if FLASH_ATTN is None else f'flash-attn {FLASH_ATTN}'}'s, on CPU torch's",
-        ),
-        _reference("block_sparse_attention"),
-    ),
-}
+# Every op's rows, best first: an op declares its own, see `longreel.ops.op`.
+TABLE: dict[str, tuple[Row, ...]] = {}
+
+
+def reference_row(op: str) -> Row:
+    """The last row of every op."""
+    why = "plain PyTorch on any device and dtype: the specification, slow on purpose"
+    return Row(op, "reference", _ANY_DEVICE, ALL, why, "reference")
+
+
+def declare(rows: tuple[Row, ...]) -> None:
+    """Enter the rows of one op."""
+    TABLE[rows[0].op] = rows
+    _MISSING.update({(row.op, row.backend): _missing(row) for row in rows})
 
 
 def _missing(row: Row) -> str | None:
@@ -107,11 +81,10 @@ def _missing(row: Row) -> str | None:
     return None
 
 
-_MISSING = {(op, row.backend): _missing(row) for op, rows in TABLE.items() for row in rows}
+_MISSING: dict[tuple[str, str], str | None] = {}
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What of a call decides which rows can serve it. `objection`: why a backend does not serve its values; asked last."""
 
     device: str

@@ -1,4 +1,14 @@
-"""Schemas of every low-level op, one overload per kernel backend. Defined before any kernel is loaded; imports torch only."""
+"""Schemas of every low-level op, one overload per kernel backend. Defined before any kernel is loaded; imports torch only.
+
+An op's arguments are named here and nowhere else: what a call is lowered to, its fake and its backward know them by these names.
+A schema `<op>_backward` makes `<op>` differentiable: it asks by name for gradients of outputs (`grad_<output>`), for arguments
+and outputs of `<op>`, and for what is wanted (`need_<input>`), and returns `grad_<input>`. An op that changes an argument in
+place declares it (`Tensor(a!)`) and has a name that ends in `_`.
+"""
+
+from collections import namedtuple
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -21,8 +31,8 @@ SCHEMAS = {
         " Tensor? cu_seqlens, Tensor lse, float scale, int need_query, int need_patches)"
         " -> (Tensor grad_query, Tensor grad_patches)"
     ),
-    "adaptive_pool": f"(Tensor patches, {_POOL}) -> Tensor",
-    "adaptive_pool_backward": f"(Tensor grad, int tokens, {_POOL}) -> Tensor",
+    "adaptive_pool": f"(Tensor patches, {_POOL}) -> (Tensor output)",
+    "adaptive_pool_backward": f"(Tensor grad_output, int tokens, {_POOL}) -> (Tensor grad_patches)",
     "compress_frames": (
         f"(Tensor query, Tensor patches, Tensor? query_mask, float scale, {_POOL})"
         " -> (Tensor context, Tensor content, Tensor weights, Tensor lse)"
@@ -56,9 +66,38 @@ SCHEMAS = {
 }
 
 LIBRARY = torch.library.Library("longreel", "FRAGMENT")
+
+
+def define(name: str, schema: str) -> None:
+    """One overload of the op for every kernel backend."""
+    SCHEMAS[name] = schema
+    for backend in KERNEL_BACKENDS:
+        LIBRARY.define(f"{name}.{backend}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+
+
 for _name, _schema in SCHEMAS.items():
-    for _backend in KERNEL_BACKENDS:
-        LIBRARY.define(f"{_name}.{_backend}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    define(_name, _schema)
+
+
+@cache
+def parsed(name: str) -> torch.FunctionSchema:
+    return torch._C.parse_schema(name + SCHEMAS[name])
+
+
+@cache
+def arguments(name: str) -> Any:
+    """A NamedTuple class of the op's arguments."""
+    return namedtuple(f"{name}_arguments", [argument.name for argument in parsed(name).arguments])
+
+
+def outputs(name: str) -> tuple[str, ...]:
+    return tuple(returned.name for returned in parsed(name).returns)
+
+
+def mutated(name: str) -> tuple[str, ...]:
+    """The arguments that the op changes in place."""
+    written = [a for a in parsed(name).arguments if a.alias_info is not None and a.alias_info.is_write]
+    return tuple(argument.name for argument in written)
 
 
 def overload(name: str, backend: str) -> torch._ops.OpOverload:

@@ -276,8 +276,8 @@ def test_reset(model: LlamaForCausalLM) -> None:
 @pytest.mark.parametrize(
     ("segments", "says"),
     [
-        ([("vision", 4), ("voco", 2)], "the segments have 6 rows and embeds 5"),
-        ([("vision", 3), ("voco", 1), ("text", 1)], "ends with voco rows"),
+        ([("vision", 4), ("voco", 2)], "the segments have 6 tokens and embeds 5"),
+        ([("vision", 3), ("voco", 1), ("text", 1)], "ends with voco tokens"),
         ([("voco", 4), ("audio", 1)], "unknown segment kind"),
     ],
 )
@@ -346,3 +346,66 @@ def test_files_that_are_not_of_this_model(model: LlamaForCausalLM, tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="not a VoCoCache, or cut short"):
         VoCoCache.load(path, model.config)
+
+
+def test_a_fork_without_the_prefix_takes_no_frames(model: LlamaForCausalLM) -> None:
+    """Frames would see a prefix that the fork left out."""
+    cache = VoCoCache(model.config, prefix_visible_to="frames")
+    cache.append(model.model, torch.randn(1, 17, WIDTH), [("prefix", PREFIX), *frame(2)])
+    fork = cache.fork()
+    assert (fork.tokens, fork.counts.hidden, cache.tokens) == (2, PREFIX, 5)
+    with pytest.raises(ValueError, match="this fork left out the prefix"):
+        fork.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+    cache.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+
+
+def test_crop_counts_positions_and_stops_at_the_video(model: LlamaForCausalLM) -> None:
+    """Assisted decoding crops a fork; a crop that counted cached tokens would take none."""
+    cache = VoCoCache(model.config)
+    cache.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+    fork = cache.fork()
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[3, 4, 5, 6]]), past_key_values=fork)
+    for length in (18, 17, -1, 15, 14):
+        fork.crop(length)
+        assert fork.get_seq_length() == (16 if length == -1 else length)
+    assert [layer.tokens for layer in fork.layers] == [2, 2, 2]
+    with pytest.raises(ValueError, match="takes text away: 1 tokens are to go, the cache holds 0 of text"):
+        fork.crop(13)
+
+
+def test_a_cap_holds_for_text_and_beams(model: LlamaForCausalLM) -> None:
+    """A fork's text is refused where the cap ends, before it is written."""
+    each = 2 * 3 * 2 * 8 * 4
+    cache = VoCoCache(model.config, max_bytes=6 * each)
+    cache.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
+    fork = cache.fork()
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[3, 4, 5]]), past_key_values=fork)
+        with pytest.raises(MemoryError, match="room for 6 tokens; it holds 5, 2 more were given"):
+            model(input_ids=torch.tensor([[3, 4]]), past_key_values=fork)
+        assert [layer.tokens for layer in fork.layers] == [5, 5, 5]
+        model(input_ids=torch.tensor([[3]]), past_key_values=fork)
+    assert sum(layer.allocated for layer in fork.layers) <= 6 * each
+    cache.fork(3)
+    with pytest.raises(MemoryError, match="4 copies"):
+        cache.fork(4)
+    with pytest.raises(ValueError, match=r"max_bytes=1\.5"):
+        VoCoCache(model.config, max_bytes=1.5)  # type: ignore[arg-type]
+
+
+def test_a_video_cached_under_inference_mode_trains_text(model: LlamaForCausalLM) -> None:
+    """Questions over a cached video may be trained, whatever mode cached it."""
+    embeds, ids = torch.randn(1, 14, WIDTH), torch.tensor([[3, 4, 5]])
+    gradients = []
+    for inference in (True, False):
+        cache = VoCoCache(model.config)
+        with torch.inference_mode(inference):
+            cache.append(model.model, embeds, frame(2))
+        assert not any(layer.keys.is_inference() for layer in cache.layers)
+        model.zero_grad()
+        model(input_ids=ids, past_key_values=cache.fork()).logits.square().sum().backward()
+        gradients.append(model.model.layers[0].self_attn.k_proj.weight.grad.clone())
+    model.zero_grad()
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().sum() > 0

@@ -242,7 +242,7 @@ def test_what_is_seen_matters(tmp_path: Path, small: Preset) -> None:
         path, kept = tmp_path / f"{name}.png", tmp_path / f"{name}.safetensors"
         picture.save(path)
         run(tmp_path, path, "--question", "what?", "--keep", kept)
-        rows.append(load_file(kept))
+        rows.append({name: value for name, value in load_file(kept).items() if name != "segments"})
         logits.append(model.answer(VoCoCache.load(kept, model.language.config), torch.arange(5, 9), length=1)[1])
     for name, value in rows[0].items():
         # A VoCo token has seen nothing yet where the first layer makes its keys and values.

@@ -86,7 +86,6 @@ def test_saved_under_released_names_and_loaded_again(tmp_path: Path, pickled: bo
     }
     load(other, write(tmp_path / "c", {**state, **extra}, pickled))
     same(model, other)
-    assert torch.equal(model.adapter.attention.folded_weight, other.adapter.attention.folded_weight)
 
 
 def test_the_tower_may_lie_in_its_own_file(tmp_path: Path) -> None:

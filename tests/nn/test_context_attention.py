@@ -1,7 +1,6 @@
-"""nn.ContextAttention against LLaMA-VID's own order, and the freshness of its fold."""
+"""nn.ContextAttention against LLaMA-VID's own order."""
 
-import copy
-import io
+from typing import Any
 
 import pytest
 import torch
@@ -124,90 +123,6 @@ def test_names_of_the_released_checkpoint() -> None:
     }
 
 
-class TestFreshness:
-    """The stored fold is the fold of the weights as they are."""
-
-    def fresh(self, m: ContextAttention) -> bool:
-        text, patches = inputs(dtype=m.folded_weight.dtype)
-        with torch.no_grad():
-            got, weight = m(text, patches), m.folded_weight
-            m.fold()
-            return torch.equal(weight, m.folded_weight) and torch.equal(got, m(text, patches))
-
-    def test_changed_in_place(self) -> None:
-        m = module()
-        for parameter in (m.vlm_att_projector.weight, m.vlm_att_projector.bias, m.vlm_att_key_projector.weight):
-            with torch.no_grad():
-                parameter.mul_(2)
-            assert self.fresh(m)
-
-    def test_replaced(self) -> None:
-        m = module()
-        m.vlm_att_key_projector.weight = torch.nn.Parameter(torch.randn(16, 16, dtype=torch.float64))
-        assert self.fresh(m)
-        m.vlm_att_key_projector.weight.data = torch.randn(16, 16, dtype=torch.float64)
-        assert self.fresh(m)
-
-    def test_optimizer_step(self) -> None:
-        m = module()
-        optimizer = torch.optim.SGD(m.parameters(), 0.1)
-        m(*inputs()).square().sum().backward()
-        optimizer.step()
-        assert self.fresh(m)
-
-    def test_to_another_dtype(self) -> None:
-        m = module(dtype=torch.float32).to(torch.bfloat16)
-        assert m.folded_weight.dtype is m.folded_bias.dtype is torch.bfloat16
-        assert torch.equal(m.folded_weight, fold_projections(*m._weights())[0])
-        assert self.fresh(m)
-
-    def test_loaded(self) -> None:
-        source, m = module(), module()
-        holder = torch.nn.ModuleDict({"model": m})
-        holder.load_state_dict({f"model.{name}": value for name, value in source.state_dict().items()})
-        assert torch.equal(m.folded_weight, source.folded_weight)
-        m = ContextAttention(**WIDTHS, device="meta", dtype=torch.float64)
-        m.load_state_dict(source.state_dict(), assign=True)
-        assert torch.equal(m.folded_weight, source.folded_weight)
-
-    def test_copied_and_saved(self) -> None:
-        m = module()
-        twin = copy.deepcopy(m)
-        with torch.no_grad():
-            twin.vlm_att_key_projector.weight.add_(1)
-        assert self.fresh(twin)
-        assert self.fresh(m)
-        assert not torch.equal(twin.folded_weight, m.folded_weight)
-        saved = io.BytesIO()
-        torch.save(m, saved)
-        saved.seek(0)
-        assert self.fresh(torch.load(saved, weights_only=False))
-
-    def test_inference_mode(self) -> None:
-        m, (text, patches) = module(), inputs()
-        with torch.inference_mode():
-            m(text, patches)
-            m.vlm_att_key_projector.weight.mul_(2)
-            torch.testing.assert_close(m(text, patches), published(m, text, patches, "grid:2"))
-        m.requires_grad_(False)
-        m(text.requires_grad_(), patches).sum().backward()
-        assert text.grad is not None
-
-    @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
-    def test_compiled(self, frozen: bool) -> None:
-        m, (text, patches) = module().requires_grad_(not frozen), inputs()
-        compiled = torch.compile(m, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(text, patches), m(text, patches))
-        if not frozen:
-            # the optimiser wrote, nothing ran outside compiled code since
-            with torch.no_grad():
-                m.vlm_att_key_projector.weight.mul_(2)
-        with torch.no_grad():
-            got = compiled(text, patches)
-            m.fold()
-            torch.testing.assert_close(got, m(text, patches))
-
-
 def test_fold_is_wider_than_the_weights() -> None:
     """Stored in bfloat16, rounded once: half an ulp from the exact product."""
     key, query, bias = (torch.randn(*shape).bfloat16() for shape in ((64, 64), (64, 48), (64,)))
@@ -224,3 +139,68 @@ def test_fold_is_wider_than_the_weights() -> None:
 def test_unknown_compress(compress: str) -> None:
     with pytest.raises(ValueError, match=r"allowed are None, 'mean' and 'grid:g'"):
         module(compress)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"text": "a"}, TypeError, "text must be a floating tensor, given str"),
+        (
+            {"text": torch.zeros(5, 12, dtype=torch.int64)},
+            TypeError,
+            "text must be a floating tensor, given torch.int64",
+        ),
+        ({"text": torch.zeros(12)}, ValueError, r"text must be \[\*q, M, 12\], given \[12\]"),
+        ({"text": torch.zeros(5, 13)}, ValueError, r"text must be \[\*q, M, 12\], given \[5, 13\]"),
+        ({"patches": None}, TypeError, "patches must be a floating tensor, given NoneType"),
+        ({"patches": torch.zeros(16, 16)}, ValueError, r"patches must be \[F, N, 16\], given \[16, 16\]"),
+        ({"patches": torch.zeros(3, 16, 17)}, ValueError, r"patches must be \[F, N, 16\], given \[3, 16, 17\]"),
+        ({"query_mask": torch.zeros(5)}, TypeError, "query_mask is torch.float32; it must be bool"),
+        ({"patches": torch.zeros(3, 16, 16, dtype=torch.float64)}, TypeError, "must have one dtype"),
+    ],
+)
+def test_bad_input_is_said_in_a_line(change: dict[str, Any], error: type[Exception], said: str) -> None:
+    m = module(dtype=torch.float32)
+    text, patches = inputs(dtype=torch.float32)
+    for under in (torch.no_grad, torch.enable_grad):
+        with under(), pytest.raises(error, match=said):
+            m(**{"text": text, "patches": patches} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"key": torch.zeros(4, 5)}, r"key must be \[C, C\], given \[4, 5\]"),
+        ({"query": torch.zeros(5, 3)}, r"query must be \[4, Dq\], given \[5, 3\]"),
+        ({"bias": torch.zeros(3)}, r"bias must be \[4\], given \[3\]"),
+        ({"query": torch.zeros(4, 3).double()}, "key is torch.float32 and query is torch.float64"),
+    ],
+)
+def test_a_fold_of_what_does_not_fit(change: dict[str, Tensor], said: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=said):
+        fold_projections(**{"key": torch.zeros(4, 4)} | change)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("linear", 1), ("mlp1x_gelu", 1), ("mlp2x_gelu", 2), ("mlp3x_gelu", 3)])
+def test_kinds_of_projector(kind: str, layers: int) -> None:
+    m = ContextAttention(**WIDTHS, compress="mean", projector=kind, backend="reference", dtype=torch.float64)
+    names = {name for name in m.state_dict() if name.startswith("mm_projector.")}
+    at = [""] if kind == "linear" else [f"{2 * i}." for i in range(layers)]
+    assert names == {f"mm_projector.{i}{part}" for i in at for part in ("weight", "bias")}
+    text, patches = inputs()
+    content = patches.mean(1)
+    for index, i in enumerate(at):
+        content = F.gelu(content) if index else content
+        content = F.linear(content, *(m.get_parameter(f"mm_projector.{i}{part}") for part in ("weight", "bias")))
+    torch.testing.assert_close(m(text, patches)[:, :, 1], content.expand(2, 3, 20), rtol=1e-12, atol=1e-12)
+
+
+def test_the_identity_projector() -> None:
+    m = ContextAttention(12, 16, 16, compress="grid:2", projector="identity", backend="reference", dtype=torch.float64)
+    text, patches = inputs()
+    assert not any(name.startswith("mm_projector") for name in m.state_dict())
+    torch.testing.assert_close(m(text, patches), published(m, text, patches, "grid:2"), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="keeps the width of the patches, 16; the language model has 20"):
+        ContextAttention(**WIDTHS, projector="identity")
+    with pytest.raises(ValueError, match="allowed are 'linear', 'identity' and 'mlpNx_gelu'"):
+        ContextAttention(**WIDTHS, projector="mlp0x_gelu")

@@ -1,12 +1,13 @@
 """The backend table, its refusals, and what explain() says of a call."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 
 import longreel
-from longreel import BackendError, _native, backends
+from longreel import BackendError, _native, backends, schemas
 from longreel.backends import Request, available, choose, refusal
 from longreel.ops.registry import OPS
 from longreel.schemas import KERNEL_BACKENDS, SCHEMAS, overload
@@ -35,8 +36,7 @@ class TestEveryOp:
         assert all(row.why for row in rows)
 
     def test_kernels_are_schemas(self, op: str) -> None:
-        # the reference, and torch's own flash attention, are no kernels of ours
-        assert {row.backend for row in OPS[op].rows} - {"reference", "flash"} <= set(KERNEL_BACKENDS)
+        assert {row.backend for row in OPS[op].rows if row.kind == "kernel"} <= set(KERNEL_BACKENDS)
         for backend in KERNEL_BACKENDS:
             assert overload(op, backend)._schema.overload_name == backend
 
@@ -109,9 +109,16 @@ class TestEveryOp:
         assert longreel.explain(op, **arguments(op), backend="magic").chosen is None
 
     def test_explain_runs_nothing(self, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(OPS[op].module, "run_reference", None)
-        monkeypatch.setattr(OPS[op].module, "call", None)
+        for computes in ("plain", "compositions"):
+            monkeypatch.setitem(OPS[op].__dict__, computes, None)
+        monkeypatch.setattr(schemas, "overload", None)
         longreel.explain(op, **arguments(op))
+
+    def test_explain_raises_for_a_misspelt_keyword(self, op: str) -> None:
+        given = arguments(op) | {"scal": 2.0}
+        for call in (OPS[op].public, partial(longreel.explain, op)):
+            with pytest.raises(TypeError, match="got an unexpected keyword argument 'scal'"):
+                call(**given)
 
     def test_explain_counts_autocast(self, op: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,6 +1,7 @@
-"""Caches of keys and values that keep what later rows will see, for transformers' Cache API."""
+"""Caches of keys and values for transformers' Cache API: written in place, or compressed to what later tokens will see."""
 
 from longreel.cache.buffered import BufferedCache
+from longreel.cache.compressed import CompressedCache
 from longreel.cache.voco import VoCoCache
 
-__all__ = ["BufferedCache", "VoCoCache"]
+__all__ = ["BufferedCache", "CompressedCache", "VoCoCache"]

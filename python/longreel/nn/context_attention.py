@@ -1,14 +1,19 @@
 """LLaMA-VID's projections around compress_frames: what its code calls vlm_attention's token_generation."""
 
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longreel.backends import BackendError
+from longreel.nn.linear import is_matrix, product, said
+from longreel.ops._adaptive_pool import adaptive_pool
 from longreel.ops._compress_frames import compress_frames
-from longreel.ops.common.queries import exact
+from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries
 
 # Frames of a block without gradients. 64 x 32 query rows fill a matrix product and stay in the caches of a few cores.
 FRAMES_AT_ONCE = {"cpu": 64, "gpu": 1024}
@@ -28,15 +33,18 @@ def fold_projections(
         bias: bp ``[C]`` or None.
 
     Returns:
-        ``W' = Wk^T Wp / sqrt(C)`` ``[C, Dq]`` and ``b' = Wk^T bp / sqrt(C)`` ``[C]`` (None without a bias), computed in
+        ``W' = Wk^T Wp / sqrt(C)`` ``[C, Dq]`` and ``b' = Wk^T bp / sqrt(C)`` ``[C]`` (None without a bias), summed in
         float32 or wider and rounded once to the dtype of `key`. Differentiable.
+
+    Raises:
+        ValueError, TypeError: shapes or dtypes that do not fit.
     """
-    wide = torch.promote_types(key.dtype, torch.float32)
+    _check_fold(key, query, bias)
+    scale = key.shape[-1] ** -0.5
     with exact(key.device):
-        scaled = key.to(wide).t() * key.shape[-1] ** -0.5
-        weight = scaled if query is None else scaled @ query.to(wide)
-        folded_bias = None if bias is None else (scaled @ bias.to(wide)).to(key.dtype)
-    return weight.to(key.dtype), folded_bias
+        weight = key.t() * scale if query is None else product(key.t(), query, scale)
+        folded_bias = None if bias is None else product(key.t(), bias[:, None], scale).squeeze(-1)
+    return weight, folded_bias
 
 
 class ContextAttention(nn.Module):
@@ -48,12 +56,12 @@ class ContextAttention(nn.Module):
 
     Parameters carry the released names, below ``model.`` in a checkpoint: vlm_att_projector (Wp ``[C, Dq]``),
     vlm_att_key_projector (Wk ``[C, C]``; its bias cancels, takes no part and gets no gradient), vlm_att_val_projector
-    (Wv ``[H, C]``), mm_projector.0 and .2 (``[H, C]``, ``[H, H]``, GELU between).
+    (Wv ``[H, C]``), mm_projector.0 and .2 (``[H, C]``, ``[H, H]``, GELU between; see `projector`).
 
-    Where the folded weights want a gradient they are folded at every call. Otherwise the fold is stored, and refreshed by
-    load_state_dict, by .to() and its kin, and by any call outside compiled code that finds a weight changed. Compiled code
-    uses the stored fold where Wp and Wk are frozen (requires_grad is False) and folds in the graph where they are not. A change
-    through ``weight.data`` is invisible: call `fold` after one.
+    Every call folds the weights as they are: nothing derived from them is stored, so nothing goes stale. A projection whose
+    weight is not all it computes (LoRA and other adapters, hooks, parametrisations, quantisation, sharding) is called
+    instead: vlm_att_projector on the text, before the fold; vlm_att_key_projector on the patches, whose keys are then formed
+    as in the released code, at its cost. Merge adapters for the speed of the fold.
 
     Args:
         query_width: Dq, the width of the text queries; None where they arrive projected, as ``[*, M, C]``: then there is no
@@ -62,15 +70,14 @@ class ContextAttention(nn.Module):
         llm_width: H, the width of the language model.
         compress: None, all patches as content; "mean", one token; "grid:g" with g of at least 2, LLaMA-VID's grid pooling
             (see `longreel.adaptive_pool`, mode "grid").
+        projector: mm_projector as the released ``mm_projector_type`` names it: "mlp2x_gelu" and any "mlpNx_gelu", "linear",
+            or "identity", where C is H.
         num_prefix_tokens: leading tokens of each frame (CLS) that take no part.
         backend: as in `longreel.compress_frames`.
 
     Raises:
-        ValueError: `compress` is something else.
+        ValueError: `compress` or `projector` is something else.
     """
-
-    folded_weight: Tensor
-    folded_bias: Tensor | None
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class ContextAttention(nn.Module):
         llm_width: int,
         *,
         compress: str | None = None,
+        projector: str = "mlp2x_gelu",
         num_prefix_tokens: int = 0,
         backend: str | None = None,
         device: torch.device | str | None = None,
@@ -87,18 +95,13 @@ class ContextAttention(nn.Module):
         super().__init__()
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.pooling = _pooling(compress)
+        self.query_width, self.vision_width = query_width, vision_width
         self.num_prefix_tokens = num_prefix_tokens
         self.backend = backend
         self.vlm_att_projector = None if query_width is None else nn.Linear(query_width, vision_width, **made)
         self.vlm_att_key_projector = nn.Linear(vision_width, vision_width, **made)
         self.vlm_att_val_projector = nn.Linear(vision_width, llm_width, **made)
-        self.mm_projector = nn.Sequential(
-            nn.Linear(vision_width, llm_width, **made), nn.GELU(), nn.Linear(llm_width, llm_width, **made)
-        )
-        self.register_buffer("folded_weight", None, persistent=False)
-        self.register_buffer("folded_bias", None, persistent=False)
-        self.register_load_state_dict_post_hook(_fold_loaded)
-        self.fold()
+        self.mm_projector = build_projector(projector, vision_width, llm_width, **made)
 
     def forward(self, text: Tensor, patches: Tensor, query_mask: Tensor | None = None) -> Tensor:
         """Tokens of every frame.
@@ -112,24 +115,29 @@ class ContextAttention(nn.Module):
         Returns:
             ``[*, 1 + n, H]``, prompt-major, ``*`` is ``*q`` broadcast with ``(F,)``: the context token first, then the content
             tokens, row-major over the grid.
+
+        Raises:
+            ValueError, TypeError: shapes or dtypes that do not fit, or a projection that is sharded and not gathered.
+            BackendError: see `longreel.compress_frames`; `backend` names one that forms no keys, and they are needed.
         """
-        weight, bias = self._projection()
+        self._check(text, patches)
+        project, compress = self._ways()
         frames = patches.shape[0]
         at_once = FRAMES_AT_ONCE["cpu" if patches.device.type == "cpu" else "gpu"]
         fits = all(_sets(rows, axis) in (1, frames) for rows, axis in ((text, 3), (query_mask, 2)))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or frames <= at_once or not fits:
-            return torch.cat(self._project(*self._compress(F.linear(text, weight, bias), patches, query_mask)), -2)
+            return torch.cat(self._project(*compress(project(text), patches, query_mask)), -2)
         # In blocks: projected queries of a few frames, and hidden rows of a few more, take no memory that grows with F.
         shared = _sets(text, 3) == 1
-        projected = F.linear(text, weight, bias) if shared else text
+        projected = project(text) if shared else text
         out: Tensor | None = None
         waiting: list[tuple[Tensor, Tensor]] = []
         begin = 0
         for start in range(0, frames, at_once):
             end = min(start + at_once, frames)
-            query = projected if shared else F.linear(text[..., start:end, :, :], weight, bias)
+            query = projected if shared else project(text[..., start:end, :, :])
             mask = query_mask if query_mask is None or _sets(query_mask, 2) == 1 else query_mask[..., start:end, :]
-            waiting.append(self._compress(query, patches[start:end], mask))
+            waiting.append(compress(query, patches[start:end], mask))
             if (end - begin) * waiting[0][1].shape[1] < PROJECTED_AT_ONCE and end < frames:
                 continue
             contexts, contents = zip(*waiting, strict=True)
@@ -141,12 +149,65 @@ class ContextAttention(nn.Module):
         assert out is not None
         return out
 
+    @property
+    def folded_weight(self) -> Tensor:
+        """W' ``[C, Dq]`` of the weights as they are now; see `fold_projections`."""
+        return self._folded()[0]
+
+    @property
+    def folded_bias(self) -> Tensor | None:
+        """b' ``[C]`` likewise."""
+        return self._folded()[1]
+
+    def fold(self) -> None:
+        """Of earlier versions, which stored the fold. Nothing is stored: it does nothing."""
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.pooling.items())
+
+    def _ways(self) -> tuple[Callable[[Tensor], Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+        """What makes queries of text, and what makes context ``[*, C]`` and content ``[F, n, C]`` of queries and patches."""
+        key, query = self.vlm_att_key_projector, self.vlm_att_projector
+        if not is_matrix(key):
+            return (lambda text: text) if query is None else query, self._compress_by_keys
+        if query is None or is_matrix(query):
+            weight, bias = self._folded()
+            return partial(F.linear, weight=weight, bias=bias), self._compress
+        weight, _ = fold_projections(key.weight)
+        return lambda text: F.linear(query(text), weight), self._compress
+
+    def _folded(self) -> tuple[Tensor, Tensor | None]:
+        query = self.vlm_att_projector
+        given = () if query is None else (query.weight, query.bias)
+        return fold_projections(self.vlm_att_key_projector.weight, *given)
+
     def _compress(self, query: Tensor, patches: Tensor, query_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """context ``[*, C]`` and content ``[F, n, C]``."""
         return compress_frames(
             query, patches, **self.pooling, num_prefix_tokens=self.num_prefix_tokens, scale=1.0, query_mask=query_mask,
             backend=self.backend,
         )[:2]  # fmt: skip
+
+    def _compress_by_keys(self, query: Tensor, patches: Tensor, query_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """In the released order up to the weights: the key projection is called on the patches."""
+        if self.backend not in (None, "reference"):
+            raise BackendError(
+                f"backend={self.backend!r} forms no keys, which vlm_att_key_projector, a"
+                f" {said(self.vlm_att_key_projector)}, needs; backend=None or 'reference' does"
+            )
+        query, patches = autocast(query, patches)
+        check_pair(query, patches)
+        lower_queries(query, query_mask, patches.shape[0])
+        seen = patches[:, self.num_prefix_tokens :]
+        keys = self.vlm_att_key_projector(seen)
+        # [*, M, N], summed over M
+        scores = (query * patches.shape[-1] ** -0.5) @ keys.mT
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        if query_mask is None:
+            weights = weights.mean(-2)
+        else:
+            weights = (weights * query_mask[..., None]).sum(-2) / query_mask.sum(-1, keepdim=True).clamp(min=1)
+        context = (weights.to(seen.dtype)[..., None, :] @ seen).squeeze(-2)
+        return context, adaptive_pool(patches, **self.pooling, num_prefix_tokens=self.num_prefix_tokens)
 
     def _project(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
         """The context token ``[*, 1, H]`` and the content tokens ``[*, n, H]``."""
@@ -154,37 +215,40 @@ class ContextAttention(nn.Module):
         rest = self.mm_projector(content)
         return first, rest.expand(*first.shape[:-2], *rest.shape[-2:])
 
-    def fold(self) -> None:
-        """Store the fold of the weights as they are now."""
-        with torch.inference_mode(False), torch.no_grad():
-            self.folded_weight, self.folded_bias = fold_projections(*self._weights())
-        self._folded_from = self._state()
+    def _check(self, text: Tensor, patches: Tensor) -> None:
+        for name, given in (("text", text), ("patches", patches)):
+            if not isinstance(given, Tensor) or not given.is_floating_point():
+                kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"{name} must be a floating tensor, given {kind}")
+        width = self.vision_width
+        if patches.dim() != 3 or patches.shape[-1] != width:
+            raise ValueError(f"patches must be [F, N, {width}], given {list(patches.shape)}")
+        wanted = width if self.query_width is None else self.query_width
+        if text.dim() < 2 or text.shape[-1] != wanted:
+            raise ValueError(f"text must be [*q, M, {wanted}], given {list(text.shape)}")
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.pooling.items())
 
-    def _projection(self) -> tuple[Tensor, Tensor | None]:
-        weights = self._weights()
-        trained = any(w is not None and w.requires_grad for w in weights)
-        compiling = torch.compiler.is_compiling()
-        if trained and (torch.is_grad_enabled() or compiling):
-            return fold_projections(*weights)
-        if not compiling and self._folded_from != self._state():
-            self.fold()
-        return self.folded_weight, self.folded_bias
+def build_projector(kind: str, width: int, out: int, **made: Any) -> nn.Module:
+    """The released mm_projector of type `kind`, ``[*, width]`` -> ``[*, out]``, under its parameter names.
 
-    def _weights(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        key, query = self.vlm_att_key_projector.weight, self.vlm_att_projector
-        return (key, None, None) if query is None else (key, query.weight, query.bias)
-
-    def _state(self) -> tuple[tuple[int, int], ...]:
-        """Changes with the weights: where each lies, and how often it was written."""
-        return tuple((w.data_ptr(), -1 if w.is_inference() else w._version) for w in self._weights() if w is not None)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ContextAttention":
-        super()._apply(fn, recurse)
-        self.fold()
-        return self
+    Raises:
+        ValueError: an unknown kind, or "identity" between different widths.
+    """
+    if kind == "linear":
+        return nn.Linear(width, out, **made)
+    if kind == "identity":
+        if width != out:
+            raise ValueError(
+                f"projector='identity' keeps the width of the patches, {width}; the language model has {out}"
+            )
+        return nn.Identity()
+    deep = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
+    if deep is None:
+        raise ValueError(f"projector={kind!r}: allowed are 'linear', 'identity' and 'mlpNx_gelu'")
+    layers: list[nn.Module] = [nn.Linear(width, out, **made)]
+    for _ in range(1, int(deep[1])):
+        layers += [nn.GELU(), nn.Linear(out, out, **made)]
+    return nn.Sequential(*layers)
 
 
 def _sets(rows: Tensor | None, axis: int) -> int:
@@ -192,8 +256,16 @@ def _sets(rows: Tensor | None, axis: int) -> int:
     return 1 if rows is None or rows.dim() < axis else rows.shape[-axis]
 
 
-def _fold_loaded(module: ContextAttention, _: Any) -> None:
-    module.fold()
+def _check_fold(key: Tensor, query: Tensor | None, bias: Tensor | None) -> None:
+    if key.dim() != 2 or key.shape[0] != key.shape[1]:
+        raise ValueError(f"key must be [C, C], given {list(key.shape)}")
+    if query is not None and (query.dim() != 2 or query.shape[0] != key.shape[0]):
+        raise ValueError(f"query must be [{key.shape[0]}, Dq], given {list(query.shape)}")
+    if bias is not None and bias.shape != key.shape[:1]:
+        raise ValueError(f"bias must be [{key.shape[0]}], given {list(bias.shape)}")
+    for name, given in (("query", query), ("bias", bias)):
+        if given is not None and given.dtype is not key.dtype:
+            raise TypeError(f"key is {key.dtype} and {name} is {given.dtype}: they must have one dtype")
 
 
 def _pooling(compress: str | None) -> dict[str, Any]:

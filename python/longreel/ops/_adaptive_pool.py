@@ -5,15 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longreel.backends import Request, choose
-from longreel.ops.common.call import call, register
+from longreel.backends import LOW, Row, reference_row
 from longreel.ops.common.cost import Cost
 from longreel.ops.common.queries import autocast, check_dtype
+from longreel.ops.op import Backward, Lowered, Op, run
 from longreel.reference.adaptive_pool import adaptive_pool as reference
 from longreel.reference.pool_geometry import PoolGeometry, pool_geometry
-from longreel.schemas import overload as low_level
+from longreel.schemas import arguments
 
 NAME = "adaptive_pool"
+Arguments = arguments(NAME)
 
 
 def adaptive_pool(
@@ -46,12 +47,8 @@ def adaptive_pool(
         ValueError, TypeError: a grid, size or mode that does not fit, naming what was given and what is allowed.
         BackendError: no backend, or not the one named, can run the call.
     """
-    args, _ = lower(patches, output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens)
-    patches = args[0]
-    chosen = choose(NAME, backend, Request(patches.device.type, patches.dtype))
-    if chosen == "reference":
-        return run_reference(*args)
-    pooled: Tensor = call(NAME, chosen, *args)
+    lowered = lower(patches, output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens)
+    pooled: Tensor = run(OP, lowered, backend)
     return pooled
 
 
@@ -62,15 +59,14 @@ def lower(
     mode: str = "adaptive",
     grid: tuple[int, int] | None = None,
     num_prefix_tokens: int = 0,
-    **_: Any,
-) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """Checks, then the arguments of the low-level op and the batch shape of the result."""
+) -> Lowered:
+    """Checks, then the arguments of the low-level op."""
     (patches,) = autocast(patches)
     check_dtype(patches=patches)
     if patches.dim() != 3 or patches.shape[-1] == 0:
         raise ValueError(f"patches must be [F, N, C] with C of at least 1, given {tuple(patches.shape)}")
     geometry = pool_geometry(patches.shape[1], output_size, mode, grid, num_prefix_tokens)
-    return (patches, *geometry), (patches.shape[0],)
+    return Lowered(Arguments(patches, *geometry))
 
 
 def run_reference(patches: Tensor, *geometry: int, same_dtype: bool = False) -> Tensor:
@@ -79,38 +75,40 @@ def run_reference(patches: Tensor, *geometry: int, same_dtype: bool = False) -> 
     return reference(patches.to(wide), PoolGeometry(*geometry)).to(patches.dtype)
 
 
-def cost(patches: Tensor, *args: Any, **kwargs: Any) -> Cost:
+def cost(patches: Tensor, *sizes: Any, **options: Any) -> Cost:
     """One addition for every element of every cell's window, a scaling for every output."""
-    (x, *rest), _ = lower(patches, *args, **kwargs)
-    geometry = PoolGeometry(*rest)
+    args = lower(patches, *sizes, **options).args
+    x = args.patches
     frames, _, c = x.shape
-    outputs = frames * geometry.cells * c
-    window = frames * geometry.height * geometry.width * c
+    outputs = frames * args.out_height * args.out_width * c
+    window = frames * args.height * args.width * c
     return Cost(window + outputs, window * x.element_size(), outputs * x.element_size())
 
 
-def _fake(patches: Tensor, prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int) -> Tensor:
-    return patches.new_empty(patches.shape[0], out_height * out_width, patches.shape[2])
+def fake(args: Any) -> Tensor:
+    frames, _, c = args.patches.shape
+    made: Tensor = args.patches.new_empty(frames, args.out_height * args.out_width, c)
+    return made
 
 
-def _fake_backward(
-    grad: Tensor, tokens: int, prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int
-) -> Tensor:
-    return grad.new_empty(grad.shape[0], tokens, grad.shape[2])
+def fake_backward(args: Any) -> Tensor:
+    frames, _, c = args.grad_output.shape
+    made: Tensor = args.grad_output.new_empty(frames, args.tokens, c)
+    return made
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.tokens = inputs[0].shape[1]
-    ctx.geometry = inputs[1:]
-
-
-def _backward(backend: str) -> Any:
-    op = low_level(f"{NAME}_backward", backend)
-
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return op(grad, ctx.tokens, *ctx.geometry), *(None,) * 6
-
-    return backward
-
-
-register(NAME, _fake, _fake_backward, setup_context=_setup_context, backward=_backward)
+OP = Op(
+    NAME,
+    adaptive_pool,
+    lower,
+    run_reference,
+    cost,
+    rows=(
+        Row(NAME, "cuda", ("cuda",), LOW, "CUDA C++, 16-byte loads, no compile at the first call"),
+        Row(NAME, "triton", ("cuda",), LOW, "the same gather, compiled at the first call"),
+        Row(NAME, "cpu", ("cpu",), LOW, "threaded, vectorised C++ that reads the patches from memory once"),
+        reference_row(NAME),
+    ),
+    fake=fake,
+    backward=Backward(sizes={"tokens": lambda args: args.patches.shape[1]}, fake=fake_backward),
+)

@@ -1,24 +1,24 @@
 """block_sparse_attention: attention under a video layout, where a row sees two ranges of keys; no mask is made."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from longreel import _native
-from longreel.backends import Request, choose
+from longreel.backends import FLASH_ATTN, LOW, SHORT, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
-from longreel.ops.common.call import call, register
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.queries import autocast, check_dtype, exact, resolve_scale
 from longreel.ops.flash import attend as flash
 from longreel.ops.flash import pieces
+from longreel.ops.op import Backward, Lowered, Op, run
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
-from longreel.schemas import overload as low_level
+from longreel.schemas import arguments
 
 NAME = "block_sparse_attention"
+Arguments = arguments(NAME)
 HEAD_DIM = 256
 
 
@@ -60,14 +60,7 @@ def block_sparse_attention(
         RuntimeError: a `VideoLayout` that is not planned under torch.compile or capture.
         BackendError: no backend, or not the one named, can run the call.
     """
-    args, plan = lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v)
-    request = Request(args[0].device.type, args[0].dtype, _objection(plan, args[-1]))
-    chosen = choose(NAME, backend, request)
-    if chosen == "flash":
-        q, k, v, global_k, global_v = args[:5]
-        out, lse = flash.attend(q, k, v, global_k, global_v, plan, args[-1])
-    else:
-        out, lse = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
+    out, lse = run(OP, lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v), backend)
     return (out, lse) if return_lse else out
 
 
@@ -80,8 +73,7 @@ def lower(
     scale: float | None = None,
     global_k: Tensor | None = None,
     global_v: Tensor | None = None,
-    **_: Any,
-) -> tuple[tuple[Any, ...], PlannedLayout]:
+) -> Lowered:
     """Checks, then the arguments of the low-level op and the planned layout."""
     if (global_k is None) != (global_v is None):
         given, missing = ("global_v", "global_k") if global_k is None else ("global_k", "global_v")
@@ -94,21 +86,12 @@ def lower(
         _check_tensors(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
     plan = planned(layout, q.device)
     _check_layout(plan, q, k, global_k)
-    args = (
+    tile_rows, tile_keys = plan.tile
+    args = Arguments(
         q, k, v, global_k, global_v, plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.units,
-        plan.runs, plan.unit_order, *plan.tile, resolve_scale(scale, q.shape[-1]),
+        plan.runs, plan.unit_order, tile_rows, tile_keys, resolve_scale(scale, q.shape[-1]),
     )  # fmt: skip
-    return args, plan
-
-
-def objection(*args: Any, **kwargs: Any) -> Callable[[str], str | None]:
-    """Why a backend does not serve the values of this call, for `explain`."""
-    lowered, plan = lower(*args, **kwargs)
-    return _objection(plan, lowered[-1])
-
-
-def _objection(plan: PlannedLayout, scale: float) -> Callable[[str], str | None]:
-    return lambda backend: flash.refusal(plan, scale) if backend == "flash" else None
+    return Lowered(args, plan)
 
 
 def _check_tensors(**tensors: Tensor) -> None:
@@ -165,26 +148,26 @@ def _check_layout(plan: PlannedLayout, q: Tensor, k: Tensor, global_k: Tensor | 
         )
 
 
-def run_reference(
-    q: Tensor, k: Tensor, v: Tensor, global_k: Tensor | None, global_v: Tensor | None, global_index: Tensor,
-    start: Tensor, bounds: Tensor, *rest: Any, same_dtype: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor]:
     """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
-    wide = q.dtype if same_dtype else torch.promote_types(q.dtype, torch.float32)
-    far_k, far_v = (None if t is None else t.to(wide) for t in (global_k, global_v))
+    given = Arguments(*args)
+    dtype = given.q.dtype
+    wide = dtype if same_dtype else torch.promote_types(dtype, torch.float32)
+    q, k, v = (t.to(wide) for t in (given.q, given.k, given.v))
+    global_k, global_v = (None if t is None else t.to(wide) for t in (given.global_k, given.global_v))
     with exact(q.device):
-        out, lse = reference(q.to(wide), k.to(wide), v.to(wide), far_k, far_v, bounds, global_index, start, rest[-1])
-    return out.to(q.dtype), lse
+        out, lse = reference(q, k, v, global_k, global_v, given.bounds, given.global_index, given.start, given.scale)
+    return out.to(dtype), lse
 
 
-def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, **kwargs: Any) -> Cost:
+def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, **options: Any) -> Cost:
     """4 D for every visible (query, key) pair and head; q, k, v, the global keys and the plan read once, out and lse written."""
-    args, plan = lower(q, k, v, layout, **kwargs)
+    args, plan = lower(q, k, v, layout, **options)
     batch, rows, heads, width = q.shape
     repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
     flops = 4 * width * heads * repeat * visible_pairs(plan.layout)
-    written = batch * rows * heads * (width * args[0].element_size() + 4)
-    return Cost(flops, nbytes(*args[:13]), written)
+    written = batch * rows * heads * (width * args.q.element_size() + 4)
+    return Cost(flops, nbytes(*args), written)
 
 
 def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int) -> int | None:
@@ -211,40 +194,43 @@ def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int,
     return int(4 * width * heads * pairs)
 
 
-def _fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, rows, heads, _width = q.shape
-    return q.new_empty(q.shape), q.new_empty(batch, heads, rows, dtype=torch.float32)
+def fake(args: Any) -> tuple[Tensor, Tensor]:
+    batch, rows, heads, _width = args.q.shape
+    return args.q.new_empty(args.q.shape), args.q.new_empty(batch, heads, rows, dtype=torch.float32)
 
 
-def _fake_backward(
-    grad_out: Any, grad_lse: Any, q: Tensor, k: Tensor, v: Tensor, global_k: Tensor | None, global_v: Tensor | None, *rest: Any
-) -> tuple[Tensor, ...]:  # fmt: skip
-    need_q, need_kv, need_global = rest[-3:]
-    wanted = ((q, need_q), (k, need_kv), (v, need_kv), (global_k, need_global), (global_v, need_global))
-    return tuple(q.new_empty(t.shape if need and t is not None else (0,)) for t, need in wanted)
+def objection(backend: str, lowered: Lowered) -> str | None:
+    return flash.refusal(lowered.rest, lowered.args.scale) if backend == "flash" else None
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:13], *output)
-    ctx.numbers = inputs[13:]
+def attend(lowered: Lowered) -> tuple[Tensor, Tensor]:
+    """The flash backend."""
+    args = lowered.args
+    return flash.attend(args.q, args.k, args.v, args.global_k, args.global_v, lowered.rest, args.scale)
 
 
-def _backward(backend: str) -> Any:
-    op = low_level(f"{NAME}_backward", backend)
-
-    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
-        wanted = ctx.needs_input_grad[:5]
-        if grad_out is None and grad_lse is None:
-            return (None,) * 16
-        # Once: gradient checkpointing makes them anew and lets go of them.
-        saved = ctx.saved_tensors
-        inputs, results = saved[:13], saved[13:]
-        needs = int(wanted[0]), int(wanted[1] or wanted[2]), int(wanted[3] or wanted[4])
-        grads = op(grad_out, grad_lse, *inputs, *ctx.numbers, *results, *needs)
-        return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 11
-
-    return backward
-
-
-register(NAME, _fake, _fake_backward, setup_context=_setup_context, backward=_backward)
+OP = Op(
+    NAME,
+    block_sparse_attention,
+    lower,
+    run_reference,
+    cost,
+    rows=(
+        Row(NAME, "triton", ("cuda",), LOW, "tiles of the plan only, full ones without a mask"),
+        Row(NAME, "cpu", ("cpu",), LOW, "threaded, vectorised C++ over the plan's tiles"),
+        Row(
+            NAME,
+            "flash",
+            ("cpu", "cuda"),
+            SHORT,
+            "flash attention over the layout's pieces, merged by LSE: on CUDA"
+            f" {'torch' if FLASH_ATTN is None else f'flash-attn {FLASH_ATTN}'}'s, on CPU torch's",
+            "composition",
+        ),
+        reference_row(NAME),
+    ),
+    fake=fake,
+    backward=Backward(needs={"need_kv": ("k", "v"), "need_global": ("global_k", "global_v")}),
+    compositions={"flash": attend},
+    objection=objection,
+)

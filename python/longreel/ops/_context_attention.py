@@ -1,18 +1,26 @@
 """context_attention: the text query attends to a frame's patches and leaves one token."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from longreel.backends import Request, choose
-from longreel.ops.common.call import call, register
+from longreel.backends import LOW, Row, reference_row
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries, resolve_scale
-from longreel.reference import context_attention as reference
-from longreel.schemas import overload as low_level
+from longreel.ops.op import Backward, Lowered, Op, run
+from longreel.reference.context_attention import context_attention as reference
+from longreel.schemas import arguments
 
 NAME = "context_attention"
+Arguments = arguments(NAME)
+
+
+class Shape(NamedTuple):
+    """Of the result: the prompts, whose product is P, and `*q` broadcast with (F,)."""
+
+    prompts: tuple[int, ...]
+    batch: tuple[int, ...]
 
 
 def context_attention(
@@ -50,14 +58,13 @@ def context_attention(
         ValueError, TypeError: shapes, dtypes or devices that do not fit, naming what was given and what is allowed.
         BackendError: no backend, or not the one named, can run the call.
     """
-    args, prompts, shape = lower(query, patches, cu_seqlens=cu_seqlens, scale=scale, query_mask=query_mask)
-    request = Request(args[1].device.type, args[1].dtype)
-    chosen = choose(NAME, backend, request)
-    context, weights, _ = run_reference(*args) if chosen == "reference" else call(NAME, chosen, *args)
-    context = context.reshape(*shape, context.shape[-1])
+    lowered = lower(query, patches, cu_seqlens=cu_seqlens, scale=scale, query_mask=query_mask)
+    context, weights, _ = run(OP, lowered, backend)
+    shape = lowered.rest
+    context = context.reshape(*shape.batch, context.shape[-1])
     if not return_weights:
         return context
-    lead = shape if cu_seqlens is None else prompts
+    lead = shape.batch if cu_seqlens is None else shape.prompts
     return context, weights.reshape(*lead, weights.shape[-1])
 
 
@@ -68,9 +75,8 @@ def lower(
     cu_seqlens: Tensor | None = None,
     scale: float | None = None,
     query_mask: Tensor | None = None,
-    **_: Any,
-) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
-    """Checks, then the arguments of the low-level op, the prompts' shape and the batch shape of the result."""
+) -> Lowered:
+    """Checks, then the arguments of the low-level op and the `Shape` of the result."""
     query, patches = autocast(query, patches)
     check_pair(query, patches)
     if cu_seqlens is None:
@@ -90,7 +96,8 @@ def lower(
             _check_bounds(cu_seqlens, patches.shape[0])
         frames = cu_seqlens.shape[0] - 1
     low_query, low_mask, prompts, shape = lower_queries(query, query_mask, frames)
-    return (low_query, patches, low_mask, cu_seqlens, resolve_scale(scale, patches.shape[-1])), prompts, shape
+    args = Arguments(low_query, patches, low_mask, cu_seqlens, resolve_scale(scale, patches.shape[-1]))
+    return Lowered(args, Shape(prompts, shape))
 
 
 def _check_bounds(cu_seqlens: Tensor, total: int) -> None:
@@ -105,27 +112,27 @@ def run_reference(
     """The reference with float32 arithmetic for narrower inputs, rounded once; `same_dtype`: in the input's dtype throughout."""
     wide = patches.dtype if same_dtype else torch.promote_types(patches.dtype, torch.float32)
     with exact(patches.device):
-        context, weights, lse = reference.context_attention(query.to(wide), patches.to(wide), *rest)
+        context, weights, lse = reference(query.to(wide), patches.to(wide), *rest)
     return context.to(patches.dtype), weights, lse
 
 
-def cost(query: Tensor, patches: Tensor, **kwargs: Any) -> Cost:
+def cost(query: Tensor, patches: Tensor, **options: Any) -> Cost:
     """Scores of every query, then one weighted sum a prompt: 2 M N C + 2 N C a frame and prompt."""
-    (q, x, mask, cu_seqlens, _), *_ = lower(query, patches, **kwargs)
-    prompts, _, m, c = q.shape
+    args = lower(query, patches, **options).args
+    prompts, _, m, c = args.query.shape
+    x, packed = args.patches, args.cu_seqlens
     tokens = x.numel() // c
-    frames = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    frames = x.shape[0] if packed is None else packed.shape[0] - 1
     flops = 2 * prompts * (m + 1) * tokens * c
     written = prompts * (frames * c * x.element_size() + 4 * (tokens + frames * m))
-    return Cost(flops, nbytes(q, x, mask, cu_seqlens), written)
+    return Cost(flops, nbytes(*args), written)
 
 
-def _fake(
-    query: Tensor, patches: Tensor, query_mask: Any, cu_seqlens: Tensor | None, scale: float
-) -> tuple[Tensor, ...]:
-    prompts, _, m, c = query.shape
-    frames = patches.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    lead = (prompts, frames, patches.shape[1]) if cu_seqlens is None else (prompts, patches.shape[0])
+def fake(args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    prompts, _, m, c = args.query.shape
+    patches, packed = args.patches, args.cu_seqlens
+    frames = patches.shape[0] if packed is None else packed.shape[0] - 1
+    lead = (prompts, frames, patches.shape[1]) if packed is None else (prompts, patches.shape[0])
     return (
         patches.new_empty(prompts, frames, c),
         patches.new_empty(lead, dtype=torch.float32),
@@ -133,39 +140,21 @@ def _fake(
     )
 
 
-def fake_grads(query: Tensor, patches: Tensor, need_query: int, need_patches: int) -> tuple[Tensor, Tensor]:
-    return (
-        query.new_empty(query.shape if need_query else (0,)),
-        patches.new_empty(patches.shape if need_patches else (0,)),
-    )
+PASS = "one read of the patches, the second sweep from L2"
+CPU_PASS = "threaded, vectorised C++ that reads the patches from memory once"
 
-
-def _fake_backward(
-    grad_context: Any, grad_weights: Any, query: Tensor, patches: Tensor, query_mask: Any, cu_seqlens: Any, lse: Tensor,
-    scale: float, need_query: int, need_patches: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return fake_grads(query, patches, need_query, need_patches)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, patches, query_mask, cu_seqlens, scale = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(query, patches, query_mask, cu_seqlens, output[2])
-    ctx.mark_non_differentiable(output[2])
-    ctx.scale = scale
-
-
-def _backward(backend: str) -> Any:
-    op = low_level(f"{NAME}_backward", backend)
-
-    def backward(ctx: Any, grad_context: Tensor | None, grad_weights: Tensor | None, _: Any) -> tuple[Any, ...]:
-        need_query, need_patches = ctx.needs_input_grad[:2]
-        if grad_context is None and grad_weights is None:
-            return None, None, None, None, None
-        grads = op(grad_context, grad_weights, *ctx.saved_tensors, ctx.scale, int(need_query), int(need_patches))
-        return grads[0] if need_query else None, grads[1] if need_patches else None, None, None, None
-
-    return backward
-
-
-register(NAME, _fake, _fake_backward, setup_context=_setup_context, backward=_backward)
+OP = Op(
+    NAME,
+    context_attention,
+    lower,
+    run_reference,
+    cost,
+    rows=(
+        Row(NAME, "cuda", ("cuda",), LOW, f"CUDA C++: {PASS}; no compile at the first call"),
+        Row(NAME, "triton", ("cuda",), LOW, PASS),
+        Row(NAME, "cpu", ("cpu",), LOW, CPU_PASS),
+        reference_row(NAME),
+    ),
+    fake=fake,
+    backward=Backward(),
+)

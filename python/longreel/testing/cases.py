@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longreel import _native
 from longreel.backends import Request, refusal
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.ops.registry import OPS, OpSpec
+from longreel.ops.op import Op
+from longreel.ops.registry import OPS
 from longreel.reference.case import BadCase, Case, Inputs
 from longreel.schemas import KERNEL_BACKENDS, overload
 from longreel.testing.budget import Errors, allowed, check_within, errors
@@ -50,7 +51,7 @@ class Variant:
     isa: str | None = None
 
     @property
-    def spec(self) -> OpSpec:
+    def spec(self) -> Op:
         return OPS[self.op]
 
     def __str__(self) -> str:

@@ -44,7 +44,6 @@ def load(model: LlamaVid, folder: Path) -> None:
         CheckpointError: an entry is missing, unknown, or of another shape.
     """
     fill(model, folder, _entries(folder), released_names(model), left_out=_LEFT_OUT, assemble=assemble)
-    model.adapter.attention.fold()
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,7 @@
 """What a call costs at least: counted, not measured."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -23,5 +24,6 @@ class Cost:
         return self.flops / max(self.bytes, 1)
 
 
-def nbytes(*tensors: Tensor | None) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+def nbytes(*values: Any) -> int:
+    """Bytes of the tensors among an op's arguments."""
+    return sum(t.numel() * t.element_size() for t in values if isinstance(t, Tensor))
