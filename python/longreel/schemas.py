@@ -60,8 +60,9 @@ SCHEMAS = {
         "(Tensor(a!) mem_k, Tensor(b!) mem_v, Tensor mem_len, Tensor k, Tensor v, Tensor cos, Tensor sin) -> ()"
     ),
     "vst_attention": (
-        "(Tensor q, Tensor k, Tensor v, Tensor mem_k, Tensor mem_v, Tensor mem_len, Tensor? mem_start, Tensor bounds,"
-        " Tensor tiles, Tensor order, int tile_rows, int tile_keys, float scale) -> (Tensor out, Tensor lse)"
+        "(Tensor q, Tensor k, Tensor v, Tensor mem_k, Tensor mem_v, Tensor mem_len, Tensor? mem_start,"
+        " Tensor? k_before, Tensor bounds, Tensor tiles, Tensor order, int tile_rows, int tile_keys, float scale)"
+        " -> (Tensor out, Tensor lse)"
     ),
 }
 

@@ -29,6 +29,7 @@ def vst_attention(
     layout: VideoLayout | PlannedLayout,
     *,
     mem_start: Tensor | None = None,
+    k_before: Tensor | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     backend: str | None = None,
@@ -43,12 +44,14 @@ def vst_attention(
 
     Args:
         q: ``[B, R, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to 256.
-        k, v: ``[B, R, Hkv, D]`` in position order, as `vst_rotate` gives them.
+        k, v: ``[B, R, Hkv, D]`` in position order, as `vst_rotate` gives them; any strides.
         mem_k, mem_v: ``[B, Hkv, capacity, D]``, rotated; what lies behind the entries that are seen may hold anything.
         mem_len: int32 ``[B]`` on the same device: entries before these rows.
         layout: a `VideoLayout` of these rows alone, planned at the first call with it, or the `PlannedLayout` that
             ``layout.to(device)`` gives, which torch.compile and CUDA graph capture need. One sample serves any batch.
         mem_start: int32 ``[B]``: entries before it are left padding, seen by no row.
+        k_before: int32 ``[B]``: the rows' own keys stand behind so many others in k and v ``[B, S, Hkv, D]``, which every row
+            sees: the text so far of one of several questions about one memory. None: k and v are the rows' alone.
         scale: factor on the scores; None is ``D ** -0.5``.
         return_lse: also return the natural log of the softmax denominator, float32 ``[B, H, R]``.
         backend: None chooses (see `longreel.explain`); a name that cannot run raises BackendError.
@@ -61,7 +64,8 @@ def vst_attention(
         RuntimeError: on the CPU, `mem_len` is beyond the memory.
         BackendError: no backend, or not the one named, can run the call.
     """
-    out, lse = run(OP, lower(q, k, v, mem_k, mem_v, mem_len, layout, mem_start=mem_start, scale=scale), backend)
+    lowered = lower(q, k, v, mem_k, mem_v, mem_len, layout, mem_start=mem_start, k_before=k_before, scale=scale)
+    out, lse = run(OP, lowered, backend)
     return (out, lse) if return_lse else out
 
 
@@ -75,22 +79,25 @@ def lower(
     layout: VideoLayout | PlannedLayout,
     *,
     mem_start: Tensor | None = None,
+    k_before: Tensor | None = None,
     scale: float | None = None,
 ) -> Lowered:
     """Checks, then the arguments of the low-level op and the planned layout."""
-    check_rows(q, k, v)
+    check_rows(q, k, v, alone=k_before is None)
     if not 1 <= k.shape[3] <= HEAD_DIM:
         raise ValueError(f"the head size D is {k.shape[3]}; allowed are 1 to {HEAD_DIM}")
-    check_memory(k, mem_k=mem_k, mem_v=mem_v, mem_len=mem_len, mem_start=mem_start)
+    check_memory(k, mem_k=mem_k, mem_v=mem_v, mem_len=mem_len, mem_start=mem_start, k_before=k_before)
     plan = planned(layout, q.device)
-    check_plan(plan, k)
+    check_plan(plan, q)
+    if k_before is not None and any(documents[0].rule.attention != "text" for documents in plan.layout.samples):
+        raise ValueError(f"{plan.layout!r}: only text rows stand behind other keys (k_before)")
     if plan.global_index.shape[1] > mem_k.shape[2]:
         raise ValueError(
             f"the layout has {plan.global_index.shape[1]} global keys: appended, they do not fit a memory of {mem_k.shape[2]}"
         )
     tile_rows, tile_keys = plan.tile
     args = Arguments(
-        q, k, v, mem_k, mem_v, mem_len, mem_start, plan.bounds, plan.tiles, plan.order, tile_rows, tile_keys,
+        q, k, v, mem_k, mem_v, mem_len, mem_start, k_before, plan.bounds, plan.tiles, plan.order, tile_rows, tile_keys,
         resolve_scale(scale, q.shape[-1]),
     )  # fmt: skip
     return Lowered(args, plan)
@@ -103,7 +110,9 @@ def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor]
     wide = dtype if same_dtype else torch.promote_types(dtype, torch.float32)
     q, k, v, mem_k, mem_v = (t.to(wide) for t in (given.q, given.k, given.v, given.mem_k, given.mem_v))
     with exact(q.device):
-        out, lse = reference(q, k, v, mem_k, mem_v, given.mem_len, given.mem_start, given.bounds, given.scale)
+        out, lse = reference(
+            q, k, v, mem_k, mem_v, given.mem_len, given.mem_start, given.k_before, given.bounds, given.scale
+        )
     return out.to(dtype), lse
 
 
@@ -119,13 +128,14 @@ def cost(
 ) -> Cost:
     """4 D for every visible (query, key) pair and head; rows, the memory's entries and the plan read once, out and lse written.
 
-    Reads `mem_len` on the host.
+    Reads the lengths on the host.
     """
     args, plan = lower(q, k, v, mem_k, mem_v, mem_len, layout, **options)
     batch, rows, heads, width = q.shape
     entries = int(mem_len.sum())
     repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
-    pairs = repeat * visible_pairs(plan.layout) + rows * entries
+    before = 0 if options.get("k_before") is None else int(options["k_before"].sum())
+    pairs = repeat * visible_pairs(plan.layout) + rows * (entries + before)
     read = nbytes(q, k, v, mem_len, plan.bounds, plan.tiles, plan.order)
     read += 2 * (entries + batch * plan.global_index.shape[1]) * k.shape[2] * width * k.element_size()
     return Cost(4 * width * heads * pairs, read, batch * rows * heads * (width * args.q.element_size() + 4))

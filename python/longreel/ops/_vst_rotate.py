@@ -49,14 +49,12 @@ def vst_rotate(
     return rotated
 
 
-def lower(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout
-) -> Lowered:
+def lower(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout) -> Lowered:
     """Checks, then the arguments of the low-level op: tables with a sample dimension."""
     check_rows(q, k, v)
     check_even(k.shape[3])
     plan = planned(layout, k.device)
-    check_plan(plan, k)
+    check_plan(plan, q)
     cos, sin = tables(k, cos, sin)
     cos, sin = (t[None] if t.dim() == 2 else t for t in (cos, sin))
     if cos.dim() != 3 or cos.shape[0] not in (1, k.shape[0]) or cos.shape[1] != k.shape[1]:
@@ -76,9 +74,7 @@ def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor,
     return q, k, v
 
 
-def cost(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout
-) -> Cost:
+def cost(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout) -> Cost:
     """3 FLOPs an element of q and k; everything read once, q, k and v written once."""
     args = lower(q, k, v, cos, sin, layout).args
     return Cost(3 * (q.numel() + k.numel()), nbytes(*args), nbytes(q, k, v))
