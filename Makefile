@@ -79,7 +79,7 @@ compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU tor
 	@$(py) -m pytest tests/ops/test_cuda_compile.py tests/ops/test_triton_aot.py
 
 demo: build ## set-up, then an hour of real video on this machine
-	@$(say) "demo: one hour of video, 3600 frames, through LLaMA-VID's compression and a small language model"
+	@$(say) "demo: one hour of video, 3600 frames, through a whole system with a small language model"
 	@$(py) benchmarks/hour.py --cache .cache $(ARGS)
 
 gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds OPS=a,b)
@@ -91,7 +91,7 @@ gpu-tests: ## ... the gpu tests alone
 gpu-bench: ## ... the op benchmarks alone
 	@$(gpu) bench
 
-gpu-e2e: ## ... an hour at true size, whole systems (SYSTEM=llama-vid|voco-llama; default both)
+gpu-e2e: ## ... an hour at true size, whole systems (SYSTEM=name; default all)
 	@$(gpu) e2e
 
 gpu-sanitize: ## ... compute-sanitizer's four tools over the CUDA C++ kernels at small shapes

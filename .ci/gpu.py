@@ -10,6 +10,7 @@ pytest; e2e also transformers, safetensors, and PyAV for video.
 import argparse
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("tests", "bench", "e2e", "sanitize", "ncu")
-SYSTEMS = ("llama-vid", "voco-llama")
+# By name, without importing what is not built yet.
+SYSTEMS = tuple(runpy.run_path(str(ROOT / "python/longreel/models/registry.py"))["SYSTEMS"])
 DEFAULT = ("tests", "bench")
 # Kept free at the end for the table.
 RESERVE = 10.0
@@ -41,7 +43,7 @@ class Step:
 
 
 @dataclass
-class Outcome:
+class StepResult:
     step: Step
     seconds: float
     verdict: str
@@ -93,22 +95,22 @@ def run_all(
     run: Callable[[Step, float], int | None],
     clock: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = print,
-) -> list[Outcome]:
+) -> list[StepResult]:
     """Run the steps; `run` returns the exit status, None where the limit stopped it."""
     done = []
     for step in todo:
         left = deadline - RESERVE - clock()
         if step.needs is not None and shutil.which(step.needs) is None:
-            done.append(Outcome(step, 0.0, f"not here: {step.needs} is not installed"))
+            done.append(StepResult(step, 0.0, f"not here: {step.needs} is not installed"))
         elif left < step.least:
-            done.append(Outcome(step, 0.0, "not run: no time left"))
+            done.append(StepResult(step, 0.0, "not run: no time left"))
         else:
             limit = max(step.least, left * step.share)
             say(f"\033[1m{step.part}: {step.name}\033[0m ({limit:.0f} s at most, {left:.0f} s left)")
             start = clock()
             status = run(step, limit)
             verdict = "ok" if status == 0 else "stopped: out of time" if status is None else f"failed: exit {status}"
-            done.append(Outcome(step, clock() - start, verdict))
+            done.append(StepResult(step, clock() - start, verdict))
     return done
 
 
@@ -147,7 +149,7 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
     return run
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(outcomes: Sequence[StepResult]) -> str:
     rows = [("part", "step", "seconds", "outcome")]
     rows += [(o.step.part, o.step.name, f"{o.seconds:.0f}", o.verdict) for o in outcomes]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -1,6 +1,6 @@
 """An hour at true size through a whole system, inside a time budget: `make gpu-e2e`.
 
-    python benchmarks/end_to_end.py [--system llama-vid|voco-llama] [--results DIR] [--budget 540] [--preset 7b] [--device cuda]
+    python benchmarks/end_to_end.py [--system NAME] [--results DIR] [--budget 540] [--preset 7b] [--device cuda]
 
 Every run is a `longreel run` in a process of its own, with random weights: from features and from video, on the card as it is and
 under caps of its memory, ours and the reference path, and the number of frames up to which the reference path fits. Lines land in
@@ -24,17 +24,16 @@ import torch
 from end_to_end_inputs import no_video, noise_features, video
 
 from longreel.bench.tables import seconds, size, text_table
-from longreel.cli.session import NO_ROOM, SYSTEMS
+from longreel.cli.console import NO_ROOM
 from longreel.measure.machine import describe
+from longreel.models.registry import SYSTEMS, find
 
 HOUR = 3600
 CAPS = (24.0, 80.0)
 # A run is not begun with less time than this; measured runs say what they need beyond it.
 LEAST = 25.0
-# Where the search for the reference path's limit begins: the dense mask of VoCo-LLaMA grows with the square of the frames.
-START = {"llama-vid": HOUR, "voco-llama": 64}
-# Frames that both paths and float64, for which nothing is fused, can take.
-COMPARED = {"llama-vid": 16, "voco-llama": 4}
+# Where the search for the limit begins of a reference path that needs all frames at once: its memory may grow with their square.
+START = 64
 ANSWER = 64
 OK, FULL, LATE, CUT = "ok", "does not fit", "not run: no time left", "not finished: out of time"
 
@@ -42,7 +41,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Case:
+class Trial:
     """One run. input: "features" or "video"; ops: "longreel", "reference", or "both", which checks one against the other.
 
     at_once: the reference path takes all frames in one batch, as the released code does.
@@ -66,10 +65,10 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What became of a case; `line` is the run's own record where it went through."""
 
-    case: Case
+    case: Trial
     outcome: str
     wall: float
     line: Line | None = None
@@ -79,36 +78,38 @@ class Outcome:
         return not (self.outcome in (OK, FULL) or self.outcome.startswith("not "))
 
 
-Run = Callable[[Case, float], Outcome]
+Runner = Callable[[Trial, float], TrialResult]
 
 
-class Session:
+class Plan:
     """Runs cases while there is time, and keeps what became of them."""
 
-    def __init__(self, run: Run, deadline: float, clock: Callable[[], float], say: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, run: Runner, deadline: float, clock: Callable[[], float], say: Callable[[TrialResult], None]
+    ) -> None:
         self._run, self._deadline, self._clock, self._say = run, deadline, clock, say
-        self.done: list[Outcome] = []
+        self.done: list[TrialResult] = []
 
     @property
     def left(self) -> float:
         return self._deadline - self._clock()
 
-    def add(self, case: Case) -> Outcome:
+    def add(self, case: Trial) -> TrialResult:
         """Run `case` if it has not been run, or note that no time was left for it."""
         for outcome in self.done:
             if outcome.case == case:
                 return outcome
         needed = max(LEAST, *(1.1 * other.wall for other in self.done if _alike(other, case)), 0.0)
-        outcome = Outcome(case, LATE, 0.0) if self.left < needed else self._run(case, self.left)
+        outcome = TrialResult(case, LATE, 0.0) if self.left < needed else self._run(case, self.left)
         self.done.append(outcome)
         self._say(outcome)
         return outcome
 
-    def note(self, case: Case, why: str) -> None:
-        self.done.append(Outcome(case, why, 0.0))
+    def note(self, case: Trial, why: str) -> None:
+        self.done.append(TrialResult(case, why, 0.0))
         self._say(self.done[-1])
 
-    def reach(self, case: Case) -> None:
+    def reach(self, case: Trial) -> None:
         """`case` at the most frames for which the time left is enough, by halving."""
         like = [other for other in self.done if other.outcome == OK and _alike(other, replace(case, frames=0))]
         if like and like[-1].line is not None:
@@ -119,7 +120,7 @@ class Session:
                 case = replace(case, frames=case.frames // 2)
         self.add(case)
 
-    def limit(self, case: Case, most: int) -> None:
+    def limit(self, case: Trial, most: int) -> None:
         """The frames that fit: doubling and halving from `case.frames`, then once between what fits and what does not."""
         fits, full, at = 0, most + 1, min(case.frames, most)
         while fits < at < full:
@@ -133,7 +134,7 @@ class Session:
             at = (fits + full) // 2 if fits and full <= most else min(2 * at, most) if outcome == OK else at // 2
 
 
-def _alike(other: Outcome, case: Case) -> bool:
+def _alike(other: TrialResult, case: Trial) -> bool:
     """Whether a run says how long `case` takes at least: the same path, of no more frames (0: of any number)."""
     own, same = other.case, ("system", "preset", "ops")
     return all(getattr(own, name) == getattr(case, name) for name in same) and (
@@ -141,37 +142,36 @@ def _alike(other: Outcome, case: Case) -> bool:
     )
 
 
-def _path(case: Case) -> str:
+def _path(case: Trial) -> str:
     return "reference" if case.ops == "reference" else "longreel"
 
 
-def measure(
-    session: Session, system: str, preset: str, frames: int, caps: tuple[float, ...], card: float = math.inf
-) -> None:
+def measure(plan: Plan, system: str, preset: str, frames: int, caps: tuple[float, ...], card: float = math.inf) -> None:
     """The runs of one system, the ones that matter most first. caps, card: GiB that a run may take, and that there are."""
-    whole = Case(system, preset, "features", "longreel", None, frames)
+    facts = find(system)
+    whole = Trial(system, preset, "features", "longreel", None, frames)
     reference = replace(whole, ops="reference")
-    at_once = replace(reference, frames=min(frames, START[system]), at_once=True)
-    session.add(whole)
-    if system == "llama-vid":
-        session.add(reference)
+    at_once = replace(reference, frames=frames if facts.streams else min(frames, START), at_once=True)
+    plan.add(whole)
+    if facts.streams:
+        plan.add(reference)
     else:
-        session.add(replace(whole, frames=at_once.frames))
-        session.limit(at_once, frames)
-    session.add(replace(whole, ops="both", frames=min(frames, COMPARED[system])))
+        plan.add(replace(whole, frames=at_once.frames))
+        plan.limit(at_once, frames)
+    plan.add(replace(whole, ops="both", frames=min(frames, facts.comparable_frames)))
     why = no_video()
     if why is None:
-        session.reach(replace(whole, input="video"))
+        plan.reach(replace(whole, input="video"))
     else:
-        session.note(replace(whole, input="video"), why)
+        plan.note(replace(whole, input="video"), why)
     for cap in caps:
         if cap > card:
-            session.note(replace(whole, memory_cap_gib=cap), f"not run: the card has {card:.1f} GiB")
+            plan.note(replace(whole, memory_cap_gib=cap), f"not run: the card has {card:.1f} GiB")
             continue
-        session.reach(replace(whole, memory_cap_gib=cap))
-        session.limit(replace(at_once, memory_cap_gib=cap), frames)
-    if system == "llama-vid":
-        session.limit(at_once, frames)
+        plan.reach(replace(whole, memory_cap_gib=cap))
+        plan.limit(replace(at_once, memory_cap_gib=cap), frames)
+    if facts.streams:
+        plan.limit(at_once, frames)
 
 
 class Processes:
@@ -182,7 +182,7 @@ class Processes:
         self._inputs: dict[tuple[str, ...], Path] = {}
         self._machine: Line | None = None
 
-    def __call__(self, case: Case, limit: float) -> Outcome:
+    def __call__(self, case: Trial, limit: float) -> TrialResult:
         start = time.monotonic()
         lines = self._folder / "run.jsonl"
         lines.unlink(missing_ok=True)
@@ -193,20 +193,20 @@ class Processes:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=max(limit, 1.0))
         except subprocess.TimeoutExpired:
-            return Outcome(case, CUT, time.monotonic() - start)
+            return TrialResult(case, CUT, time.monotonic() - start)
         wall = time.monotonic() - start
         said = done.stderr.strip().splitlines()
         if done.returncode == NO_ROOM:
-            outcome = Outcome(case, FULL, wall)
+            outcome = TrialResult(case, FULL, wall)
         elif done.returncode:
             print(done.stdout, done.stderr, sep="\n", flush=True)
-            return Outcome(case, f"failed: {said[-1] if said else f'exit {done.returncode}'}", wall)
+            return TrialResult(case, f"failed: {said[-1] if said else f'exit {done.returncode}'}", wall)
         else:
-            outcome = Outcome(case, OK, wall, json.loads(lines.read_text().splitlines()[-1]))
+            outcome = TrialResult(case, OK, wall, json.loads(lines.read_text().splitlines()[-1]))
         self._write(outcome, shlex.join(["longreel", *words]))
         return outcome
 
-    def _input(self, case: Case) -> Path:
+    def _input(self, case: Trial) -> Path:
         key = (case.input, case.system) if case.input == "features" else (case.input,)
         if key not in self._inputs:
             made = (
@@ -217,7 +217,7 @@ class Processes:
             self._inputs[key] = made
         return self._inputs[key]
 
-    def _write(self, outcome: Outcome, command: str) -> None:
+    def _write(self, outcome: TrialResult, command: str) -> None:
         if self._machine is None:
             self._machine = describe(torch.device(self._device))
         line = self._machine | (outcome.line or {})
@@ -230,7 +230,7 @@ class Processes:
 HEAD = ["system", "input", "card", "path", "frames", "total", "first token", "tokens/s", "peak", "outcome"]
 
 
-def cells(outcome: Outcome) -> list[str]:
+def cells(outcome: TrialResult) -> list[str]:
     """A row of the table at the end."""
     case, line = outcome.case, outcome.line
     card = "whole" if case.memory_cap_gib is None else f"{case.memory_cap_gib:g} GiB"
@@ -246,7 +246,7 @@ def cells(outcome: Outcome) -> list[str]:
     ]  # fmt: skip
 
 
-def shares(outcome: Outcome) -> str | None:
+def shares(outcome: TrialResult) -> str | None:
     """Where the time of a run went."""
     if outcome.line is None:
         return None
@@ -255,7 +255,7 @@ def shares(outcome: Outcome) -> str | None:
     return "  " + ", ".join(f"{name} {spent / total:.0%}" for name, spent in stages.items())
 
 
-def say(outcome: Outcome) -> None:
+def say(outcome: TrialResult) -> None:
     print("  ".join(cells(outcome)) + f"  ({outcome.wall:.0f} s)", flush=True)
     if shares(outcome):
         print(shares(outcome), flush=True)
@@ -276,13 +276,13 @@ def main() -> int:
         print("end to end: no CUDA GPU on this machine; nothing to do")
         return 0
     caps, card = (CAPS, torch.cuda.get_device_properties(0).total_memory / 2**30) if on_gpu else ((), math.inf)
-    done: list[Outcome] = []
+    done: list[TrialResult] = []
     with tempfile.TemporaryDirectory() as folder:
         run = Processes(Path(folder), args.results, args.device, args.frames)
         for system, until in _deadlines(systems, deadline):
-            session = Session(run, until, time.monotonic, say)
-            measure(session, system, args.preset, args.frames, caps, card)
-            done += session.done
+            plan = Plan(run, until, time.monotonic, say)
+            measure(plan, system, args.preset, args.frames, caps, card)
+            done += plan.done
     print("\n" + text_table(HEAD, [cells(outcome) for outcome in done]))
     return int(any(outcome.failed for outcome in done))
 

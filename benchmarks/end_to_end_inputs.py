@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from longreel.cli.systems import setup_of
+from longreel.models.setup import setup_of
 
 _AT_ONCE = 64
 _CLIP_SECONDS = 10
@@ -13,7 +13,7 @@ _CLIP_SECONDS = 10
 
 def noise_features(folder: Path, system: str, preset: str, frames: int, device: str | None) -> Path:
     """A feature file of this preset's tower whose frames are `_AT_ONCE` different ones of noise, again and again."""
-    from longreel.models.feed import feature_writer
+    from longreel.models.inputs import feature_writer
     from longreel.models.sizes import computed_in
 
     path = folder / f"{system}-{preset}-noise.safetensors"

@@ -1,4 +1,4 @@
-"""An hour of real video through LLaMA-VID on this machine, ours beside the reference path.
+"""An hour of real video through a system on this machine, ours beside the reference path.
 
     python benchmarks/hour.py [--seconds 3600] [--cache DIR] [any option of `longreel run`]
 
@@ -18,7 +18,7 @@ QUESTION = "What does the cyclist pass on the way?"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="An hour of real video through LLaMA-VID, random weights.")
+    parser = argparse.ArgumentParser(description="An hour of real video through a system, random weights.")
     parser.add_argument("--seconds", type=int, default=3600, help="length of the video (3600)")
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache"), help="folder of the video and the picture (.cache)"

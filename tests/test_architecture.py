@@ -24,15 +24,12 @@ STOREYS = (
     {"cache", "nn", "data"},
     {"models", "integrations"},
     {"testing"},
-    {"bench", "cli"},
+    {"bench"},
+    {"parity"},
+    {"report"},
+    {"cli"},
 )
-NEIGHBOURS = {
-    ("cli", "bench"),
-    ("models", "integrations"),
-    ("layout", "rotary"),
-    ("reference", "layout"),
-    ("reference", "rotary"),
-}
+NEIGHBOURS = {("models", "integrations"), ("layout", "rotary"), ("reference", "layout"), ("reference", "rotary")}
 # The schemas stand alone: importable before any kernel, with torch only.
 SCHEMAS = "schemas.py"
 # What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.

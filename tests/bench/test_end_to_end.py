@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from longreel.cli.session import SYSTEMS
+from longreel.models.registry import SYSTEMS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import end_to_end as e2e
 import tables
-from end_to_end import Case, Outcome, Session
+from end_to_end import Plan, Trial, TrialResult
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,39 +23,39 @@ class Card:
 
     def __init__(self, start: float, each: float, fit: int) -> None:
         self.now, self._start, self._each, self._fit = 0.0, start, each, fit
-        self.ran: list[Case] = []
+        self.ran: list[Trial] = []
 
-    def __call__(self, case: Case, limit: float) -> Outcome:
+    def __call__(self, case: Trial, limit: float) -> TrialResult:
         self.ran.append(case)
         if case.at_once and case.frames > self._fit:
             self.now += min(limit, self._start)
-            return Outcome(case, e2e.FULL, self._start)
+            return TrialResult(case, e2e.FULL, self._start)
         wall = self._start + self._each * case.frames
         self.now += min(limit, wall)
         if wall > limit:
-            return Outcome(case, e2e.CUT, limit)
+            return TrialResult(case, e2e.CUT, limit)
         path = "reference" if case.ops == "reference" else "longreel"
         line = {"stages_s": {path: {"see": self._each * case.frames}}}
-        return Outcome(case, e2e.OK, wall, line)
+        return TrialResult(case, e2e.OK, wall, line)
 
-    def session(self, budget: float) -> Session:
-        return Session(self, budget, lambda: self.now, lambda outcome: None)
+    def plan(self, budget: float) -> Plan:
+        return Plan(self, budget, lambda: self.now, lambda outcome: None)
 
 
-def at_once(frames: int) -> Case:
-    return Case("voco-llama", "7b", "features", "reference", None, frames, at_once=True)
+def at_once(frames: int) -> Trial:
+    return Trial("voco-llama", "7b", "features", "reference", None, frames, at_once=True)
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("fit", [0, 3, 17, 64, 100, 255, 900, 3599, 3600])
 @pytest.mark.parametrize("start", [64, 3600])
 def test_the_limit_is_bracketed(fit: int, start: int) -> None:
-    session = Card(1.0, 0.0, fit).session(1e6)
-    session.limit(at_once(start), 3600)
-    fits = [o.case.frames for o in session.done if o.outcome == e2e.OK]
-    full = [o.case.frames for o in session.done if o.outcome == e2e.FULL]
+    plan = Card(1.0, 0.0, fit).plan(1e6)
+    plan.limit(at_once(start), 3600)
+    fits = [o.case.frames for o in plan.done if o.outcome == e2e.OK]
+    full = [o.case.frames for o in plan.done if o.outcome == e2e.FULL]
     assert max(fits, default=0) <= fit < min(full, default=3601)
-    assert len(session.done) == len({o.case for o in session.done})
+    assert len(plan.done) == len({o.case for o in plan.done})
     if 0 < fit < 3600:
         assert min(full) / max(fits) <= 1.5 + 1 / fit
 
@@ -68,27 +68,27 @@ def test_the_plan_ends_in_time(system: str, budget: float, each: float, monkeypa
     """Whatever a run costs; an hour from features is the first thing measured, and what was not reached has a name."""
     monkeypatch.setattr(e2e, "no_video", lambda: None)
     card = Card(20.0, each, 500)
-    session = card.session(budget)
-    e2e.measure(session, system, "7b", e2e.HOUR, e2e.CAPS)
+    plan = card.plan(budget)
+    e2e.measure(plan, system, "7b", e2e.HOUR, e2e.CAPS)
     assert card.now <= budget
-    assert card.ran[0] == Case(system, "7b", "features", "longreel", None, 3600)
-    asked = {(o.case.input, o.case.ops, o.case.memory_cap_gib) for o in session.done}
+    assert card.ran[0] == Trial(system, "7b", "features", "longreel", None, 3600)
+    asked = {(o.case.input, o.case.ops, o.case.memory_cap_gib) for o in plan.done}
     assert {("features", "longreel", 24.0), ("features", "longreel", 80.0), ("video", "longreel", None)} <= asked
-    assert not any(o.failed for o in session.done)
+    assert not any(o.failed for o in plan.done)
     if budget == 5000.0:
-        assert not [o for o in session.done if o.outcome not in (e2e.OK, e2e.FULL)]
+        assert not [o for o in plan.done if o.outcome not in (e2e.OK, e2e.FULL)]
         assert ("features", "reference", 24.0) in asked
 
 
 @pytest.mark.fast
 def test_fewer_frames_where_an_hour_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(e2e, "no_video", lambda: "not here: PyAV (av) is not installed")
-    session = Card(20.0, 0.03, 100).session(350.0)
-    e2e.measure(session, "voco-llama", "7b", e2e.HOUR, (24.0,))
-    capped = next(o for o in session.done if o.case.memory_cap_gib == 24.0)
+    plan = Card(20.0, 0.03, 100).plan(350.0)
+    e2e.measure(plan, "voco-llama", "7b", e2e.HOUR, (24.0,))
+    capped = next(o for o in plan.done if o.case.memory_cap_gib == 24.0)
     assert capped.outcome == e2e.OK
     assert 450 <= capped.case.frames < 3600
-    missing = next(o for o in session.done if o.case.input == "video")
+    missing = next(o for o in plan.done if o.case.input == "video")
     assert e2e.cells(missing)[-1] == "not here: PyAV (av) is not installed"
 
 
@@ -96,10 +96,10 @@ def test_fewer_frames_where_an_hour_takes_too_long(monkeypatch: pytest.MonkeyPat
 def test_a_cap_beyond_the_card_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(e2e, "no_video", lambda: "not here: PyAV (av) is not installed")
     card = Card(20.0, 0.001, 500)
-    session = card.session(5000.0)
-    e2e.measure(session, "voco-llama", "7b", e2e.HOUR, (24.0, 80.0), 79.2)
+    plan = card.plan(5000.0)
+    e2e.measure(plan, "voco-llama", "7b", e2e.HOUR, (24.0, 80.0), 79.2)
     assert {case.memory_cap_gib for case in card.ran} == {None, 24.0}
-    skipped = [outcome for outcome in session.done if outcome.case.memory_cap_gib == 80.0]
+    skipped = [outcome for outcome in plan.done if outcome.case.memory_cap_gib == 80.0]
     assert [e2e.cells(outcome)[-1] for outcome in skipped] == ["not run: the card has 79.2 GiB"]
     assert not skipped[0].failed
 
@@ -107,7 +107,7 @@ def test_a_cap_beyond_the_card_is_skipped(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_dense_mask_without_room_does_not_fit(tmp_path: Path) -> None:
     """64 frames of preset tiny on the CPU, in a process of their own; fewer do."""
     run = e2e.Processes(tmp_path, tmp_path / "results", "cpu", 64)
-    full, fits = (run(Case("voco-llama", "tiny", "features", "reference", None, frames), 120.0) for frames in (64, 2))
+    full, fits = (run(Trial("voco-llama", "tiny", "features", "reference", None, frames), 120.0) for frames in (64, 2))
     assert (full.outcome, fits.outcome) == (e2e.FULL, e2e.OK)
     assert not full.failed
     assert e2e.cells(full)[-1] == "does not fit"

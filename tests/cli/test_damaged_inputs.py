@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from longreel.cli.main import app
-from longreel.models.feed import feature_writer
+from longreel.models.inputs import feature_writer
 from longreel.models.llama_vid import Preset
 
 Make = Callable[[Path, Encode], Path]

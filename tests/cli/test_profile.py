@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from longreel.cli.main import app
-from longreel.cli.profile_view import Growth, exponent
+from longreel.report.growth import Growth, exponent
 
 # The runs of a sweep are processes of their own, which know no preset of a test: these take `tiny`.
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from longreel.cli.console import NO_ROOM
 from longreel.cli.main import app
-from longreel.cli.session import NO_ROOM
 from longreel.models.llama_vid import LlamaVid, Ops, Preset
 
 
@@ -221,8 +221,8 @@ def test_the_hour_in_small(tmp_path: Path) -> None:
         (["--tokens-per-frame", "auto", "--token-budget", "3"], "2 frames need 4 tokens"),
         (["--backend", "nonsense"], "nonsense"),
         (["--question", ""], "a question is empty"),
-        (["--equation", "other"], "'released' or 'paper', got 'other'"),
-        (["--text-decoder", "gpt"], "'qformer' or 'bert', got 'gpt'"),
+        (["--equation", "other"], "--equation 'other': there is released or paper"),
+        (["--text-decoder", "gpt"], "--text-decoder 'gpt': there is qformer or bert"),
         (["--device", "abacus"], "this torch runs on cpu"),
         (["--device", "cpu", "--memory-cap", "80"], "--memory-cap 80: caps the memory of a GPU, this run is on cpu"),
         (["--ops", "fast"], "there is longreel, reference"),

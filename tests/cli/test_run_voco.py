@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import Result
 
 from longreel.cache import VoCoCache
-from longreel.cli.session import NO_ROOM
+from longreel.cli.console import NO_ROOM
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.voco_llama import PRESETS, Preset, VoCoLlama, dense
 
@@ -56,7 +56,7 @@ def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
     assert line["backend"] == "cpu"
     assert line["memory_by_frames"][0][0] == 4
     assert "10 frames in" in result.stdout.splitlines()[0]
-    assert "10 rows kept, of 181: 94.48% less" in result.stdout
+    assert "10 tokens kept, of 181: 94.48% less" in result.stdout
     assert "No answer, random weights" in result.stdout
     assert result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= 100
@@ -180,7 +180,7 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
     assert (later["frames"], later["patches"], later["tokens"]) == (10, 160, 20)
     assert later["rows"] == first["rows"]
     assert [one["ids"] for one in later["questions"]] == [line["questions"][0]["ids"] for line in (whole, first)]
-    assert "20 rows kept, of 191" in result.stdout
+    assert "20 tokens kept, of 191" in result.stdout
     assert [path.name for path in tmp_path.glob("*.part")] == []
     again = ["--system", "voco-llama", "--preset", SMALL.name]
     for options, said in (
@@ -189,22 +189,22 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
         (["--count", 3], "keeps no frames"),
         (["--ops", "reference"], "keeps no frames"),
         (["--voco", 1], "made with --voco 2, this run has 1"),
-        (["--frames", "fps:1"], f"--frames fps:1: {kept} holds kept rows"),
-        (["--chunk", 4], f"--chunk 4: {kept} holds kept rows"),
+        (["--frames", "fps:1"], f"--frames fps:1: {kept} holds a saved memory"),
+        (["--chunk", 4], f"--chunk 4: {kept} holds a saved memory"),
     ):
         refused(call("run", kept, *again, *options), said)
     refused(call("extract", kept, *again, "--out", tmp_path / "f.safetensors"), "keeps no frames")
     refused(
         call("run", kept, "--system", "voco-llama"), "made with preset 'small-for-tests', this run has preset 'tiny'"
     )
-    refused(call("run", kept), "a file of kept rows of voco-llama, this run is llama-vid")
+    refused(call("run", kept), "a memory saved by voco-llama, this run is llama-vid")
 
 
 def test_the_reference_path_keeps_nothing(tmp_path: Path, small: Preset, clip: Path) -> None:
     result, line = run(tmp_path, clip, "--frames", "fps:5", "--compare", "--keep", tmp_path / "kept.safetensors")
     assert line["stages_s"]["longreel"]["keep"] > 0
     assert line["stages_s"]["reference"]["keep"] == 0
-    row = next(row for row in result.stdout.splitlines() if "write kept rows" in row)
+    row = next(row for row in result.stdout.splitlines() if "write saved memory" in row)
     assert row.split("%")[1].split()[:2] == ["–", "–"]
     assert "same code" in next(row for row in result.stdout.splitlines() if "vision tower" in row)
 
@@ -219,7 +219,7 @@ def test_kept_rows_cut_short(tmp_path: Path, small: Preset, clip: Path, left: in
     refused(call("run", cut, "--system", "voco-llama", "--preset", SMALL.name), said)
     refused(call("run", cut), said)
     refused(call("extract", cut, "--out", tmp_path / "f.safetensors"), said)
-    refused(call("extract", kept, "--out", tmp_path / "f.safetensors"), "a file of kept rows of voco-llama")
+    refused(call("extract", kept, "--out", tmp_path / "f.safetensors"), "a memory saved by voco-llama")
 
 
 def test_images(tmp_path: Path, small: Preset) -> None:

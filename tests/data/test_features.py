@@ -26,7 +26,7 @@ def test_features_need_no_decoder(tmp_path: Path) -> None:
 import sys
 sys.modules["av"] = None
 import longreel.data
-import longreel.models.llama_vid.stream
+import longreel.models.llama_vid.session
 print(longreel.data.FeatureStream({str(path)!r}).shape)
 try:
     longreel.data.frames({str(path)!r})

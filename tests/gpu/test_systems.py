@@ -9,10 +9,12 @@ import torch
 
 pytest.importorskip("transformers")
 
-from longreel.cli.run_view import agreement
-from longreel.cli.session import NO_ROOM, SYSTEMS
-from longreel.cli.systems import setup_of
-from longreel.models.feed import feature_writer
+from longreel.cli.console import NO_ROOM
+from longreel.models.inputs import Input, feature_writer
+from longreel.models.registry import SYSTEMS
+from longreel.models.setup import setup_of
+from longreel.models.system import InputFacts
+from longreel.parity.agreement import agreement
 
 each_system = pytest.mark.parametrize("system", SYSTEMS)
 
@@ -25,7 +27,7 @@ def features(folder: Path, system: str) -> Path:
     )
     pixels = torch.randint(0, 256, (12, setup.preset.tower.image, setup.preset.tower.image, 3), dtype=torch.uint8)
     with writer, torch.inference_mode():
-        model = setup.model(setup.prefix, None)
+        model = setup.model(Input(InputFacts(setup.prefix, False, 12)))
         assert model.dtype == torch.bfloat16
         assert {p.device.type for p in model.parameters()} == {"cuda"}
         assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -36,11 +38,10 @@ def features(folder: Path, system: str) -> Path:
 @each_system
 def test_a_run_agrees_with_the_reference(tmp_path: Path, system: str) -> None:
     path, setup = features(tmp_path, system), setup_of(system, "tiny", None, "cuda")
-    questions = setup.questions(["What is it?", "Why?"], 8)
-    source, prefix = setup.open([path], None, 5)
-    with source:
-        model = setup.model(prefix, source, questions)
-        record = setup.run(model, source, questions, compare=True)
+    prompts = setup.prompts(["What is it?", "Why?"], 8)
+    with setup.open([path], None, 5) as source:
+        model = setup.model(source, prompts)
+        record = setup.run(model, source, prompts, compare=True)
     verdict = agreement(record, model.dtype)
     assert verdict.why is None
     assert record.visual["longreel"].device.type == "cuda"

@@ -18,7 +18,7 @@ from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.voco_llama import PRESETS, Preset, VoCoLlama, released_name, to_released
 from longreel.models.voco_llama.checkpoint import CheckpointError, load, sized
 from longreel.models.voco_llama.model import TOWER
-from longreel.models.voco_llama.questions import by_vocabulary
+from longreel.models.voco_llama.prompts import by_vocabulary
 
 SMALL = Preset(
     name="small-for-tests",

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from longreel.cli.session import SYSTEMS
+from longreel.models.registry import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,8 +86,8 @@ def test_ops_narrow_every_part(gpu: ModuleType) -> None:
 
 
 def test_systems_are_those_of_the_command_line(gpu: ModuleType) -> None:
-    assert gpu.SYSTEMS == SYSTEMS
-    assert [step.name for step in gpu.steps(["e2e"], [], SYSTEMS, ROOT, "python3")] == list(SYSTEMS)
+    assert tuple(SYSTEMS) == gpu.SYSTEMS
+    assert [step.name for step in gpu.steps(["e2e"], [], gpu.SYSTEMS, ROOT, "python3")] == list(SYSTEMS)
     done = subprocess.run(
         [sys.executable, ".ci/gpu.py", "e2e", "--systems", "x"], cwd=ROOT, capture_output=True, text=True
     )

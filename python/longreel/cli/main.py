@@ -2,19 +2,25 @@
 
 import typer
 
-from longreel.cli import bench, profile, run
+from longreel.cli import bench, extract, profile, run
 from longreel.cli.doctor import doctor
 
-app = typer.Typer(
-    help="Kernels for long-video vision-language models: run a video, measure them, and see what runs here.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-)
-app.command()(doctor)
-bench.register(app)
-run.register(app)
-profile.register(app)
+
+def make_app() -> typer.Typer:
+    """With flags for the options of every system that is registered by now."""
+    app = typer.Typer(
+        help="Kernels for long-video vision-language models: run a video, measure them, and see what runs here.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_show_locals=False,
+    )
+    app.command()(doctor)
+    for command in (bench, run, extract, profile):
+        command.register(app)
+    return app
+
+
+app = make_app()
 
 
 def main() -> None:

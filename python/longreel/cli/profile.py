@@ -4,34 +4,30 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longreel.cli.session import (
-    SYSTEMS,
+from longreel.cli.console import consoles, one_line_errors, one_line_warnings
+from longreel.cli.files import append, check_apart, check_output
+from longreel.cli.options import (
+    QUESTION,
+    SYSTEM,
     Checkpoint,
     Chunk,
     Device,
     Frames,
     Input,
-    Mode,
-    Positions,
+    Own,
     PresetName,
     System,
-    TokensPerFrame,
-    Voco,
-    append,
-    check_apart,
-    check_output,
-    consoles,
-    named,
-    one_line_errors,
-    one_line_warnings,
+    with_options,
 )
-from longreel.cli.systems import setup_of
+from longreel.models import registry
 
-QUESTION = "What happens in this video?"
+if TYPE_CHECKING:
+    from longreel.models.setup import Setup
+
 _HALVINGS = 4
 
 
@@ -49,6 +45,13 @@ class _Sweep:
     options: dict[str, Any]
     compare: bool
     chunk: int | None
+    systems: dict[str, str]
+    """Those that are registered here."""
+
+    def setup(self) -> "Setup":
+        from longreel.models.setup import setup_of
+
+        return setup_of(self.system, self.preset, self.checkpoint, self.device, self.options)
 
 
 def profile(
@@ -59,15 +62,12 @@ def profile(
             min=1, help="Frames of a run; may be repeated. Default: all there are, and their halves down to 1/16."
         ),
     ] = None,
-    system: System = SYSTEMS[0],
+    system: System = SYSTEM,
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
     question: Annotated[str, typer.Option(help="Asked in every run.")] = QUESTION,
     frames: Frames = None,
-    tokens_per_frame: TokensPerFrame = None,
-    voco: Voco = None,
-    mode: Mode = None,
-    positions: Positions = None,
+    own: Own = {},  # noqa: B006, never changed
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the reference path beside ours, for end-to-end ratios.")
     ] = False,
@@ -80,15 +80,17 @@ def profile(
 ) -> None:
     """Run the first n frames for several n, each in a process of its own, and fit how every stage grows."""
     with one_line_errors():
-        from longreel.cli import profile_view
+        from longreel.report import growth as growths
 
         check_apart(inputs, json=json_file, plot=plot)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         if plot is not None:
-            from longreel.cli import profile_picture
-        own = {"tokens_per_frame": tokens_per_frame, "voco": voco, "mode": mode, "positions": positions}
-        sweep = _Sweep(tuple(inputs), system, preset, checkpoint, device, question, frames, own, compare, chunk)
+            from longreel.report import growth_picture
+        sweep = _Sweep(
+            tuple(inputs), system, preset, checkpoint, device, question, frames, dict(own), compare, chunk,
+            dict(registry.SYSTEMS),
+        )  # fmt: skip
         counts = _counts(sweep, count)
         console, log = consoles()
         runs: list[dict[str, Any]] = []
@@ -99,12 +101,12 @@ def profile(
                     runs.append(alone.submit(_measure, sweep, n).result())
                 if json_file is not None:
                     append(json_file, runs[-1])
-        growth = profile_view.Growth.of(runs)
+        growth = growths.Growth.of(runs)
         if json_file is not None:
-            append(json_file, profile_view.json_growth(runs, growth))
-        profile_view.show(runs, growth, console)
+            append(json_file, growths.json_growth(runs, growth))
+        growths.show(runs, growth, console)
         if plot is not None:
-            profile_picture.draw(runs, growth, plot)
+            growth_picture.draw(runs, growth, plot)
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
     if not all(run.get("passed", True) for run in runs):
         raise typer.Exit(1)
@@ -112,13 +114,11 @@ def profile(
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(profile)
+    app.command()(with_options(profile))
 
 
 def _counts(sweep: _Sweep, wanted: list[int] | None) -> list[int]:
-    setup = setup_of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device, sweep.options)
-    source, _ = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk)
-    with source:
+    with sweep.setup().open(sweep.inputs, sweep.frames, sweep.chunk) as source:
         there = source.expected
     if wanted is None:
         if there is None:
@@ -134,16 +134,17 @@ def _counts(sweep: _Sweep, wanted: list[int] | None) -> list[int]:
 
 def _measure(sweep: _Sweep, count: int) -> dict[str, Any]:
     """One run as a line of JSON; in a process of its own, whose peak memory is this run's alone."""
-    from longreel.cli import run_view
+    from longreel.models.setup import named
+    from longreel.parity.agreement import agreement
+    from longreel.report.lines import json_line
 
+    registry.SYSTEMS.update(sweep.systems)
     with one_line_warnings():
-        setup = setup_of(sweep.system, sweep.preset, sweep.checkpoint, sweep.device, sweep.options)
-        questions = setup.questions([sweep.question], None)
-        source, prefix = setup.open(list(sweep.inputs), sweep.frames, sweep.chunk)
-        with source:
-            model = setup.model(prefix, source, questions)
-            record = setup.run(model, source, questions, compare=sweep.compare, frames=count)
-    record.weights = setup.weights
+        setup = sweep.setup()
+        prompts = setup.prompts([sweep.question])
+        with setup.open(sweep.inputs, sweep.frames, sweep.chunk) as source:
+            model = setup.model(source, prompts)
+            record = setup.run(model, source, prompts, compare=sweep.compare, frames=count)
     compared = record if sweep.compare else None
-    verdict = None if compared is None else run_view.agreement(compared, model.dtype)
-    return run_view.json_record(record, named(list(sweep.inputs)), verdict, compared) | {"command": "profile"}
+    verdict = None if compared is None else agreement(compared, model.dtype)
+    return json_line(record, named(sweep.inputs), verdict, compared) | {"command": "profile"}

@@ -1,12 +1,15 @@
 """Patch features on disk: written frame by frame while a video streams, read back in chunks, never all in memory.
 
-The file is plain safetensors: `features` [F, T, C] and `times` float64 [F], with what made them in its metadata.
+The file is plain safetensors: `features` [F, T, C] and `times` float64 [F], with what made them in its metadata. Other modalities
+stand behind them by name: `audio` [A, ...] and `audio.times` float64 [A].
 """
 
 import json
+import math
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +21,8 @@ from torch import Tensor
 from longreel.data.errors import MediaError
 from longreel.data.prefetch import Prefetch
 
-FORMAT = "longreel-features/1"
+# Of frames alone, and with other modalities.
+FORMAT, FORMAT_WITH_OTHERS = "longreel-features/1", "longreel-features/2"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # Digits of the final header are not known at the start: shapes and offsets fit in these spare bytes.
@@ -27,23 +31,58 @@ _LONGEST_HEADER = 1 << 20
 
 
 class FeatureChunk(NamedTuple):
-    """Frames in order: features [f, T, C]; times [f] float64, seconds since the first frame."""
+    """Frames in order: features [f, T, C]; times [f] float64, seconds since the first frame.
+
+    others: by name, what belongs to no frame, and its times: all up to the last of these frames.
+    """
 
     features: Tensor
     times: Tensor
+    others: Mapping[str, tuple[Tensor, Tensor]] = {}
+
+
+class _Other:
+    """Another modality's tensor while it grows, in a file of its own beside the features."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, closed with its writer
+        self.shape: tuple[int, ...] = ()
+        self.dtype = torch.float32
+        self.times: list[float] = []
+
+    def add(self, name: str, values: Tensor, times: Tensor) -> None:
+        if not self.times:
+            self.shape, self.dtype = tuple(values.shape[1:]), values.dtype
+        if values.shape[1:] != self.shape or values.dtype != self.dtype or len(values) != len(times):
+            raise ValueError(
+                f"{name} {tuple(values.shape)} {values.dtype} with {len(times)} times in a file of {self.shape} {self.dtype}"
+            )
+        self.file.write(values.contiguous().view(torch.uint8).numpy().data)
+        self.times += times.tolist()
 
 
 class FeatureWriter:
-    """Appends chunks; the file appears under its name when `with` ends without an exception, otherwise not at all."""
+    """Appends chunks; the file appears under its name when `with` ends without an exception, otherwise not at all.
+
+    others: names of the other modalities that `add` may be given.
+    """
 
     def __init__(
-        self, path: str | os.PathLike[str], tokens: int, width: int, dtype: torch.dtype, about: Mapping[str, str]
+        self,
+        path: str | os.PathLike[str],
+        tokens: int,
+        width: int,
+        dtype: torch.dtype,
+        about: Mapping[str, str],
+        *,
+        others: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self._shape, self._dtype = (tokens, width), dtype
-        self._about = {"format": FORMAT, **about}
+        self._about = dict(about)
         self._times: list[float] = []
-        self._room = -(-(len(self._header()) + _SPARE) // 64) * 64
+        self._others: dict[str, _Other] = {}
+        self._room = -(-(len(self._header()) + _SPARE * (1 + 2 * len(others))) // 64) * 64
         try:
             handle, name = tempfile.mkstemp(prefix=f".{self.path.name}-", suffix=".part", dir=self.path.parent)
         except OSError as error:
@@ -51,14 +90,19 @@ class FeatureWriter:
         self._temporary = Path(name)
         self._file = os.fdopen(handle, "wb")
         self._file.write(bytes(8 + self._room))
+        self._others = {name: _Other(self.path.parent) for name in others}
 
-    def add(self, features: Tensor, times: Tensor) -> None:
-        """Append features [f, T, C] in the writer's dtype and their times [f]."""
+    def add(self, features: Tensor, times: Tensor, others: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
+        """Append features [f, T, C] in the writer's dtype and their times [f]; others: by name, values [a, ...] and times [a]."""
         if features.shape[1:] != self._shape or features.dtype != self._dtype or len(features) != len(times):
             raise ValueError(
                 f"features {tuple(features.shape)} {features.dtype} with {len(times)} times in a file of"
                 f" {self._shape} {self._dtype}"
             )
+        for name, (values, at) in (others or {}).items():
+            if name not in self._others:
+                raise ValueError(f"{name}: this file is made for features{''.join(f', {own}' for own in self._others)}")
+            self._others[name].add(name, values, at)
         self._file.write(features.contiguous().view(torch.uint8).numpy().data)
         self._times += times.tolist()
 
@@ -73,10 +117,16 @@ class FeatureWriter:
                 self._finish()
         finally:
             self._file.close()
+            for other in self._others.values():
+                other.file.close()
             self._temporary.unlink(missing_ok=True)
 
     def _finish(self) -> None:
         self._file.write(torch.tensor(self._times, dtype=torch.float64).numpy().data)
+        for other in self._held():
+            other.file.seek(0)
+            shutil.copyfileobj(other.file, self._file)
+            self._file.write(torch.tensor(other.times, dtype=torch.float64).numpy().data)
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + self._header().ljust(self._room))
         self._file.close()
@@ -86,14 +136,27 @@ class FeatureWriter:
         self._temporary.chmod(0o666 & ~mask)
         os.replace(self._temporary, self.path)
 
+    def _held(self) -> list[_Other]:
+        """The other modalities of which there is something."""
+        return [other for other in self._others.values() if other.times]
+
     def _header(self) -> bytes:
-        frames, (tokens, width) = len(self._times), self._shape
-        end = frames * tokens * width * self._dtype.itemsize
-        header = {
-            "__metadata__": self._about,
-            "features": {"dtype": _NAMES[self._dtype], "shape": [frames, tokens, width], "data_offsets": [0, end]},
-            "times": {"dtype": "F64", "shape": [frames], "data_offsets": [end, end + 8 * frames]},
+        header: dict[str, Any] = {
+            "__metadata__": {"format": FORMAT_WITH_OTHERS if self._held() else FORMAT, **self._about}
         }
+        end = 0
+        tensors: list[tuple[str, tuple[int, ...], torch.dtype, int]] = [
+            ("features", self._shape, self._dtype, len(self._times))
+        ]
+        tensors += [
+            (name, each.shape, each.dtype, len(each.times)) for name, each in self._others.items() if each.times
+        ]
+        for name, shape, dtype, count in tensors:
+            first, end = end, end + count * math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": _NAMES[dtype], "shape": [count, *shape], "data_offsets": [first, end]}
+            times = "times" if name == "features" else f"{name}.times"
+            header[times] = {"dtype": "F64", "shape": [count], "data_offsets": [end, end + 8 * count]}
+            end += 8 * count
         return json.dumps(header).encode()
 
 
@@ -105,8 +168,10 @@ class FeatureStream(Iterator[FeatureChunk]):
 
     def __init__(self, path: str | os.PathLike[str], *, chunk: int = 64, pin: bool = False) -> None:
         self.path = Path(path)
-        self.about, start, self.shape, self.dtype = _read_header(self.path)
-        self._chunks = Prefetch(_read(self.path, start, self.shape, self.dtype, chunk, pin), 1)
+        self.about, (own, *others) = _read_header(self.path)
+        self.shape: tuple[int, int, int] = own.shape  # type: ignore[assignment]
+        self.dtype, self.others = own.dtype, tuple(other.name for other in others)
+        self._chunks = Prefetch(_read(self.path, own, others, chunk, pin), 1)
 
     @property
     def expected(self) -> int:
@@ -131,19 +196,53 @@ def is_feature_file(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
-def _read(
-    path: Path, start: int, shape: tuple[int, int, int], dtype: torch.dtype, chunk: int, pin: bool
-) -> Iterator[FeatureChunk]:
-    frames, tokens, width = shape
-    times = torch.empty(frames, dtype=torch.float64)
+class _Place(NamedTuple):
+    """Where a tensor and its times stand in a file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+def _times(path: Path, place: _Place) -> Tensor:
+    times = torch.empty(place.shape[0], dtype=torch.float64)
     with path.open("rb", buffering=0) as file:
-        file.seek(start + frames * tokens * width * dtype.itemsize)
+        file.seek(place.end)
         _fill(file, times)
-        file.seek(start)
-        for first in range(0, frames, chunk):
-            features = torch.empty(min(chunk, frames - first), tokens, width, dtype=dtype, pin_memory=pin)
+    return times
+
+
+def _read(path: Path, own: _Place, others: Sequence[_Place], chunk: int, pin: bool) -> Iterator[FeatureChunk]:
+    times = _times(path, own)
+    following = [(other.name, _up_to(path, other)) for other in others]
+    for _, reader in following:
+        next(reader)
+    with path.open("rb", buffering=0) as file:
+        file.seek(own.start)
+        for first in range(0, own.shape[0], chunk):
+            at = times[first : first + chunk]
+            features = torch.empty(len(at), *own.shape[1:], dtype=own.dtype, pin_memory=pin)
             _fill(file, features)
-            yield FeatureChunk(features, times[first : first + chunk])
+            yield FeatureChunk(features, at, {name: reader.send(at[-1].item()) for name, reader in following})
+
+
+def _up_to(path: Path, place: _Place) -> Generator[tuple[Tensor, Tensor], float, None]:
+    """For every time sent, the values not given before that begin no later, and their times."""
+    times, given = _times(path, place), 0
+    with path.open("rb", buffering=0) as file:
+        file.seek(place.start)
+        values = torch.empty(0, *place.shape[1:], dtype=place.dtype)
+        while True:
+            time = yield values, times[given - len(values) : given]
+            count = int((times <= time).sum()) - given
+            values = torch.empty(count, *place.shape[1:], dtype=place.dtype)
+            _fill(file, values)
+            given += count
 
 
 def _fill(file: FileIO, tensor: Tensor) -> None:
@@ -185,22 +284,31 @@ def check_whole(path: Path, size: int) -> None:
         raise MediaError(f"{path}: cut short, {there} bytes of {size}")
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], int, tuple[int, int, int], torch.dtype]:
-    """Metadata, where the data starts, [F, T, C] and dtype; MediaError for anything that is not a whole feature file."""
+def _read_header(path: Path) -> tuple[dict[str, str], list[_Place]]:
+    """Metadata, and where features [F, T, C] and others stand; MediaError for anything that is not a whole feature file."""
     header, start = read_header(path)
     try:
-        about, features, times = dict(header["__metadata__"]), header["features"], header["times"]
-        shape, dtype = tuple(map(int, features["shape"])), _DTYPES[features["dtype"]]
-        offsets = (*map(int, features["data_offsets"]), *map(int, times["data_offsets"]))
-    except (ValueError, KeyError, TypeError):
+        about, shape = dict(header.pop("__metadata__")), tuple(map(int, header["features"]["shape"]))
+        names = ["features", *(name for name in header if f"{name}.times" in header)]
+        places, at, stamped = list[_Place](), start, True
+        for name in names:
+            tensor, times = header.pop(name), header.pop("times" if name == "features" else f"{name}.times")
+            places.append(_Place(name, tuple(map(int, tensor["shape"])), _DTYPES[tensor["dtype"]], at))
+            count, end = places[-1].shape[0], places[-1].end
+            offsets = [*map(int, tensor["data_offsets"]), *map(int, times["data_offsets"])]
+            stamped &= offsets == [at - start, end - start, end - start, end - start + 8 * count]
+            stamped &= times["shape"] == [count] and times["dtype"] == "F64"
+            at = end + 8 * count
+    except (ValueError, KeyError, TypeError, IndexError):
         raise MediaError(f"{path}: not a feature file (its header is not one that `longreel extract` writes)") from None
-    if about.get("format") != FORMAT:
-        raise MediaError(f"{path}: its format is {about.get('format')!r}, this version reads {FORMAT!r}")
+    allowed = (FORMAT, FORMAT_WITH_OTHERS)
+    if about.get("format") not in allowed:
+        raise MediaError(
+            f"{path}: its format is {about.get('format')!r}, this version reads {' and '.join(map(repr, allowed))}"
+        )
     if len(shape) != 3 or min(shape) < 1:
         raise MediaError(f"{path}: features of shape {list(shape)} hold no frames")
-    frames, tokens, width = shape
-    end = frames * tokens * width * dtype.itemsize
-    if offsets != (0, end, end, end + 8 * frames) or times["shape"] != [frames] or times["dtype"] != "F64":
+    if not stamped or header:
         raise MediaError(f"{path}: its header contradicts itself")
-    check_whole(path, start + offsets[3])
-    return about, start, (frames, tokens, width), dtype
+    check_whole(path, at)
+    return about, places

@@ -1,10 +1,14 @@
-"""Peak memory of one call beyond its inputs and outputs, and the memory that is free before it."""
+"""Peaks of memory: of one call beyond its inputs and outputs, of what runs in turn; and the memory that is free before it."""
 
 import ctypes
 import gc
 import re
+import resource
+import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,15 +57,48 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
         return _cuda(call, device)
     if not (_PROC / "status").exists():
         return Peak(None, "not measured: needs Linux's /proc")
-    _trim()
-    try:
-        (_PROC / "clear_refs").write_text("5")
-    except OSError:
+    return_free_memory()
+    if not _reset():
         return _sampled(call)
     before = _status("VmRSS")
     result = call()
     after = _status("VmHWM")
     return Peak(max(0, after - before - storage_bytes(result)), "VmHWM of the process, reset before the call")
+
+
+class PeakMeter:
+    """Peaks of memory, separately for what runs in turn in one process: resident memory, or a GPU's as torch allocates it.
+
+    Linux resets the high-water mark before each, if it lets us; elsewhere every peak of a CPU run is the process's own so far.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self.peaks: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def __call__(self, *names: str) -> Iterator[None]:
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            _reset()
+        yield
+        mark = torch.cuda.max_memory_allocated(self._device) if on_gpu else _high_water()
+        for name in names:
+            self.peaks[name] = max(self.peaks[name], mark)
+
+    def take(self) -> dict[str, int]:
+        """The peaks since the last call."""
+        taken, self.peaks = dict(self.peaks), defaultdict(int)
+        return taken
+
+
+def return_free_memory() -> None:
+    """To the system, what the C library holds in free heap pages and in the arenas of threads that have done their work, so
+    that a call that takes them again is seen to grow; nothing where it cannot."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -109,8 +146,17 @@ def _status(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def _trim() -> None:
-    """Hands free heap pages back to the system, so that a call that takes them again is seen to grow."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def _reset() -> bool:
+    """Linux sets the process's high-water mark anew, if it lets us."""
+    try:
+        (_PROC / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _high_water() -> int:
+    """Of the process, in bytes."""
+    if (_PROC / "status").exists():
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

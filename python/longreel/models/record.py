@@ -1,25 +1,23 @@
 """What one run of a system found: the same record for every system, so that all are shown and compared alike."""
 
-import ctypes
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from longreel.models.system import Answer, Kept
 
 Ops = Literal["longreel", "reference"]
 OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
 
 
 @dataclass
-class Record:
+class RunRecord:
     """Times in seconds, memory in bytes. A path is OURS, REFERENCE or EXACT, the float64 truth (never timed).
 
     Stages that all paths share were run once and stand under "shared".
@@ -37,7 +35,7 @@ class Record:
     tokens_bytes: int = 0
     """Of what is kept of the frames."""
     rows: int = 0
-    """Rows of the frames that the language model read and did not keep all keys and values of; 0: there are none such."""
+    """Tokens of the frames that the language model read where it did not keep all of them; 0: there are none such."""
     weights: str = "random"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     steps: int = 1
@@ -48,7 +46,7 @@ class Record:
     seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     """By stage, in order, then by path."""
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
-    """Frames done, and the peak of memory of each path while the last chunk ran (see `PeakMeter`)."""
+    """Frames done, and the peak of memory of each path while the last chunk ran (see `measure.memory.PeakMeter`)."""
     ids: dict[str, list[list[int]]] = field(default_factory=dict)
     """By path, the ids chosen for each question."""
     answers: tuple[str, ...] = ()
@@ -80,14 +78,18 @@ class Record:
     def peak(self, path: str | None = None) -> int:
         return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
 
-    def answer(self, path: str, ask: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Ids and logits that `ask(first=...)` gives, timed; it calls `first` as soon as it has the first id."""
+    def take(self, kept: Kept) -> None:
+        """What is kept on the first path."""
+        self.tokens, self.tokens_bytes, self.rows = kept.tokens, kept.nbytes, kept.tokens_read
+
+    def answer(self, path: str, ask: Callable[[Callable[[], None]], Answer]) -> Answer:
+        """What `ask` gives, timed; it calls what it is given as soon as it has the first id."""
         start, marks = self.now(), list[float]()
-        ids, logits = ask(first=lambda: marks.append(self.now()))
+        answer = ask(lambda: marks.append(self.now()))
         self.first_id[path].append(marks[0] - start)
-        if len(ids) > 1:
-            self.id_rate[path].append((len(ids) - 1) / (self.now() - marks[0]))
-        return ids, logits
+        if len(answer.ids) > 1:
+            self.id_rate[path].append((len(answer.ids) - 1) / (self.now() - marks[0]))
+        return answer
 
     @contextmanager
     def clock(self, name: str, path: str = "shared") -> Iterator[None]:
@@ -100,50 +102,3 @@ class Record:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-class PeakMeter:
-    """Peaks of memory, separately for what runs in turn in one process: resident memory, or a GPU's as torch allocates it.
-
-    Linux resets the high-water mark before each, if it lets us; elsewhere every peak of a CPU run is the process's own so far.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._device = torch.device(device)
-        self.peaks: dict[str, int] = defaultdict(int)
-
-    @contextmanager
-    def __call__(self, *names: str) -> Iterator[None]:
-        on_gpu = self._device.type == "cuda"
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            _reset()
-        yield
-        mark = torch.cuda.max_memory_allocated(self._device) if on_gpu else _high_water()
-        for name in names:
-            self.peaks[name] = max(self.peaks[name], mark)
-
-    def take(self) -> dict[str, int]:
-        """The peaks since the last call."""
-        taken, self.peaks = dict(self.peaks), defaultdict(int)
-        return taken
-
-
-def return_free_memory() -> None:
-    """To the system, what glibc keeps in the arenas of threads that have done their work; elsewhere nothing."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _reset() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _high_water() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,7 +3,6 @@
 LLaMA-VID, arXiv 2311.17043, section 3; where paper and released code differ, the released code.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,15 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longreel.models.llama_vid.bert import build_bert
-from longreel.models.llama_vid.presets import QFormerSize
-from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
+from longreel.models.llama_vid.presets import QFormerSize, TextDecoder
+from longreel.models.llama_vid.qformer import build_qformer, published_frames, qformer_frames
 from longreel.models.record import Ops
 from longreel.nn import ContextAttention
 from longreel.ops._adaptive_pool import adaptive_pool
 from longreel.ops._compress_frames import compress_frames
 
 Equation = Literal["released", "paper"]
-TextDecoder = Literal["qformer", "bert"]
 
 
 class Adapter(nn.Module):
@@ -31,7 +29,9 @@ class Adapter(nn.Module):
         size: the text decoder. vision_width: C. language_width: H.
         text_decoder: "qformer": learned queries read the frame, every released checkpoint has it; "bert": the question's
             own tokens are the queries of a causal BERT that attends to the CLS-free patches in every layer.
-        compress: content tokens, as in `longreel.nn.ContextAttention`.
+        average_padding: of a BERT, rows of a question's padding count in the mean over its rows, as in the released code, so
+            that an answer depends on what else is in the batch; by default they take no part.
+        compress, projector: content tokens, as in `longreel.nn.ContextAttention`.
         num_prefix_tokens: leading tokens (CLS) that the Q-Former sees and the context attention does not; 0 where the
             features come without, as the released code's long videos do.
         equation: "released" scores Wp q . Wk x / sqrt(C); "paper" is the paper's equation 1, Wp q . x, without a scale
@@ -39,7 +39,7 @@ class Adapter(nn.Module):
         backend: as in `longreel.compress_frames`.
 
     Raises:
-        ValueError: `text_decoder`, `equation` or `compress` is something else.
+        ValueError: `text_decoder`, `equation`, `compress` or `projector` is something else.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Adapter(nn.Module):
         language_width: int,
         *,
         text_decoder: TextDecoder = "qformer",
+        average_padding: bool = False,
         compress: str | None = "mean",
+        projector: str = "mlp2x_gelu",
         num_prefix_tokens: int = 1,
         equation: Equation = "released",
         backend: str | None = None,
@@ -59,11 +61,13 @@ class Adapter(nn.Module):
             raise ValueError(f"equation must be 'released' or 'paper', got {equation!r}")
         if text_decoder not in get_args(TextDecoder):
             raise ValueError(f"text decoder must be 'qformer' or 'bert', got {text_decoder!r}")
-        self.equation, self.text_decoder = equation, text_decoder
+        self.equation, self.text_decoder, self.average_padding = equation, text_decoder, average_padding
         if text_decoder == "qformer":
-            self.vlm_att_encoder: Any = build_qformer(size, vision_width)
+            read = vision_width if size.reads is None else size.reads
+            self.vlm_att_encoder: Any = build_qformer(size, read)
             self.vlm_att_query = nn.Parameter(torch.randn(1, size.queries, size.width))
-            self.vlm_att_ln = nn.LayerNorm(vision_width)
+            self.vlm_att_bert_proj = nn.Linear(vision_width, read) if size.reads is not None else None
+            self.vlm_att_ln = nn.LayerNorm(read) if size.norm else None
         else:
             self.vlm_att_encoder = build_bert(size)
             self.vlm_att_bert_proj = nn.Linear(vision_width, size.width)
@@ -72,6 +76,7 @@ class Adapter(nn.Module):
             vision_width,
             language_width,
             compress=compress,
+            projector=projector,
             num_prefix_tokens=num_prefix_tokens,
             backend=backend,
         )
@@ -95,29 +100,23 @@ class Adapter(nn.Module):
             [P, F, M, E]; of a BERT M is T, and rows of padding are 0 (see `query_mask`).
         """
         _check_ops(ops)
-        questions = [row if mask is None else row[mask[index] != 0] for index, row in enumerate(ids)]
         if self.text_decoder == "bert":
-            return self._bert_rows(questions, features, ids.shape[1])
-        encoded = self.vlm_att_ln(features)
-        if ops == "longreel":
-            return qformer_frames(self.vlm_att_encoder, self.vlm_att_query[0], questions, encoded)
-        frames, rows = features.shape[0], self.vlm_att_query.shape[1]
-        hidden = []
-        for tokens in questions:
-            states = self.vlm_att_encoder(
-                input_ids=tokens.expand(frames, -1),
-                query_embeds=self.vlm_att_query.expand(frames, -1, -1),
-                encoder_hidden_states=encoded,
-            ).last_hidden_state
-            hidden.append(states[:, :rows])
-        return torch.stack(hidden)
+            return self._bert_rows(ids, features, mask)
+        questions = [row if mask is None else row[mask[index] != 0] for index, row in enumerate(ids)]
+        encoded = features
+        for part in (self.vlm_att_bert_proj, self.vlm_att_ln):
+            encoded = encoded if part is None else part(encoded)
+        run = qformer_frames if ops == "longreel" else published_frames
+        return run(self.vlm_att_encoder, self.vlm_att_query[0], questions, encoded)
 
     def query_mask(self, mask: Tensor | None) -> Tensor | None:
         """`mask` of `compress` for questions whose padding `mask` [P, T] tells: a BERT's rows of padding take no part.
 
-        The released code averages them in, so that an answer depends on what else is in the batch.
+        None where all rows count: of a Q-Former, and with `average_padding`.
         """
-        return None if mask is None or self.text_decoder == "qformer" else (mask != 0)[:, None]
+        if mask is None or self.text_decoder == "qformer" or self.average_padding:
+            return None
+        return (mask != 0)[:, None]
 
     def compress(
         self, queries: Tensor, features: Tensor, *, mask: Tensor | None = None, ops: Ops = "longreel"
@@ -141,15 +140,22 @@ class Adapter(nn.Module):
             tokens = self.attention(queries, features, mask)
         return tokens.flatten(1, 2)
 
-    def _bert_rows(self, questions: Sequence[Tensor], features: Tensor, longest: int) -> Tensor:
-        """[P, F, longest, E]; the same code on every path."""
+    def _bert_rows(self, ids: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
+        """[P, F, T, E]; the same code on every path."""
+        assert self.vlm_att_bert_proj is not None
         patches = self.vlm_att_bert_proj(features[:, self.attention.num_prefix_tokens :])
-        rows = []
-        for tokens in questions:
+        frames, rows = len(patches), []
+        for index, row in enumerate(ids):
+            valid = None if mask is None else mask[index] != 0
+            # With its padding where that counts, else without.
+            kept = row if valid is None or self.average_padding else row[valid]
             states = self.vlm_att_encoder(
-                input_ids=tokens.expand(len(patches), -1), encoder_hidden_states=patches, use_cache=False
+                input_ids=kept.expand(frames, -1),
+                attention_mask=valid.expand(frames, -1) if valid is not None and self.average_padding else None,
+                encoder_hidden_states=patches,
+                use_cache=False,
             ).last_hidden_state
-            rows.append(F.pad(states, (0, 0, 0, longest - len(tokens))))
+            rows.append(F.pad(states, (0, 0, 0, len(row) - len(kept))))
         return torch.stack(rows)
 
     def _paper_tokens(self, queries: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:

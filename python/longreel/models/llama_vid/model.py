@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from longreel.cache import BufferedCache
-from longreel.models.llama_vid.adapter import Adapter, Equation, TextDecoder
-from longreel.models.llama_vid.presets import Preset
+from longreel.models.generation import greedy, unheard
+from longreel.models.llama_vid.adapter import Adapter, Equation
+from longreel.models.llama_vid.presets import Preset, TextDecoder
 from longreel.models.record import Ops
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.speak import greedy, unheard
 from longreel.models.tower import encode
 from longreel.models.weights import language_model, weights_from
 
@@ -29,7 +29,7 @@ class LlamaVid(nn.Module):
         compress: content tokens of a frame, "mean", "grid:g" or None for all; by default the preset's.
         num_prefix_tokens: 1 keeps the tower's CLS for the Q-Former, as the released code does on its short path; 0 drops it
             from the features, as on its long one.
-        text_decoder, equation, backend: as in `Adapter`.
+        text_decoder: as in `Adapter`; None: the preset's. average_padding, equation, backend: as there.
         device: where the weights are made and everything runs; "meta" makes sizes alone.
     """
 
@@ -40,7 +40,8 @@ class LlamaVid(nn.Module):
         seed: int = 0,
         compress: str | None = "preset",
         num_prefix_tokens: int = 1,
-        text_decoder: TextDecoder = "qformer",
+        text_decoder: TextDecoder | None = None,
+        average_padding: bool = False,
         equation: Equation = "released",
         backend: str | None = None,
         device: torch.device | str = "cpu",
@@ -57,9 +58,11 @@ class LlamaVid(nn.Module):
                 preset.qformer,
                 preset.tower.width,
                 preset.language.width,
-                text_decoder=text_decoder,
+                text_decoder=text_decoder or preset.text_decoder,
+                average_padding=average_padding,
                 compress=preset.compress if compress == "preset" else compress,
-                num_prefix_tokens=num_prefix_tokens,
+                projector=preset.projector,
+                num_prefix_tokens=0 if preset.patches_see_cls else num_prefix_tokens,
                 equation=equation,
                 backend=backend,
             )

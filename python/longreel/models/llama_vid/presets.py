@@ -1,13 +1,20 @@
 """Sizes of the LLaMA-VID reference model."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from longreel.models.sizes import LanguageSize, TowerSize
+
+TextDecoder = Literal["qformer", "bert"]
 
 
 @dataclass(frozen=True, slots=True)
 class QFormerSize:
-    """BERT with learned queries that attend to the patches in every second layer."""
+    """BERT with learned queries that attend to the patches in every second layer.
+
+    `norm`: the patches are normed before it reads them. `reads`: the width of what it reads, where a projection stands between
+    it and the patches; None: the patches' own. A BERT as text decoder has neither, and `queries` has no say.
+    """
 
     width: int
     layers: int
@@ -16,14 +23,17 @@ class QFormerSize:
     queries: int
     vocabulary: int
     positions: int
+    norm: bool = True
+    reads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class LlamaVidPreset:
     """One size of the whole system.
 
     `compress`: the content tokens of a frame, "mean", "grid:g" or None for all; `chunk`: frames at a time; `dtype`: on a
-    CPU (a GPU computes in bfloat16).
+    CPU (a GPU computes in bfloat16); `text_decoder`: which one `qformer` has the sizes of; `projector`: of the content tokens,
+    as in `longreel.nn.ContextAttention`; `patches_see_cls`: the tower's CLS counts as a patch of the context attention.
     """
 
     name: str
@@ -33,9 +43,15 @@ class Preset:
     compress: str | None
     chunk: int
     dtype: str
+    text_decoder: TextDecoder = "qformer"
+    projector: str = "mlp2x_gelu"
+    patches_see_cls: bool = False
 
 
-TINY = Preset(
+# As it was called at first.
+Preset = LlamaVidPreset
+
+TINY = LlamaVidPreset(
     name="tiny",
     tower=TowerSize(image=224, patch=14, width=192, layers=4, heads=3, mlp=768),
     qformer=QFormerSize(width=192, layers=4, heads=3, mlp=768, queries=32, vocabulary=260, positions=512),
@@ -47,7 +63,7 @@ TINY = Preset(
     dtype="float32",
 )
 
-SMALL = Preset(
+SMALL = LlamaVidPreset(
     name="small",
     tower=TowerSize(image=224, patch=14, width=384, layers=12, heads=6, mlp=1536),
     qformer=QFormerSize(width=384, layers=6, heads=6, mlp=1536, queries=32, vocabulary=260, positions=512),
@@ -60,7 +76,7 @@ SMALL = Preset(
 )
 
 # EVA-g without its last block and norm, BERT-base, Vicuna-7B with the long-video stage's positions: the released sizes.
-SEVEN_B = Preset(
+SEVEN_B = LlamaVidPreset(
     name="7b",
     tower=TowerSize(image=224, patch=14, width=1408, layers=39, heads=16, mlp=6144),
     qformer=QFormerSize(width=768, layers=12, heads=12, mlp=3072, queries=32, vocabulary=30523, positions=512),

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
 from longreel.models.llama_vid.bert import bert_sizes
 from longreel.models.llama_vid.presets import QFormerSize
+from longreel.nn.linear import is_matrix, untouched
 
 # Few frames at a time keep the layers' activations in cache on a CPU; a GPU wants them all.
 _CPU_FRAMES = 16
@@ -33,6 +34,9 @@ def qformer_frames(
     out. A cross-attention is absorbed, `q . (Wk x + bk) = (Wk^T q) . x + const` and the constant cancels in the
     softmax, or its keys and values are projected once for all questions, whichever takes fewer FLOPs.
 
+    A Q-Former that draws dropout, or parts of which have hooks or are not the published ones, is called as it is, on every
+    frame; one whose cross-attention has adapters or quantised weights is never absorbed.
+
     Args:
         learned: [M, E], the learned queries. questions: int64 [T], without padding; a T may be 0.
         encoded: [F, S, C], the frames after their norm. Differentiable in all of them and in the weights.
@@ -40,11 +44,46 @@ def qformer_frames(
     Returns:
         [P, F, M, E].
     """
+    if not _as_published(qformer) or any(_drops(module) for module in qformer.modules()):
+        return published_frames(qformer, learned, questions, encoded)
     layers: list[Any] = list(qformer.encoder.layer)
     prompts = [_prompt(qformer, layers, learned, ids) for ids in questions]
     parts = torch.split(encoded, _CPU_FRAMES if encoded.device.type == "cpu" else max(len(encoded), 1))
     rows = [torch.stack(list(_frames(layers, prompts, part))) for part in parts]
     return torch.cat(rows, 1)
+
+
+def published_frames(
+    qformer: InstructBlipQFormerModel, learned: Tensor, questions: list[Tensor], encoded: Tensor
+) -> Tensor:
+    """`qformer_frames` by the Q-Former itself: every frame of every question."""
+    frames, hidden = len(encoded), []
+    for ids in questions:
+        states = qformer(
+            input_ids=ids.expand(frames, -1),
+            query_embeds=learned.expand(frames, -1, -1),
+            encoder_hidden_states=encoded,
+        ).last_hidden_state
+        hidden.append(states[:, : len(learned)])
+    return torch.stack(hidden)
+
+
+def _drops(module: nn.Module) -> bool:
+    # An attention's own is a number or a module of its own, by the version of transformers.
+    rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
+    return module.training and rate > 0
+
+
+def _as_published(qformer: InstructBlipQFormerModel) -> bool:
+    """Whether every module that `qformer_frames` goes past, to its parts, is the published one and has no hook."""
+    passed: list[nn.Module] = [qformer, qformer.encoder]
+    layer: Any
+    for layer in qformer.encoder.layer:
+        attentions = [layer.attention, *([layer.crossattention] if layer.has_cross_attention else [])]
+        passed += [layer, *attentions, *(attention.attention for attention in attentions)]
+    return all(
+        type(module).__module__ == InstructBlipQFormerModel.__module__ and untouched(module) for module in passed
+    )
 
 
 class _Prompt(NamedTuple):
@@ -135,7 +174,7 @@ class _Keys(NamedTuple):
         (_, seen, vision), questions = encoded.shape, len(prompts)
         plain = 2 * seen * vision * width + questions * 2 * rows * seen * width
         absorbed = questions * 2 * rows * vision * (inner.num_attention_heads * seen + width)
-        if absorbed < plain:
+        if absorbed < plain and is_matrix(inner.key) and is_matrix(inner.value):
             return cls(attention, encoded, None)
         return cls(attention, encoded, (_heads(inner, inner.key(encoded)), _heads(inner, inner.value(encoded))))
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from longreel.layout import VideoLayout
-from longreel.models.questions import Prompts
-from longreel.models.speak import greedy, unheard
+from longreel.models.generation import greedy, unheard
+from longreel.models.prompts import Prompts
 from longreel.models.voco_llama.model import VoCoLlama
 from longreel.models.voco_llama.tokens import IMAGE
 

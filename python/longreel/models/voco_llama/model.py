@@ -9,8 +9,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 
 from longreel import use_layout
 from longreel.cache import VoCoCache
+from longreel.models.generation import greedy, unheard
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.speak import greedy, unheard
 from longreel.models.tower import encode
 from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset

@@ -6,7 +6,7 @@ from longreel.models.sizes import LanguageSize, TowerSize
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class VoCoPreset:
     """A CLIP tower (without its last layer, which nobody reads) and a Llama; the last id of its vocabulary is the VoCo token.
 
     `chunk`: frames at a time; `at_once`: frames of one pass through the language model's vision stage; `dtype`: on a CPU.
@@ -20,13 +20,16 @@ class Preset:
     dtype: str = "float32"
 
 
-TINY = Preset(
+# As it was called at first.
+Preset = VoCoPreset
+
+TINY = VoCoPreset(
     name="tiny",
     tower=TowerSize(image=336, patch=14, width=96, layers=2, heads=3, mlp=384),
     language=LanguageSize(width=256, layers=4, heads=4, kv_heads=4, mlp=704, vocabulary=261, positions=65536),
 )
 
-SMALL = Preset(
+SMALL = VoCoPreset(
     name="small",
     tower=TowerSize(image=336, patch=14, width=384, layers=11, heads=6, mlp=1536),
     language=LanguageSize(width=512, layers=8, heads=8, kv_heads=4, mlp=1408, vocabulary=261, positions=65536),
@@ -34,7 +37,7 @@ SMALL = Preset(
 
 # CLIP ViT-L/14-336 and Vicuna-7B v1.5, whose positions are stretched so that an hour has room among them, as LLaMA-VID's
 # long-video stage does.
-SEVEN_B = Preset(
+SEVEN_B = VoCoPreset(
     name="7b",
     tower=TowerSize(image=336, patch=14, width=1024, layers=23, heads=16, mlp=4096),
     language=LanguageSize(

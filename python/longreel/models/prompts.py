@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 BOS, _BYTES = 1, 4
+# Ids of an answer, and of what random weights say in its place.
+ANSWER, IDS = 64, 8
 # Vicuna's conversation, as the released command lines frame a question.
 CONVERSATION = (
     "A chat between a curious user and an artificial intelligence assistant. "

@@ -11,15 +11,14 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from longreel.cli.profile_view import Growth, Run, beyond_tokens
-from longreel.cli.run_picture import COLOURS
-from longreel.cli.run_view import LABELS
 from longreel.models.record import OURS, REFERENCE
+from longreel.report.growth import Growth, Line, beyond_tokens
+from longreel.report.stages import colour, short
 
 _MIB = 2**20
 
 
-def draw(runs: Sequence[Run], growth: Growth, path: Path) -> None:
+def draw(runs: Sequence[Line], growth: Growth, path: Path) -> None:
     """Writes a PNG (or what the suffix says)."""
     last = runs[-1]
     with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
@@ -37,20 +36,21 @@ def draw(runs: Sequence[Run], growth: Growth, path: Path) -> None:
         plt.close(figure)
 
 
-def _times(axes: Axes, runs: Sequence[Run], growth: Growth) -> None:
+def _times(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:
     """Log-log: a slope is an exponent. Every line is named at its end, above what lies below it."""
     frames = [run["frames"] for run in runs]
+    system = runs[-1]["system"]
     lines = {"total": ([run["total_s"][OURS] for run in runs], growth.total, "black")}
     for name, power in growth.stages.items():
-        lines[name] = ([run["stages_s"][OURS][name] for run in runs], power, COLOURS[name])
+        lines[name] = ([run["stages_s"][OURS][name] for run in runs], power, colour(system, name))
     shown = {name: line for name, line in lines.items() if min(line[0]) > 0}
     at, gap = math.inf, 1.35
-    for name, (seconds, power, colour) in sorted(shown.items(), key=lambda item: -item[1][0][-1]):
-        axes.plot(frames, seconds, "o-", color=colour, linewidth=2.4 if name == "total" else 1.6, markersize=4)
+    for name, (seconds, power, ink) in sorted(shown.items(), key=lambda item: -item[1][0][-1]):
+        axes.plot(frames, seconds, "o-", color=ink, linewidth=2.4 if name == "total" else 1.6, markersize=4)
         at = min(seconds[-1], at / gap)
-        label = name if name == "total" else LABELS[name].split(" (")[0]
+        label = name if name == "total" else short(system, name)
         axes.annotate(
-            f"{label}  n^{power:.2f}", (frames[-1], seconds[-1]), (frames[-1] * 1.12, at), color=colour, va="center",
+            f"{label}  n^{power:.2f}", (frames[-1], seconds[-1]), (frames[-1] * 1.12, at), color=ink, va="center",
             fontsize=9, fontweight="bold" if name == "total" else "normal", annotation_clip=False,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -62,12 +62,12 @@ def _times(axes: Axes, runs: Sequence[Run], growth: Growth) -> None:
     axes.grid(alpha=0.3)
 
 
-def _shares(axes: Axes, runs: Sequence[Run]) -> None:
+def _shares(axes: Axes, runs: Sequence[Line]) -> None:
     floor = [0.0] * len(runs)
-    places = range(len(runs))
+    places, system = range(len(runs)), runs[-1]["system"]
     for name in runs[-1]["stages_s"][OURS]:
         heights = [run["stages_s"][OURS][name] / run["total_s"][OURS] for run in runs]
-        axes.bar(places, heights, 0.75, bottom=floor, color=COLOURS[name], label=LABELS[name].split(" (")[0])
+        axes.bar(places, heights, 0.75, bottom=floor, color=colour(system, name), label=short(system, name))
         for place, height in zip(places, heights, strict=True):
             if height > 0.06:
                 axes.text(place, floor[place] + height / 2, f"{height:.0%}", ha="center", va="center", color="white")
@@ -79,7 +79,7 @@ def _shares(axes: Axes, runs: Sequence[Run]) -> None:
     axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
 
 
-def _memory(axes: Axes, runs: Sequence[Run], growth: Growth) -> None:
+def _memory(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:
     frames = [run["frames"] for run in runs]
     if REFERENCE in runs[-1]["peak_memory_bytes"]:
         peaks = [run["peak_memory_bytes"][REFERENCE] / _MIB for run in runs]

@@ -9,10 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from longreel.cli.run_view import LABELS
 from longreel.models.record import OURS, REFERENCE
+from longreel.report.stages import short
 
-Run = dict[str, Any]
+Line = dict[str, Any]
+"""A run, as `longreel.report.lines.json_line` writes it."""
 _MIB = 2**20
 
 
@@ -26,7 +27,7 @@ class Growth:
     memory: float
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> "Growth":
+    def of(cls, runs: Sequence[Line]) -> "Growth":
         """Fitted over all runs; the smallest weighs as much as the largest."""
         frames = [run["frames"] for run in runs]
         names = runs[-1]["stages_s"][OURS]
@@ -45,13 +46,13 @@ def exponent(frames: Sequence[int], seconds: Sequence[float]) -> float:
     return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / spread
 
 
-def beyond_tokens(run: Run) -> int:
+def beyond_tokens(run: Line) -> int:
     """Peak memory of ours in bytes, without the tokens kept."""
     peak: int = run["peak_memory_bytes"][OURS] - run["tokens_bytes"]
     return peak
 
 
-def show(runs: Sequence[Run], growth: Growth, console: Console) -> None:
+def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
     """Rows: the total, the stages, tokens and memory; a column for every number of frames, then the growth."""
     last = runs[-1]
     title = f"{last['system']}, preset {last['preset']}: {runs[0]['frames']:,} to {last['frames']:,} frames"
@@ -66,7 +67,7 @@ def show(runs: Sequence[Run], growth: Growth, console: Console) -> None:
         table.add_row("  over the reference", *(f"{run['end_to_end_ratio']:.3f} x" for run in runs), style="green")
     table.add_section()
     for name, power in growth.stages.items():
-        label = LABELS[name].split(" (")[0]
+        label = short(last["system"], name)
         times = [run["stages_s"][OURS][name] for run in runs]
         share = f"{times[-1] / last['total_s'][OURS]:.1%}"
         table.add_row(f"{label}, s", *map(_seconds, times), _power(power), share)
@@ -84,7 +85,7 @@ def show(runs: Sequence[Run], growth: Growth, console: Console) -> None:
     console.print("growth         time ~ frames^p, fitted over all columns; share of the last column's total")
 
 
-def json_growth(runs: Sequence[Run], growth: Growth) -> dict[str, Any]:
+def json_growth(runs: Sequence[Line], growth: Growth) -> dict[str, Any]:
     """The fit as one line of JSON; a stage that took no time has null."""
     last = runs[-1]
     return {

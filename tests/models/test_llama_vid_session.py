@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from longreel.models.llama_vid.stream import _Kept
-from longreel.models.record import OURS, REFERENCE, PeakMeter, Record
+from longreel.measure.memory import PeakMeter
+from longreel.models.llama_vid.session import TokenBuffer
+from longreel.models.record import OURS, REFERENCE, RunRecord
 
 pytestmark = pytest.mark.fast
 
 
 def test_one_buffer_from_the_start() -> None:
-    kept, parts = _Kept(100), [torch.randn(2, 8, 3) for _ in range(5)]
+    kept, parts = TokenBuffer(100), [torch.randn(2, 8, 3) for _ in range(5)]
     places = set()
     for part in parts:
         kept.add(part, 4, 20)
@@ -21,14 +22,14 @@ def test_one_buffer_from_the_start() -> None:
 
 @pytest.mark.parametrize("expected", [None, 1, 10**12])
 def test_the_header_may_say_nothing_or_lie(expected: int | None) -> None:
-    kept, parts = _Kept(100), [torch.randn(2, 8, 3) for _ in range(5)]
+    kept, parts = TokenBuffer(100), [torch.randn(2, 8, 3) for _ in range(5)]
     for part in parts:
         kept.add(part, 4, expected)
     assert torch.equal(kept.whole(), torch.cat(parts, 1))
 
 
 def test_too_many_tokens_stop_on_the_way() -> None:
-    kept = _Kept(20)
+    kept = TokenBuffer(20)
     kept.add(torch.zeros(1, 16, 3), 8, None)
     with pytest.raises(
         ValueError, match="24 tokens so far are more than the 20 positions that the language model has left"
@@ -37,7 +38,7 @@ def test_too_many_tokens_stop_on_the_way() -> None:
 
 
 def test_shared_stages_count_for_every_path() -> None:
-    record = Record("s", "p", ("?",))
+    record = RunRecord("s", "p", ("?",))
     record.seconds["tower"]["shared"] = 3.0
     record.seconds["compress"][OURS] = 1.0
     record.seconds["compress"][REFERENCE] = 5.0

@@ -9,25 +9,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from longreel.cli.run_view import LABELS, frames_of, ratio
-from longreel.models.record import OURS, REFERENCE, Record
+from longreel.models.record import OURS, REFERENCE, RunRecord
+from longreel.report.run_table import frames_of, ratio
+from longreel.report.stages import colour, short, stage
 
-COLOURS = {
-    "decode": "#9aa5b1",
-    "read": "#9aa5b1",
-    "tower": "#4c78a8",
-    "write": "#c9d1d9",
-    "load": "#9aa5b1",
-    "keep": "#c9d1d9",
-    "query": "#72b7b2",
-    "compress": "#e45756",
-    "see": "#e45756",
-    "language": "#b279a2",
-}
 _PATH_COLOURS = {OURS: "#2a9d4e", REFERENCE: "#888888"}
 
 
-def draw(record: Record, path: Path) -> None:
+def draw(record: RunRecord, path: Path) -> None:
     """Writes a PNG (or what the suffix says)."""
     compared = REFERENCE in record.ids
     paths = [OURS, REFERENCE] if compared else [OURS]
@@ -45,14 +34,14 @@ def draw(record: Record, path: Path) -> None:
         plt.close(figure)
 
 
-def _totals(axes: Axes, record: Record, paths: list[str]) -> None:
+def _totals(axes: Axes, record: RunRecord, paths: list[str]) -> None:
     """One bar a path, cut into stages."""
     longest = max(record.total(path) for path in paths)
     for row, path in enumerate(paths):
         left = 0.0
         for name in record.seconds:
-            seconds = record.stage(name, path)
-            axes.barh(row, seconds, 0.62, left=left, color=COLOURS[name], label=LABELS[name] if row == 0 else None)
+            seconds, label = record.stage(name, path), stage(record.system, name).label if row == 0 else None
+            axes.barh(row, seconds, 0.62, left=left, color=colour(record.system, name), label=label)
             if seconds > 0.05 * longest:
                 share = seconds / record.total(path)
                 said = f"{seconds:.1f} s\n{share:.0%}"
@@ -66,7 +55,7 @@ def _totals(axes: Axes, record: Record, paths: list[str]) -> None:
     axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=9)
 
 
-def _stages(axes: Axes, record: Record, paths: list[str]) -> None:
+def _stages(axes: Axes, record: RunRecord, paths: list[str]) -> None:
     """Milliseconds a frame, every stage on its own line, shared ones once."""
     names, height = list(record.seconds), 0.8 / len(paths)
     scale = 1e3 / max(record.frames, 1)
@@ -76,19 +65,19 @@ def _stages(axes: Axes, record: Record, paths: list[str]) -> None:
         for index, path in enumerate(paths if differs else [OURS]):
             value = scale * record.stage(name, path)
             place = row + (index - (len(paths) - 1) / 2) * height if differs else row
-            axes.barh(place, value, height, color=_PATH_COLOURS[path] if differs else COLOURS[name])
+            axes.barh(place, value, height, color=_PATH_COLOURS[path] if differs else colour(record.system, name))
             said = f" {value:.2f}"
             if differs and path == OURS:
                 said += f"  ({record.stage(name, REFERENCE) / record.stage(name, OURS):.1f}x faster)"
             weight = "bold" if differs and path == OURS else "normal"
             axes.text(value, place, said, va="center", fontsize=9, fontweight=weight)
-    axes.set_yticks(range(len(names)), [LABELS[name].split(" (")[0] for name in names])
+    axes.set_yticks(range(len(names)), [short(record.system, name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.35 * most)
     axes.set_xlabel("ms a frame" + (" (green: longreel, grey: reference)" if len(paths) > 1 else ""))
 
 
-def _memory(axes: Axes, record: Record, paths: list[str]) -> None:
+def _memory(axes: Axes, record: RunRecord, paths: list[str]) -> None:
     """Peak of each chunk; the last point is the language model's."""
     *chunks, last = record.memory
     for path in reversed(paths):

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longreel.models.questions import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, read_vocabulary
-from longreel.models.questions import tokenizer as language_tokenizer
+from longreel.models.prompts import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, read_vocabulary
+from longreel.models.prompts import tokenizer as language_tokenizer
 
 _LONGEST_QUESTION = 256
 BERT_FOLDER = "bert-base-uncased"

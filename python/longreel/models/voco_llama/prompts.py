@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from longreel.models.questions import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, tokenizer
+from longreel.models.prompts import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, tokenizer
 
 
 def by_bytes(questions: Sequence[str], length: int = 8) -> Prompts:

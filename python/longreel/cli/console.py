@@ -1,0 +1,78 @@
+"""What a command says: results, progress, one-line warnings and errors."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from longreel.backends import BackendError
+
+# The exit code of a run that does not fit in memory, a GPU's or what a dense mask may take.
+NO_ROOM = 3
+_MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
+
+
+def consoles() -> tuple[Console, Console]:
+    """For results and for progress."""
+    wide = None if sys.stdout.isatty() else 100
+    return Console(width=wide, highlight=False), Console(stderr=True)
+
+
+@contextlib.contextmanager
+def progress(log: Console, expected: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, nothing where that is not a terminal."""
+    bar = Progress(
+        TextColumn("[bold]frames"), BarColumn(None), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=log, disable=not log.is_terminal, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("frames", total=expected)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Damage that was passed over: one line on stderr, and on."""
+    shown = warnings.showwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if category.__name__ == "MediaWarning":
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *rest, **named)
+
+    warnings.showwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What the user can mend: one line on stderr and exit code 2, or `NO_ROOM`; warnings as `one_line_warnings`."""
+    try:
+        with one_line_warnings():
+            yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("longreel"):
+            raise
+        _stop(_MISSING.format(error.name))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _stop(". ".join(str(error).split(". ")[:2]) or "out of memory", NO_ROOM)
+    except (ValueError, BackendError, OSError) as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _stop(reason: str, code: int = 2) -> None:
+    print("longreel: " + " ".join(reason.split()), file=sys.stderr)
+    raise typer.Exit(code) from None

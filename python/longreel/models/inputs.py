@@ -1,0 +1,213 @@
+"""What goes into every system: frames and sound through its encoders, a file of their features, or a saved memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreel.data import FeatureChunk, FeatureStream, FeatureWriter, FrameStream, MediaError, is_feature_file
+from longreel.data import frames as open_frames
+from longreel.measure.memory import PeakMeter
+from longreel.models.memory import SavedMemory, check_made_by, describe, open_memory
+from longreel.models.record import OURS, RunRecord
+from longreel.models.sizes import Preset, computed_in
+from longreel.models.system import FRAMES, AudioSpec, Chunk, InputFacts, Model, System
+from longreel.models.weights import RANDOM
+
+AUDIO = "audio"
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One of: frames with their sound where the system hears it, features of both, a saved memory. Closed by `with`."""
+
+    facts: InputFacts
+    frames: FrameStream | None = None
+    sound: Any = None
+    """An `AudioClips`."""
+    features: FeatureStream | None = None
+    saved: SavedMemory | None = None
+
+    @property
+    def expected(self) -> int | None:
+        """Frames, by what the header says."""
+        return self.facts.expected
+
+    def __enter__(self) -> "Input":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with ExitStack() as stack:
+            for stream in (self.frames, self.sound, self.features):
+                if stream is not None:
+                    stack.callback(stream.close)
+
+
+def open_input(
+    paths: Sequence[Path],
+    system: System,
+    preset: Preset,
+    *,
+    weights: str = RANDOM,
+    prefix: int = 0,
+    frames: str | None = None,
+    chunk: int | None = None,
+    pin: bool = False,
+) -> Input:
+    """A video, images, a feature file or a saved memory, for a system.
+
+    Args:
+        prefix: prefix tokens (CLS) that the tower is to give; a feature file has its own.
+        frames, chunk: which frames of a video, and how many at a time; None where they were not given.
+        pin: features into page-locked memory.
+
+    Raises:
+        MediaError: the file cannot be used, or was made by another model. ValueError: an option that the file has no use for.
+    """
+    size = preset
+    saved = open_memory(paths[0], system.name, size, weights) if len(paths) == 1 else None
+    if saved is not None:
+        for option, value in (("frames", frames), ("chunk", chunk)):
+            if value is not None:
+                raise ValueError(f"--{option} {value}: {saved.path} holds a saved memory, its frames were read before")
+        return Input(InputFacts(0, False, saved.frames), saved=saved)
+    if len(paths) == 1 and is_feature_file(paths[0]):
+        features = FeatureStream(paths[0], chunk=chunk or size.chunk, pin=pin)
+        found = check_features(features, system.name, size, weights)
+        if frames is not None:
+            raise ValueError(f"--frames {frames}: {paths[0]} holds features, its frames were chosen before")
+        if found > prefix:
+            raise ValueError(
+                f"{paths[0]}: this file keeps the CLS token; `longreel extract` is where it can be dropped"
+            )
+        still = features.about.get("kind") == "images"
+        return Input(InputFacts(found, still, features.expected), features=features)
+    stream = open_frames(list(paths), frames or FRAMES, size=size.tower.image, chunk=chunk or size.chunk)
+    sound = None if system.audio is None or stream.still else _sound(paths[0], system.audio)
+    return Input(InputFacts(prefix, stream.still, stream.expected), frames=stream, sound=sound)
+
+
+def _sound(path: Path, spec: AudioSpec) -> Any:
+    from longreel.data.audio import open_audio
+
+    return open_audio(path, rate=spec.rate, seconds=spec.seconds)
+
+
+def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:
+    """How many prefix tokens (CLS) the file's frames have, 1 or 0; MediaError unless it was made by this preset's tower."""
+    check_made_by(stream.path, dict(stream.about), describe(system, preset, weights), preset)
+    tower = preset.tower
+    _, tokens, width = stream.shape
+    if tokens not in (tower.patches, tower.tokens) or width != tower.width:
+        raise MediaError(
+            f"{stream.path}: features {list(stream.shape)}; preset {preset.name} takes"
+            f" [frames, {tower.tokens} (or {tower.patches} without CLS), {tower.width}]"
+        )
+    return tokens - tower.patches
+
+
+def feature_writer(
+    path: str | Path,
+    system: str,
+    preset: Preset,
+    about: dict[str, str],
+    *,
+    num_prefix_tokens: int,
+    weights: str = RANDOM,
+    device: torch.device | str = "cpu",
+    audio: bool = False,
+) -> FeatureWriter:
+    """A feature file for this preset's tower; `about` adds to what it says of itself. audio: it may hold audio too."""
+    tower, dtype = preset.tower, computed_in(preset, torch.device(device))
+    return FeatureWriter(
+        path, tower.patches + num_prefix_tokens, tower.width, dtype, {**describe(system, preset, weights), **about},
+        others=(AUDIO,) if audio else (),
+    )  # fmt: skip
+
+
+def chunks(
+    model: Model,
+    source: Input,
+    record: RunRecord,
+    meter: PeakMeter,
+    *,
+    paths: Sequence[str] = (OURS,),
+    frames: int | None = None,
+    writer: FeatureWriter | None = None,
+    progress: Progress = lambda done: None,
+) -> Iterator[Chunk]:
+    """What the encoders make of the input, chunk by chunk; what the caller does with one counts for its peak of memory.
+
+    Args:
+        record: takes the seconds of decoding (or reading), the encoders and writing, the frames, and the peaks of `meter`.
+        paths: whose peaks decoding and the encoders belong to.
+        frames: stop after so many. writer: takes the features. progress: told the frames done.
+
+    Raises:
+        MediaError: no frames, or as the stream.
+    """
+    while frames is None or record.frames < frames:
+        with meter(*paths):
+            most = None if frames is None else frames - record.frames
+            read = _read(model, source, record, most) if source.frames is None else _encode(model, source, record, most)
+            if read is None:
+                break
+            chunk, times, heard = read
+            if writer is not None:
+                with record.clock("write"):
+                    others = {} if chunk.audio is None else {AUDIO: (chunk.audio.cpu(), heard)}
+                    writer.add(chunk.frames.cpu(), times, others)
+        yield chunk
+        record.frames += chunk.frames.shape[0]
+        record.patches += chunk.frames.shape[0] * chunk.frames.shape[1]
+        record.memory.append((record.frames, meter.take()))
+        progress(record.frames)
+    if not record.frames:
+        raise MediaError("the input holds no frames")
+
+
+_Read = tuple[Chunk, Tensor, Tensor]
+
+
+def _read(model: Model, source: Input, record: RunRecord, most: int | None) -> _Read | None:
+    """At most `most` frames of a feature file, their times, and those of the audio up to them."""
+    assert source.features is not None
+    with record.clock("read"):
+        taken: FeatureChunk | None = next(source.features, None)
+        if taken is None:
+            return None
+        times = taken.times[:most]
+        frames = taken.features[:most].to(model.device, model.dtype, non_blocking=True)
+        audio, heard = taken.others.get(AUDIO, (None, torch.empty(0)))
+        if audio is not None:
+            heard = heard[heard <= times[-1]]
+            audio = audio[: len(heard)].to(model.device, model.dtype) if len(heard) else None
+    return Chunk(frames, audio), times, heard
+
+
+def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _Read | None:
+    """At most `most` frames of a video or of images, through the tower; and the sound up to them."""
+    assert source.frames is not None
+    with record.clock("decode"):
+        taken = next(source.frames, None)
+        if taken is None:
+            return None
+        times = taken.times[:most]
+        clips = None if source.sound is None else source.sound.until(times[-1].item())
+    with record.clock("tower"):
+        frames = model.encode(taken.pixels[:most])
+    if clips is None or not len(clips.times):
+        return Chunk(frames, None), times, torch.empty(0)
+    with record.clock("audio"):
+        audio = model.encode_audio(clips.samples)
+    return Chunk(frames, audio), times, clips.times
+
+
+def expected_frames(source: Input, frames: int | None) -> int | None:
+    """How many will come by what the header says, `frames` at most."""
+    return min((count for count in (source.expected, frames) if count is not None), default=None)

@@ -1,0 +1,81 @@
+"""What a run keeps of its frames as a file, the input of later questions: which model made it, of how many frames, how."""
+
+import json
+import re
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from longreel.data import MediaError
+from longreel.data.features import check_whole, read_header
+from longreel.models.sizes import Preset
+from longreel.models.weights import RANDOM
+
+
+@dataclass(frozen=True)
+class SavedMemory:
+    """frames, patches: that were read. options: of the system, that the file was made with."""
+
+    path: Path
+    frames: int
+    patches: int
+    options: dict[str, Any]
+
+
+def describe(system: str, preset: Preset, weights: str = RANDOM) -> dict[str, str]:
+    """What a feature file says of the tower that made it."""
+    return {"system": system, "preset": preset.name, "tower": str(preset.tower), "weights": weights}
+
+
+def made_by(system: str, preset: Preset, weights: str = RANDOM) -> dict[str, str]:
+    """What a saved memory says of the model that made it."""
+    return {**describe(system, preset, weights), "language": str(preset.language)}
+
+
+def check_made_by(path: Path, about: dict[str, Any], expected: dict[str, str], sizes: Preset) -> None:
+    """MediaError unless the file says the same of what made it."""
+    for key, ours in expected.items():
+        theirs, size = about.get(key), getattr(sizes, key, None) if key in ("tower", "language") else None
+        if theirs != ours and not (size is not None and _same_size(str(theirs), size)):
+            raise MediaError(f"{path}: made with {key} {theirs!r}, this run has {key} {ours!r}")
+
+
+def _same_size(text: str, size: Any) -> bool:
+    """Whether an older version wrote `text` of the same sizes: fields that it did not know have their default here."""
+    theirs = dict(re.findall(r"(\w+)=([^,()]+)", text))
+    ours = {each.name: each for each in fields(size)}
+    return (
+        bool(theirs)
+        and theirs.keys() <= ours.keys()
+        and all(
+            theirs[name] == repr(getattr(size, name))
+            if name in theirs
+            else each.default is not MISSING and getattr(size, name) == each.default
+            for name, each in ours.items()
+        )
+    )
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """What a saved memory says of itself, None of another file; MediaError where it was cut short."""
+    try:
+        header, start = read_header(path)
+        about = json.loads(header.pop("__metadata__")["longreel"])["about"]
+        size = start + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (MediaError, LookupError, TypeError, AttributeError, ValueError):
+        return None
+    if not isinstance(about, dict):
+        return None
+    check_whole(path, size)
+    return about
+
+
+def open_memory(path: Path, system: str, preset: Preset, weights: str) -> SavedMemory | None:
+    """None where the file is no saved memory; MediaError where another system or model made it, or it was cut short."""
+    about = described(path)
+    if about is None:
+        return None
+    if about.get("system", system) != system:
+        raise MediaError(f"{path}: a memory saved by {about['system']}, this run is {system}")
+    check_made_by(path, about, made_by(system, preset, weights), preset)
+    return SavedMemory(path, about["frames"], about["patches"], about["options"])

@@ -1,0 +1,182 @@
+"""One driver for every system: clocks, peaks of memory, warm-up, turns between the paths, float64, and the answers."""
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longreel.data import FeatureWriter
+from longreel.measure.memory import PeakMeter, return_free_memory
+from longreel.models.inputs import Input, Progress, chunks, expected_frames
+from longreel.models.memory import SavedMemory
+from longreel.models.prompts import Prompts
+from longreel.models.record import EXACT, OURS, REFERENCE, Ops, RunRecord
+from longreel.models.system import AudioSpec, Chunk, Clock, Model, Session, System
+
+
+@torch.inference_mode()
+def run(
+    system: System,
+    model: Any,
+    source: Input,
+    prompts: Prompts,
+    *,
+    ops: Ops = "longreel",
+    compare: bool = False,
+    frames: int | None = None,
+    writer: FeatureWriter | None = None,
+    save: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress = lambda done: None,
+) -> RunRecord:
+    """Every question in one pass: a frame is decoded and encoded once for all of them, and for every path.
+
+    Args:
+        model: what `system.build` made for this input and these questions.
+        ops: the path to run. compare: both, chunk by chunk in turn, and float64. Stages that are the same code on every path are
+            timed once.
+        frames: stop after so many.
+        writer: takes the features, for later questions. save: where what longreel's path keeps of the frames goes, with
+            `about`.
+        progress: told the frames done.
+
+    Raises:
+        MediaError: no frames, or as the input. ValueError: too many positions for the language model, or more asked of a saved
+            memory than questions. MemoryError: a path that does not fit.
+    """
+    paths = (OURS, REFERENCE) if compare else (ops,)
+    saved = source.saved
+    if saved is not None and (paths != (OURS,) or writer or save or (frames or saved.frames) != saved.frames):
+        raise ValueError(f"{saved.path}: keeps no frames, it answers questions about all {saved.frames:,} of them")
+    record = RunRecord(system.name, model.preset.name, prompts.texts, paths, device=model.device)
+    record.steps = system.steps(model.preset)
+    expected = expected_frames(source, frames)
+    sessions = {
+        path: system.session(model, prompts, path, expected=expected, compare=compare)
+        for path in (*paths, *([EXACT] if compare else []))
+    }
+    start = time.perf_counter()
+    _warm(system, model, prompts, paths)
+    record.startup = time.perf_counter() - start
+    meter, clocks = PeakMeter(model.device), {path: _clock(system, record, path) for path in sessions}
+    if saved is not None:
+        _load(sessions[OURS], saved, record, meter)
+    else:
+        fed = chunks(model, source, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
+        _consume(sessions, fed, clocks, meter)
+        _finish(sessions, record)
+        if save is not None:
+            with record.clock("keep", OURS):
+                seen = {"frames": record.frames, "patches": record.patches}
+                sessions[OURS].save(save, {**(about or {}), **seen})
+    return_free_memory()
+    for path in list(sessions):
+        # What a path held is given back before the next one answers.
+        _answer(system, sessions.pop(path), path, prompts, record, meter, clocks[path])
+    if prompts.decode is not None:
+        record.answers = tuple(prompts.decode(chosen) for chosen in record.ids[paths[0]])
+    peaks = meter.take()
+    record.memory.append((record.frames, {path: peaks[path] for path in paths}))
+    return record
+
+
+@torch.inference_mode()
+def extract(
+    system: System, model: Model, source: Input, writer: FeatureWriter, *, progress: Progress = lambda done: None
+) -> RunRecord:
+    """Writes what the encoders make of every frame, and of the sound."""
+    record = RunRecord(system.name, model.preset.name, (), device=model.device)
+    for _ in chunks(model, source, record, PeakMeter(model.device), writer=writer, progress=progress):
+        pass
+    return record
+
+
+def _clock(system: System, record: RunRecord, path: str) -> Clock:
+    """Of a path: a stage that is the same code on every path is timed on the first, float64 never."""
+
+    def clock(name: str) -> AbstractContextManager[None]:
+        if path == EXACT:
+            return contextlib.nullcontext()
+        if system.stage(name).compared:
+            return record.clock(name, path)
+        return record.clock(name) if path == record.paths[0] else contextlib.nullcontext()
+
+    return clock
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def _consume(
+    sessions: Mapping[str, Session], fed: Iterator[Chunk], clocks: Mapping[str, Clock], meter: PeakMeter
+) -> None:
+    timed = [path for path in sessions if path != EXACT]
+    orders = itertools.cycle([timed, timed[::-1]])
+    for chunk in fed:
+        for path in next(orders):
+            with meter(path):
+                sessions[path].consume(chunk, clocks[path])
+        if EXACT in sessions:
+            sessions[EXACT].consume(chunk, clocks[EXACT])
+
+
+def _finish(sessions: Mapping[str, Session], record: RunRecord) -> None:
+    for path, session in sessions.items():
+        kept = session.finish()
+        if path == record.paths[0]:
+            record.take(kept)
+            record.backend = kept.backend if path == OURS else path
+
+
+def _load(session: Session, saved: SavedMemory, record: RunRecord, meter: PeakMeter) -> None:
+    with meter(OURS), record.clock("load"):
+        kept = session.load(saved.path, saved.frames)
+    record.take(kept)
+    record.frames, record.patches = saved.frames, saved.patches
+
+
+def _answer(
+    system: System, session: Session, path: str, prompts: Prompts, record: RunRecord, meter: PeakMeter, clock: Clock
+) -> None:
+    answers = []
+    for index in range(len(prompts.texts)):
+        with meter(path) if path != EXACT else contextlib.nullcontext():
+            session.prepare(index, clock)
+            with clock("language"):
+                start = record.now()
+                answers.append(record.answer(path, partial(session.answer, index)))
+                if path == OURS and system.memory is not None:
+                    # All that a question costs where nothing else depends on it.
+                    record.answer_seconds.append(record.now() - start)
+    record.ids[path] = [answer.ids.tolist() for answer in answers]
+    record.logits[path] = [answer.logits for answer in answers]
+    if len(record.paths) > 1:
+        record.visual[path] = session.compared()
+
+
+def _warm(system: System, model: Any, prompts: Prompts, paths: Sequence[str]) -> None:
+    """One black frame, and a silent clip, through everything: what a first call sets up is no stage's time."""
+    image, few = model.preset.tower.image, dataclasses.replace(prompts, length=min(prompts.length, 2))
+    black = model.encode(torch.zeros(1, image, image, 3, dtype=torch.uint8))
+    chunk = Chunk(black, None if system.audio is None else model.encode_audio(_silence(system.audio)))
+    for path in paths:
+        session = system.session(model, few, path, expected=1, compare=False)
+        session.consume(chunk, _untimed)
+        session.finish()
+        session.prepare(0, _untimed)
+        session.answer(0, _nobody)
+
+
+def _silence(spec: AudioSpec) -> torch.Tensor:
+    return torch.zeros(1, round(spec.rate * spec.seconds))
+
+
+_nobody: Callable[[], None] = lambda: None  # noqa: E731

@@ -1,0 +1,192 @@
+"""A system with what was chosen for it, preset, options, weights, device: from here on nobody asks which system it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+
+from longreel.data import FeatureWriter
+from longreel.models import registry
+from longreel.models.checkpoint import fingerprint
+from longreel.models.inputs import Input, Progress, feature_writer, open_input
+from longreel.models.memory import made_by
+from longreel.models.prompts import Prompts
+from longreel.models.record import Ops, RunRecord
+from longreel.models.run import extract, run
+from longreel.models.system import FRAMES, Part, System
+from longreel.models.weights import RANDOM
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Made before anything is decoded. given: options that were given, by name; `options` has all of them."""
+
+    system: System
+    preset: Any
+    checkpoint: Path | None
+    device: torch.device
+    options: Any
+    given: Mapping[str, Any]
+    backend: str | None = None
+
+    @property
+    def weights(self) -> str:
+        """What a file says of the weights that made it."""
+        return RANDOM if self.checkpoint is None else f"checkpoint {fingerprint(self.checkpoint)}"
+
+    @property
+    def prefix(self) -> int:
+        """Prefix tokens (CLS) of the features that the tower makes."""
+        return self.system.prefix(self.options)
+
+    def prompts(self, texts: Sequence[str], length: int | None = None) -> Prompts:
+        """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
+        return self.system.prompts(self.preset, list(texts), length, self.checkpoint)
+
+    def open(self, paths: Sequence[Path], frames: str | None = None, chunk: int | None = None) -> Input:
+        """As `open_input`."""
+        return open_input(
+            paths, self.system, self.preset, weights=self.weights, prefix=self.prefix, frames=frames, chunk=chunk,
+            pin=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def model(self, source: Input, prompts: Prompts | None = None) -> Any:
+        """The model with its weights, for an input; without `prompts` only for its encoders."""
+        options = self._options_of(source)
+        if source.saved is not None and prompts is None:
+            raise ValueError(f"{source.saved.path}: keeps no frames")
+        return self.system.build(
+            self.preset, options, source.facts, prompts, device=self.device, checkpoint=self.checkpoint,
+            backend=self.backend,
+        )  # fmt: skip
+
+    def run(
+        self,
+        model: Any,
+        source: Input,
+        prompts: Prompts,
+        *,
+        ops: Ops = "longreel",
+        compare: bool = False,
+        frames: int | None = None,
+        writer: FeatureWriter | None = None,
+        save: Path | None = None,
+        progress: Progress = lambda done: None,
+    ) -> RunRecord:
+        """As `longreel.models.run.run`."""
+        about = made_by(self.system.name, self.preset, self.weights) | {"options": asdict(self.options)}
+        record = run(
+            self.system, model, source, prompts, ops=ops, compare=compare, frames=frames, writer=writer, save=save,
+            about=about, progress=progress,
+        )  # fmt: skip
+        record.weights = self.weights
+        return record
+
+    def extract(
+        self, model: Any, source: Input, writer: FeatureWriter, *, progress: Progress = lambda done: None
+    ) -> RunRecord:
+        """As `longreel.models.run.extract`."""
+        record = extract(self.system, model, source, writer, progress=progress)
+        record.weights = self.weights
+        return record
+
+    def comparable(self, model: Any, prompts: Prompts, expected: int | None) -> Part | None:
+        """As `System.comparable`."""
+        return self.system.comparable(model, prompts, expected)
+
+    def writer(self, path: Path, source: Input, paths: Sequence[Path], frames: str | None) -> FeatureWriter:
+        """A file of the features that come from `source`, which was opened from `paths`."""
+        kind = "images" if source.facts.still else "video"
+        about = {"source": named(paths), "kind": kind, "frames": "all" if source.facts.still else frames or FRAMES}
+        return feature_writer(
+            path, self.system.name, self.preset, about, num_prefix_tokens=source.facts.prefix, weights=self.weights,
+            device=self.device, audio=self.system.audio is not None,
+        )  # fmt: skip
+
+    def _options_of(self, source: Input) -> Any:
+        """A saved memory has its own, which those that were given must not contradict."""
+        if source.saved is None:
+            return self.options
+        path, made = source.saved.path, source.saved.options
+        for name, value in made.items():
+            if name not in {each.name for each in fields(self.options)}:
+                raise ValueError(f"{path}: made with {flag(name)} {value}, which this version does not have")
+            if self.given.get(name, value) != value:
+                raise ValueError(f"{path}: made with {flag(name)} {value}, this run has {self.given[name]}")
+        return replace(self.options, **made)
+
+
+def setup_of(
+    system: str,
+    preset: str,
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    backend: str | None = None,
+    save: bool = False,
+) -> Setup:
+    """ValueError for anything that is not there.
+
+    options: of any system by name, None or False where they were not given. save: whether what is kept is to be saved.
+    """
+    found = registry.find(system)
+    given = {name: value for name, value in (options or {}).items() if value is not None and value is not False}
+    own = {each.name for each in fields(found.Options)}
+    for name in given:
+        if name not in own:
+            _refuse(flag(name), [other for other in registry.every() if name in _names(other)], found)
+    if save and found.memory is None:
+        _refuse("--keep", [other for other in registry.every() if other.memory is not None], found)
+    _check_choices(found, given)
+    if preset not in found.presets:
+        raise ValueError(f"--preset {preset!r}: {system} has {', '.join(found.presets)}")
+    size = found.presets[preset]
+    return Setup(
+        found,
+        size if checkpoint is None else found.sized(size, checkpoint),
+        checkpoint,
+        device_of(device),
+        found.Options(**given),
+        given,
+        backend,
+    )
+
+
+def flag(name: str) -> str:
+    """An option's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def named(paths: Sequence[Path]) -> str:
+    """Inputs, without their folders."""
+    return ", ".join(path.name for path in paths)
+
+
+def device_of(name: str | None) -> torch.device:
+    """By default the GPU where there is one."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device {name}: this torch runs on cpu{', cuda' * torch.cuda.is_available()}")
+    return device
+
+
+def _names(system: System) -> set[str]:
+    return {each.name for each in fields(system.Options)}
+
+
+def _refuse(option: str, owners: Sequence[System], system: System) -> None:
+    listed = ", ".join(owner.name for owner in owners) or "no system"
+    raise ValueError(f"{option}: an option of {listed}, this run is {system.name}")
+
+
+def _check_choices(system: System, given: Mapping[str, Any]) -> None:
+    kinds = get_type_hints(system.Options)
+    for name, value in given.items():
+        if get_origin(kinds[name]) is Literal and value not in get_args(kinds[name]):
+            raise ValueError(f"{flag(name)} {value!r}: there is {' or '.join(get_args(kinds[name]))}")

@@ -1,0 +1,221 @@
+"""What a system is, and how a path goes through one: one driver runs them all, the command line makes its flags of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from longreel.models.prompts import Prompts
+from longreel.models.sizes import Preset
+
+FRAMES = "fps:1"
+"""Which frames of a video, where nothing else is said."""
+Clock = Callable[[str], AbstractContextManager[None]]
+"""Times a stage by its name; on a path that is not timed it does nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run that is timed.
+
+    ours: longreel's own ops compute it; shown with the backend that did. compared: each path has its own code for it; else it is
+    the same code on every path, and timed once.
+    """
+
+    name: str
+    label: str
+    ours: bool = False
+    compared: bool = True
+
+
+LANGUAGE = Stage("language", "language model")
+SHARED_LANGUAGE = Stage("language", "language model", compared=False)
+_COMMON = (
+    Stage("decode", "decode (not hidden by computing)", compared=False),
+    Stage("read", "read features", compared=False),
+    Stage("tower", "vision tower", compared=False),
+    Stage("audio", "audio encoder", compared=False),
+    Stage("write", "write features", compared=False),
+    Stage("load", "read saved memory", compared=False),
+    Stage("keep", "write saved memory"),
+)
+
+
+class Chunk(NamedTuple):
+    """What a session takes at a time, encoded: frames [F, N (+ 1), C] of the vision tower; audio [A, ...] of the audio encoder,
+    the clips that begin no later than the last of these frames, None where there are none."""
+
+    frames: Tensor
+    audio: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """Audio as a model takes it: clips of `seconds`, one after the other, mono at `rate` Hz, float32 in -1 .. 1."""
+
+    rate: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What a model may depend on: prefix tokens (CLS) of the features, whether they are of images, and the expected frames."""
+
+    prefix: int
+    still: bool
+    expected: int | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of the frames, of one question or for all of them as the system has it: tokens, and their bytes.
+
+    tokens_read: that the language model read of the frames where not all are kept; 0: there are none such. backend: that ran the
+    system's own stage.
+    """
+
+    tokens: int
+    nbytes: int
+    tokens_read: int = 0
+    backend: str | None = None
+
+
+class Answer(NamedTuple):
+    """ids int64 [at most length]; logits [T, vocabulary] after every id of the question, the last of which chose the first id."""
+
+    ids: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first `frames` of an input, and why no more."""
+
+    frames: int
+    why: str
+
+
+class Model(Protocol):
+    """What every system's model has. One with audio also has `encode_audio`: clips [A, samples] -> [A, ...]."""
+
+    dtype: torch.dtype
+
+    @property
+    def preset(self) -> Preset: ...
+    @property
+    def device(self) -> torch.device: ...
+    def encode(self, pixels: Tensor) -> Tensor:
+        """uint8 RGB [F, image, image, 3] -> [F, N (+ 1), C]."""
+
+
+class Session(ABC):
+    """One path's way through one input: chunks, then the answers. Made before anything is decoded, so that it can refuse."""
+
+    @abstractmethod
+    def consume(self, chunk: Chunk, clock: Clock) -> None:
+        """The next chunk; ValueError where the language model has no room for it."""
+
+    @abstractmethod
+    def finish(self) -> Kept:
+        """After the last chunk."""
+
+    def prepare(self, index: int, clock: Clock) -> None:  # noqa: B027, most have nothing to prepare
+        """What a question costs before the language model's stage."""
+
+    @abstractmethod
+    def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
+        """The answer to a question; `on_first` is called once its first id is chosen."""
+
+    @abstractmethod
+    def compared(self) -> Tensor:
+        """What is kept, as a tensor in which paths are compared; asked for after the answers."""
+
+    def save(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Write what is kept; `about` goes with it. Of systems with `memory`."""
+        raise NotImplementedError
+
+    def load(self, path: Path, frames: int) -> Kept:
+        """In place of every chunk, what `save` wrote after `frames` frames."""
+        raise NotImplementedError
+
+
+class System(ABC):
+    """A published system: one object, of which `longreel run`, `extract`, `profile` and the benchmarks know nothing else.
+
+    ::
+
+        name: of --system. presets: by name. Options: a frozen dataclass whose fields are made by `option`.
+        stages: its own ones, in order, the language model's last.
+        audio: as the model takes it, None where it hears nothing.
+        memory: what a saved memory holds, None where what is kept depends on the question.
+        streams: the reference path takes chunk by chunk too, so that every length fits that path.
+        comparable_frames: that ours, the reference path and float64 take beside each other at true size.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Any]]
+    stages: ClassVar[tuple[Stage, ...]]
+    audio: ClassVar[AudioSpec | None] = None
+    memory: ClassVar[str | None] = None
+    streams: ClassVar[bool] = True
+    comparable_frames: ClassVar[int] = 16
+
+    @property
+    @abstractmethod
+    def presets(self) -> Mapping[str, Any]: ...
+
+    def sized(self, preset: Any, folder: Path) -> Any:
+        """The preset with the sizes of a checkpoint."""
+        raise ValueError(f"--checkpoint {folder}: {self.name} has no released weights")
+
+    def prefix(self, options: Any) -> int:
+        """Prefix tokens (CLS) of the features that the tower makes."""
+        return 0
+
+    @abstractmethod
+    def prompts(self, preset: Any, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
+        """In the vocabularies of a checkpoint's `folder` where it has them, else as bytes; answers of at most `length` ids."""
+
+    @abstractmethod
+    def build(
+        self,
+        preset: Any,
+        options: Any,
+        given: InputFacts,
+        prompts: Prompts | None,
+        *,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        backend: str | None = None,
+    ) -> Any:
+        """The `Model` with its weights, for this input; without `prompts` only for its encoders."""
+
+    @abstractmethod
+    def session(self, model: Any, prompts: Prompts, path: str, *, expected: int | None, compare: bool) -> Session:
+        """path: OURS, REFERENCE or EXACT of `longreel.models.record`. expected: frames that will come, by what the header says.
+
+        Raises:
+            ValueError: too many positions for the language model. MemoryError: the path does not fit.
+        """
+
+    @abstractmethod
+    def steps(self, preset: Any) -> int:
+        """Ops one after the other on the paths that are compared: their errors add up like a random walk."""
+
+    def comparable(self, model: Any, prompts: Prompts, expected: int | None) -> Part | None:
+        """The first frames that the reference path can take, where it cannot take all that are expected."""
+        return None
+
+    def stage(self, name: str) -> Stage:
+        """By name, of its own and those that all have."""
+        return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
+
+
+def option(default: Any, help: str, *, least: int | None = None, tower: bool = False) -> Any:
+    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features."""
+    return field(default=default, metadata={"help": help, "least": least, "tower": tower})

@@ -1,0 +1,1 @@
+"""Whether two ways of computing the same thing agree."""

@@ -1,0 +1,102 @@
+"""A run on the terminal: the total and each stage's share of it first."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from longreel.bench.check import Verdict
+from longreel.models.record import OURS, REFERENCE, RunRecord
+from longreel.report.lines import checksum, differs
+from longreel.report.stages import stage
+
+_BAR = 8
+_NO_ANSWER = "No answer, random weights: the ids repeat from run to run and mean nothing."
+_NO_VOCABULARY = "No answer, the checkpoint has no tokenizer: these are ids of questions read as bytes."
+
+
+def show(record: RunRecord, console: Console, verdict: Verdict | None = None) -> None:
+    """The total and the shares, the end-to-end ratio above those of the stages, tokens and peak memory, ids."""
+    show_compared(record, console, verdict)
+    if record.rows:
+        every = record.tokens_bytes / record.tokens * record.rows
+        console.print(
+            f"keys, values   of {record.tokens:,} tokens kept, of {record.rows:,}: {1 - record.tokens / record.rows:.2%} less,"
+            f" {_size(record.tokens_bytes)} instead of {_size(every)}"
+        )
+    elif record.questions:
+        console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
+    waited, rates = record.until_first_id(), record.id_rate[record.paths[0]]
+    if waited is not None:
+        after = f", then {rates[0]:.1f} a second" if rates else ""
+        console.print(f"first token    after {waited:.2f} s{after}")
+    for index, question in enumerate(record.questions):
+        took = f"  ({record.answer_seconds[index]:.2f} s)" if record.answer_seconds else ""
+        console.print(f"question {index + 1}     {question}{took}", markup=False, soft_wrap=True)
+        if record.answers:
+            console.print(f"  {record.answers[index]}", markup=False, soft_wrap=True)
+        else:
+            console.print(
+                f"  ids {record.ids[record.paths[0]][index]}, checksum {checksum(record, index)}", markup=False
+            )
+    if record.questions and not record.answers:
+        console.print(_NO_ANSWER if record.weights.startswith("random") else _NO_VOCABULARY)
+
+
+def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) -> None:
+    """What paths are compared in: seconds, agreement, peak memory."""
+    compared = verdict is not None
+    title = f"{frames_of(record)} in {record.total():.1f} s"
+    if compared:
+        title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
+    elif record.paths == (REFERENCE,):
+        title += ", reference path"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    heads = ["", "seconds", "ms a frame", "share"] + ["reference", "ratio"] * compared
+    for head in heads:
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    table.add_column("", width=_BAR)
+    table.add_row(
+        "total", *_cells(record, record.total(), record.total(REFERENCE), compared), style="bold", end_section=True
+    )
+    for name in record.seconds:
+        cells = _cells(record, record.stage(name), record.stage(name, REFERENCE), compared and differs(record, name))
+        if compared and not differs(record, name):
+            cells[3:3] = ["–" if OURS in record.seconds[name] else "same code", "–"]
+        part = stage(record.system, name)
+        label = f"{part.label} ({record.backend} backend)" if part.ours else part.label
+        table.add_row(label, *cells, style="green" if differs(record, name) else "")
+    console.print(table)
+    if verdict is not None:
+        found = f"yes, tokens and logits at {verdict.error:.2f} of the error budget"
+        if verdict.why:
+            found = f"[red]NO: {verdict.why}[/]"
+        same = "the same ids" if record.ids[OURS] == record.ids[REFERENCE] else "[yellow]other ids[/]"
+        console.print(f"same numbers   {found}, {same}")
+    console.print("peak memory    " + "; ".join(_peaks(record, path) for path in record.paths))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.2f} MiB"
+
+
+def _peaks(record: RunRecord, path: str) -> str:
+    """The peak, and the one of the first quarter: whether memory grows with the length."""
+    quarter = [(frames, peaks[path]) for frames, peaks in record.memory if frames <= record.frames / 4]
+    early = f" ({max(peak for _, peak in quarter) / 2**20:,.0f} up to frame {quarter[-1][0]:,})" if quarter else ""
+    return f"{path} {record.peak(path) / 2**20:,.0f} MiB{early}"
+
+
+def frames_of(record: RunRecord) -> str:
+    return f"{record.frames:,} frame{'s' * (record.frames != 1)}"
+
+
+def ratio(reference: float, ours: float) -> str:
+    return f"{reference / ours:.3f} x" if ours else "–"
+
+
+def _cells(record: RunRecord, ours: float, reference: float, compared: bool) -> list[str]:
+    share = ours / record.total()
+    cells = [f"{ours:.2f}", f"{1e3 * ours / max(record.frames, 1):.2f}", f"{share:.1%}"]
+    if compared:
+        cells += [f"{reference:.2f}", ratio(reference, ours)]
+    return [*cells, "█" * round(_BAR * share)]
