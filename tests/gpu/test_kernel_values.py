@@ -24,11 +24,12 @@ from gpu_cases import (
 from torch import Tensor
 
 from longreel.layout import VideoLayout
-from longreel.reference.block_sparse_attention import layout_case
-from longreel.reference.context_attention import frames_case
 from longreel.testing import check, far, poison
-from longreel.testing.cases import Inputs, LowLevel, layouts, low_level, prepare, run
+from longreel.testing.cases.case import Inputs
+from longreel.testing.cases.frames import frames_case
+from longreel.testing.cases.layouts import layout_case
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import LowLevel, layouts, low_level, prepare, run
 
 FRAME_PASSES = [v for v in VARIANTS if v.op in ("context_attention", "compress_frames")]
 on_patches = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op != "block_sparse_attention"], ids=str)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from longreel.integrations import transformers
 from longreel.ops.registry import OPS
-from longreel.testing.cases import DTYPES, variants
 from longreel.testing.golden.files import GoldenCase, find
 from longreel.testing.golden.replay import REPLAYERS, replay
+from longreel.testing.runner import DTYPES, variants
 
 BACKENDS = sorted({v.backend for op in OPS for v in variants(op) if v.device == "cpu"})
 
