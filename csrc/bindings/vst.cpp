@@ -242,10 +242,11 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
   const auto before = numbers(k_before, "k_before", rows_behind, problem.keys);
   const auto data = [](const std::optional<Tensor>& tensor) { return tensor.has_value() ? ints(*tensor) : nullptr; };
   const Memory memory = {data(length), data(start), data(before)};
-  const MemoryLayout layout(plan, problem.queries, problem.batch, memory);
-  problem.layout = layout.layout();
   Tensor out = empty(q, {problem.batch, problem.queries, problem.heads, problem.channels});
   Tensor lse = empty(q, {problem.batch, problem.heads, problem.queries}, ScalarType::Float);
+  if (problem.batch == 0) return {out, lse};
+  const MemoryLayout layout(plan, problem.queries, problem.batch, memory);
+  problem.layout = layout.layout();
   block_sparse_attention_cpu(problem, {out.mutable_data_ptr(), static_cast<float*>(lse.mutable_data_ptr())}, torch_threads());
   return {out, lse};
 }

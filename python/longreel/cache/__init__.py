@@ -3,5 +3,6 @@
 from longreel.cache.buffered import BufferedCache
 from longreel.cache.compressed import CompressedCache
 from longreel.cache.voco import VoCoCache
+from longreel.cache.vst import VSTCache
 
-__all__ = ["BufferedCache", "CompressedCache", "VoCoCache"]
+__all__ = ["BufferedCache", "CompressedCache", "VSTCache", "VoCoCache"]

@@ -10,7 +10,7 @@ from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.memory import HEAD_DIM, check_memory, check_plan, check_rows
-from longreel.ops.common.queries import exact, resolve_scale
+from longreel.ops.common.queries import autocast, exact, resolve_scale
 from longreel.ops.op import Lowered, Op, run
 from longreel.reference.vst_attention import vst_attention as reference
 from longreel.schemas import arguments
@@ -83,6 +83,7 @@ def lower(
     scale: float | None = None,
 ) -> Lowered:
     """Checks, then the arguments of the low-level op and the planned layout."""
+    q, k, v, mem_k, mem_v = autocast(q, k, v, mem_k, mem_v)
     check_rows(q, k, v, alone=k_before is None)
     if not 1 <= k.shape[3] <= HEAD_DIM:
         raise ValueError(f"the head size D is {k.shape[3]}; allowed are 1 to {HEAD_DIM}")

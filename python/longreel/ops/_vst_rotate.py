@@ -10,6 +10,7 @@ from longreel.layout import PlannedLayout, VideoLayout
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.memory import check_even, check_plan, check_rows, tables
+from longreel.ops.common.queries import autocast
 from longreel.ops.op import Backward, Lowered, Op, run
 from longreel.reference.vst_rotate import vst_rotate as reference
 from longreel.schemas import arguments
@@ -51,6 +52,7 @@ def vst_rotate(
 
 def lower(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout) -> Lowered:
     """Checks, then the arguments of the low-level op: tables with a sample dimension."""
+    q, k, v = autocast(q, k, v)
     check_rows(q, k, v)
     check_even(k.shape[3])
     plan = planned(layout, k.device)
