@@ -22,7 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("tests", "bench", "e2e", "sanitize", "ncu")
-# By name, without importing what is not built yet.
+# By path, since the package is not built yet.
+TimeLeft = runpy.run_path(str(ROOT / "python/longreel/measure/time_left.py"))["TimeLeft"]
 SYSTEMS = tuple(runpy.run_path(str(ROOT / "python/longreel/models/registry.py"))["SYSTEMS"])
 DEFAULT = ("tests", "bench")
 # Kept free at the end for the table.
@@ -97,16 +98,15 @@ def run_all(
     say: Callable[[str], None] = print,
 ) -> list[StepResult]:
     """Run the steps; `run` returns the exit status, None where the limit stopped it."""
-    done = []
+    done, time_left = [], TimeLeft(deadline - RESERVE, clock)
     for step in todo:
-        left = deadline - RESERVE - clock()
+        limit = time_left.limit(share=step.share, least=step.least)
         if step.needs is not None and shutil.which(step.needs) is None:
             done.append(StepResult(step, 0.0, f"not here: {step.needs} is not installed"))
-        elif left < step.least:
+        elif limit is None:
             done.append(StepResult(step, 0.0, "not run: no time left"))
         else:
-            limit = max(step.least, left * step.share)
-            say(f"\033[1m{step.part}: {step.name}\033[0m ({limit:.0f} s at most, {left:.0f} s left)")
+            say(f"\033[1m{step.part}: {step.name}\033[0m ({limit:.0f} s at most, {time_left.seconds:.0f} s left)")
             start = clock()
             status = run(step, limit)
             verdict = "ok" if status == 0 else "stopped: out of time" if status is None else f"failed: exit {status}"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from end_to_end_inputs import no_video, noise_features, video
 from longreel.bench.tables import seconds, size, text_table
 from longreel.cli.console import NO_ROOM
 from longreel.measure.machine import describe
+from longreel.measure.time_left import TimeLeft
 from longreel.models.registry import SYSTEMS, find
 
 HOUR = 3600
@@ -84,15 +85,9 @@ Runner = Callable[[Trial, float], TrialResult]
 class Plan:
     """Runs cases while there is time, and keeps what became of them."""
 
-    def __init__(
-        self, run: Runner, deadline: float, clock: Callable[[], float], say: Callable[[TrialResult], None]
-    ) -> None:
-        self._run, self._deadline, self._clock, self._say = run, deadline, clock, say
+    def __init__(self, run: Runner, time_left: TimeLeft, say: Callable[[TrialResult], None]) -> None:
+        self._run, self._time, self._say = run, time_left, say
         self.done: list[TrialResult] = []
-
-    @property
-    def left(self) -> float:
-        return self._deadline - self._clock()
 
     def add(self, case: Trial) -> TrialResult:
         """Run `case` if it has not been run, or note that no time was left for it."""
@@ -100,7 +95,8 @@ class Plan:
             if outcome.case == case:
                 return outcome
         needed = max(LEAST, *(1.1 * other.wall for other in self.done if _alike(other, case)), 0.0)
-        outcome = TrialResult(case, LATE, 0.0) if self.left < needed else self._run(case, self.left)
+        limit = self._time.limit(least=needed)
+        outcome = TrialResult(case, LATE, 0.0) if limit is None else self._run(case, limit)
         self.done.append(outcome)
         self._say(outcome)
         return outcome
@@ -116,7 +112,7 @@ class Plan:
             last = like[-1]
             each = sum(last.line["stages_s"][_path(last.case)].values()) / last.case.frames
             start = last.wall - each * last.case.frames
-            while case.frames >= HOUR // 8 and 1.1 * (start + each * case.frames) > self.left:
+            while case.frames >= HOUR // 8 and 1.1 * (start + each * case.frames) > self._time.seconds:
                 case = replace(case, frames=case.frames // 2)
         self.add(case)
 
@@ -270,7 +266,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--frames", type=int, default=HOUR, help="frames of the input, one a second")
     args = parser.parse_args()
-    deadline, systems = time.monotonic() + args.budget, args.system or list(SYSTEMS)
+    time_left, systems = TimeLeft.of(args.budget), args.system or list(SYSTEMS)
     on_gpu = args.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         print("end to end: no CUDA GPU on this machine; nothing to do")
@@ -279,19 +275,12 @@ def main() -> int:
     done: list[TrialResult] = []
     with tempfile.TemporaryDirectory() as folder:
         run = Processes(Path(folder), args.results, args.device, args.frames)
-        for system, until in _deadlines(systems, deadline):
-            plan = Plan(run, until, time.monotonic, say)
+        for system, part in zip(systems, time_left.shared(len(systems)), strict=True):
+            plan = Plan(run, part, say)
             measure(plan, system, args.preset, args.frames, caps, card)
             done += plan.done
     print("\n" + text_table(HEAD, [cells(outcome) for outcome in done]))
     return int(any(outcome.failed for outcome in done))
-
-
-def _deadlines(systems: list[str], deadline: float) -> Iterator[tuple[str, float]]:
-    """Every system has an equal share of what is left when its turn comes."""
-    for index, system in enumerate(systems):
-        now = time.monotonic()
-        yield system, now + (deadline - now) / (len(systems) - index)
 
 
 if __name__ == "__main__":

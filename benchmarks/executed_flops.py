@@ -5,7 +5,8 @@ A Markdown table of 64 frames, 64 text rows, 8 heads of 64. Bars: at most 1.25 o
 
 from longreel import VideoLayout
 from longreel.layout import visible_pairs
-from longreel.layout.planned import TILES, lowered_to
+from longreel.layout.planned import TILES
+from longreel.layout.planning import lowered_to
 from longreel.ops._block_sparse_attention import executed_flops
 
 FRAMES, TEXT, HEADS, WIDTH = 64, 64, 8, 64

@@ -1,120 +1,106 @@
-"""Dependencies point one way: reference, layout, backends <- ops <- cache, nn <- models, integrations <- bench, cli."""
+"""The rooms of docs/architecture.md: what may use what, in Python and in csrc. Each fence is seen to fail, too."""
 
-import ast
-import sys
-from collections.abc import Iterator
+import importlib.util
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+import fences
 import pytest
 
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "python/longreel"
-
-# A room may import from its own storey and those below. Rooms of one storey are apart but for the pairs in NEIGHBOURS.
-STOREYS = (
-    {"schemas", "__version__"},
-    {"_native"},
-    {"measure"},
-    {"reference", "layout", "backends", "rotary"},
-    {"triton_kernels"},
-    {"ops"},
-    {"_explain"},
-    {"cache", "nn", "data"},
-    {"models", "integrations"},
-    {"testing"},
-    {"bench"},
-    {"parity"},
-    {"report"},
-    {"cli"},
+CHECKS = (
+    fences.homeless,
+    fences.arrows_up,
+    fences.ops_together,
+    fences.foreign_to_schemas,
+    fences.hidden_modules,
+    fences.native_arrows,
 )
-NEIGHBOURS = {("models", "integrations"), ("layout", "rotary"), ("reference", "layout"), ("reference", "rotary")}
-# The schemas stand alone: importable before any kernel, with torch only.
-SCHEMAS = "schemas.py"
-# What a kernel may know of: no tensor op, no model; how a plan is cut is part of what it runs on.
-KERNELS_KNOW = {"triton_kernels", "backends", "layout"}
 
 
-def storey(room: str) -> int:
-    return next((level for level, rooms in enumerate(STOREYS) if room in rooms), -1)
+def circles(root: Path) -> list[str]:
+    return [" -> ".join(group) for group in fences.circles(fences.import_graph(root))]
 
 
-def files() -> Iterator[tuple[str, Path]]:
-    """(room, file) of every Python file of the package."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        yield relative.parts[0].removesuffix(".py"), path
-    for path in sorted((ROOT / "triton_kernels").rglob("*.py")):
-        yield "triton_kernels", path
+@pytest.mark.parametrize("check", [*CHECKS, circles], ids=lambda check: check.__name__)
+def test_fences(check: Callable[[Path], list[str]]) -> None:
+    assert check(ROOT) == []
 
 
-def imported(path: Path) -> set[str]:
-    """Absolute names of the modules that a file imports, wherever in it the import stands."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+def test_the_table_names_rooms_that_are_there() -> None:
+    rooms = {fences.room(name, fences.order(ROOT).floors) for name in fences.modules(ROOT)}
+    assert set(fences.order(ROOT).floors) - rooms <= AHEAD
 
 
-def rooms_used(path: Path) -> set[str]:
-    ours = [name for name in imported(path) if name.startswith("longreel.")]
-    return {name.split(".")[1] for name in ours}
+# Rooms that the order already has a place for.
+AHEAD = {"rotary", "_transformers", "integrations.lazy"}
+
+PUBLIC = [
+    name for name, path in fences.modules(ROOT).items() if path.name == "__init__.py" and "triton_kernels" not in name
+]
 
 
-FILES = [pytest.param(room, path, id=str(path.relative_to(ROOT))) for room, path in files() if room != "__init__"]
-
-
-@pytest.mark.parametrize(("room", "path"), FILES)
-def test_dependencies_point_down(room: str, path: Path) -> None:
-    assert storey(room) >= 0, f"longreel.{room} has no storey: place it in STOREYS"
-    for used in rooms_used(path) - {room}:
-        if storey(used) < 0:
-            assert used in public_names(), f"{path.name} imports longreel.{used}, which has no storey"
-            used = "ops"
-        below = storey(used) < storey(room)
-        assert below or (room, used) in NEIGHBOURS, f"longreel.{room} must not import longreel.{used}"
-
-
-def public_names() -> set[str]:
-    """What `from longreel import name` gives."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    listed = next(
-        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    )
-    return set(ast.literal_eval(listed))
-
-
-def test_schemas_stand_alone() -> None:
-    assert {module.split(".")[0] for module in imported(PACKAGE / SCHEMAS)} - sys.stdlib_module_names == {"torch"}
-
-
-@pytest.mark.parametrize("path", [p for room, p in files() if room == "triton_kernels"], ids=lambda p: p.name)
-def test_triton_kernels_know_no_models(path: Path) -> None:
-    assert rooms_used(path) <= KERNELS_KNOW
-
-
-def includes(path: Path) -> list[str]:
-    return [line.split('"')[1] for line in path.read_text().splitlines() if line.startswith('#include "')]
-
-
-NATIVE = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cuh", ".cpp", ".cu"})
-
-
-@pytest.mark.parametrize("path", NATIVE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_native_dependencies_point_down(path: Path) -> None:
-    """common <- an op <- bindings; only bindings know torch, pybind11 and Python."""
-    room = path.relative_to(ROOT / "csrc").parts[0]
-    text = path.read_text()
-    if room != "bindings":
-        assert not any(word in text for word in ("<torch/", "<ATen/", "<c10/", "<pybind11/", "<Python.h>")), (
-            "knows torch or Python"
+@pytest.mark.parametrize("package", PUBLIC)
+def test_a_public_name_is_no_module(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in getattr(module, "__all__", ()):
+        assert not isinstance(getattr(module, name), ModuleType), name
+        assert importlib.util.find_spec(f"{package}.{name}") is None, (
+            f"{package}.{name} is a module in another spelling"
         )
-    for name in includes(path):
-        folder = name.split("/")[0] if "/" in name else room
-        assert folder in {room, "common"} or room == "bindings" or room != "common", f"{room} includes {name}"
-        assert folder != "bindings" or room == "bindings", f"{room} includes {name}"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("tree")
+    for folder in ("python/longreel", "triton_kernels", "csrc"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (copy / "docs").mkdir()
+    shutil.copy(ROOT / "docs/architecture.md", copy / "docs")
+    return copy
+
+
+FAULTS = [
+    (circles, "layout/video_layout.py", "def f():\n    from longreel.layout._ranges import ranges", "layout._ranges"),
+    (circles, "layout/segments.py", "import longreel.layout.draw", "layout.segments"),
+    (fences.arrows_up, "models/llama_vid/model.py", "from longreel.models.voco_llama import model", "models.voco_llama.model"),
+    (fences.arrows_up, "models/system.py", "from longreel.models.voco_llama import system", "models is on floor"),
+    (fences.arrows_up, "backends.py", "if 0:\n    from longreel.ops import registry", "longreel.backends imports"),
+    (fences.arrows_up, "measure/clock.py", "from longreel.ops import registry", "longreel.measure.clock imports"),
+    (fences.arrows_up, "measure/memory.py", "import longreel", "longreel.measure.memory imports longreel:"),
+    (fences.arrows_up, "layout/segments.py", "from longreel.layout.context import use_layout", "longreel.layout.segments"),
+    (fences.arrows_up, "testing/budget.py", "def f():\n    import longreel.models.llama_vid", "longreel.testing.budget imports"),
+    (fences.arrows_up, "models/checkpoint.py", "from longreel.parity import agreement", "longreel.models.checkpoint imports"),
+    (fences.arrows_up, "cache/voco.py", "from longreel.nn import ContextAttention", "cache is on floor"),
+    (fences.arrows_up, "reference/adaptive_pool.py", "from longreel.layout.context import use_layout", "reference is on"),
+    (fences.arrows_up, "../../triton_kernels/adaptive_pool.py", "from longreel.schemas import overload", "kernels know of"),
+    (fences.ops_together, "ops/_adaptive_pool.py", "from longreel.ops._compress_frames import x", "ops._compress_frames"),
+    (fences.foreign_to_schemas, "schemas.py", "def f():\n    import numpy", "numpy"),
+    (fences.foreign_to_schemas, "schemas.py", "from longreel import backends", "longreel"),
+    (fences.hidden_modules, "ops/compress_frames.py", "x = 1", "longreel.ops.compress_frames"),
+    (fences.hidden_modules, "explain.py", "x = 1", "longreel.explain"),
+    (fences.homeless, "attic.py", "x = 1", "longreel.attic"),
+    (fences.homeless, "attic/__init__.py", "x = 1", "longreel.attic"),
+    (fences.native_arrows, "../../csrc/layout/planner.h", '#include "adaptive_pool/geometry.h"', "includes adaptive_pool"),
+    (fences.native_arrows, "../../csrc/common/exp.h", '#include "layout/planner.h"', "common/exp.h includes layout"),
+    (fences.native_arrows, "../../csrc/layout/planner.h", "#include <torch/extension.h>", "knows <torch/"),
+    (fences.native_arrows, "../../csrc/layout/planner.h", '#include "bindings/host_layout.h"', "includes bindings"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "file", "line", "says"), FAULTS, ids=[f"{f[0].__name__}-{f[1]}" for f in FAULTS])
+def test_a_fault_is_seen(tree: Path, check: Callable[[Path], list[str]], file: str, line: str, says: str) -> None:
+    path = tree / "python/longreel" / file
+    before = path.read_text() if path.exists() else None
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{before or ''}\n{line}\n")
+    found = check(tree)
+    if before is None:
+        path.unlink()
+    else:
+        path.write_text(before)
+    assert any(says in one for one in found)

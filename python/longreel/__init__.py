@@ -8,6 +8,7 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
     )
 
 from longreel._explain import Explanation, explain
+from longreel._version import __version__
 from longreel.backends import BackendError
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
@@ -15,8 +16,6 @@ from longreel.ops._adaptive_pool import adaptive_pool
 from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops._compress_frames import CompressedFrames, compress_frames
 from longreel.ops._context_attention import context_attention
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",

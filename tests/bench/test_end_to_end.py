@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from longreel.measure.time_left import TimeLeft
 from longreel.models.registry import SYSTEMS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -39,7 +40,7 @@ class Card:
         return TrialResult(case, e2e.OK, wall, line)
 
     def plan(self, budget: float) -> Plan:
-        return Plan(self, budget, lambda: self.now, lambda outcome: None)
+        return Plan(self, TimeLeft.of(budget, lambda: self.now), lambda outcome: None)
 
 
 def at_once(frames: int) -> Trial:

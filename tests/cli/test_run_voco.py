@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_run import call, refused
 from torch import Tensor
 from typer.testing import Result
@@ -198,6 +198,35 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
         call("run", kept, "--system", "voco-llama"), "made with preset 'small-for-tests', this run has preset 'tiny'"
     )
     refused(call("run", kept), "a memory saved by voco-llama, this run is llama-vid")
+
+
+def test_a_memory_of_the_first_version_answers(tmp_path: Path, small: Preset, clip: Path) -> None:
+    """Written tensor by tensor as the first version did; another preset's is refused, and another system's."""
+    kept, old = tmp_path / "kept.safetensors", tmp_path / "old.safetensors"
+    _, line = run(tmp_path, clip, "--frames", "fps:5", "--keep", kept)
+    held = load_file(kept)
+    tensors = {name: held[name] for i in range(2) for name in (f"keys.{i}", f"values.{i}")}
+    about = {
+        "system": "voco-llama", "preset": SMALL.name, "weights": "random, seed 0", "frames": 10, "patches": 160,
+        "tower": "TowerSize(image=56, patch=14, width=32, layers=1, heads=2, mlp=64)",
+        "language": "LanguageSize(width=32, layers=2, heads=4, kv_heads=2, mlp=64, vocabulary=261, positions=512,"
+        " rope_factor=1.0)",
+        "options": {"voco": 1, "mode": "independent", "positions": "compact"},
+    }  # fmt: skip
+    own = {
+        "format": "longreel-voco-cache/1", "layers": 2, "about": about, "mode": "independent", "text_sees_prefix": False,
+        "prefix_visible_to": "first", "positions": "compact",
+        "held": {"prefix": 0, "voco": 10, "frame_at": 11, "text_at": 28},
+    }  # fmt: skip
+    save_file(tensors, old, {"longreel": json.dumps(own)})
+    _, now = run(tmp_path, kept, "--question", "why?")
+    _, later = run(tmp_path, old, "--question", "why?")
+    assert [one["ids"] for one in later["questions"]] == [one["ids"] for one in now["questions"]]
+    assert (later["frames"], later["tokens"], later["rows"]) == (10, line["tokens"], line["rows"])
+    save_file(
+        tensors, old, {"longreel": json.dumps(own | {"about": about | {"tower": about["tower"].replace("56", "70")}})}
+    )
+    refused(call("run", old, "--system", "voco-llama", "--preset", SMALL.name), "made with tower")
 
 
 def test_the_reference_path_keeps_nothing(tmp_path: Path, small: Preset, clip: Path) -> None:

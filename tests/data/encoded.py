@@ -43,6 +43,8 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
         coder: dict[str, str] | None = None,
         audio: bool = False,
         video: bool = True,
+        make: Callable[[int, int, int], np.ndarray] = picture,
+        aspect: Fraction | None = None,
     ) -> Path:
         path = folder / name
         with av.open(str(path), "w", options=options or {}) as out:
@@ -50,13 +52,16 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
                 sound = out.add_stream("aac", rate=16000, layout="mono")
             if video:
                 stream = out.add_stream(codec, rate=rate)
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.width, stream.height = width, height
+                stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
                 stream.codec_context.time_base = Fraction(1, rate)
                 stream.bit_rate = 4_000_000
+                if aspect is not None:
+                    stream.codec_context.sample_aspect_ratio = aspect
                 if codec == "libx264":
                     stream.options = {"preset": "ultrafast", "g": "10", "qp": "10", **(coder or {})}
                 for index, stamp in enumerate(stamps if stamps is not None else range(frames)):
-                    frame = av.VideoFrame.from_ndarray(picture(index, height, width), "rgb24")
+                    frame = av.VideoFrame.from_ndarray(make(index, height, width), "rgb24")
                     frame.pts, frame.time_base = stamp, Fraction(1, rate)
                     out.mux(stream.encode(frame))
                 out.mux(stream.encode(None))
@@ -74,3 +79,41 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
 def clip(encode: Encode) -> Path:
     """Two seconds at 25 frames a second."""
     return encode("clip.mp4", options={"movflags": "faststart"})
+
+
+BITS = 10
+
+
+def bars(index: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """The number of a frame in two rows of five blocks, bright for 1 and dark for 0; [h, w, 3]."""
+    bits = np.array([235 if index >> bit & 1 else 20 for bit in range(BITS)], np.uint8).reshape(2, BITS // 2)
+    rows, columns = np.arange(height) * 2 // height, np.arange(width) * (BITS // 2) // width
+    return np.repeat(bits[rows][:, columns, None], 3, 2)
+
+
+def numbers(pixels: torch.Tensor) -> list[int]:
+    """Which frame each picture [f, h, w, 3] of `bars` is."""
+    _, height, width, _ = pixels.shape
+    rows = torch.tensor([height // 4, 3 * height // 4])
+    columns = (torch.arange(BITS // 2) * 2 + 1) * width // BITS
+    # [f, 2, 5]
+    bits = pixels[:, rows][:, :, columns, 0] > 127
+    return (bits.flatten(1).int() @ (1 << torch.arange(BITS, dtype=torch.int32))).tolist()
+
+
+def packets(
+    frames: int, codec: str = "libx264", options: dict[str, str] | None = None, rate: int = 25
+) -> list[av.Packet]:
+    """`bars` 0, 1, ... coded, stamped in frames."""
+    context = av.CodecContext.create(codec, "w")
+    context.width, context.height, context.pix_fmt = 64, 48, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, rate), Fraction(rate)
+    context.options = (
+        {"preset": "ultrafast", "g": "10", "bf": "0", **(options or {})} if codec == "libx264" else options or {}
+    )
+    coded = []
+    for index in range(frames):
+        frame = av.VideoFrame.from_ndarray(bars(index), "rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = index, Fraction(1, rate)
+        coded += context.encode(frame)
+    return coded + context.encode(None)

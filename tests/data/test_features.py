@@ -59,6 +59,85 @@ def test_it_is_plain_safetensors(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "longreel-features/1", "preset": "p"}
 
 
+def test_files_of_the_first_layout_open(tmp_path: Path) -> None:
+    """Byte by byte as the first version wrote them, spaces behind the header included."""
+    features = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
+    header = {
+        "__metadata__": {"format": "longreel-features/1", "preset": "p", "kind": "video"},
+        "features": {"dtype": "F32", "shape": [2, 3, 4], "data_offsets": [0, 96]},
+        "times": {"dtype": "F64", "shape": [2], "data_offsets": [96, 112]},
+    }
+    text = json.dumps(header).encode().ljust(512)
+    body = features.numpy().tobytes() + torch.tensor([0.0, 0.5], dtype=torch.float64).numpy().tobytes()
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    stream = FeatureStream(path)
+    assert (stream.shape, stream.others, stream.about["kind"]) == ((2, 3, 4), (), "video")
+    (chunk,) = stream
+    assert torch.equal(chunk.features, features)
+    assert chunk.times.tolist() == [0.0, 0.5]
+    assert chunk.others == {}
+
+
+def write_both(path: Path, sound: torch.Tensor, times: list[float], chunk: int) -> torch.Tensor:
+    """Seven frames at 0, 1, ... 6 s, and what is heard in chunks of it."""
+    features, at = torch.randn(7, 5, 8), torch.tensor(times, dtype=torch.float64)
+    with FeatureWriter(path, 5, 8, torch.float32, {}, others=("audio",)) as writer:
+        for first in range(0, 7, chunk):
+            stamps = torch.arange(first, min(first + chunk, 7), dtype=torch.float64)
+            now = (at <= stamps[-1]) & (at > (first - 1 if first else -1))
+            others = {"audio": (sound[now], at[now])} if now.any() else None
+            writer.add(features[first : first + chunk], stamps, others)
+    return features
+
+
+@pytest.mark.parametrize("written", [1, 3, 7])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_modalities_stand_beside(tmp_path: Path, written: int, chunk: int, dtype: torch.dtype) -> None:
+    """Each comes with the first frames that are no earlier than it, whatever the chunks."""
+    path, times = tmp_path / "a.safetensors", [0.0, 0.5, 1.25, 3.0, 5.5]
+    sound = torch.randn(5, 2, 3).to(dtype)
+    features = write_both(path, sound, times, written)
+    stream = FeatureStream(path, chunk=chunk)
+    assert (stream.about["format"], stream.others) == ("longreel-features/2", ("audio",))
+    values, at = list[torch.Tensor](), list[float]()
+    for part in stream:
+        each, stamps = part.others["audio"]
+        assert all(stamp <= part.times[-1] for stamp in stamps)
+        values.append(each)
+        at += stamps.tolist()
+        assert len(at) == sum(time <= part.times[-1] for time in times)
+    assert at == times
+    assert torch.equal(torch.cat(values), sound)
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("features"), features)
+        assert torch.equal(file.get_tensor("audio"), sound)
+
+
+def test_other_modalities_that_do_not_fit(tmp_path: Path) -> None:
+    path, frames = tmp_path / "a.safetensors", torch.zeros(1, 5, 8)
+    with FeatureWriter(path, 5, 8, torch.float32, {}, others=("audio",)) as writer:
+        writer.add(frames, torch.zeros(1), {"audio": (torch.zeros(2, 3), torch.zeros(2))})
+        for bad in (torch.zeros(1, 4), torch.zeros(1, 3).half(), torch.zeros(2, 3)):
+            with pytest.raises(ValueError, match="in a file of"):
+                writer.add(frames, torch.zeros(1), {"audio": (bad, torch.zeros(1))})
+        with pytest.raises(ValueError, match="depth: this file is made for features, audio"):
+            writer.add(frames, torch.zeros(1), {"depth": (frames, torch.zeros(1))})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert FeatureStream(path).shape == (1, 5, 8)
+
+
+def test_none_of_another_modality_is_the_first_layout(tmp_path: Path) -> None:
+    plain, none = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    write(plain, torch.ones(3, 5, 8))
+    with FeatureWriter(none, 5, 8, torch.float32, {"preset": "p"}, others=("audio",)) as writer:
+        writer.add(torch.ones(3, 5, 8), torch.arange(3.0, dtype=torch.float64))
+    assert [FeatureStream(path).about for path in (plain, none)] == [
+        {"format": "longreel-features/1", "preset": "p"}
+    ] * 2
+
+
 def test_nothing_half_written(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"older")

@@ -7,8 +7,9 @@ import torch
 
 from longreel.ops.registry import OPS
 from longreel.testing import check
+from longreel.testing.cases import corners
 from longreel.testing.cases.case import Case, Inputs
-from longreel.testing.runner import DTYPES, Run, Variant, corners, low_level, prepare, run
+from longreel.testing.runner import DTYPES, Run, Variant, low_level, prepare, run
 
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from gpu_cases import (
-    TOWER,
     VARIANTS,
     Case,
     Variant,
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from longreel.testing import poison
 from longreel.testing.cases.case import Inputs
-from longreel.testing.cases.frames import frames_case
+from longreel.testing.cases.frames import TOWER, frames_case
 from longreel.testing.determinism import same_bits
 from longreel.testing.runner import Run
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from longreel.integrations import transformers
 from longreel.ops.registry import OPS
-from longreel.testing.golden.files import GoldenCase, find
-from longreel.testing.golden.replay import REPLAYERS, replay
+from longreel.parity.golden.files import GoldenCase, find
+from longreel.parity.golden.replay import REPLAYERS, replay
 from longreel.testing.runner import DTYPES, variants
 
 BACKENDS = sorted({v.backend for op in OPS for v in variants(op) if v.device == "cpu"})

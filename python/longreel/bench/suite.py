@@ -5,7 +5,6 @@ Needs torch only.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
 from longreel.measure.machine import describe
 from longreel.measure.memory import free_memory
 from longreel.measure.stats import spread
+from longreel.measure.time_left import TimeLeft
 
 # What one case takes at least at the true size on a GPU; below it nothing new is started.
 _LEAST = 5.0
@@ -75,20 +75,19 @@ def run(
         finished: receives every result as soon as it is there.
         progress: receives a line before every step.
     """
-    deadline = time.monotonic() + budget
-    done = []
+    time_left, done = TimeLeft.of(budget), []
     for i, case in enumerate(todo):
-        left = deadline - time.monotonic()
+        limit = time_left.limit(least=_LEAST)
         chosen = list(names(case)) if names is not None else [*case.kernels, *case.peers]
-        why = _obstacle(case, chosen, left)
+        why = _obstacle(case, chosen, limit)
         report = None
-        if why is None:
+        if why is None and limit is not None:
             label = f"{case.op} {case.facts['dtype']} {case.facts['pass']}"
             report = measure(
                 case,
                 names=chosen,
                 repeats=repeats,
-                budget=left / (len(todo) - i),
+                budget=limit / (len(todo) - i),
                 progress=lambda line, label=label: progress(f"{label}: {line}"),  # type: ignore[misc]
             )
             if results is not None:
@@ -140,8 +139,8 @@ def _median(report: Report, name: str) -> float:
     return spread(report.outcome(name).samples).median
 
 
-def _obstacle(case: Case, chosen: Sequence[str], left: float) -> str | None:
-    if left < _LEAST:
+def _obstacle(case: Case, chosen: Sequence[str], limit: float | None) -> str | None:
+    if limit is None:
         return "not run: the time budget was spent"
     if not set(chosen) & set(case.backends):
         return f"no kernel of ours runs this on {case.device.type}"

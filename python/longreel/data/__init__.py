@@ -6,6 +6,7 @@ the same. Feature files need no PyAV: it is imported where pictures are read.
 """
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from longreel.data.errors import MediaError, MediaWarning
-from longreel.data.features import FeatureChunk, FeatureStream, FeatureWriter, is_feature_file
+from longreel.data.feature_writer import FeatureWriter
+from longreel.data.features import FeatureChunk, FeatureStream, is_feature_file
 from longreel.data.geometry import Fit, check_size
 from longreel.data.prefetch import Prefetch
 from longreel.data.spec import FrameSpec
 
 if TYPE_CHECKING:
+    from longreel.data.animation import Animation
     from longreel.data.images import Images
     from longreel.data.video import Video
 
@@ -41,7 +44,7 @@ class FrameChunk(NamedTuple):
 class FrameStream(Iterator[FrameChunk]):
     """What `frames` returns: chunks one by one. `with`, `close()`, its end and its last reference close it."""
 
-    def __init__(self, media: "Video | Images", chunk: int, ahead: int, still: bool) -> None:
+    def __init__(self, media: "Video | Animation | Images", chunk: int, ahead: int, still: bool) -> None:
         self.expected = media.expected
         """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
         self.still = still
@@ -91,7 +94,9 @@ def frames(
     the way to the end gives one MediaWarning after the last whole frame: frames that the decoder refuses or marks as
     damaged are dropped, and the frame before them stays on screen. Nothing but local files is opened.
     """
-    from longreel.data.images import Images, is_image
+    from longreel.data.animation import Animation
+    from longreel.data.images import Images
+    from longreel.data.kinds import Kind, kind
     from longreel.data.video import Video
 
     parsed = FrameSpec.parse(spec)
@@ -104,26 +109,38 @@ def frames(
         raise MediaError("no input file given")
     for path in paths:
         _check_file(path)
-    images = [is_image(path) for path in paths]
-    if all(images):
-        return FrameStream(Images(paths, size, fit), chunk, ahead, still=True)
+    kinds = [kind(path) for path in paths]
+    moving = [path for path, one in zip(paths, kinds, strict=True) if one not in (Kind.STILL, Kind.FFMPEG_STILL)]
+    if not moving:
+        return FrameStream(Images(paths, kinds, size, fit), chunk, ahead, still=True)
     if len(paths) > 1:
-        raise MediaError(f"{paths[images.index(False)]}: is not an image; give one video, or one or several images")
-    return FrameStream(Video(paths[0], parsed, size, fit, workers), chunk, ahead, still=False)
+        raise MediaError(f"{moving[0]}: is not an image; give one video, or one or several images")
+    media = (
+        Animation(paths[0], parsed, size, fit)
+        if kinds[0] is Kind.ANIMATION
+        else Video(paths[0], parsed, size, fit, workers)
+    )
+    return FrameStream(media, chunk, ahead, still=False)
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise MediaError(f"{path}: no such file")
-    if path.is_dir():
-        raise MediaError(f"{path}: is a directory; give one video, or one or several images")
-    if not path.is_file():
-        raise MediaError(f"{path}: is not a regular file")
-    if path.stat().st_size == 0:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(f"{path}: is a directory; give one video, or one or several images")
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(f"{path}: is not a regular file")
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise MediaError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{str(path)!r}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+    if status.st_size == 0:
         raise MediaError(f"{path}: the file is empty")
 
 
-def _chunks(media: "Video | Images", chunk: int) -> Iterator[FrameChunk | MediaWarning]:
+def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameChunk | MediaWarning]:
     from av.error import FFmpegError
 
     pixels, times = torch.empty(0), list[float]()

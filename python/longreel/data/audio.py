@@ -13,6 +13,7 @@ from torch import Tensor
 from longreel.data.errors import MediaError, MediaWarning
 
 if TYPE_CHECKING:
+    from av import AudioFrame
     from av.container import InputContainer
 
 
@@ -64,7 +65,7 @@ class AudioClips:
         sound, pictures = self._container.streams.audio[0], self._container.streams.video
         start = pictures[0].start_time if pictures else None
         at = float(start * pictures[0].time_base) if start is not None and pictures[0].time_base else 0.0
-        resampler, late = AudioResampler("flt", "mono", self._rate), None
+        resampler, late = AudioResampler("fltp", rate=self._rate), None
         try:
             for frame in self._container.decode(sound):
                 if late is None:
@@ -72,18 +73,23 @@ class AudioClips:
                     if late > 0:
                         yield torch.zeros(late)
                 for each in resampler.resample(frame):
-                    samples = torch.from_numpy(each.to_ndarray().reshape(-1).copy())
+                    samples = _mono(each)
                     skipped = min(max(-late, 0), len(samples))
                     late += skipped if late < 0 else 0
                     yield samples[skipped:]
             with contextlib.suppress(FFmpegError):
                 for each in resampler.resample(None):
-                    yield torch.from_numpy(each.to_ndarray().reshape(-1).copy())
+                    yield _mono(each)
         except FFmpegError as error:
             warnings.warn(
                 MediaWarning(f"{self._path}: its sound is damaged, and silent from there on ({error.strerror})"),
                 stacklevel=2,
             )
+
+
+def _mono(frame: "AudioFrame") -> Tensor:
+    """The mean of all channels."""
+    return torch.from_numpy(frame.to_ndarray()).mean(0)
 
 
 def open_audio(path: str | os.PathLike[str], *, rate: int, seconds: float) -> AudioClips | None:

@@ -8,18 +8,19 @@ import bisect
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 
-from longreel.data.container import open_container, video_stream
+from longreel.data.clock import LONGEST_STILL, Timing
+from longreel.data.container import lists_every_frame, open_container, video_stream
 from longreel.data.errors import MediaError
-from longreel.data.geometry import Geometry
+from longreel.data.picture import Aspect, View
 from longreel.data.prefetch import Prefetch
-from longreel.data.shown import LONGEST_STILL, Sample, Shown
+from longreel.data.shown import Sample, Shown
 from longreel.data.spec import FrameSpec
 
 # Samples that one worker may be ahead.
@@ -65,14 +66,14 @@ class _Done(NamedTuple):
     stamp: int | None
 
 
-class _Odd(Exception):
+class Odd(Exception):
     """The file is not as its index says, or damaged here."""
 
 
 class SegmentReader:
     """Iterate the samples of a video, in order; then `whole` says whether these were all, or straight through must go on."""
 
-    def __init__(self, job: "_Job", segments: list[Segment], workers: int) -> None:
+    def __init__(self, job: "Job", segments: list[Segment], workers: int) -> None:
         self.whole = False
         self._job, self._segments = job, segments
         self._workers = [
@@ -80,27 +81,18 @@ class SegmentReader:
         ]
 
     @classmethod
-    def of(
-        cls,
-        path: Path,
-        spec: FrameSpec,
-        claimed: Fraction | None,
-        interval: Fraction,
-        geometry: Geometry,
-        workers: int,
-        container: av.container.InputContainer,
-        stream: av.VideoStream,
-    ) -> "SegmentReader | None":
+    def of(cls, describe: "Callable[[], Job | None]", workers: int, stream: av.VideoStream) -> "SegmentReader | None":
         """None where straight through is the way: no full index, no duration, or nothing to gain."""
         keys, base = _key_frames(stream), stream.time_base
-        if claimed is None or base is None or len(keys) < 2:
+        if base is None or len(keys) < 2:
             return None
-        job = _Job(path, spec, spec.step(claimed), claimed, interval, geometry, base, 0)
-        segments = plan(keys, base, job.step, spec.frames(claimed), claimed, _REORDERED * interval, workers)
-        if segments is None:
-            return None
-        with contextlib.suppress(av.error.FFmpegError, MediaError, _Odd):
-            return cls(job._replace(origin=_first_stamp(path, base)), segments, workers)
+        with contextlib.suppress(av.error.FFmpegError, MediaError, Odd):
+            job = describe()
+            if job is None:
+                return None
+            margin = _REORDERED * job.timing.interval * base
+            segments = plan(keys, base, job.step, job.spec.frames(job.length), job.length, margin, workers)
+            return None if segments is None else cls(job, segments, workers)
         return None
 
     def __iter__(self) -> Iterator[Sample]:
@@ -130,16 +122,15 @@ class SegmentReader:
                 worker.close()
 
 
-class _Job(NamedTuple):
-    """What the workers need to know of the video; `origin` is the stamp of its first frame."""
+class Job(NamedTuple):
+    """What the workers need to know of the video; `length` in seconds counts from the first frame, stamped `origin`."""
 
     path: Path
     spec: FrameSpec
     step: Fraction
-    claimed: Fraction
-    interval: Fraction
-    geometry: Geometry
-    base: Fraction
+    length: Fraction
+    timing: Timing
+    view: View
     origin: int
 
 
@@ -183,77 +174,81 @@ def plan(
 def _key_frames(stream: av.VideoStream) -> list[int]:
     """Decoding times of the key frames, ascending; empty unless the index lists every frame and starts with a key frame."""
     entries = stream.index_entries
-    if not stream.frames or len(entries) != stream.frames or not entries[0].is_keyframe:
+    if not lists_every_frame(stream) or not entries[0].is_keyframe:
         return []
     keys = [entry.timestamp for entry in entries if entry.is_keyframe]
     return keys if all(a < b for a, b in itertools.pairwise(keys)) else []
 
 
-def _first_stamp(path: Path, base: Fraction) -> int:
+def first_stamp(path: Path, base: Fraction, view: View) -> int:
+    """The stamp of the first frame, which also gives all pictures their size."""
     with open_container(path) as container:
         stream = video_stream(path, container)
+        aspect = Aspect(stream)
         frame = next(container.decode(stream), None)
         if frame is None or frame.is_corrupt:
-            raise _Odd
+            raise Odd
+        view.fix(frame, aspect())
         return _stamp(frame, base)
 
 
 def _stamp(frame: av.VideoFrame, base: Fraction) -> int:
     if frame.pts is None or frame.time_base != base:
-        raise _Odd
+        raise Odd
     return frame.pts
 
 
-def _decode(job: _Job, segments: list[Segment], alone: bool) -> Iterator[_Begun | _Done | tuple[int, Sample]]:
+def _decode(job: Job, segments: list[Segment], alone: bool) -> Iterator[_Begun | _Done | tuple[int, Sample]]:
     """One worker: its segments one after the other; it ends early at the first thing that is odd."""
-    with contextlib.suppress(_Odd, av.error.FFmpegError, IndexError, MediaError), open_container(job.path) as container:
+    with contextlib.suppress(Odd, av.error.FFmpegError, IndexError, MediaError), open_container(job.path) as container:
         stream = video_stream(job.path, container)
+        aspect = Aspect(stream)
         if not alone:
             stream.codec_context.thread_count = 1
         for segment in segments:
             container.seek(segment.begin, stream=stream, backward=True)
-            yield from _samples(job, segment, _frames(job, segment, container, stream))
+            yield from _samples(job, segment, _frames(job, segment, container, stream), aspect)
 
 
 def _samples(
-    job: _Job, segment: Segment, frames: Iterator[tuple[av.VideoFrame, int] | _Done]
+    job: Job, segment: Segment, frames: Iterator[tuple[av.VideoFrame, int] | _Done], aspect: Aspect
 ) -> Iterator[_Begun | _Done | tuple[int, Sample]]:
     """A segment's samples with their numbers, between its two ends."""
     shown: Shown | None = None
     taken, last, end = 0, Fraction(-1), Fraction(0)
-    count = job.spec.count
+    count, base = job.spec.count, job.timing.base
     for item in frames:
         if isinstance(item, _Done):
             if item.stamp is not None:
-                end = (item.stamp - job.origin) * job.base
-            elif end + _SHORTFALL < job.claimed and taken != count:
-                raise _Odd
+                end = (item.stamp - job.origin) * base
+            elif end + _SHORTFALL < job.length and taken != count:
+                raise Odd
             elif count is not None:
-                end = job.claimed
+                end = job.length
             if shown is None:
-                raise _Odd
+                raise Odd
             for sample in shown.until(job.step, taken, end, count):
                 yield taken, sample
                 taken += 1
             yield item
             return
         frame, stamp = item
-        start = (stamp - job.origin) * job.base
+        start = (stamp - job.origin) * base
         if shown is None:
             taken = max(-(-start // job.step), 0)
             yield _Begun(stamp)
         else:
             if not last < start <= last + LONGEST_STILL:
-                raise _Odd
+                raise Odd
             for sample in shown.until(job.step, taken, start, count):
                 yield taken, sample
                 taken += 1
-        shown, last = Shown(frame, start, job.geometry), start
-        end = start + (frame.duration * job.base if frame.duration else job.interval)
+        shown, last = Shown(job.view.maker(frame, aspect()), start), start
+        end = start + (frame.duration or job.timing.interval) * base
 
 
 def _frames(
-    job: _Job, segment: Segment, container: av.container.InputContainer, stream: av.VideoStream
+    job: Job, segment: Segment, container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[tuple[av.VideoFrame, int] | _Done]:
     """Whole frames of a segment with their stamps, then its end. Anything else is odd.
 
@@ -267,24 +262,25 @@ def _frames(
             if packet.dts is not None and packet.dts < segment.begin:
                 continue
             if packet.dts != segment.begin or not packet.is_keyframe or packet.pts is None:
-                raise _Odd
+                raise Odd
             begin = job.origin if segment.first else packet.pts
-        if packet.is_corrupt:
-            raise _Odd
+        # The last packet is empty and without a stamp: it flushes the decoder. Others that are empty repeat a picture.
+        if packet.is_corrupt or (packet.size == 0 and packet.dts is not None):
+            raise Odd
         if segment.end is not None and packet.dts is not None and packet.dts >= segment.end and end is None:
             if packet.dts != segment.end or not packet.is_keyframe or packet.pts is None:
-                raise _Odd
+                raise Odd
             end = packet.pts
         for frame in stream.decode(packet):
-            stamp = _stamp(frame, job.base)
+            stamp = _stamp(frame, job.timing.base)
             if stamp < begin:
                 continue
             if end is not None and stamp >= end:
                 yield _Done(end)
                 return
             if frame.is_corrupt:
-                raise _Odd
+                raise Odd
             yield frame, stamp
     if segment.end is not None:
-        raise _Odd
+        raise Odd
     yield _Done(None)

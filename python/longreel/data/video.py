@@ -1,21 +1,36 @@
 """Decode a video and sample it on its own clock: straight through, or in segments where that is quicker."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
-from longreel.data.container import header_duration, open_container, scan_duration, video_stream
+from longreel.data.clock import FrameClock, PacketClock
+from longreel.data.container import (
+    Span,
+    end_by_index,
+    ends_early,
+    header_end,
+    open_container,
+    packets,
+    timing,
+    video_stream,
+)
 from longreel.data.errors import MediaError, MediaWarning
-from longreel.data.geometry import Fit, Geometry
-from longreel.data.segments import SegmentReader, default_workers
-from longreel.data.shown import LONGEST_STILL, Sample, Shown
+from longreel.data.geometry import Fit, check_pixels
+from longreel.data.picture import Aspect, View
+from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp
+from longreel.data.shown import Sample, Shown
 from longreel.data.spec import FrameSpec
 
-_FALLBACK_INTERVAL = Fraction(1, 25)
 _SHORTFALL = Fraction(1, 2)
+# Bytes that are counted in a moment, where only the progress bar asks.
+_QUICKLY_COUNTED = 64 << 20
+
+Picture = Callable[[], np.ndarray]
 
 
 class Video:
@@ -26,14 +41,13 @@ class Video:
         self._container = open_container(path)
         try:
             self._stream = video_stream(path, self._container)
-            width, height = self._stream.codec_context.width, self._stream.codec_context.height
-            self.geometry = Geometry.of(path, width, height, size, fit)
-            self._claimed = header_duration(self._container, self._stream)
-            self._interval = (
-                1 / Fraction(self._stream.average_rate) if self._stream.average_rate else _FALLBACK_INTERVAL
-            )
-            if self._claimed is None and spec.count is not None:
-                self._claimed = scan_duration(path, self._interval)
+            check_pixels(path, self._stream.codec_context.width, self._stream.codec_context.height)
+            self._aspect, self._view = Aspect(self._stream), View(path, size, fit)
+            self._timing = timing(self._container, self._stream)
+            self._header_end = header_end(self._container, self._stream)
+            self._index_end = end_by_index(self._container, self._stream)
+            counts = self._index_end is None and (spec.count is not None or path.stat().st_size <= _QUICKLY_COUNTED)
+            self._span = Span(path) if counts else None
         except BaseException:
             self._container.close()
             raise
@@ -41,11 +55,14 @@ class Video:
 
     @property
     def expected(self) -> int | None:
-        """Frames that the sampling will give by the header's duration; None where the header does not tell."""
-        duration = self._claimed or (
-            Fraction(self._container.duration, av.time_base) if self._container.duration else None
-        )
-        return self.spec.frames(duration) if duration else None
+        """Frames that the sampling will give, by the packets where they were counted, else by the header."""
+        if self._span is not None:
+            duration: Fraction | None = self._span.length(None)
+        elif self._header_end is not None:
+            duration = self._header_end - (self._stream.start_time or 0) * self._timing.base
+        else:
+            duration = Fraction(self._container.duration, av.time_base) if self._container.duration else None
+        return self.spec.frames(duration) if duration and duration > 0 else None
 
     def close(self) -> None:
         self._container.close()
@@ -57,91 +74,130 @@ class Video:
         """
         given = 0
         with contextlib.closing(self):
-            reader = SegmentReader.of(
-                self.path,
-                self.spec,
-                self._claimed,
-                self._interval,
-                self.geometry,
-                self._workers,
-                self._container,
-                self._stream,
-            )
+            reader = self._segments()
             if reader is not None:
                 for picture in reader:
                     given += 1
                     yield picture
                 if reader.whole:
+                    yield from self._remarks()
                     return
             for index, sample in enumerate(self._straight()):
                 if index >= given or isinstance(sample, MediaWarning):
                     yield sample
 
+    def _segments(self) -> SegmentReader | None:
+        """None where straight through is the way: no full index, decoding times only, or nothing to gain."""
+        if self._timing.decode_times and self._stream.codec_context.has_b_frames:
+            return None
+        return SegmentReader.of(self._job, self._workers, self._stream)
+
+    def _job(self) -> Job | None:
+        origin = first_stamp(self.path, self._timing.base, self._view)
+        length = self._length(origin)
+        if length is None:
+            return None
+        return Job(self.path, self.spec, self.spec.step(length), length, self._timing, self._view, origin)
+
+    def _length(self, origin: int | None) -> Fraction | None:
+        """Seconds of video from the frame stamped `origin`, None where nothing tells."""
+        end = self._header_end if self._index_end is None else self._index_end
+        if self._span is not None:
+            length = self._span.length(origin)
+        elif end is not None:
+            length = end - (origin or 0) * self._timing.base
+        else:
+            return None
+        return max(length, self._timing.interval * self._timing.base)
+
     def _straight(self) -> Iterator[Sample | MediaWarning]:
-        step, shown, taken, end = self.spec.step(self._claimed), None, 0, Fraction(0)
-        for frame, start, gone in self._frames():
-            if shown is not None:
+        packed = PacketClock(self._packets(), self._timing)
+        clock = FrameClock(self._decode(packed), packed, self._timing)
+        step, shown, taken, length = Fraction(1), None, 0, None
+        for picture, start in self._pictures(clock):
+            if shown is None:
+                length = self._length(clock.origin)
+                step = self.spec.step(length)
+            else:
                 for sample in shown.until(step, taken, start, self.spec.count):
                     taken += 1
                     yield sample
             if taken == self.spec.count:
                 break
-            shown, end = Shown(frame, start, self.geometry), gone
+            shown = Shown(picture, start)
         if shown is None:
             raise MediaError(f"{self.path}: no frame could be decoded")
-        short = self._claimed is not None and end + _SHORTFALL < self._claimed and taken != self.spec.count
-        if self._claimed is not None and self.spec.count is not None and not short:
-            end = self._claimed
+        end = clock.end
+        if taken == self.spec.count and length is not None:
+            # Decoding stopped before the end.
+            end = length
+        claimed = self._claimed(clock, packed)
+        short = claimed is not None and end + _SHORTFALL < claimed
+        if length is not None and self.spec.count is not None and end + _SHORTFALL >= length:
+            end = max(end, length)
         for sample in shown.until(step, taken, end, self.spec.count):
             taken += 1
             yield sample
         if self._lost or short:
-            stopped = (
-                f", it ends at {float(end):.2f} s of {float(self._claimed):.2f} s" if short and self._claimed else ""
-            )
+            stopped = f", it ends at {float(end):.2f} s of {float(claimed):.2f} s" if short and claimed else ""
             yield MediaWarning(f"{self.path}: damaged, frames lost: {self._lost}{stopped}; frames delivered: {taken}")
+        elif packed.leaps:
+            at, leap = packed.leaps[0]
+            yield MediaWarning(
+                f"{self.path}: its clock leaps by {float(leap):.2f} s at {float(at):.2f} s (leaps: {len(packed.leaps)}); "
+                "the pictures after it follow at once"
+            )
+        yield from self._remarks()
 
-    def _frames(self) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
-        """Whole frames with the times when they come and go, counted from the first frame, always increasing."""
-        origin, last, end = None, Fraction(-1), Fraction(0)
-        for frame in self._decode():
-            interval = frame.duration * frame.time_base if frame.duration and frame.time_base else self._interval
-            # A raw stream has no timestamps: one frame after the other.
-            stamp = frame.pts * frame.time_base if frame.pts is not None and frame.time_base else end + (origin or 0)
-            if origin is None:
-                origin = stamp
-            # A clock that stands, runs back or leaps was broken on the way: go on one frame later.
-            if not last < stamp - origin <= last + LONGEST_STILL:
-                origin = stamp - end
-            last = stamp - origin
-            end = last + interval
-            yield frame, last, end
+    def _remarks(self) -> Iterator[MediaWarning]:
+        if ends_early(self.path, self._container):
+            yield MediaWarning(f"{self.path}: another recording is joined on behind its end, and not read whole")
+        if self._view.askew:
+            yield MediaWarning(
+                f"{self.path}: is to be turned by an angle that is no multiple of 90 degrees; the nearest is used"
+            )
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        for packet in self._packets():
-            if packet is not None and packet.is_corrupt:
-                self._lost += 1
+    def _claimed(self, clock: FrameClock, packed: PacketClock) -> Fraction | None:
+        """Seconds that the header promises from the first frame shown."""
+        counted = None if self._span is None else self._span.length(clock.origin)
+        if self._header_end is None or (self._timing.breaks and packed.restarted):
+            return counted
+        said = self._header_end - (clock.origin or 0) * self._timing.base
+        return said if counted is None else max(said, counted)
+
+    def _pictures(self, clock: FrameClock) -> Iterator[tuple[Picture, Fraction]]:
+        for frame, start in clock:
+            yield self._view.maker(frame, self._aspect()), start
+
+    def _decode(self, packed: PacketClock) -> Iterator[av.VideoFrame]:
+        """Whole frames. A recording cut between key frames is whole from its first one on: nothing before that is lost."""
+        begun, first_key = False, None
+        for packet in packed:
+            if packet.is_keyframe and not begun:
+                begun, first_key = True, packet.pts
+            if packet.is_corrupt and not packed.joins():
+                self._lost += begun
+                packed.forget()
                 continue
             try:
                 frames = self._stream.decode(packet)
-            except av.error.EOFError:
-                return
             except av.error.FFmpegError:
-                self._lost += 1
+                self._lost += begun
+                packed.forget()
                 continue
-            for frame in frames:
-                if frame.is_corrupt:
-                    self._lost += 1
-                else:
-                    yield frame
+            yield from self._whole(frames, first_key)
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from self._whole(self._stream.decode(None), first_key)
 
-    def _packets(self) -> Iterator[av.Packet | None]:
-        """Packets of the video, the last without content: it flushes the decoder."""
+    def _whole(self, frames: list[av.VideoFrame], first_key: int | None) -> Iterator[av.VideoFrame]:
+        for frame in frames:
+            if not frame.is_corrupt:
+                yield frame
+            elif first_key is not None and (frame.pts is None or frame.pts >= first_key):
+                self._lost += 1
+
+    def _packets(self) -> Iterator[av.Packet]:
         try:
-            yield from self._container.demux(self._stream)
+            yield from packets(self._container, self._stream)
         except av.error.FFmpegError:
             self._lost += 1
-            yield None
-        except IndexError:
-            # PyAV flushes every stream at the end, and trips over one that the header did not announce.
-            yield None

@@ -4,15 +4,19 @@ from longreel.layout._cost import AttentionCost, cost, executed_pairs, visible_p
 from longreel.layout._positions import global_positions, positions, query_positions, query_rows
 from longreel.layout._ranges import Ranges, RowBounds, ranges, row_bounds
 from longreel.layout._slots import kept, kept_runs, slots
+from longreel.layout.dense import dense_mask
 from longreel.layout.draw import to_ascii, to_svg
 from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_mask_mod
 from longreel.layout.global_keys import global_index
 from longreel.layout.labels import ignored_labels, kinds
 from longreel.layout.planned import PlannedLayout
+from longreel.layout.planning import lowered_to, plan
 from longreel.layout.ratios import RatioDraw
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment
-from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout, derived
+
+derived.dense_mask, derived.plan, derived.lowered_to = dense_mask, plan, lowered_to
 
 __all__ = [
     "AttentionCost",

@@ -1,16 +1,13 @@
 """Work of attention under a layout: (query, key) pairs, FLOPs and bytes; dense, visible, and executed by a schedule."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_runs
 from longreel.layout.schedule import Schedule, Table
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class AttentionCost:
 
 
 def cost(
-    layout: "VideoLayout",
+    layout: VideoLayout,
     *,
     heads: int,
     kv_heads: int | None = None,
@@ -59,7 +56,7 @@ def cost(
     )
 
 
-def visible_pairs(layout: "VideoLayout") -> int:
+def visible_pairs(layout: VideoLayout) -> int:
     """(query, key) pairs that the layout shows, over all samples: O(range segments)."""
     r = ranges(layout)
     triangle = r.rows * (r.rows - 1) // 2

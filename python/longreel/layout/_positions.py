@@ -1,6 +1,6 @@
 """Rotary positions of rows and of global keys."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +8,12 @@ from numpy.typing import NDArray
 from longreel.layout._ranges import frames_of, lower, prefix_rows, row_bounds
 from longreel.layout.global_keys import global_index
 from longreel.layout.segments import PADDING, VOCO, VST, Columns, Document, chunk_of
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 Mode = Literal["compact", "absolute"]
 
 
-def positions(layout: "VideoLayout", mode: Mode | None = None) -> NDArray[np.int32]:
+def positions(layout: VideoLayout, mode: Mode | None = None) -> NDArray[np.int32]:
     """[B, S] position of every row, in position order, counted from its document's start; padding rows have 0.
 
     Video-XL: rows of a chunk stand behind the prefix and the VST of earlier chunks, interleaved; text behind all VST.
@@ -32,17 +30,17 @@ def positions(layout: "VideoLayout", mode: Mode | None = None) -> NDArray[np.int
     return out
 
 
-def query_positions(layout: "VideoLayout", mode: Mode | None = None) -> NDArray[np.int32]:
+def query_positions(layout: VideoLayout, mode: Mode | None = None) -> NDArray[np.int32]:
     """[B, Sq] position of every query row, in the order of the query rows."""
     return np.take_along_axis(positions(layout, mode), query_rows(layout), axis=1)
 
 
-def query_rows(layout: "VideoLayout") -> NDArray[np.int32]:
+def query_rows(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, Sq]: the row (of 0 .. S) that every query row is."""
     return row_bounds(layout).hi - 1
 
 
-def global_positions(layout: "VideoLayout", mode: Mode | None = None) -> NDArray[np.int32]:
+def global_positions(layout: VideoLayout, mode: Mode | None = None) -> NDArray[np.int32]:
     """[B, G] position at which rows of later segments see every global key, -1 where `global_index` pads.
 
     Video-XL: its place among prefix and VST for ever (not the place it had in its own chunk). Otherwise the row's own.

@@ -4,15 +4,13 @@ G lists the global keys of a sample, ordered by document, then position. No row 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout.segments import PADDING, PREFIX, VOCO, VST, Columns, Document, chunk_of
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 Ints = NDArray[np.int64]
 
@@ -57,7 +55,7 @@ class RowBounds(NamedTuple):
     ghi: NDArray[np.int32]
 
 
-def ranges(layout: "VideoLayout") -> Ranges:
+def ranges(layout: VideoLayout) -> Ranges:
     """The range segments of every query row of the layout: O(segments), no per-row array."""
     parts = []
     for b, documents in enumerate(layout.samples):
@@ -80,7 +78,7 @@ def ranges(layout: "VideoLayout") -> Ranges:
     return whole if layout.window is None else _clipped(whole, *layout.window)
 
 
-def row_bounds(layout: "VideoLayout") -> RowBounds:
+def row_bounds(layout: VideoLayout) -> RowBounds:
     """Bounds of every query row, as arrays: O(rows)."""
     columns = expanded_bounds(ranges(layout)).T
     return RowBounds(*(column.reshape(layout.batch_size, layout.queries) for column in columns))

@@ -1,18 +1,14 @@
 """What a cache keeps: the keys that the next text row will see, each at its slot for ever."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout._ranges import Ints, Lowered, lower
 from longreel.layout.global_keys import expanded
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 
-def kept_runs(layout: "VideoLayout") -> list[Ints]:
+def kept_runs(layout: VideoLayout) -> list[Ints]:
     """Per sample the rows kept, as runs int64 [n, 3] of (first row, count, stride), in slot order.
 
     VoCo: the VoCo rows (and the prefix where text sees it), then text. Video-XL: prefix, VST, text. A sliding window: the
@@ -29,12 +25,12 @@ def kept_runs(layout: "VideoLayout") -> list[Ints]:
     return samples
 
 
-def kept(layout: "VideoLayout") -> list[int]:
+def kept(layout: VideoLayout) -> list[int]:
     """Slots that each sample fills."""
     return [int(runs[:, 1].sum()) for runs in kept_runs(layout)]
 
 
-def slots(layout: "VideoLayout") -> NDArray[np.int32]:
+def slots(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, S]: the cache slot of every row, -1 for a row that is dropped."""
     out = np.full((layout.batch_size, layout.length), -1, np.int32)
     for b, runs in enumerate(kept_runs(layout)):

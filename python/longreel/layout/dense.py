@@ -1,20 +1,16 @@
 """The dense mask: for tests and pictures, never for a kernel."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout._ranges import row_bounds
 from longreel.layout.global_keys import global_index
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 LIMIT = 1 << 26
 
 
-def visible(layout: "VideoLayout") -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def visible(layout: VideoLayout) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool [B, Sq, Sk] over K and bool [B, Sq, G] over G, True = the row sees that key there."""
     index = global_index(layout)
     elements = layout.batch_size * layout.queries * (layout.keys + index.shape[1])
@@ -29,7 +25,7 @@ def visible(layout: "VideoLayout") -> tuple[NDArray[np.bool_], NDArray[np.bool_]
     return near, far
 
 
-def dense_mask(layout: "VideoLayout") -> NDArray[np.bool_]:
+def dense_mask(layout: VideoLayout) -> NDArray[np.bool_]:
     """bool [B, Sq, Sk], True = visible."""
     near, far = visible(layout)
     for b, keys in enumerate(global_index(layout)):

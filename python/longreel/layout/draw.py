@@ -1,6 +1,5 @@
 """Pictures of a layout: rows downwards, keys to the right."""
 
-from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -11,9 +10,7 @@ from longreel.layout._ranges import Ints, Ranges, ranges, row_bounds
 from longreel.layout.global_keys import expanded, global_runs
 from longreel.layout.labels import kinds
 from longreel.layout.segments import KINDS
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 LETTERS = ".tvVSp"
 COLOURS = {
@@ -22,7 +19,7 @@ COLOURS = {
 _SHADES = " ░▒▓█"
 
 
-def to_ascii(layout: "VideoLayout", sample: int = 0, width: int = 64) -> str:
+def to_ascii(layout: VideoLayout, sample: int = 0, width: int = 64) -> str:
     """The mask in at most `width` columns: darker means more of the pairs are visible; kinds stand at both edges
     (p prefix, v vision, V VoCo, S VST, t text, . padding)."""
     if width < 1:
@@ -43,7 +40,7 @@ def to_ascii(layout: "VideoLayout", sample: int = 0, width: int = 64) -> str:
     return "\n".join([f"  {top}", *lines, f"  {legend}"])
 
 
-def to_svg(layout: "VideoLayout", sample: int = 0, size: int = 480, title: str | None = None) -> str:
+def to_svg(layout: VideoLayout, sample: int = 0, size: int = 480, title: str | None = None) -> str:
     """The mask as SVG with one shape per range segment and run of global keys, not per pair; kinds colour the edges."""
     r = ranges(layout)
     own = Ranges(*(column[r.sample == sample] for column in r))
@@ -71,7 +68,7 @@ def to_svg(layout: "VideoLayout", sample: int = 0, size: int = 480, title: str |
     )
 
 
-def _counts(layout: "VideoLayout", sample: int, step: int) -> NDArray[np.int64]:
+def _counts(layout: VideoLayout, sample: int, step: int) -> NDArray[np.int64]:
     """Visible pairs in every step x step cell, row by row: O(rows * cells of a row)."""
     bounds = [array[sample] for array in row_bounds(layout)]
     edges = np.append(np.arange(0, layout.keys, step), layout.keys)

@@ -1,6 +1,6 @@
 """The layout for other attention kernels: FlexAttention's mask_mod and BlockMask, FlashMask's row indices."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor
 
 from longreel.layout._ranges import ranges, row_bounds
 from longreel.layout.global_keys import global_index
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 
-def flex_mask_mod(layout: "VideoLayout", device: torch.device | str = "cpu") -> Any:
+def flex_mask_mod(layout: VideoLayout, device: torch.device | str = "cpu") -> Any:
     """`mask_mod(b, h, q, k)` for torch's flex_attention over q [B, H, Sq, D] and k, v [B, Hkv, Sk, D].
 
     Holds five int32 arrays of one number per row or key, no mask; a layout of one sample serves any batch.
@@ -34,7 +32,7 @@ def flex_mask_mod(layout: "VideoLayout", device: torch.device | str = "cpu") -> 
 
 
 def flex_block_mask(
-    layout: "VideoLayout", device: torch.device | str = "cpu", block_size: int | tuple[int, int] = 128
+    layout: VideoLayout, device: torch.device | str = "cpu", block_size: int | tuple[int, int] = 128
 ) -> Any:
     """torch's BlockMask of the layout, from the ranges: blocks are visited, never a mask.
 
@@ -53,7 +51,7 @@ def flex_block_mask(
     )
 
 
-def flashmask_row_indices(layout: "VideoLayout") -> NDArray[np.int32]:
+def flashmask_row_indices(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, 1, Sk, 2] for FlashMask with causal=True: key k is hidden from query rows first .. last - 1 below the diagonal.
 
     Needs every row in position order, and one hidden interval a key: packed VoCo videos of several independent frames
@@ -74,7 +72,7 @@ def _listed(blocks: NDArray[np.bool_], device: torch.device | str) -> tuple[Tens
     return torch.from_numpy(counts[:, None]).to(device), torch.from_numpy(indices[:, None]).to(device)
 
 
-def _places(layout: "VideoLayout") -> NDArray[np.int32]:
+def _places(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, Sk]: the place of every key in G, -1 for a key that is not global."""
     out = np.full((layout.batch_size, layout.keys), -1, np.int32)
     for b, keys in enumerate(global_index(layout)):
@@ -83,7 +81,7 @@ def _places(layout: "VideoLayout") -> NDArray[np.int32]:
     return out
 
 
-def _blocks(layout: "VideoLayout", q_size: int, k_size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _blocks(layout: VideoLayout, q_size: int, k_size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool [B, blocks of rows, blocks of keys]: some pair visible, and every pair visible. Rows and keys beyond the end
     count as hidden, as torch has it."""
     batch, queries, keys = layout.batch_size, layout.queries, layout.keys
@@ -106,7 +104,7 @@ def _blocks(layout: "VideoLayout", q_size: int, k_size: int) -> tuple[NDArray[np
     return some, full
 
 
-def _hidden_rows(layout: "VideoLayout", sample: int) -> NDArray[np.int32]:
+def _hidden_rows(layout: VideoLayout, sample: int) -> NDArray[np.int32]:
     """[Sk, 2] for one sample."""
     keys, r = layout.keys, ranges(layout)
     own = [i for i in range(len(r.rows)) if r.sample[i] == sample]

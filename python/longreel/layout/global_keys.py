@@ -1,17 +1,13 @@
 """G: the keys that rows may see from anywhere in their document (prefix, VoCo, VST, sinks)."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout._ranges import Ints, lower
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 
-def global_runs(layout: "VideoLayout") -> list[Ints]:
+def global_runs(layout: VideoLayout) -> list[Ints]:
     """Per sample the global keys as runs int64 [n, 3] of (first key, count, stride): O(segments)."""
     samples = []
     for documents in layout.samples:
@@ -27,7 +23,7 @@ def global_runs(layout: "VideoLayout") -> list[Ints]:
     return samples
 
 
-def global_index(layout: "VideoLayout") -> NDArray[np.int32]:
+def global_index(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, G]: the key that stands at each place of G, ordered by document, then position; -1 pads a shorter sample."""
     rows = [expanded(runs) for runs in global_runs(layout)]
     out = np.full((len(rows), max(map(len, rows))), -1, np.int32)

@@ -1,17 +1,13 @@
 """Rows that carry no label, and kinds of rows."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout.segments import TEXT, VISION, VST, chunk_of
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
+from longreel.layout.video_layout import VideoLayout
 
 
-def kinds(layout: "VideoLayout") -> NDArray[np.uint8]:
+def kinds(layout: VideoLayout) -> NDArray[np.uint8]:
     """[B, S] kind of every row: 0 padding, 1 text, 2 vision, 3 VoCo, 4 VST, 5 prefix."""
     out = np.zeros((layout.batch_size, layout.length), np.uint8)
     for b, documents in enumerate(layout.samples):
@@ -31,7 +27,7 @@ def kinds(layout: "VideoLayout") -> NDArray[np.uint8]:
     return out
 
 
-def ignored_labels(layout: "VideoLayout") -> NDArray[np.bool_]:
+def ignored_labels(layout: VideoLayout) -> NDArray[np.bool_]:
     """[B, S] True where a row's token is no target of the loss: all but text rows. The prefix and a frame's separator are
     not: they are given. (The last row before the text still predicts its first token.)"""
     ignored = kinds(layout) != TEXT

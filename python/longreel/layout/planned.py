@@ -1,16 +1,10 @@
 """A layout on a device: plain int32 tensors, made once, that graphs can hold and kernels read."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from longreel.layout.global_keys import global_index
-from longreel.layout.schedule import plan
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
 
 # (query rows, keys) of a tile, by the device's kernels.
 TILES = {"cpu": (16, 64), "cuda": (128, 64)}
@@ -24,10 +18,12 @@ class PlannedLayout:
     global_index [B, G]: the key at each place of G, -1 pads.
     extent [Sk, 0]: holds no number; its shape says how many keys the layout speaks of, also to a compiled graph.
     start_given: `start` came from with_start, so it may not be the layout's own.
+    rule: the attention of the layout's rule where every sample is one document of that one, unpadded and whole; else "".
     A plan of one sample serves any batch.
     """
 
-    layout: "VideoLayout"
+    # A VideoLayout; that class says what it is planned to, so it stands above this one.
+    layout: Any
     tile: tuple[int, int]
     start: Tensor
     global_index: Tensor
@@ -39,6 +35,7 @@ class PlannedLayout:
     runs: Tensor
     unit_order: Tensor
     start_given: bool = False
+    rule: str = ""
 
     def with_start(self, start: Tensor) -> "PlannedLayout":
         """The same plan with left padding start int32 [B] from a device tensor: no host synchronisation, nothing planned anew."""
@@ -49,26 +46,20 @@ class PlannedLayout:
                 f"start is int32 [B], B = {self.start.shape[0]} or any where the layout has one sample;"
                 f" given {str(start.dtype).removeprefix('torch.')} {list(start.shape)}"
             )
+        if not torch.compiler.is_compiling() and start.is_inference():
+            with torch.inference_mode(False):
+                start = start.clone()
         return replace(self, start=start, start_given=True)
+
+    def fake(self, mode: Any) -> "PlannedLayout":
+        """The plan as tensors of a fake tensor mode, which takes no others; this one stays as it is."""
+        made = {f.name: mode.from_tensor(t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
+        return replace(self, **made)
 
     def to(self, device: torch.device | str) -> "PlannedLayout":
         """The layout planned for `device`, with this left padding; itself where it is there already."""
         device = torch.device(device)
         if device.type == self.start.device.type and device.index in (None, self.start.device.index):
             return self
-        moved = lowered_to(self.layout, device)
+        moved: PlannedLayout = self.layout.to(device)
         return moved.with_start(self.start.to(device)) if self.start_given else moved
-
-
-def lowered_to(layout: "VideoLayout", device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
-    """Plan on the host and copy to `device`; `tile` None is the device's own."""
-    device = torch.device(device)
-    schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
-    bounds, tiles, order, units, runs, unit_order = (
-        torch.from_numpy(getattr(schedule, name)).to(device)
-        for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
-    )
-    start = torch.tensor(layout.start, dtype=torch.int32, device=device)
-    index = torch.from_numpy(global_index(layout)).to(device)
-    extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
-    return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)

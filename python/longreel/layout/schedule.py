@@ -1,18 +1,9 @@
 """The tile schedule of a layout: which rows meet which keys, tile by tile, for forward and backward kernels."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from longreel import _native
-from longreel.layout import plain_planner
-from longreel.layout._ranges import ranges
-from longreel.layout.global_keys import global_runs
-
-if TYPE_CHECKING:
-    from longreel.layout.video_layout import VideoLayout
 
 Table = NDArray[np.int32]
 
@@ -48,23 +39,6 @@ class Schedule:
     def nbytes(self) -> int:
         arrays = (self.tiles, self.order, self.units, self.runs, self.unit_order, self.bounds)
         return sum(array.nbytes for array in arrays if array is not None)
-
-
-def plan(layout: "VideoLayout", tile: tuple[int, int], bounds: bool) -> Schedule:
-    """Plan `layout` for tiles of `tile` = (query rows, keys): linear in the tiles, plus the rows if `bounds`."""
-    rows, keys = tile
-    if rows < 1 or keys < 1:
-        raise ValueError(f"tile={tile}: a tile has at least 1 row and 1 key")
-    # The compiled planner where it is installed; the plain one computes the same arrays.
-    planner: Any = plain_planner if _native.HOST is None else _native.HOST
-    table = ranges(layout).table()
-    counts = [int(runs[:, 1].sum()) for runs in global_runs(layout)]
-    tiles, order = planner.query_tiles(table, rows, keys)
-    units, runs, unit_order = planner.key_units(
-        table, [layout.keys] * layout.batch_size, counts, rows, keys, unit_rows(layout.queries)
-    )
-    per_row = planner.row_bounds(table).reshape(layout.batch_size, layout.queries, 4) if bounds else None
-    return Schedule((rows, keys), tiles, order, units, runs, unit_order, per_row)
 
 
 def unit_rows(queries: int) -> int:

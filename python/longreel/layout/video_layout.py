@@ -1,22 +1,31 @@
 """VideoLayout: what a video sequence is made of, in O(segments). Everything else is derived from it, each in its file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from longreel.layout import build
-from longreel.layout.dense import dense_mask
-from longreel.layout.planned import PlannedLayout, lowered_to
-from longreel.layout.schedule import Schedule, plan
+from longreel.layout.build import Kinds, PrefixVisibleTo
+from longreel.layout.planned import PlannedLayout
+from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment, joined
 
-if TYPE_CHECKING:
-    from longreel.layout.build import Kinds, PrefixVisibleTo
+
+class Derived:
+    """What is derived from a layout and yet a method of it. `longreel.layout` sets these when it has loaded them: they stand
+    above the class, which imports none of them."""
+
+    dense_mask: Callable[["VideoLayout"], NDArray[np.bool_]]
+    plan: Callable[["VideoLayout", tuple[int, int], bool], Schedule]
+    lowered_to: Callable[["VideoLayout", torch.device | str, tuple[int, int] | None], PlannedLayout]
+
+
+derived = Derived()
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +91,7 @@ class VideoLayout:
         prefix: int = 0,
         separator: int = 0,
         mode: Literal["independent", "causal"] = "independent",
-        prefix_visible_to: "PrefixVisibleTo" = "first",
+        prefix_visible_to: PrefixVisibleTo = "first",
         text_sees_prefix: bool = False,
     ) -> "VideoLayout":
         """VoCo-LLaMA: `prefix` rows, then `frames` times [vision | separator | voco], then `text` rows.
@@ -120,7 +129,7 @@ class VideoLayout:
     @classmethod
     def from_kinds(
         cls,
-        kinds: "Kinds",
+        kinds: Kinds,
         *,
         mode: Literal["image", "independent", "causal"] = "image",
         frames_see_prefix: bool = False,
@@ -206,13 +215,13 @@ class VideoLayout:
 
     def dense_mask(self) -> NDArray[np.bool_]:
         """bool [B, Sq, Sk], True = visible; refuses large layouts, for tests and pictures."""
-        return dense_mask(self)
+        return derived.dense_mask(self)
 
     def plan(self, tile: tuple[int, int] = (128, 64), bounds: bool = True) -> Schedule:
         """The tile schedule for query tiles of tile[0] rows and key tiles of tile[1] keys, as numpy arrays."""
-        return plan(self, tile, bounds)
+        return derived.plan(self, tile, bounds)
 
     def to(self, device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
         """Planned on the host, now, as int32 tensors on `device`: what the ops take under compile and capture. `tile` None
         is the one that the device's kernels are made for."""
-        return lowered_to(self, device, tile)
+        return derived.lowered_to(self, device, tile)

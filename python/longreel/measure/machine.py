@@ -16,7 +16,7 @@ Record = dict[str, str | int | float | None]
 
 def describe(device: torch.device) -> Record:
     """Device, versions, threads, source revision, date and the load that was there before the run."""
-    from longreel import __version__
+    from longreel._version import __version__
 
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),

@@ -12,11 +12,10 @@ from torch import Tensor
 from longreel.data import FeatureChunk, FeatureStream, FeatureWriter, FrameStream, MediaError, is_feature_file
 from longreel.data import frames as open_frames
 from longreel.measure.memory import PeakMeter
-from longreel.models.memory import SavedMemory, check_made_by, describe, open_memory
+from longreel.models.memory import RANDOM, SavedMemory, check_made_by, describe, open_memory
 from longreel.models.record import OURS, RunRecord
 from longreel.models.sizes import Preset, computed_in
 from longreel.models.system import FRAMES, AudioSpec, Chunk, InputFacts, Model, System
-from longreel.models.weights import RANDOM
 
 AUDIO = "audio"
 Progress = Callable[[int], None]

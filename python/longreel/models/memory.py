@@ -9,7 +9,9 @@ from typing import Any
 from longreel.data import MediaError
 from longreel.data.features import check_whole, read_header
 from longreel.models.sizes import Preset
-from longreel.models.weights import RANDOM
+
+# What a file says of weights that were drawn.
+RANDOM = "random, seed 0"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def lower(
     check_memory(k, mem_k=mem_k, mem_v=mem_v, mem_len=mem_len, mem_start=mem_start, k_before=k_before)
     plan = planned(layout, q.device)
     check_plan(plan, q)
-    if k_before is not None and any(documents[0].rule.attention != "text" for documents in plan.layout.samples):
+    if k_before is not None and plan.rule != "text":
         raise ValueError(f"{plan.layout!r}: only text rows stand behind other keys (k_before)")
     if plan.global_index.shape[1] > mem_k.shape[2]:
         raise ValueError(

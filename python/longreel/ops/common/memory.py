@@ -83,23 +83,18 @@ def tables(k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_plan(plan: PlannedLayout, q: Tensor) -> None:
     """A layout of whole Video-XL or text sequences, one document a sample, whose rows are those of q."""
-    layout, samples = plan.layout, plan.bounds.shape[0]
+    samples = plan.bounds.shape[0]
     if plan.bounds.device != q.device:
         raise ValueError(
             f"the layout is planned for {plan.bounds.device} and q is on {q.device}: use layout.to(q.device)"
         )
-    if plan.bounds.shape[1] != q.shape[1] or plan.extent.shape[0] != q.shape[1]:
+    if plan.bounds.shape[1] != q.shape[1]:
         raise ValueError(
-            f"the layout has {plan.bounds.shape[1]} query rows and {plan.extent.shape[0]} keys, q has {q.shape[1]} rows:"
-            " all must be as many"
+            f"the layout has {plan.bounds.shape[1]} query rows and q has {q.shape[1]}: they must be as many"
         )
     if samples != 1 and samples != q.shape[0]:
         raise ValueError(f"the layout has {samples} samples and q has {q.shape[0]}: one sample, or as many, is allowed")
-    if plan.start_given or any(
-        len(d) != 1 or d[0].rule.attention not in ("vst", "text") or d[0].padding for d in layout.samples
-    ):
+    if plan.start_given or plan.rule not in ("vst", "text"):
         raise ValueError(
-            f"{layout!r}: rows beside a memory are one Video-XL or text document a sample, without padding"
+            f"{plan.layout!r}: rows beside a memory are one whole Video-XL or text document a sample, without padding or window"
         )
-    if any(documents[0].rule.window is not None for documents in layout.samples):
-        raise ValueError(f"{layout!r}: text beside a memory sees all before it; a sliding window is not computed here")

@@ -143,7 +143,7 @@ def bad_cases() -> list[BadCase]:
     ]
 
 
-def _voco(frames: int) -> VideoLayout:
+def real_voco(frames: int) -> VideoLayout:
     return VideoLayout.voco(frames=frames, vision=576, voco=2, text=64, prefix=35, mode="causal")
 
 
@@ -157,20 +157,20 @@ def _decoding(frames: int) -> VideoLayout:
 
 
 def _samples(frames: int) -> VideoLayout:
-    return VideoLayout.batch([_voco(frames), _vst(frames), VideoLayout.causal(700)])
+    return VideoLayout.batch([real_voco(frames), _vst(frames), VideoLayout.causal(700)])
 
 
 def gpu_cases() -> list[Case]:
     return [
-        layout_case("voco", _voco, frames=5, **HEADS),
-        layout_case("voco-sharp", _voco, frames=3, sharp=5.0, **HEADS),
+        layout_case("voco", real_voco, frames=5, **HEADS),
+        layout_case("voco-sharp", real_voco, frames=3, sharp=5.0, **HEADS),
         layout_case("vst-far", lambda frames: _vst(frames).grouped(), frames=20, far=True, **HEADS),
         layout_case("left-padded", _samples, frames=2, **HEADS | {"batch": 3}),
         layout_case("window", lambda frames: VideoLayout.sliding_window(600 * frames, 512, 4), frames=5, **HEADS),
         layout_case("decode", _decoding, frames=100, beyond=50, **HEADS),
         layout_case("decode-far", _decoding, frames=100, far=True, **HEADS),
         *(
-            layout_case(f"head-size-{width}", _voco, frames=2, **HEADS | {"width": width})
+            layout_case(f"head-size-{width}", real_voco, frames=2, **HEADS | {"width": width})
             for width in (64, 80, 96, 256)
         ),
     ]

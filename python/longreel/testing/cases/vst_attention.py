@@ -62,9 +62,9 @@ def bad_cases() -> list[BadCase]:
         bad("lengths", ValueError, r"mem_len is int32 \[2\]; given int64 \[2\]", mem_len=ints(4, 4).long()),
         bad("start", ValueError, r"mem_start is int32 \[2\]; given int32 \[1\]", mem_start=ints(0)),
         bad("layout-rows", ValueError, "the layout has 9 query rows", layout=VideoLayout.causal(9)),
-        bad("voco", ValueError, "one Video-XL or text document", layout=VideoLayout.voco(frames=1, vision=7, voco=1, text=2)),
-        bad("packed", ValueError, "one Video-XL or text document", layout=VideoLayout.packed([VideoLayout.causal(5)] * 2)),
-        bad("window", ValueError, "a sliding window is not computed here", layout=VideoLayout.sliding_window(10, 3)),
+        bad("voco", ValueError, "one whole Video-XL or text", layout=VideoLayout.voco(frames=1, vision=7, voco=1, text=2)),
+        bad("packed", ValueError, "one whole Video-XL or text", layout=VideoLayout.packed([VideoLayout.causal(5)] * 2)),
+        bad("window", ValueError, "without padding or window", layout=VideoLayout.sliding_window(10, 3)),
         bad("chunk-behind-keys", ValueError, "only text rows stand behind other keys", k_before=ints(0, 0)),
         bad("no-room", ValueError, "they do not fit a memory of 1", mem_k=memory[:, :, :1], mem_v=memory[:, :, :1]),
         bad("head-size", ValueError, "the head size D is 0; allowed are 1 to 256", **{

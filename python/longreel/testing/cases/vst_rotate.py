@@ -50,6 +50,7 @@ def bad_cases() -> list[BadCase]:
     q, k, table = torch.zeros(2, 10, 4, 8), torch.zeros(2, 10, 2, 8), torch.zeros(10, 4)
     good = {"q": q, "k": k, "v": k, "cos": table, "sin": table, "layout": layout}
 
+    padded = VideoLayout.batch([VideoLayout.causal(10), VideoLayout.causal(8)])
     three = {"q": q[:, :3], "k": k[:, :3], "v": k[:, :3]}
 
     def bad(name: str, error: type[Exception], says: str, **changed: Any) -> BadCase:
@@ -64,7 +65,7 @@ def bad_cases() -> list[BadCase]:
         bad("table-shapes", ValueError, r"of one shape; sin is torch.float32 \[9, 4\]", sin=table[1:]),
         bad("table-rows", ValueError, r"cos and sin are \[10, 4\]", cos=table[1:], sin=table[1:]),
         bad("layout-rows", ValueError, "the layout has 9 query rows", layout=VideoLayout.causal(9)),
-        bad("windowed", ValueError, "3 query rows and 10 keys", layout=VideoLayout.causal(10).rows(7, 10), **three),
-        bad("padding", ValueError, "without padding", layout=VideoLayout.batch([VideoLayout.causal(10), VideoLayout.causal(8)])),
+        bad("windowed", ValueError, "one whole Video-XL or text document", layout=VideoLayout.causal(10).rows(7, 10), **three),
+        bad("padding", ValueError, "without padding or window", layout=padded),
         bad("samples", ValueError, "the layout has 3 samples", layout=VideoLayout.batch([VideoLayout.causal(10)] * 3)),
     ]  # fmt: skip

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longreel.nn import ContextAttention
-from longreel.testing.golden.files import GoldenCase
+from longreel.parity.golden.files import GoldenCase
 
 # What the gradient files call the parameters.
 PARAMETERS = {

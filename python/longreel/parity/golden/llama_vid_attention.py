@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.models.llama_vid import Adapter, Ops, QFormerSize, from_released, released_name
-from longreel.testing.golden.files import GoldenCase
+from longreel.parity.golden.files import GoldenCase
 
 
 def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 import longreel.integrations.transformers  # noqa: F401
 from longreel import VideoLayout, use_layout
 from longreel.cache import VoCoCache
-from longreel.testing.golden.files import GoldenCase
+from longreel.parity.golden.files import GoldenCase
 
 VOCO = 3
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from longreel.layout import Segment, VideoLayout, kinds, positions, slots
 from longreel.layout.segments import VISION, VST, chunk_of
-from longreel.testing.golden.files import GoldenCase
+from longreel.parity.golden.files import GoldenCase
 
 # What the files call kinds and steps.
 RAW_TEXT, RAW_VISUAL, SUMMARY = range(3)

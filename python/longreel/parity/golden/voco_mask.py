@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout import VideoLayout, kinds, slots
-from longreel.testing.golden.files import GoldenCase
+from longreel.parity.golden.files import GoldenCase
 
 VOCO = 3
 

@@ -7,8 +7,7 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor
 
-from longreel.testing.budget import Errors, errors
-from longreel.testing.golden import (
+from longreel.parity.golden import (
     llama_vid_attention,
     llama_vid_token_generation,
     qformer_text,
@@ -17,7 +16,8 @@ from longreel.testing.golden import (
     voco_decoder,
     voco_mask,
 )
-from longreel.testing.golden.files import GoldenCase, GoldenFile
+from longreel.parity.golden.files import GoldenCase, GoldenFile
+from longreel.testing.budget import Errors, errors
 
 # Replays one case through the public API: (case, backend or None, dtype) -> results by the names of the file.
 Replayer = Callable[[GoldenCase, str | None, torch.dtype], dict[str, Tensor]]

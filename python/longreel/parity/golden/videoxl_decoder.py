@@ -14,8 +14,8 @@ from longreel.layout import RatioDraw, global_positions, query_positions
 from longreel.layout.ratios import chunk_lengths
 from longreel.ops._vst_project import vst_project
 from longreel.ops._vst_rotate import vst_rotate
+from longreel.parity.golden.files import GoldenCase
 from longreel.rotary import rotary_tables, rotated
-from longreel.testing.golden.files import GoldenCase
 
 
 class Decoder:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from longreel.testing.golden.__main__ import main
-from longreel.testing.golden.files import read
-from longreel.testing.golden.replay import judge, replay, replayer
+from longreel.parity.golden.__main__ import main
+from longreel.parity.golden.files import read
+from longreel.parity.golden.replay import judge, replay, replayer
 
 pytestmark = pytest.mark.fast
 NAME = "llama_vid_token_generation_grad"
@@ -80,7 +80,7 @@ def test_a_gradient_that_must_vanish(copied: Path, monkeypatch: pytest.MonkeyPat
         results["grad.Wk.bias"] = torch.full_like(results["grad.Wk.bias"], 1e-3)
         return results
 
-    monkeypatch.setattr("longreel.testing.golden.replay.replayer", lambda name: wrong)
+    monkeypatch.setattr("longreel.parity.golden.replay.replayer", lambda name: wrong)
     verdicts = list(replay(read(copied), "reference"))
     assert all("grad.Wk.bias must vanish" in v.worst.problem for v in verdicts)
 

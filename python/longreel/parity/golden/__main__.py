@@ -8,15 +8,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from longreel.testing.golden.files import GoldenError, find
-from longreel.testing.golden.replay import Verdict, replay
+from longreel.parity.golden.files import GoldenError, find
+from longreel.parity.golden.replay import Verdict, replay
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m longreel.testing.golden",
+        prog="python -m longreel.parity.golden",
         description="Replay golden files through longreel and compare with the float64 truth in them.",
     )
     parser.add_argument(

@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import InstructBlipQFormerModel
 
 from longreel.models.llama_vid import build_qformer, qformer_frames, released_qformer_name
-from longreel.testing.golden.files import GoldenCase
-from longreel.testing.golden.llama_vid_attention import qformer_size
+from longreel.parity.golden.files import GoldenCase
+from longreel.parity.golden.llama_vid_attention import qformer_size
 
 _PREFIX = "Qformer.bert."
 
