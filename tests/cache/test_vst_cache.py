@@ -12,7 +12,7 @@ from transformers import Qwen2Config
 
 from longreel import VideoLayout
 from longreel.cache import VSTCache
-from longreel.layout import Segment, schedule
+from longreel.layout import Segment, planning
 from longreel.parity.golden.videoxl_decoder import Decoder, Grouped, append
 from longreel.testing.budget import check
 
@@ -282,7 +282,7 @@ def test_decoding_plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoder()
     cache = watched(model, [4]).fork()
     ask(model, cache, IDS[:1])
-    monkeypatch.setattr(schedule, "ranges", lambda layout: pytest.fail("planned anew"))
+    monkeypatch.setattr(planning, "plan", lambda *_: pytest.fail("planned anew"))
     for i in range(1, 5):
         ask(model, cache, IDS[i : i + 1])
 

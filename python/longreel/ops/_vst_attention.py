@@ -137,8 +137,8 @@ def cost(
     repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
     before = 0 if options.get("k_before") is None else int(options["k_before"].sum())
     pairs = repeat * visible_pairs(plan.layout) + rows * (entries + before)
-    read = nbytes(q, k, v, mem_len, plan.bounds, plan.tiles, plan.order)
-    read += 2 * (entries + batch * plan.global_index.shape[1]) * k.shape[2] * width * k.element_size()
+    read = nbytes(args.q, args.k, args.v, mem_len, plan.bounds, plan.tiles, plan.order)
+    read += 2 * (entries + batch * plan.global_index.shape[1]) * k.shape[2] * width * args.k.element_size()
     return Cost(4 * width * heads * pairs, read, batch * rows * heads * (width * args.q.element_size() + 4))
 
 

@@ -79,7 +79,7 @@ def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor,
 def cost(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout) -> Cost:
     """3 FLOPs an element of q and k; everything read once, q, k and v written once."""
     args = lower(q, k, v, cos, sin, layout).args
-    return Cost(3 * (q.numel() + k.numel()), nbytes(*args), nbytes(q, k, v))
+    return Cost(3 * (q.numel() + k.numel()), nbytes(*args), nbytes(args.q, args.k, args.v))
 
 
 def fake(args: Any) -> tuple[Tensor, Tensor, Tensor]:
