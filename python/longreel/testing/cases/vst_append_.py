@@ -42,6 +42,10 @@ def cases() -> list[Case]:
     ]
 
 
+def gpu_cases() -> list[Case]:
+    return [_case("chunk", (18000,), rows=18, room=100, heads=4, width=128)]
+
+
 def bad_cases() -> list[BadCase]:
     memory, k, table = torch.zeros(2, 2, 16, 8), torch.zeros(2, 5, 2, 8), torch.zeros(16, 4)
     good = {"mem_k": memory, "mem_v": memory.clone(), "mem_len": ints(4, 4), "k": k, "v": k, "cos": table, "sin": table}

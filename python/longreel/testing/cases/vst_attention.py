@@ -39,6 +39,19 @@ def cases() -> list[Case]:
     ]
 
 
+def gpu_cases() -> list[Case]:
+    return [
+        memory_case(
+            "chunk",
+            lambda f: VideoLayout.vst(ratio=[(144 * f, 8)]).grouped(),
+            entries=(4000,),
+            heads=(28, 4),
+            width=128,
+            frames=10,
+        )
+    ]
+
+
 def bad_cases() -> list[BadCase]:
     layout = VideoLayout.vst(ratio=[(8, 4)]).grouped()
     q, k = torch.zeros(2, 10, 4, 8), torch.zeros(2, 10, 2, 8)
