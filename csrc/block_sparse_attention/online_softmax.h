@@ -12,7 +12,7 @@ namespace {
 
 // Scores are scaled and counted in powers of P's base. `m_i` is a bound of those met so far, up to this slack: it is raised,
 // and what was summed shrunk, only when a score stands out by more.
-constexpr float kSlack = 8.0f;
+constexpr float kSlack = 2.0f;
 
 template <class P>
 struct SoftmaxRow {

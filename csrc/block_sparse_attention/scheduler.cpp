@@ -97,8 +97,13 @@ Sample sample_of(const AttentionProblem& problem, int64_t b) {
   const int64_t start = layout.start[layout.start_samples == 1 ? 0 : b];
   Sample sample;
   sample.bounds = layout.bounds + (layout.samples == 1 ? 0 : b) * problem.queries * 4;
-  sample.index = layout.global_index + (layout.index_samples == 1 ? 0 : b) * problem.global_keys;
   sample.keys = {start, problem.keys};
+  if (layout.global_index == nullptr) {
+    sample.index = nullptr;
+    sample.global = {0, problem.global_keys};
+    return sample;
+  }
+  sample.index = layout.global_index + (layout.index_samples == 1 ? 0 : b) * problem.global_keys;
   const int32_t* pads =
       std::partition_point(sample.index, sample.index + problem.global_keys, [](int32_t key) { return key >= 0; });
   const int32_t* first = std::lower_bound(sample.index, pads, start);
