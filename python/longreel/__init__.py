@@ -10,12 +10,18 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
+from longreel.integrations.lazy import register as _register
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops._adaptive_pool import adaptive_pool
 from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops._compress_frames import CompressedFrames, compress_frames
 from longreel.ops._context_attention import context_attention
+from longreel.ops._vst_append_ import vst_append_
+from longreel.ops._vst_attention import vst_attention
+from longreel.ops._vst_project import vst_project
+from longreel.ops._vst_rotate import vst_rotate
+from longreel.rotary import rotary_tables
 
 __all__ = [
     "BackendError",
@@ -29,5 +35,13 @@ __all__ = [
     "compress_frames",
     "context_attention",
     "explain",
+    "rotary_tables",
     "use_layout",
+    "vst_append_",
+    "vst_attention",
+    "vst_project",
+    "vst_rotate",
 ]
+
+# attn_implementation="longreel", now or when transformers is imported.
+_register()
