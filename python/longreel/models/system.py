@@ -103,10 +103,10 @@ class Part:
 class Model(Protocol):
     """What every system's model has. One with audio also has `encode_audio`: clips [A, samples] -> [A, ...]."""
 
-    dtype: torch.dtype
-
     @property
     def preset(self) -> Preset: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
     @property
     def device(self) -> torch.device: ...
     def encode(self, pixels: Tensor) -> Tensor:
