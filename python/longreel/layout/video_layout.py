@@ -13,7 +13,7 @@ from longreel.layout.build import Kinds, PrefixVisibleTo
 from longreel.layout.numbers import integer
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.schedule import Schedule
-from longreel.layout.segments import Document, Rule, Segment, joined
+from longreel.layout.segments import Document, Rule, Segment, joined, whole
 
 
 class Derived:
@@ -149,12 +149,12 @@ class VideoLayout:
     @classmethod
     def causal(cls, n: int) -> "VideoLayout":
         """`n` text rows, each of which sees itself and all before it."""
-        return cls(((Document(joined([Segment("text", n)]), Rule("text")),),))
+        return cls(((Document(joined([whole(("text", n))]), Rule("text")),),))
 
     @classmethod
     def sliding_window(cls, n: int, window: int, sinks: int = 0) -> "VideoLayout":
         """`n` text rows: each sees the last `window` rows, itself included, and the first `sinks` rows."""
-        return cls(((Document(joined([Segment("text", n)]), Rule("text", window=window, sinks=sinks)),),))
+        return cls(((Document(joined([whole(("text", n))]), Rule("text", window=window, sinks=sinks)),),))
 
     @classmethod
     def packed(cls, layouts: Sequence["VideoLayout"]) -> "VideoLayout":
