@@ -92,9 +92,9 @@ def test_paths_take_turns_and_float64_is_not_timed(tmp_path: Path, loud: Path, m
 def test_wrong_numbers_fail(loud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = toy_system.ToySession.finish
 
-    def wrong(self: toy_system.ToySession) -> Kept:
+    def wrong(self: toy_system.ToySession, clock: Clock) -> Kept:
         self.tokens = [tokens * (1 if self.halves else 1.0001) for tokens in self.tokens]
-        return right(self)
+        return right(self, clock)
 
     monkeypatch.setattr(toy_system.ToySession, "finish", wrong)
     result = call("run", loud, "--system", "toy", "--compare")

@@ -15,7 +15,7 @@ from longreel.models.memory import RANDOM, made_by
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
-from longreel.models.system import FRAMES, Part, System
+from longreel.models.system import Part, System
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,11 @@ class Setup:
     def writer(self, path: Path, source: Input, paths: Sequence[Path], frames: str | None) -> FeatureWriter:
         """A file of the features that come from `source`, which was opened from `paths`."""
         kind = "images" if source.facts.still else "video"
-        about = {"source": named(paths), "kind": kind, "frames": "all" if source.facts.still else frames or FRAMES}
+        about = {
+            "source": named(paths),
+            "kind": kind,
+            "frames": "all" if source.facts.still else frames or self.system.frames,
+        }
         return feature_writer(
             path, self.system.name, self.preset, about, num_prefix_tokens=source.facts.prefix, weights=self.weights,
             device=self.device, audio=self.system.audio is not None,
