@@ -9,7 +9,8 @@ import torch
 
 from longreel.bench.cases import CASES, shape_of
 from longreel.ops.registry import OPS
-from longreel.testing.cases import DTYPES, Variant, low_level, prepare, run
+from longreel.testing.cases import corners
+from longreel.testing.runner import DTYPES, Variant, low_level, prepare, run
 
 
 def small(ops: list[str]) -> int:
@@ -17,8 +18,8 @@ def small(ops: list[str]) -> int:
     calls = 0
     for op in ops:
         variant = Variant(op, "cuda", "cuda")
-        leaves = variant.spec.specification.DIFFERENTIABLE
-        for case in (case for case in variant.spec.specification.cases() if case.fast):
+        leaves = variant.spec.differentiable
+        for case in (case for case in corners(variant.op).cases() if case.fast):
             for dtype in DTYPES:
                 inputs = prepare(case.inputs(), dtype, "cuda")
                 run(op, low_level(variant), inputs, [name for name in leaves if name in inputs])

@@ -12,11 +12,13 @@ from torch import Tensor
 from longreel import block_sparse_attention
 from longreel.ops.flash import attend as attending
 from longreel.ops.flash.varlen import PACKAGE, TORCH, Varlen
-from longreel.reference.block_sparse_attention import DIFFERENTIABLE
+from longreel.ops.registry import OPS
 from longreel.testing import far
-from longreel.testing.cases import Inputs, Run, Variant, run
+from longreel.testing.cases.case import Inputs
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import Run, Variant, run
 
+DIFFERENTIABLE = OPS["block_sparse_attention"].differentiable
 OP = "block_sparse_attention"
 CASES = {case.name: case for case in EVERY[OP]}
 FLASH = Variant(OP, "flash", "cuda")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from gpu_cases import (
-    TOWER,
     VARIANTS,
     Case,
     Variant,
@@ -16,10 +15,11 @@ from gpu_cases import (
 )
 from torch import Tensor
 
-from longreel.reference.context_attention import frames_case
 from longreel.testing import poison
-from longreel.testing.cases import Inputs, Run
+from longreel.testing.cases.case import Inputs
+from longreel.testing.cases.frames import TOWER, frames_case
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import Run
 
 # Entries beside a tensor: whole vectors in the last dimension, so that aligned rows stay aligned.
 ROWS, CHANNELS = 1, 16

@@ -9,8 +9,9 @@ from gpu_cases import MAIN, Case, Variant, differentiable, drawn, each_dtype, ea
 from torch import Tensor
 
 from longreel.layout import PlannedLayout
-from longreel.testing.cases import Inputs, Recorder, low_level
+from longreel.testing.cases.case import Inputs
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import Recorder, low_level
 
 Tensors = tuple[Tensor, ...]
 

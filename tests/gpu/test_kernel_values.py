@@ -6,9 +6,6 @@ import pytest
 import torch
 from gpu_cases import (
     CASES,
-    HEADS,
-    POOL,
-    TOWER,
     VARIANTS,
     Case,
     Variant,
@@ -19,16 +16,17 @@ from gpu_cases import (
     each_dtype,
     each_lived,
     kernel,
-    voco,
 )
 from torch import Tensor
 
 from longreel.layout import VideoLayout
-from longreel.reference.block_sparse_attention import layout_case
-from longreel.reference.context_attention import frames_case
 from longreel.testing import check, far, poison
-from longreel.testing.cases import Inputs, LowLevel, layouts, low_level, prepare, run
+from longreel.testing.cases.block_sparse_attention import HEADS, real_voco
+from longreel.testing.cases.case import Inputs
+from longreel.testing.cases.frames import POOL, TOWER, frames_case
+from longreel.testing.cases.layouts import layout_case
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import LowLevel, layouts, low_level, prepare, run
 
 FRAME_PASSES = [v for v in VARIANTS if v.op in ("context_attention", "compress_frames")]
 on_patches = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op != "block_sparse_attention"], ids=str)
@@ -175,5 +173,5 @@ def test_tiles_of_small_cards(
     """What a card with 99 KiB a block would run, on the card that is here."""
     call = pytest.importorskip("longreel.triton_kernels.block_sparse_attention_call")
     monkeypatch.setattr(call.Call, "card", (99 * 1024, 40))
-    inputs = drawn(layout_case("voco", voco, frames=2, **HEADS | {"width": width}), dtype)
+    inputs = drawn(layout_case("voco", real_voco, frames=2, **HEADS | {"width": width}), dtype)
     check_against_truth(variant, inputs, dtype, kernel(variant, inputs))

@@ -17,10 +17,13 @@ from longreel.ops.flash import attend as attending
 from longreel.ops.flash import pieces as cutting
 from longreel.ops.flash.pieces import Call, calls, pieces
 from longreel.ops.flash.varlen import PACKAGE, TORCH
-from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases, layout_case
-from longreel.reference.case import Case, Inputs
-from longreel.testing.cases import prepare, run, yardstick
+from longreel.ops.registry import OPS
+from longreel.testing.cases.block_sparse_attention import cases
+from longreel.testing.cases.case import Case, Inputs
+from longreel.testing.cases.layouts import layout_case
+from longreel.testing.runner import prepare, run, yardstick
 
+DIFFERENTIABLE = OPS["block_sparse_attention"].differentiable
 OP = "block_sparse_attention"
 
 

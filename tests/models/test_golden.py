@@ -11,7 +11,7 @@ from longreel.integrations import transformers
 from longreel.ops.registry import OPS
 from longreel.parity.golden.files import GoldenCase, find
 from longreel.parity.golden.replay import REPLAYERS, replay
-from longreel.testing.cases import DTYPES, variants
+from longreel.testing.runner import DTYPES, variants
 
 BACKENDS = sorted({v.backend for op in OPS for v in variants(op) if v.device == "cpu"})
 

@@ -1,4 +1,4 @@
-"""block_sparse_attention's Triton kernels on cases of its reference, in Triton's interpreter (see interpreted_kernels.py)."""
+"""block_sparse_attention's Triton kernels beside its cases, in Triton's interpreter (see interpreted_kernels.py)."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,15 @@ import pytest
 import torch
 
 from longreel.layout import VideoLayout, schedule
-from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases, layout_case
-from longreel.reference.case import Case, Inputs
+from longreel.ops.registry import OPS
 from longreel.testing import poison
-from longreel.testing.cases import Variant, layouts, low_level, prepare, run, yardstick
+from longreel.testing.cases.case import Case, Inputs
+from longreel.testing.cases.layouts import layout_case
+from longreel.testing.runner import Variant, layouts, low_level, prepare, run, yardstick
 
+DIFFERENTIABLE = OPS["block_sparse_attention"].differentiable
 OP = "block_sparse_attention"
 TRITON = Variant(OP, "triton", "cpu")
-CASES = {case.name: case for case in cases()}
-
-# Every step is interpreted: one key head and few frames in float32, every head of the case in the others.
-SINGLE = (
-    "vst-grouped-far", "left-padded-lse", "start", "start-far", "all-padding", "packed-grouped", "window-and-sinks",
-    "sharpest", "scale-zero", "scale-negative", "head-size-1", "head-size-72", "head-size-80", "head-size-112", "head-size-256",
-    "one-of-each", "no-batch", "no-rows", "no-keys", "no-heads",
-)  # fmt: skip
-HALF = (
-    "voco-causal", "decode-rows", "decode-far", "decode-left-padded", "head-size-33", "head-size-96", "head-size-128",
-)  # fmt: skip
-
-
-def one_key_head(inputs: Inputs) -> Inputs:
-    group = inputs["q"].shape[2] // inputs["k"].shape[2]
-    heads = {"q": group} | dict.fromkeys(DIFFERENTIABLE[1:], 1)
-    return inputs | {name: inputs[name][:, :, :count] for name, count in heads.items() if name in inputs}
 
 
 def check(inputs: Inputs, dtype: torch.dtype, wanted: Sequence[str] = DIFFERENTIABLE) -> None:
@@ -38,20 +23,6 @@ def check(inputs: Inputs, dtype: torch.dtype, wanted: Sequence[str] = DIFFERENTI
     with poison():
         got = run(OP, low_level(TRITON), inputs, wanted)
     yardstick(OP, inputs, dtype, wanted).check(got.everything)
-
-
-@pytest.mark.parametrize("case", SINGLE)
-def test_float32(case: str) -> None:
-    check(one_key_head(CASES[case].inputs(1)), torch.float32)
-
-
-@pytest.mark.parametrize("case", HALF)
-def test_float16(case: str) -> None:
-    check(CASES[case].inputs(1), torch.float16)
-
-
-def test_bfloat16() -> None:
-    check(CASES["decode-one-row"].inputs(1), torch.bfloat16)
 
 
 def voco(frames: int) -> VideoLayout:

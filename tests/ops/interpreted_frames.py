@@ -1,4 +1,4 @@
-"""The frame passes in Triton's interpreter: values and gradients of every case, orders of work, 64-bit offsets.
+"""The frame passes in Triton's interpreter: values and gradients of more cases, orders of work, 64-bit offsets.
 
 Run with TRITON_INTERPRET=1, as `interpreted_kernels.py` is.
 """
@@ -18,18 +18,16 @@ from longreel.triton_kernels.frame_work import Work
 from torch import Tensor
 
 from longreel.ops.registry import OPS
-from longreel.reference.case import Case
-from longreel.reference.context_attention import frames_case
 from longreel.testing import far, poison
 from longreel.testing.budget import FLOORS, check_within
-from longreel.testing.cases import Inputs, Run, Variant, low_level, prepare, run, yardstick
+from longreel.testing.cases.case import Case, Inputs
+from longreel.testing.cases.frames import frames_case
 from longreel.testing.determinism import same_bits
 from longreel.testing.offsets import hour, last_programs
+from longreel.testing.runner import Run, Variant, low_level, prepare, run, yardstick
 
 WEIGHTS: dict[str, Any] = {"return_weights": True}
 SMALL = {"rows": 3, "width": 20, **WEIGHTS}
-# float32 runs every case
-HALF = {"shared", "prompts-per-frame-masked", "odd", "sharpest", "packed-per-frame", "finer-than-patches"}
 MORE = {
     "context_attention": [
         frames_case("577", rows=5, tokens=577, width=33, frames=5, masked=True, **WEIGHTS),
@@ -41,11 +39,11 @@ MORE = {
         frames_case("prompts-finer", lead=(3, 1), tokens=7, grid=(1, 7), output_size=(2, 9), masked=True, **SMALL),
     ],
 }
-CASES = [(op, case) for op in MORE for case in (*OPS[op].specification.cases(), *MORE[op])]
+CASES = [(op, case) for op in MORE for case in MORE[op]]
 
 
 def kernel(op: str, inputs: Inputs, through: tuple[str, ...] | None = None, grad: tuple[str, ...] | None = None) -> Run:
-    wanted = OPS[op].specification.DIFFERENTIABLE if grad is None else grad
+    wanted = OPS[op].differentiable if grad is None else grad
     return run(op, low_level(Variant(op, "triton", "cpu")), inputs, wanted, through)
 
 
@@ -53,19 +51,12 @@ def check(op: str, case: Case, dtype: torch.dtype, through: tuple[str, ...] | No
     inputs = prepare(case.inputs(), dtype)
     with poison():
         got = kernel(op, inputs, through)
-    yardstick(op, inputs, dtype, OPS[op].specification.DIFFERENTIABLE, through).check(got.everything)
+    yardstick(op, inputs, dtype, OPS[op].differentiable, through).check(got.everything)
 
 
 @pytest.mark.parametrize(("op", "case"), [pytest.param(op, case, id=f"{op}-{case.name}") for op, case in CASES])
 def test_float32(op: str, case: Case) -> None:
     check(op, case, torch.float32)
-
-
-@pytest.mark.parametrize(
-    ("op", "case"), [pytest.param(op, case, id=f"{op}-{case.name}") for op, case in CASES if case.name in HALF]
-)
-def test_float16(op: str, case: Case) -> None:
-    check(op, case, torch.float16)
 
 
 @pytest.mark.parametrize("op", list(MORE))
@@ -153,7 +144,7 @@ def test_the_same_bits_in_any_order_of_programs(op: str, case: Case, monkeypatch
     tiles = {"token_tile": 16, "slice": 16, "slice_rows": 16, "group": 2}
     with configured(monkeypatch, **tiles):
         first = kernel(op, inputs).everything
-    yardstick(op, inputs, torch.float32, OPS[op].specification.DIFFERENTIABLE).check(first)
+    yardstick(op, inputs, torch.float32, OPS[op].differentiable).check(first)
     for lag in (0, 2):
         with configured(monkeypatch, lag=lag, **tiles):
             again = kernel(op, inputs).everything
@@ -174,7 +165,7 @@ def test_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(frame_pass, "WORKSPACE", 2 * inputs["patches"].shape[1] * 4 * 14)
         again = kernel(op, inputs).everything
         monkeypatch.undo()
-        yardstick(op, inputs, torch.float32, OPS[op].specification.DIFFERENTIABLE).check(again)
+        yardstick(op, inputs, torch.float32, OPS[op].differentiable).check(again)
         assert all(same_bits(again[name], value) for name, value in first.items() if name != "grad_query")
 
 

@@ -10,7 +10,7 @@ from longreel import _native, block_sparse_attention
 from longreel.layout import PlannedLayout, VideoLayout, global_index
 from longreel.layout.dense import visible
 from longreel.testing import assert_deterministic, poison
-from longreel.testing.cases import cpu_isa, prepare, yardstick
+from longreel.testing.runner import cpu_isa, prepare, yardstick
 
 pytestmark = pytest.mark.skipif(_native.OPS_REFUSAL is not None, reason="needs _ops.so")
 DTYPES = (torch.float32, torch.bfloat16)

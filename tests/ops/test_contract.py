@@ -1,6 +1,6 @@
 """The op contract: what every op of the registry holds on every backend this machine has. No op is named here.
 
-The cases are in longreel/reference/<op>.py. The truth is the reference in float64 on the rounded inputs, the yardstick the
+The cases are in longreel/testing/cases/<op>.py. The truth is the reference in float64 on the rounded inputs, the yardstick the
 reference in the dtype itself (plain PyTorch).
 """
 
@@ -12,32 +12,33 @@ import pytest
 import torch
 from torch import Tensor
 
+from longreel import BackendError
 from longreel.layout import PlannedLayout
 from longreel.ops.registry import OPS
-from longreel.reference.case import normal
 from longreel.testing import assert_deterministic, check, far, hour, poison
-from longreel.testing.cases import (
+from longreel.testing.cases import corners
+from longreel.testing.cases.case import BadCase, Case, Inputs, normal
+from longreel.testing.determinism import same_bits
+from longreel.testing.runner import (
     DTYPES,
-    BadCase,
-    Case,
-    Inputs,
     Recorder,
     Run,
     Variant,
     Yardstick,
     layouts,
-    low_level,
     names,
+    of_variant,
+    outputs_of,
     prepare,
     run,
     variants,
     yardstick,
 )
-from longreel.testing.determinism import same_bits
 
-SPECS = {op: spec.specification for op, spec in OPS.items()}
-CASES: dict[str, list[Case]] = {op: spec.cases() for op, spec in SPECS.items()}
+CASES: dict[str, list[Case]] = {op: corners(op).cases() for op in OPS}
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# How far two results may differ that should be one.
+TIGHT = {torch.float32: 1e-5, torch.bfloat16: 0.0}
 ALL_OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
@@ -45,34 +46,47 @@ def marked(variant: Variant, *more: Any) -> list[Any]:
     return [*more, pytest.mark.gpu] if variant.device == "cuda" else [*more]
 
 
-def over_variants(*, kernels: bool = False, isas: bool = False, patches: bool = False) -> Any:
-    """Parametrise over variants: all; those of `kernels` only; of ops on `patches`, on the CPU."""
+KINDS = ("kernel", "composition", "reference")
+OURS = ("kernel", "reference")
+
+
+def over_variants(kinds: tuple[str, ...] = OURS, *, isas: bool = False, patches: bool = False) -> Any:
+    """Parametrise over variants of these kinds; with `patches` of ops on patches, on the CPU."""
     found = [
         variant
         for op in OPS
-        for variant in variants(op, isas)
-        if not (kernels and variant.backend == "reference")
-        and not (patches and (variant.device != "cpu" or "patches" not in names(op)[0]))
+        for variant in variants(op, isas, kinds)
+        if not (patches and (variant.device != "cpu" or "patches" not in names(op)[0]))
     ]
     return pytest.mark.parametrize("variant", [pytest.param(v, id=str(v), marks=marked(v)) for v in found])
 
 
-def over(isas: bool = False, fast_cases: bool = False, dtypes: Any = DTYPES, kernels: bool = False) -> Any:
-    """Parametrise over variant, dtype and case. The fast cases in float32 and bfloat16 also run in `make check`."""
+def over(kinds: tuple[str, ...] = KINDS, *, isas: bool = False, fast_cases: bool = False, dtypes: Any = DTYPES) -> Any:
+    """Parametrise over variant, dtype and case that it serves. Fast cases in float32 and bfloat16 also run in `make check`."""
     params = []
-    for variant in (v for op in OPS for v in variants(op, isas) if not (kernels and v.backend == "reference")):
-        for dtype in dtypes:
+    for variant in (v for op in OPS for v in variants(op, isas, kinds)):
+        for dtype in (dtype for dtype in dtypes if dtype in variant.row.dtypes):
             for case in CASES[variant.op]:
-                if case.fast or not fast_cases:
+                if (case.fast or not fast_cases) and case.name not in refused(variant):
                     fast = [pytest.mark.fast] if case.fast and dtype is not torch.float16 else []
                     name = f"{variant}-{SHORT[dtype]}-{case.name}"
                     params.append(pytest.param(variant, dtype, case, id=name, marks=marked(variant, *fast)))
     return pytest.mark.parametrize(("variant", "dtype", "case"), params)
 
 
+def refused(variant: Variant) -> dict[str, str]:
+    """The cases that the backend does not serve, with a word of the reason."""
+    return getattr(corners(variant.op), "REFUSED", {}).get(variant.backend, {})
+
+
+def narrow(variant: Variant) -> torch.dtype:
+    """The first dtype that the backend takes."""
+    return variant.row.dtypes[0]
+
+
 def differentiable(op: str, inputs: Inputs) -> tuple[str, ...]:
     """Of the inputs, those that have a gradient."""
-    return tuple(name for name in SPECS[op].DIFFERENTIABLE if name in inputs)
+    return tuple(name for name in OPS[op].differentiable if name in inputs)
 
 
 def fast_cases(op: str) -> list[Case]:
@@ -88,7 +102,7 @@ def of_case(op: str, dtype: torch.dtype, case: Case, through: tuple[str, ...] | 
 def kernel_run(variant: Variant, inputs: Inputs, grad: tuple[str, ...] | None = None, through: Any = None) -> Run:
     """One call of the variant on inputs that lie on its device, and its backward; None: every gradient there is."""
     wanted = differentiable(variant.op, inputs) if grad is None else grad
-    return run(variant.op, low_level(variant), inputs, wanted, through, variant.isa)
+    return run(variant.op, of_variant(variant), inputs, wanted, through, variant.isa)
 
 
 # Values and gradients
@@ -130,7 +144,7 @@ def test_only_wanted_gradients(variant: Variant, dtype: torch.dtype, case: Case)
     inputs = prepare(case.inputs(), dtype, variant.device)
     every = differentiable(variant.op, inputs)
     leaves = prepare(inputs, dtype, variant.device, every)
-    outputs = low_level(variant)(*variant.spec.lower(**leaves))
+    outputs = outputs_of(variant, leaves)
     passing = tuple(name for name, output in zip(names(variant.op)[1], outputs, strict=True) if output.requires_grad)
     for through in subsets(passing):
         expected = of_case(variant.op, dtype, case, through)
@@ -148,8 +162,7 @@ def test_only_wanted_gradients(variant: Variant, dtype: torch.dtype, case: Case)
 
 def made_for(op: str, wanted: tuple[str, ...]) -> set[str]:
     """The gradients that come with those wanted."""
-    groups = getattr(SPECS[op], "GRADIENTS_TOGETHER", ())
-    return {*wanted, *(name for group in groups if {*group} & {*wanted} for name in group)}
+    return {*wanted, *(name for group in OPS[op].gradients_together if {*group} & {*wanted} for name in group)}
 
 
 def subsets(items: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -167,19 +180,19 @@ def flat(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else [value for value in result if value is not None]
 
 
-@over_variants()
+@over_variants(KINDS)
 def test_graph_is_clean(variant: Variant) -> None:
     """What has no gradient says so; a frozen call leaves no graph; a second derivative is refused, not wrong."""
     case = fast_cases(variant.op)[0]
-    inputs = prepare(case.inputs(), torch.float32, variant.device)
+    inputs = prepare(case.inputs(), narrow(variant), variant.device)
     assert not any(t.requires_grad for t in flat(variant.spec.public(**inputs, backend=variant.backend)))
     every = differentiable(variant.op, inputs)
-    leaves = prepare(inputs, torch.float32, variant.device, every)
-    outputs = low_level(variant)(*variant.spec.lower(**leaves))
-    reference = variant.spec.reference(*variant.spec.lower(**prepare(leaves, torch.float32, "cpu", every)))
+    leaves = prepare(inputs, narrow(variant), variant.device, every)
+    outputs = outputs_of(variant, leaves)
+    reference = variant.spec.reference(*variant.spec.lower(**prepare(leaves, narrow(variant), "cpu", every)))
     assert [t.requires_grad for t in outputs] == [t.requires_grad for t in reference]
     with torch.no_grad():
-        assert not any(t.requires_grad for t in low_level(variant)(*variant.spec.lower(**leaves)))
+        assert not any(t.requires_grad for t in outputs_of(variant, leaves))
     if variant.backend != "reference":
         wanted = [leaves[name] for name in every]
         loss = sum(t.double().square().sum() for t in outputs if t.requires_grad)
@@ -221,13 +234,13 @@ def of_repeated(op: str, dtype: torch.dtype, case: Case, name: str) -> Yardstick
     return yardstick(op, moved, dtype, differentiable(op, rounded))
 
 
-@over_variants(kernels=True)
+@over_variants(KINDS[:2])
 def test_any_upstream_strides(variant: Variant) -> None:
     """Upstream gradients that are expanded, or transposed."""
-    for case in fast_cases(variant.op):
-        inputs = prepare(case.inputs(), torch.float32, variant.device)
+    for case in (case for case in fast_cases(variant.op) if case.name not in refused(variant)):
+        inputs = prepare(case.inputs(), narrow(variant), variant.device)
         leaves = {name: inputs[name].requires_grad_() for name in differentiable(variant.op, inputs)}
-        outputs = [t for t in low_level(variant)(*variant.spec.lower(**inputs)) if t.requires_grad]
+        outputs = [t for t in outputs_of(variant, inputs) if t.requires_grad]
         plain = [torch.full_like(t, 0.5) for t in outputs]
         expected = torch.autograd.grad(outputs, list(leaves.values()), plain, retain_graph=True)
         for upstream in (
@@ -236,10 +249,16 @@ def test_any_upstream_strides(variant: Variant) -> None:
         ):
             got = torch.autograd.grad(outputs, list(leaves.values()), upstream, retain_graph=True)
             for name, grad, same in zip(leaves, got, expected, strict=True):
-                torch.testing.assert_close(grad, same, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"grad_{n}: {m}")
+                torch.testing.assert_close(
+                    grad,
+                    same,
+                    rtol=TIGHT[narrow(variant)],
+                    atol=TIGHT[narrow(variant)],
+                    msg=lambda m, n=name: f"grad_{n}: {m}",
+                )
 
 
-@over_variants(kernels=True, isas=True)
+@over_variants(("kernel",), isas=True)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=SHORT.get)
 def test_strides_beyond_32_bits(variant: Variant, dtype: torch.dtype) -> None:
     """Each floating argument strided so that its last entry lies beyond 2^31 elements."""
@@ -258,13 +277,13 @@ def test_strides_beyond_32_bits(variant: Variant, dtype: torch.dtype) -> None:
 FRAME_AXIS = {"patches": 0, "grad_patches": 0, "content": 0, "output": 0, "context": 1, "weights": 1, "lse": 1}
 
 
-@over_variants(kernels=True, patches=True)
+@over_variants(("kernel",), patches=True)
 def test_hour_of_patches(variant: Variant) -> None:
     """[6000, 256, 1408] patches pass 2^31 elements: the last frames come out right."""
     check_hour(variant, ())
 
 
-@over_variants(kernels=True, patches=True)
+@over_variants(("kernel",), patches=True)
 def test_hour_of_gradients(variant: Variant) -> None:
     """So does their gradient, the one tensor here that is all memory (4.3 GB)."""
     check_hour(variant, ("patches",))
@@ -289,7 +308,7 @@ def check_hour(variant: Variant, wanted: tuple[str, ...]) -> None:
 # Determinism
 
 
-@over(isas=True, fast_cases=True, dtypes=DTYPES[:2], kernels=True)
+@over(KINDS[:2], isas=True, fast_cases=True, dtypes=DTYPES[:2])
 def test_deterministic(variant: Variant, dtype: torch.dtype, case: Case) -> None:
     """Bit for bit over runs and thread counts, forward and backward."""
     inputs = prepare(case.inputs(frames=41), dtype, variant.device)
@@ -299,7 +318,7 @@ def test_deterministic(variant: Variant, dtype: torch.dtype, case: Case) -> None
 # torch.library, torch.compile, autocast
 
 
-@over_variants(kernels=True)
+@over_variants(("kernel",))
 def test_opcheck(variant: Variant) -> None:
     """Every low-level call that the public function makes, forward and backward."""
     for case in fast_cases(variant.op):
@@ -407,8 +426,26 @@ def test_autocast(variant: Variant) -> None:
 
 # Bad input
 
+REFUSED = [
+    (variant, case)
+    for op in OPS
+    for variant in variants(op, kinds=KINDS)
+    for case in CASES[op]
+    if case.name in refused(variant)
+]
 
-BAD = [(variant, bad) for op in OPS for variant in variants(op) for bad in SPECS[op].bad_cases()]
+
+@pytest.mark.parametrize(
+    ("variant", "case"), [pytest.param(v, c, id=f"{v}-{c.name}", marks=marked(v)) for v, c in REFUSED]
+)
+@pytest.mark.fast
+def test_refused_with_the_reason(variant: Variant, case: Case) -> None:
+    reason = refused(variant)[case.name]
+    with pytest.raises(BackendError, match=f"backend='{variant.backend}' .*{reason}.*; could run here: .*reference"):
+        variant.spec.public(**prepare(case.inputs(), narrow(variant), variant.device), backend=variant.backend)
+
+
+BAD = [(variant, bad) for op in OPS for variant in variants(op, kinds=KINDS) for bad in corners(op).bad_cases()]
 
 
 @pytest.mark.parametrize(("variant", "bad"), [pytest.param(v, b, id=f"{v}-{b.name}", marks=marked(v)) for v, b in BAD])

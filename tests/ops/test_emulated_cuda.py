@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from longreel.ops.registry import OPS
-from longreel.reference.context_attention import frames_case
 from longreel.testing import far, poison
-from longreel.testing.cases import DTYPES, Case, Inputs, Run, Variant, layouts, low_level, prepare, run, yardstick
+from longreel.testing.cases import corners
+from longreel.testing.cases.case import Case, Inputs
+from longreel.testing.cases.frames import frames_case
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import DTYPES, Run, Variant, layouts, low_level, prepare, run, yardstick
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="no C++ compiler to build the emulated kernels with"
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 VARIANTS = [Variant(op, "cuda", "cpu") for op, spec in OPS.items() if any(row.backend == "cuda" for row in spec.rows)]
-ATTENTION = [variant for variant in VARIANTS if "query" in variant.spec.specification.DIFFERENTIABLE]
+ATTENTION = [variant for variant in VARIANTS if "query" in variant.spec.differentiable]
 # Threads and blocks first to last, last to first, at random.
 ORDERS = (0, 1, 2)
 
@@ -37,7 +39,7 @@ def emulator() -> Iterator[ctypes.CDLL]:
 
 
 def kernel(variant: Variant, inputs: Inputs, grad: bool = True) -> dict[str, Tensor]:
-    wanted = variant.spec.specification.DIFFERENTIABLE if grad else ()
+    wanted = variant.spec.differentiable if grad else ()
     with poison():
         got: Run = run(variant.op, low_level(variant), inputs, wanted)
     return got.everything
@@ -46,7 +48,7 @@ def kernel(variant: Variant, inputs: Inputs, grad: bool = True) -> dict[str, Ten
 def check(
     variant: Variant, inputs: Inputs, dtype: torch.dtype, got: dict[str, Tensor] | None = None, label: str = ""
 ) -> None:
-    expected = yardstick(variant.op, inputs, dtype, variant.spec.specification.DIFFERENTIABLE)
+    expected = yardstick(variant.op, inputs, dtype, variant.spec.differentiable)
     try:
         expected.check(kernel(variant, inputs) if got is None else got)
     except AssertionError as error:
@@ -66,7 +68,7 @@ def check_orders(emulator: ctypes.CDLL, variant: Variant, inputs: Inputs, dtype:
 
 @pytest.mark.parametrize(
     ("variant", "case"),
-    [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in v.spec.specification.cases()],
+    [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in corners(v.op).cases()],
 )
 @each_dtype
 def test_equals_the_reference(emulator: ctypes.CDLL, variant: Variant, case: Case, dtype: torch.dtype) -> None:
@@ -95,7 +97,7 @@ def test_sizes(
 def test_only_wanted_gradients(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
     """Every set of inputs that want a gradient, through every set of outputs that pass one."""
     outputs = ("context", "weights") if variant.op == "context_attention" else ("context", "content", "weights")
-    for case in (case for case in variant.spec.specification.cases() if case.fast):
+    for case in (case for case in corners(variant.op).cases() if case.fast):
         inputs = prepare(case.inputs(), dtype)
         for through in subsets(outputs):
             expected = yardstick(variant.op, inputs, dtype, ("query", "patches"), through)
@@ -148,7 +150,7 @@ def test_rows_longer_than_shared_memory(emulator: ctypes.CDLL) -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=SHORT.get)
 def test_any_strides(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
-    for case in (case for case in variant.spec.specification.cases() if case.fast):
+    for case in (case for case in corners(variant.op).cases() if case.fast):
         inputs = prepare(case.inputs(), dtype)
         for name, value in inputs.items():
             if not isinstance(value, Tensor):
@@ -165,7 +167,7 @@ def test_any_strides(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=SHORT.get)
 def test_strides_beyond_32_bits(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
-    for case in (case for case in variant.spec.specification.cases() if case.fast):
+    for case in (case for case in corners(variant.op).cases() if case.fast):
         inputs = prepare(case.inputs(), dtype)
         for name, value in inputs.items():
             if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -7,7 +7,7 @@ from torch import Tensor
 from longreel import VideoLayout, _native, block_sparse_attention
 from longreel.layout import visible_pairs
 from longreel.ops._block_sparse_attention import executed_flops
-from longreel.testing.cases import cpu_isa
+from longreel.testing.runner import cpu_isa
 
 pytestmark = pytest.mark.skipif(_native.OPS_REFUSAL is not None, reason="needs _ops.so")
 WIDTH = 16

@@ -6,44 +6,12 @@ import pytest
 import torch
 
 import longreel
-from longreel import BackendError, VideoLayout, backends, block_sparse_attention
+from longreel import VideoLayout, backends, block_sparse_attention
 from longreel.ops.flash import varlen
-from longreel.ops.flash.attend import attend
-from longreel.reference.block_sparse_attention import DIFFERENTIABLE, cases
-from longreel.reference.case import Case
-from longreel.testing.cases import prepare, run, yardstick
+from longreel.ops.registry import OPS
 
+DIFFERENTIABLE = OPS["block_sparse_attention"].differentiable
 pytestmark = pytest.mark.fast
-
-REFUSED = {
-    "start": "with_start", "start-far": "with_start", "all-padding": "with_start", "window-and-sinks": "sliding windows",
-    "vst-grouped-far": "position order", "packed-grouped": "position order", "scale-zero": "above 0",
-    "scale-negative": "above 0",
-}  # fmt: skip
-CASES = [pytest.param(case, id=case.name) for case in cases()]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize("case", CASES)
-def test_equals_the_reference_or_says_why_not(case: Case, dtype: torch.dtype) -> None:
-    given = case.inputs()
-    wanted = tuple(name for name in DIFFERENTIABLE if name in given)
-    inputs = prepare(given, dtype)
-    if case.name in REFUSED:
-        with pytest.raises(
-            BackendError, match=f"backend='flash' .*{REFUSED[case.name]}.*; could run here: .*reference"
-        ):
-            block_sparse_attention(**inputs, backend="flash")
-        return
-
-    def flash(*args: Any) -> tuple[torch.Tensor, ...]:
-        return attend(*args[:5], inputs["layout"], args[-1])
-
-    expected = yardstick("block_sparse_attention", inputs, dtype, wanted)
-    expected.check(run("block_sparse_attention", flash, inputs, wanted).everything)
-    public = block_sparse_attention(**inputs | {"return_lse": True}, backend="flash")
-    expected.check(dict(zip(("out", "lse"), public, strict=True)))
-
 
 # [B, S, H, D] whose memory is of another order, or has gaps
 STRIDES = {

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from longreel import adaptive_pool, compress_frames, context_attention
 from longreel.ops.registry import OPS
-from longreel.reference.case import Case, normal
-from longreel.testing.cases import prepare
+from longreel.testing.cases import corners
+from longreel.testing.cases.case import Case, normal
 from longreel.testing.determinism import same_bits
+from longreel.testing.runner import prepare
 
 CASES = [
     pytest.param(op, case, id=f"{op}-{case.name}", marks=[pytest.mark.fast] if case.fast else [])
     for op, spec in OPS.items()
-    for case in spec.specification.cases()
+    for case in corners(spec.name).cases()
 ]
 # gradcheck perturbs every number: cases with more get its randomised form
 SMALL = 150
@@ -25,7 +26,7 @@ SMALL = 150
 @pytest.mark.parametrize(("op", "case"), CASES)
 def test_gradcheck(op: str, case: Case) -> None:
     spec, given = OPS[op], case.inputs(frames=min(case.frames, 3))
-    wanted = tuple(name for name in spec.specification.DIFFERENTIABLE if name in given)
+    wanted = tuple(name for name in spec.differentiable if name in given)
     inputs = prepare(given, torch.float64, grad=wanted)
     size = sum(inputs[name].numel() for name in wanted)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from longreel.testing import assert_deterministic, far, hour, poison
-from longreel.testing.cases import cpu_isa, layouts, prepare
 from longreel.testing.determinism import num_threads, same_bits
+from longreel.testing.runner import cpu_isa, layouts, prepare
 
 pytestmark = pytest.mark.fast
 

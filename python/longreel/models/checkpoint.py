@@ -4,22 +4,21 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longreel.models.sizes import LanguageSize
+from longreel.models.released_config import CheckpointError, sized_language
 
-_TRAINED_POSITIONS = 4096
+__all__ = [
+    "CheckpointError", "entries", "fill", "fingerprint", "projector_of", "read_config", "refuse_untaken", "shapes",
+    "sized_language", "unpickled",
+]  # fmt: skip
+
 # Bytes of a file that its fingerprint reads at a time, and how often.
 _SAMPLE, _SAMPLES = 1 << 12, 256
-
-
-class CheckpointError(ValueError):
-    """The folder cannot be used: one line saying which entry and why."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -30,6 +29,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: not a checkpoint folder (no config.json)") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json: cannot be read ({error})") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder}/config.json: must be an object, is {type(config).__name__}")
     return config
 
 
@@ -47,26 +48,6 @@ def fingerprint(folder: Path) -> str:
     return f"{folder.resolve().name} {digest.hexdigest()[:8]}"
 
 
-def sized_language(language: LanguageSize, config: Mapping[str, Any]) -> LanguageSize:
-    """`language` with what a config.json says of it."""
-    rope = config.get("rope_scaling") or {}
-    factor = float(rope.get("factor", 1.0))
-    heads = config.get("num_attention_heads", language.heads)
-    return replace(
-        language,
-        width=config.get("hidden_size", language.width),
-        layers=config.get("num_hidden_layers", language.layers),
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads", heads),
-        mlp=config.get("intermediate_size", language.mlp),
-        vocabulary=config.get("vocab_size", language.vocabulary),
-        positions=max(
-            config.get("max_position_embeddings", 0), config.get("max_token") or 0, round(_TRAINED_POSITIONS * factor)
-        ),
-        rope_factor=factor,
-    )
-
-
 def fill(
     model: nn.Module,
     folder: Path,
@@ -82,6 +63,8 @@ def fill(
         entries: (released name, tensor), as they come. wanted: of every name of `model` the released parts it is made of.
         left_out: released names that no forward uses. assemble: a parameter out of its parts, for a shape.
 
+    Two names of `model` for one tensor (tie_word_embeddings) need one entry; where both are there, they must be equal.
+
     Raises:
         CheckpointError: an entry is missing, unknown, or of another shape.
     """
@@ -95,7 +78,7 @@ def fill(
             continue
         name = owner[theirs]
         held[theirs] = value
-        if name in done or not all(part in held for part in wanted[name]):
+        if not all(part in held for part in wanted[name]):
             continue
         place = ours[name]
         made = assemble([held.pop(part) for part in wanted[name]], place.shape)
@@ -103,8 +86,11 @@ def fill(
             raise CheckpointError(
                 f"{folder}: {theirs} has shape {list(made.shape)}, this preset's is {list(place.shape)}"
             )
+        twins = {other for other, tensor in ours.items() if other != name and tensor.data_ptr() == place.data_ptr()}
+        if twins & done and not torch.equal(made.to(place), place):
+            raise CheckpointError(f"{folder}: {theirs} differs from {min(twins)}, to which config.json ties it")
         place.copy_(made)
-        done.add(name)
+        done |= {name, *twins}
     missing = [part for name in wanted if name not in done for part in wanted[name]]
     for kind, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
@@ -114,23 +100,62 @@ def fill(
 
 def entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Of all shards of `folder`: *.safetensors, else pytorch_model*.bin (unpickled as tensors only)."""
-    shards = sorted(folder.glob("*.safetensors"))
-    pickled = sorted(folder.glob("pytorch_model*.bin"))
-    if not shards and not pickled:
-        raise CheckpointError(f"{folder}: no weights (*.safetensors or pytorch_model*.bin)")
-    if shards:
-        from safetensors import SafetensorError, safe_open
+    for path in _shards(folder):
+        yield from ((name, read()) for name, read, _ in _listed(path))
 
-        path = shards[0]
-        try:
-            for path in shards:
-                with safe_open(path, "pt") as file:
-                    for name in file.keys():  # noqa: SIM118, not a dict
-                        yield name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    for path in [] if shards else pickled:
-        yield from unpickled(path).items()
+
+def _listed(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[int, ...]]]:
+    """Name, tensor and shape of every entry of a file of weights; of *.safetensors a tensor is read when it is asked for."""
+    if path.suffix != ".safetensors":
+        for name, value in unpickled(path).items():
+            yield name, lambda value=value: value, tuple(value.shape)  # type: ignore[misc]
+        return
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118, not a dict
+                part = file.get_slice(name)
+                yield name, lambda name=name: file.get_tensor(name), tuple(part.get_shape())  # type: ignore[misc]
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def _shards(folder: Path) -> list[Path]:
+    """CheckpointError where there are none."""
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not found:
+        raise CheckpointError(f"{folder}: no weights (*.safetensors or pytorch_model*.bin)")
+    return found
+
+
+def refuse_untaken(names: Iterable[str], left_out: re.Pattern[str]) -> None:
+    """CheckpointError for released entries that were not taken, but for those `left_out`."""
+    untaken = sorted(name for name in names if not left_out.fullmatch(name))
+    if untaken:
+        rest = f" and {len(untaken) - 1} more entries" if len(untaken) > 1 else ""
+        raise CheckpointError(f"the model has no place for {untaken[0]}{rest}")
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of every entry of the weights in `folder`; nothing where there are none, or they cannot be read."""
+    try:
+        return {name: shape for path in _shards(folder) for name, _, shape in _listed(path)}
+    except CheckpointError:
+        return {}
+
+
+def projector_of(config: Mapping[str, Any], there: Mapping[str, Any], default: str, where: str) -> str:
+    """The kind of mm_projector that a config.json names; where it names none, the one whose entries are `there`."""
+    kind = config.get("mm_projector_type")
+    if kind is None:
+        layers = {name.split(".")[2] for name in there if name.startswith("model.mm_projector.")}
+        return default if not layers else "linear" if "weight" in layers else f"mlp{len(layers)}x_gelu"
+    if not re.fullmatch(r"linear|identity|mlp[1-9]\d*x_gelu", str(kind)):
+        raise CheckpointError(
+            f"{where}: mm_projector_type {kind!r} is not understood; there is linear, identity and mlpNx_gelu"
+        )
+    return str(kind)
 
 
 def unpickled(path: Path) -> dict[str, Tensor]:

@@ -57,7 +57,9 @@ def tokenizer(folder: Path) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    return read_vocabulary(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    return read_vocabulary(
+        folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    )
 
 
 def read_vocabulary(folder: Path, read: Callable[[], Any]) -> Any:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 
+from longreel._transformers import require
 from longreel.data import FeatureWriter
 from longreel.models import registry
 from longreel.models.checkpoint import fingerprint
@@ -15,7 +16,7 @@ from longreel.models.memory import RANDOM, made_by
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
-from longreel.models.system import Part, System
+from longreel.models.system import Part, System, choices
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,11 @@ def setup_of(
     backend: str | None = None,
     save: bool = False,
 ) -> Setup:
-    """ValueError for anything that is not there.
+    """ValueError for anything that is not there, ImportError without transformers.
 
     options: of any system by name, None or False where they were not given. save: whether what is kept is to be saved.
     """
+    require("longreel.models")
     found = registry.find(system)
     given = {name: value for name, value in (options or {}).items() if value is not None and value is not False}
     own = {each.name for each in fields(found.Options)}
@@ -191,5 +193,6 @@ def _refuse(option: str, owners: Sequence[System], system: System) -> None:
 def _check_choices(system: System, given: Mapping[str, Any]) -> None:
     kinds = get_type_hints(system.Options)
     for name, value in given.items():
-        if get_origin(kinds[name]) is Literal and value not in get_args(kinds[name]):
-            raise ValueError(f"{flag(name)} {value!r}: there is {' or '.join(get_args(kinds[name]))}")
+        allowed = choices(kinds[name])
+        if allowed and value not in allowed:
+            raise ValueError(f"{flag(name)} {value!r}: there is {' or '.join(allowed)}")

@@ -1,7 +1,10 @@
 """Sizes that every system has: its vision tower, its language model, and what a preset says of a run."""
 
-from dataclasses import dataclass
-from typing import Protocol
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
@@ -26,9 +29,32 @@ class TowerSize:
         return 1 + self.patches
 
 
+@dataclass(frozen=True)
+class LanguageConfig:
+    """What a checkpoint's config.json says of its language model.
+
+    `entries`, as JSON, are those of transformers' configuration of type `kind`.
+    """
+
+    kind: str
+    entries: str
+
+    def __repr__(self) -> str:
+        return f"{self.kind}-{hashlib.sha256(self.entries.encode()).hexdigest()[:8]}"
+
+    def build(self) -> Any:
+        """transformers' configuration."""
+        from transformers import CONFIG_MAPPING
+
+        with warnings.catch_warnings():
+            # The older name of rope_parameters, which it reads as ever.
+            warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
+            return CONFIG_MAPPING[self.kind](**json.loads(self.entries))
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageSize:
-    """Llama. `rope_factor` stretches the positions linearly."""
+    """Llama, unless `config`, which a checkpoint brings, says more. `rope_factor` stretches the positions linearly."""
 
     width: int
     layers: int
@@ -38,6 +64,13 @@ class LanguageSize:
     vocabulary: int
     positions: int
     rope_factor: float = 1.0
+    config: LanguageConfig | None = field(default=None, compare=False)
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        own = None if self.config is None else getattr(self.config.build(), "head_dim", None)
+        return own or self.width // self.heads
 
 
 class Preset(Protocol):

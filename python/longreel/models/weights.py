@@ -24,8 +24,17 @@ def weights_from(seed: int, device: torch.device, dtype: torch.dtype) -> Iterato
 
 
 def language_model(size: LanguageSize, dtype: torch.dtype) -> Any:
-    """A Llama whose weights are drawn wide enough (standard deviation width ** -0.5) that its input matters to the end."""
-    config = LlamaConfig(
+    """A Llama whose weights are drawn wide enough (standard deviation width ** -0.5) that its input matters to the end.
+
+    Of a checkpoint, what its own config.json says, built by transformers; none of the checkpoint's code is run.
+    """
+    config = _llama(size) if size.config is None else size.config.build()
+    # Made in its dtype: a cast would round the inverse frequencies of the positions too.
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def _llama(size: LanguageSize) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.width,
         intermediate_size=size.mlp,
@@ -36,5 +45,3 @@ def language_model(size: LanguageSize, dtype: torch.dtype) -> Any:
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": size.rope_factor},
         initializer_range=size.width**-0.5,
     )
-    # Made in its dtype: a cast would round the inverse frequencies of the positions too.
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -94,7 +94,7 @@ class ContextAttention(nn.Module):
     ) -> None:
         super().__init__()
         made: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.pooling = _pooling(compress)
+        self.pooling = pooling_of(compress)
         self.query_width, self.vision_width = query_width, vision_width
         self.num_prefix_tokens = num_prefix_tokens
         self.backend = backend
@@ -268,7 +268,7 @@ def _check_fold(key: Tensor, query: Tensor | None, bias: Tensor | None) -> None:
             raise TypeError(f"key is {key.dtype} and {name} is {given.dtype}: they must have one dtype")
 
 
-def _pooling(compress: str | None) -> dict[str, Any]:
+def pooling_of(compress: str | None) -> dict[str, Any]:
     """LLaMA-VID's compress_type as arguments of compress_frames."""
     if compress is None:
         return {"mode": "none"}

@@ -4,7 +4,6 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -106,9 +105,18 @@ class Op:
         return outputs if isinstance(outputs, tuple) else () if outputs is None else (outputs,)
 
     @property
-    def specification(self) -> ModuleType:
-        """The reference's module: with its maths, the corners and the bad input that the contract test tries."""
-        return importlib.import_module(f"longreel.reference.{self.name}")
+    def differentiable(self) -> tuple[str, ...]:
+        """The arguments that the kernels have gradients for."""
+        return () if self.backward is None else tuple(made.removeprefix("grad_") for made in self._gradients)
+
+    @property
+    def gradients_together(self) -> tuple[tuple[str, ...], ...]:
+        """Gradients that one flag asks for: who wants one of them gets all."""
+        return () if self.backward is None else tuple(self.backward.needs.values())
+
+    @property
+    def _gradients(self) -> tuple[str, ...]:
+        return schemas.outputs(f"{self.name}_backward")
 
     def request(self, lowered: Lowered) -> Request:
         """The call as the backend table sees it: device and dtype are those of the first argument."""

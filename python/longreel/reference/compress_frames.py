@@ -1,16 +1,10 @@
 """compress_frames: the context token and the pooled content tokens of every frame (LLaMA-VID's two tokens)."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from longreel.reference.adaptive_pool import adaptive_pool
-from longreel.reference.case import BadCase, Case
-from longreel.reference.context_attention import context_attention, frames_case
+from longreel.reference.context_attention import context_attention
 from longreel.reference.pool_geometry import PoolGeometry
-
-DIFFERENTIABLE = ("query", "patches")
 
 
 def compress_frames(
@@ -19,72 +13,3 @@ def compress_frames(
     """-> context [P, F, C], content [F, cells, C], weights [P, F, N - prefix], lse [P, F, M]; in the input's dtype."""
     context, weights, lse = context_attention(query, patches[:, geometry.prefix :], query_mask, None, scale)
     return context, adaptive_pool(patches, geometry), weights, lse
-
-
-def cases() -> list[Case]:
-    weights: dict[str, Any] = {"return_weights": True}
-    return [
-        frames_case("mean", mode="mean", fast=True, **weights),
-        frames_case("mean-without-weights", mode="mean"),
-        frames_case("adaptive-prefix", tokens=17, output_size=2, num_prefix_tokens=1, fast=True, **weights),
-        frames_case("overlapping-cells-per-frame", lead=(-1,), tokens=25, output_size=3, **weights),
-        frames_case("finer-than-patches", tokens=9, output_size=4, **weights),
-        frames_case("oblong-prompts", lead=(2, 1), tokens=15, output_size=(2, 3), grid=(3, 5), frames=13, **weights),
-        frames_case("grid-drops-tail", tokens=102, output_size=3, mode="grid", num_prefix_tokens=2, **weights),
-        frames_case("grid-more-cells", tokens=256, output_size=6, mode="grid", rows=4, **weights),
-        frames_case("none-prefix", mode="none", num_prefix_tokens=3, **weights),
-        frames_case(
-            "prompts-per-frame-masked",
-            lead=(2, -1),
-            masked=True,
-            tokens=10,
-            output_size=2,
-            num_prefix_tokens=1,
-            fast=True,
-            **weights,
-        ),
-        frames_case("no-valid-row", masked=True, mode="mean", **weights),
-        frames_case("sets-over-one-frame", lead=(4,), frames=1, tokens=9, output_size=2, **weights),
-        frames_case("one-of-each", rows=1, tokens=1, width=1, frames=1, output_size=1, **weights),
-        frames_case("odd", rows=7, tokens=49, width=17, frames=5, output_size=3, **weights),
-        frames_case(
-            "vision-tower", rows=32, tokens=257, width=96, frames=2, output_size=4, num_prefix_tokens=1, **weights
-        ),
-        frames_case("wide", rows=9, tokens=64, width=1408, frames=2, output_size=4, **weights),
-        frames_case("sharp", sharp=5.0, rows=16, tokens=49, width=64, frames=6, output_size=2, **weights),
-        frames_case("sharpest", sharp=50.0, rows=16, tokens=49, width=64, frames=6, mode="mean", **weights),
-        frames_case("scale-one", sharp=0.5, scale=1.0, mode="mean", **weights),
-        frames_case("no-frames", frames=0, mode="mean", **weights),
-        frames_case("no-rows", rows=0, mode="mean", **weights),
-        frames_case("no-prompts", lead=(0, 1), mode="mean", **weights),
-        frames_case("no-patches", tokens=0, mode="none", **weights),
-        frames_case("only-prefix", tokens=2, mode="none", num_prefix_tokens=2, **weights),
-    ]
-
-
-def bad_cases() -> list[BadCase]:
-    q, x = torch.zeros(5, 8), torch.zeros(3, 10, 8)
-    return [
-        BadCase("dtypes-differ", {"query": q.half(), "patches": x, "mode": "mean"}, TypeError, "float16.*float32"),
-        BadCase(
-            "patches-2d", {"query": q, "patches": x[0], "mode": "mean"}, ValueError, r"\[F, N, C\], given \(10, 8\)"
-        ),
-        BadCase("widths-differ", {"query": q[:, :7], "patches": x, "mode": "mean"}, ValueError, "width 7 .* width 8"),
-        BadCase("sets", {"query": q.expand(2, 5, 8), "patches": x, "mode": "mean"}, ValueError, "allowed are 1 and 3"),
-        BadCase(
-            "not-square", {"query": q, "patches": x, "output_size": 2}, ValueError, "10 patches.*not a square grid"
-        ),
-        BadCase("mode", {"query": q, "patches": x, "mode": "max"}, ValueError, "mode='max' is not one of"),
-        BadCase(
-            "prefix-too-long",
-            {"query": q, "patches": x, "mode": "mean", "num_prefix_tokens": 11},
-            ValueError,
-            "is outside 0..10",
-        ),
-        BadCase(
-            "mask-shape",
-            {"query": q, "patches": x, "mode": "mean", "query_mask": torch.ones(4) > 0},
-            ValueError,
-            r"\(4,\).*\(5,\)",
-        ),
-    ]

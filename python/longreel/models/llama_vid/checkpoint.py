@@ -1,39 +1,106 @@
 """Released weights and sizes of LLaMA-VID."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from longreel.models.checkpoint import CheckpointError, entries, fill, read_config, sized_language, unpickled
+from longreel.models.checkpoint import (
+    CheckpointError,
+    entries,
+    fill,
+    projector_of,
+    read_config,
+    shapes,
+    sized_language,
+    unpickled,
+)
 from longreel.models.llama_vid.key_map import TOWER, assemble, released_names
 from longreel.models.llama_vid.model import LlamaVid
-from longreel.models.llama_vid.presets import Preset
+from longreel.models.llama_vid.presets import LlamaVidPreset, QFormerSize, TextDecoder
+from longreel.models.released_config import check_allowed
+from longreel.nn.context_attention import pooling_of
 
 __all__ = ["TOWER_FILE", "CheckpointError", "load", "sized"]
 
 # The tower as LAVIS publishes it, without a prefix; released folders point at it and may lack the tower's entries.
 TOWER_FILE = "eva_vit_g.pth"
+# Entries of config.json that are read here.
+_READ = (
+    "mm_hidden_size", "mm_vision_tower", "mm_vision_select_feature", "mm_vision_select_layer", "mm_projector_type", "bert_type",
+    "num_query", "compress_type",
+)  # fmt: skip
+# Of the patches that the released Q-Former was pretrained on.
+_PRETRAINED_WIDTH = 1408
 # Made anew by every model, or of parts that no forward uses.
 _LEFT_OUT = re.compile(
     r".*\.rotary_emb\.inv_freq|.*\.position_ids|" + re.escape(TOWER) + r"(blocks\.39\..*|norm\..*|fc_norm\..*|head\..*)"
 )
 
 
-def sized(preset: Preset, folder: Path) -> Preset:
-    """`preset` with what `folder`/config.json says: the language model's sizes, width of the patches, compress_type.
+def sized(preset: LlamaVidPreset, folder: Path) -> LlamaVidPreset:
+    """`preset` with all that `folder`/config.json says: the language model, the text decoder, the projector, width of the
+    patches and compress_type. What it leaves out is what the folder's entries show.
 
     Raises:
-        CheckpointError: no such folder, no config.json in it, or one that cannot be read.
+        CheckpointError: no such folder, no config.json in it, one that cannot be read, or an entry that is not understood.
     """
-    config = read_config(folder)
-    tower = replace(preset.tower, width=config.get("mm_hidden_size", preset.tower.width))
-    qformer = replace(preset.qformer, queries=config.get("num_query", preset.qformer.queries))
-    compress = config.get("compress_type", preset.compress)
-    language = sized_language(preset.language, config)
-    return replace(preset, tower=tower, qformer=qformer, language=language, compress=compress)
+    config, where, there = read_config(folder), f"{folder}/config.json", shapes(folder)
+    _check_tower(config, where)
+    width = config.get("mm_hidden_size", preset.tower.width)
+    compress = config.get("compress_type")
+    try:
+        pooling_of(compress)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: compress_type: {error}") from None
+    decoder, qformer = _text_decoder(config, there, preset, width, where)
+    return replace(
+        preset,
+        tower=replace(preset.tower, width=width),
+        text_decoder=decoder,
+        qformer=replace(qformer, queries=config.get("num_query", qformer.queries)),
+        language=sized_language(preset.language, config, where, _READ),
+        compress=compress,
+        projector=projector_of(config, there, preset.projector, where),
+        patches_see_cls=config.get("mm_vision_select_feature") == "cls_patch",
+    )
+
+
+def _check_tower(config: Mapping[str, Any], where: str) -> None:
+    name = config.get("mm_vision_tower")
+    if name is not None and "eva" not in Path(str(name)).name.lower():
+        raise CheckpointError(f"{where}: mm_vision_tower {name!r}: this system's tower is EVA-g ({TOWER_FILE})")
+    check_allowed(config, where, "mm_vision_select_feature", (None, "patch", "cls_patch"))
+    if config.get("mm_vision_select_feature") == "cls_patch" and config.get("compress_type") not in (None, "mean"):
+        raise CheckpointError(f"{where}: mm_vision_select_feature 'cls_patch' leaves no grid for compress_type grid:g")
+
+
+def _text_decoder(
+    config: Mapping[str, Any], there: Mapping[str, tuple[int, ...]], preset: LlamaVidPreset, width: int, where: str
+) -> tuple[TextDecoder, QFormerSize]:
+    """`bert_type`: "qformer", "qformer_pretrain" or "raw", with words on what was frozen; "raw" may have "layer:k" behind it."""
+    kind, size = config.get("bert_type"), preset.qformer
+    projected = there.get("model.vlm_att_bert_proj.weight", (None,))[0]
+    if kind is None:
+        if not any(name.startswith("model.vlm_att_") for name in there):
+            return preset.text_decoder, size
+        if "model.vlm_att_query" not in there:
+            return "bert", size
+        return "qformer", replace(size, norm="model.vlm_att_ln.weight" in there, reads=projected)
+    words = re.fullmatch(r"(qformer|raw)((?:_bert)?)((?:_pretrain)?)(?:_freeze(?:_all)?)?(?:_?layer:(\d+))?", str(kind))
+    if words is None or (words[1] == "raw" and words[3]) or (words[1] == "qformer" and (words[2] or words[4])):
+        raise CheckpointError(
+            f"{where}: bert_type {kind!r} is not understood; there is qformer, qformer_pretrain and raw_bert, with _freeze or"
+            " _freeze_all, and raw_bert with layer:k"
+        )
+    if words[1] == "raw":
+        return "bert", replace(size, layers=min(size.layers, int(words[4] or size.layers)))
+    # Behind a projection it reads what it was pretrained on, where the patches have another width.
+    reads = projected if words[3] and width != _PRETRAINED_WIDTH else None
+    return "qformer", replace(size, norm=bool(words[3]), reads=reads)
 
 
 def load(model: LlamaVid, folder: Path) -> None:

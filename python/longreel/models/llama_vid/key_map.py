@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from longreel.models.checkpoint import refuse_untaken
 from longreel.models.llama_vid.adapter import Adapter
 
 TOWER = "model.vision_tower.vision_tower."
@@ -23,6 +24,9 @@ _TOWER_NAMES = (
     (r"encoder\.layers\.(\d+)\.self_attn\.projection\.(\w+)", r"blocks.\1.attn.proj.\2"),
     (r"encoder\.layers\.(\d+)\.mlp\.(fc[12]\.\w+)", r"blocks.\1.mlp.\2"),
 )
+_ADAPTER = re.compile(r"model\.(vlm_att_|mm_projector\.)")
+# A buffer that every model makes anew.
+_LEFT_OUT = re.compile(r".*\.position_ids")
 _QKV_BIAS = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.qkv\.bias")
 
 
@@ -42,12 +46,15 @@ def released_name(name: str) -> str:
 
 
 def from_released(released: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
-    """The state dict of `adapter` out of a released one, whose other entries (tower, language model) are left alone.
+    """The state dict of `adapter` out of a released one, whose entries of the tower and the language model are left alone.
 
     Raises:
         KeyError: the released state dict lacks a parameter, named as the release names it.
+        CheckpointError: it has an entry of an adapter (vlm_att_*, mm_projector.*) that `adapter` has no place for.
     """
-    return {name: released[released_name(name)] for name in adapter.state_dict()}
+    taken = {released_name(name): name for name in adapter.state_dict()}
+    refuse_untaken((name for name in released if _ADAPTER.match(name) and name not in taken), _LEFT_OUT)
+    return {name: released[theirs] for theirs, name in taken.items()}
 
 
 def released_tower_name(name: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 
 from longreel import use_layout
 from longreel.cache import VoCoCache
+from longreel.models.checkpoint import refuse_untaken
 from longreel.models.generation import greedy, unheard
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.tower import encode
+from longreel.models.tower import encode, placed
 from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
 from longreel.models.weights import language_model, weights_from
+from longreel.nn.context_attention import build_projector
 
 TOWER, _PROJECTOR, _LANGUAGE = (
     "model.vision_tower.vision_tower.vision_model.",
@@ -47,21 +50,26 @@ class VoCoLlama(Trainable, nn.Module):
         super().__init__()
         self.preset, self.backend = preset, backend
         tower, device = preset.tower, torch.device(device)
-        self.dtype = computed_in(preset, device)
-        with weights_from(seed, device, self.dtype):
+        dtype = computed_in(preset, device)
+        with weights_from(seed, device, dtype):
             self.tower, width = _tower(tower), preset.language.width
-            self.projector = nn.Sequential(nn.Linear(tower.width, width), nn.GELU(), nn.Linear(width, width))
+            self.projector = build_projector(preset.projector, tower.width, width)
             parts: tuple[nn.Module, ...] = (self.projector, self.tower)
             for part in parts:
-                part.to(self.dtype)
-            language = language_model(preset.language, self.dtype)
+                part.to(dtype)
+            language = language_model(preset.language, dtype)
         token = preset.language.vocabulary - 1
         self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.tower.embeddings.patch_embedding.weight.device
+        """Where the tower is, and what it takes its input from."""
+        return placed(self.tower).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower computes in, and its features have."""
+        return placed(self.tower).dtype
 
     @property
     def language(self) -> PreTrainedModel:  # type: ignore[override]
@@ -138,13 +146,22 @@ def released_name(name: str) -> str:
     return name.removeprefix(_LANGUAGE)
 
 
+def left_out(layers: int, depth: int | None) -> re.Pattern[str]:
+    """Released names that no model of `layers` tower layers uses: made anew by every one, or of the tower's last layers, up to
+    `depth` of them (None: any), and its last norm."""
+    last = r"\d+" if depth is None else "|".join(map(str, range(layers, depth))) or "none"
+    tower = rf"encoder\.layers\.({last})\..*|post_layernorm\..*"
+    return re.compile(rf".*\.rotary_emb\.inv_freq|.*\.position_ids|{re.escape(TOWER)}({tower})")
+
+
 def from_released(released: Mapping[str, Tensor], model: VoCoLlama) -> dict[str, Tensor]:
-    """The state dict of `model` out of a released one. The tower's last layer and norm, which nobody reads, are left out.
+    """The state dict of `model` out of a released one. The tower's last layers and norm, which nobody reads, are left out.
 
     A LLaVA-1.5 checkpoint, one row short of the VoCo token, takes the row of `model`.
 
     Raises:
         KeyError: the released state dict lacks a parameter, named as the release names it.
+        CheckpointError: it has an entry that `model` has no place for.
     """
     out = {}
     for name, own in model.state_dict().items():
@@ -152,6 +169,7 @@ def from_released(released: Mapping[str, Tensor], model: VoCoLlama) -> dict[str,
         if "embed_tokens" in name or "lm_head" in name:
             value = torch.cat([value, own[len(value) :].to(value)]) if len(value) == len(own) - 1 else value
         out[name] = value
+    refuse_untaken(set(released) - set(map(released_name, out)), left_out(model.preset.tower.layers, None))
     return out
 
 

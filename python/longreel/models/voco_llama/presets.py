@@ -9,7 +9,8 @@ from longreel.models.sizes import LanguageSize, TowerSize
 class VoCoPreset:
     """A CLIP tower (without its last layer, which nobody reads) and a Llama; the last id of its vocabulary is the VoCo token.
 
-    `chunk`: frames at a time; `at_once`: frames of one pass through the language model's vision stage; `dtype`: on a CPU.
+    `chunk`: frames at a time; `at_once`: frames of one pass through the language model's vision stage; `dtype`: on a CPU;
+    `projector`: from the patches to the language model, as in `longreel.nn.ContextAttention`.
     """
 
     name: str
@@ -18,6 +19,7 @@ class VoCoPreset:
     chunk: int = 64
     at_once: int = 8
     dtype: str = "float32"
+    projector: str = "mlp2x_gelu"
 
 
 # As it was called at first.

@@ -67,6 +67,16 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            grads = _Pieces.gradients(ctx, grad_out, grad_lse)
+        if torch.is_grad_enabled():
+            upstream = [t for t in (grad_out, grad_lse, *ctx.saved_tensors) if t is not None]
+            made = iter(_NoSecondDerivative.apply(len(upstream), *upstream, *(g for g in grads if g is not None)))
+            grads = tuple(None if grad is None else next(made) for grad in grads)
+        return grads
+
+    @staticmethod
+    def gradients(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, given_k, given_v, global_index, out, lse = ctx.saved_tensors
         wide = [q, k, v, *_global_keys(k, v, given_k, given_v, global_index)]
         tensors = _flattened(*wide)
@@ -95,6 +105,18 @@ class _Pieces(torch.autograd.Function):
                 own.scatter_add_(1, at, far)
         rounded = [grad.to(q.dtype) for grad in grads]
         return *rounded[:3], *(rounded[3:] if given_k is not None else (None, None)), None, None, None
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The gradients as they are; a derivative of them is asked for in vain."""
+
+    @staticmethod
+    def forward(ctx: Any, upstream: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.view_as(t) for t in tensors[upstream:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError("block_sparse_attention has no second derivative on this backend; backend='reference' has")
 
 
 def _global_keys(

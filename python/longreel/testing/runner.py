@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longreel import _native
-from longreel.backends import Request, refusal
+from longreel import _native, schemas
+from longreel.backends import Request, Row, refusal
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.ops.op import Op
+from longreel.ops.op import Lowered, Op
 from longreel.ops.registry import OPS
-from longreel.reference.case import BadCase, Case, Inputs
-from longreel.schemas import KERNEL_BACKENDS, overload
+from longreel.schemas import arguments, overload
 from longreel.testing.budget import Errors, allowed, check_within, errors
+from longreel.testing.cases.case import Inputs
 
 __all__ = [
     "DTYPES",
-    "BadCase",
-    "Case",
-    "Inputs",
+    "Composed",
     "Recorder",
     "Run",
     "Variant",
@@ -32,6 +30,8 @@ __all__ = [
     "layouts",
     "low_level",
     "names",
+    "of_variant",
+    "outputs_of",
     "prepare",
     "run",
     "variants",
@@ -54,19 +54,21 @@ class Variant:
     def spec(self) -> Op:
         return OPS[self.op]
 
+    @property
+    def row(self) -> Row:
+        return next(row for row in self.spec.rows if row.backend == self.backend)
+
     def __str__(self) -> str:
         place = "" if self.device == "cpu" else f"@{self.device}"
         return f"{self.op}-{self.backend}{place}{'' if self.isa is None else f'[{self.isa}]'}"
 
 
-def variants(op: str, isas: bool = False) -> list[Variant]:
-    """What the backend table offers for `op` on this machine (of low-level ops, and the reference); with `isas` the C++
-    kernels once for each instruction set."""
+def variants(op: str, isas: bool = False, kinds: Sequence[str] = ("kernel", "reference")) -> list[Variant]:
+    """What the backend table offers for `op` on this machine; with `isas` the C++ kernels once for each instruction set."""
     found = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for row in OPS[op].rows:
-            low = row.backend in (*KERNEL_BACKENDS, "reference")
-            if low and refusal(row, Request(device, torch.float32), named=True) is None:
+            if row.kind in kinds and refusal(row, Request(device, row.dtypes[0]), named=True) is None:
                 sets = _native.cpu_isas() if isas and row.backend == "cpu" else (None,)
                 found += [Variant(op, row.backend, device, isa) for isa in sets]
     return found
@@ -122,12 +124,19 @@ def layouts(tensor: Tensor) -> dict[str, Tensor]:
     }
 
 
-# One function of the low-level arguments, the kernel or the reference, that returns every output.
+# A function of the low-level arguments, the kernel or the reference, that returns every output.
 LowLevel = Callable[..., tuple[Tensor, ...]]
 
 
+@dataclass(frozen=True)
+class Composed:
+    """A composition: a function of the whole lowered call."""
+
+    compute: Callable[[Lowered], Any]
+
+
 def low_level(variant: Variant) -> LowLevel:
-    """The low-level op of `variant`, with its instruction set."""
+    """The low-level op of `variant`, a kernel or the reference, with its instruction set."""
     if variant.backend == "reference":
         return variant.spec.reference
     op = overload(variant.op, variant.backend)
@@ -135,15 +144,33 @@ def low_level(variant: Variant) -> LowLevel:
     def run(*args: Any) -> tuple[Tensor, ...]:
         with cpu_isa(variant.isa):
             outputs = op(*args)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
+        return as_tuple(outputs)
 
     return run
 
 
+def of_variant(variant: Variant) -> LowLevel | Composed:
+    """What `run` takes for any variant."""
+    composed = variant.spec.compositions.get(variant.backend)
+    return low_level(variant) if composed is None else Composed(composed)
+
+
+def outputs_of(variant: Variant, inputs: Inputs) -> tuple[Tensor, ...]:
+    """Every output of the low-level op, or of what stands in its place, for arguments of the public function."""
+    return _outputs(of_variant(variant), variant.spec.lowered(**inputs))
+
+
+def _outputs(function: LowLevel | Composed, lowered: Lowered) -> tuple[Tensor, ...]:
+    return as_tuple(function.compute(lowered)) if isinstance(function, Composed) else function(*lowered.args)
+
+
+def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else () if outputs is None else (outputs,)
+
+
 def names(op: str) -> tuple[list[str], list[str]]:
-    """Names of the low-level op's arguments and outputs, from its schema."""
-    schema = overload(op, "cpu")._schema
-    return [a.name for a in schema.arguments], [r.name or "output" for r in schema.returns]
+    """Names of the low-level op's arguments and outputs; what it changes in place counts as an output."""
+    return list(arguments(op)._fields), [*schemas.outputs(op), *OPS[op].mutates]
 
 
 @dataclass
@@ -160,7 +187,7 @@ class Run:
 
 def run(
     op: str,
-    function: LowLevel,
+    function: LowLevel | Composed,
     inputs: Inputs,
     grad: Sequence[str] = (),
     through: Sequence[str] | None = None,
@@ -169,10 +196,14 @@ def run(
     """Call `function` on the lowered `inputs`; then gradients for the inputs named in `grad`, through the outputs named in
     `through` (None: all that have one), from upstream gradients that depend on the outputs' names and shapes only."""
     leaves = {name: inputs[name].detach().requires_grad_() for name in grad}
-    outputs = dict(zip(names(op)[1], function(*OPS[op].lower(**(inputs | leaves))), strict=True))
+    lowered = OPS[op].lowered(**(inputs | leaves))
+    # what is changed in place is changed in a copy
+    changed = {name: getattr(lowered.args, name).clone() for name in OPS[op].mutates}
+    lowered = lowered._replace(args=lowered.args._replace(**changed))
+    results = dict(zip(names(op)[1], (*_outputs(function, lowered), *changed.values()), strict=True))
     reached = {
         name: output
-        for name, output in outputs.items()
+        for name, output in results.items()
         if output.requires_grad and (through is None or name in through)
     }
     found = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
@@ -181,7 +212,7 @@ def run(
         with cpu_isa(isa):
             grads = torch.autograd.grad(list(reached.values()), list(leaves.values()), upstream, allow_unused=True)
         found |= {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
-    return Run({name: output.detach() for name, output in outputs.items()}, found)
+    return Run({name: output.detach() for name, output in results.items()}, found)
 
 
 def _upstream(name: str, output: Tensor) -> Tensor:
