@@ -68,6 +68,8 @@ class AttentionInterface:
 class PreTrainedModel:
     def get_correct_attn_implementation(self, requested_attention):
         return requested_attention
+    def set_attn_implementation(self, attn_implementation):
+        pass
 """
 MASKS = """
 class AttentionMaskInterface:
