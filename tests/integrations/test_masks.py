@@ -243,7 +243,8 @@ def test_models_that_take_no_attention(model: type, config: type, sizes: dict[st
     with pytest.raises(ValueError, match=line):
         model(config(**SIZES | sizes, attn_implementation="longreel"))
     eager = model(tiny)
-    eager.set_attn_implementation("longreel")
+    with pytest.raises(ValueError, match=line):
+        eager.set_attn_implementation("longreel")
     assert eager.config._attn_implementation != "longreel"
 
 
