@@ -30,16 +30,19 @@ void refuse(const char* table, size_t row, const char* why) {
 // The one check of what the planner reads: behind it nothing goes out of bounds, divides by zero or counts beyond 64 bits.
 void check(const plan::Range& range, size_t row) {
   const auto small = [](int64_t n) { return within(n, 0, kMost); };
-  if (!small(range.sample) || !small(range.row) || !small(range.glo) || !small(range.ghi)) refuse("ranges", row, "out of 0 .. 2^31");
+  if (!small(range.sample) || !small(range.row) || !small(range.glo) || !small(range.ghi))
+    refuse("ranges", row, "out of 0 .. 2^31");
   if (!within(range.rows, 1, kMost)) refuse("ranges", row, "it has no rows");
   if (!within(range.over, 1, kMost)) refuse("ranges", row, "its steps are divided by less than 1");
-  if (!within(range.lo_step, 0, 1) || !small(range.up) || !within(range.carry, 0, range.over)) refuse("ranges", row, "its steps");
+  if (!within(range.lo_step, 0, 1) || !small(range.up) || !within(range.carry, 0, range.over))
+    refuse("ranges", row, "its steps");
   if (!small(range.lo) || !small(range.hi) || range.hi_at(range.rows - 1) > kMost) refuse("ranges", row, "its keys");
   if (!range.sees_keys() && range.lo < 1) refuse("ranges", row, "rows that see no key stand behind one");
 }
 
 // Keys that the table's rows see are there.
-void check_keys(const std::vector<plan::Range>& ranges, const std::vector<int64_t>& keys, const std::vector<int64_t>& global_keys) {
+void check_keys(const std::vector<plan::Range>& ranges, const std::vector<int64_t>& keys,
+                const std::vector<int64_t>& global_keys) {
   if (keys.size() != global_keys.size()) throw py::value_error("keys and global_keys have one number a sample");
   for (size_t b = 0; b < keys.size(); ++b)
     if (!within(keys[b], 0, kMost) || !within(global_keys[b], 0, kMost)) refuse("keys", b, "out of 0 .. 2^31");
@@ -48,7 +51,8 @@ void check_keys(const std::vector<plan::Range>& ranges, const std::vector<int64_
     if (range.sample >= int64_t(keys.size())) refuse("ranges", r, "there is no such sample");
     const int64_t last = range.sees_keys() ? range.hi_at(range.rows - 1) : range.lo - 1;
     if (last > keys[range.sample]) refuse("ranges", r, "its rows see keys that are not there");
-    if (range.sees_global() && range.ghi > global_keys[range.sample]) refuse("ranges", r, "its rows see global keys that are not there");
+    if (range.sees_global() && range.ghi > global_keys[range.sample])
+      refuse("ranges", r, "its rows see global keys that are not there");
   }
 }
 
@@ -120,7 +124,8 @@ int64_t executed_pairs(const Ints& tiles, const Ints& order, int64_t samples, in
                        int64_t channels) {
   if (tiles.size() != order.size() * 12) throw py::value_error("tiles is int32 [T, 12] and order int32 [T]");
   for (int64_t n : {samples, queries, heads, kv_heads, channels})
-    if (!within(n, 1, kMost)) throw py::value_error("samples, queries, heads, kv_heads and channels are at least 1, at most 2^31");
+    if (!within(n, 1, kMost))
+      throw py::value_error("samples, queries, heads, kv_heads and channels are at least 1, at most 2^31");
   if (heads % kv_heads != 0) throw py::value_error("heads is a multiple of kv_heads");
   for (py::ssize_t t = 0; t < order.size(); ++t) {
     if (!within(order.data()[t], 0, order.size() - 1)) refuse("order", t, "there is no such tile");
