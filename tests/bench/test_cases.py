@@ -26,6 +26,7 @@ from longreel.bench import (
 )  # fmt: skip
 from longreel.bench.cases import CPU
 from longreel.bench.peers import PEERS, pool_rows
+from longreel.bench.vst_case import VSTCase
 from longreel.cli import bench as command
 from longreel.measure.memory import Peak
 from longreel.ops._block_sparse_attention import executed_flops
@@ -37,10 +38,13 @@ SPARSE = SparseShape(frames=5, vision=7, voco=2, text=6, heads=4, kv_heads=2, he
 # what torch.compile makes is measured, not tested
 EAGER = [(op, name) for op in PEERS for name, peer in PEERS[op].items() if not peer.compiled]
 EAGER += [("block_sparse_attention", name) for name in ("strong", "dense")]
+EAGER += [(op, name) for op, case in CASES.items() if issubclass(case, VSTCase) for name in case.PEERS]
+TRAINED = [op for op in CASES if "all" in CASES[op].passes(op)]
 
 
 def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> Case:
-    return CASES[op](op, SPARSE if CASES[op] is SparseCase else TINY, dtype, backward=backward)
+    shape = VSTCase.SIZES["small"] if issubclass(CASES[op], VSTCase) else SPARSE if CASES[op] is SparseCase else TINY
+    return CASES[op](op, shape, dtype, backward=backward)
 
 
 def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +93,7 @@ def test_mask_of_the_flex_peer(mode: str, text: int) -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", TRAINED)
 def test_reference_is_within_its_budget_with_gradients(op: str) -> None:
     case = tiny(op, backward="all")
     result = case.variant("reference").make()()

@@ -158,7 +158,7 @@ def test_an_environment_without_it_or_with_an_older_one(
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("room", ["models/__init__.py", "cache/__init__.py", "integrations/transformers.py"])
+@pytest.mark.parametrize("room", ["cache/__init__.py", "integrations/transformers.py"])
 def test_rooms_ask_before_they_import_it(room: str) -> None:
     tree = ast.parse((Path(longreel.__file__).parent / room).read_text())
     asked = next(i for i, node in enumerate(tree.body) if ast.unparse(node).startswith("require("))

@@ -5,6 +5,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from longreel.bench.case import BACKWARD, CPU, DTYPES, Case, measure
+from longreel.bench.ops.vst_append_ import VSTAppendCase
+from longreel.bench.ops.vst_attention import VSTAttentionCase
+from longreel.bench.ops.vst_rotate import VSTRotateCase
 from longreel.bench.patch_case import PatchCase
 from longreel.bench.sparse_case import SparseCase
 
@@ -15,6 +18,9 @@ CASES: dict[str, type[Case]] = {
     "context_attention": PatchCase,
     "adaptive_pool": PatchCase,
     "block_sparse_attention": SparseCase,
+    "vst_rotate": VSTRotateCase,
+    "vst_attention": VSTAttentionCase,
+    "vst_append_": VSTAppendCase,
 }
 SIZES = ("small", "hour")
 

@@ -9,6 +9,7 @@ from longreel.layout import plain_planner
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_index, global_runs
+from longreel.layout.numbers import count
 from longreel.layout.planned import TILES, PlannedLayout
 from longreel.layout.schedule import Schedule, unit_rows
 from longreel.layout.video_layout import VideoLayout
@@ -16,9 +17,7 @@ from longreel.layout.video_layout import VideoLayout
 
 def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     """Plan `layout` for tiles of `tile` = (query rows, keys): linear in the tiles, plus the rows if `bounds`."""
-    rows, keys = tile
-    if rows < 1 or keys < 1:
-        raise ValueError(f"tile={tile}: a tile has at least 1 row and 1 key")
+    rows, keys = (count(f"tile's {name}", number, 1) for name, number in zip(("rows", "keys"), tile, strict=True))
     # The compiled planner where it is installed; the plain one computes the same arrays.
     planner: Any = plain_planner if _native.HOST is None else _native.HOST
     table = ranges(layout).table()
@@ -46,4 +45,29 @@ def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int,
         start = torch.tensor(layout.start, dtype=torch.int32, device=device)
         index = torch.from_numpy(global_index(layout)).to(device)
         extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
-    return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)
+    return PlannedLayout(
+        layout,
+        schedule.tile,
+        start,
+        index,
+        extent,
+        bounds,
+        tiles,
+        order,
+        units,
+        runs,
+        unit_order,
+        rule=one_rule(layout),
+    )
+
+
+def one_rule(layout: VideoLayout) -> str:
+    """The attention of every sample's rule, where each is one document, unpadded and whole, and sees all that it may; or ""."""
+    rules = {
+        (len(documents), documents[0].padding, documents[0].rule.window, documents[0].rule.attention)
+        for documents in layout.samples
+    }
+    if layout.window is not None or len(rules) != 1:
+        return ""
+    count, padding, window, attention = rules.pop()
+    return "" if count != 1 or padding or window is not None else attention
