@@ -15,7 +15,7 @@ RIGHT = [
     "Gemma3ForCausalLM",
     "Llama4ForCausalLM",
     "OPTForCausalLM",
-    "JambaForCausalLM",
+    "DeepseekV3ForCausalLM",
 ]
 REFUSED = {
     "Gemma2ForCausalLM": "softcap",
