@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from longreel.cli.main import make_app
 from longreel.models import registry
+from longreel.models.record import RunRecord
 from longreel.models.system import Chunk, Clock, Kept
 
 RATE = 4800
@@ -81,10 +82,13 @@ def test_paths_take_turns_and_float64_is_not_timed(tmp_path: Path, loud: Path, m
         right(self, chunk, clock)
 
     monkeypatch.setattr(toy_system.ToySession, "consume", noted)
+    timed, clock = set[str](), RunRecord.clock
+    monkeypatch.setattr(RunRecord, "clock", lambda self, *names: timed.update(names[1:]) or clock(self, *names))
     line = run(tmp_path, loud, "--frames", "fps:5", "--chunk", 4, "--compare")
     first, second = ["longreel", "reference"], ["reference", "longreel"]
     assert order == [*first, *first, "float64", *second, "float64", *first, "float64"], "a warm-up, then three chunks"
     assert list(line["stages_s"]) == first
+    assert timed == set(first)
     assert all(seconds > 0 for seconds in line["stages_s"]["reference"].values())
     assert line["stages_s"]["longreel"]["tower"] == line["stages_s"]["reference"]["tower"]
 
