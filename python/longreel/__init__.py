@@ -10,6 +10,7 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
+from longreel.integrations.lazy import register as _register
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops._adaptive_pool import adaptive_pool
@@ -31,3 +32,6 @@ __all__ = [
     "explain",
     "use_layout",
 ]
+
+# attn_implementation="longreel", now or when transformers is imported.
+_register()

@@ -9,8 +9,6 @@ from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -191,7 +189,7 @@ def test_no_mask_is_made(pair: tuple[PreTrainedModel, PreTrainedModel], monkeypa
 
 def test_what_would_change_the_result_is_refused(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     ours, ids = deepcopy(pair[0]), some_ids(1, 9)
-    with pytest.raises(ValueError, match="does not know softcap=30"):
+    with pytest.raises(ValueError, match="does not compute softcap=30"):
         ours(ids, softcap=30.0)
     with pytest.raises(ValueError, match="is not causal"):
         ours(ids, is_causal=False)
@@ -199,21 +197,11 @@ def test_what_would_change_the_result_is_refused(pair: tuple[PreTrainedModel, Pr
         ours(ids, attention_mask=torch.zeros(1, 1, 9, 9))
     with pytest.raises(ValueError, match="sample 0 has zeros between ones"):
         ours(ids, attention_mask=torch.tensor([[1, 1, 1, 0, 1, 1, 0, 1, 1]]))
-    with pytest.raises(ValueError, match="positions that begin anew, and any under torch"):
-        ours(ids, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]), use_cache=False)
     with pytest.raises(ValueError, match="the layout has 20 rows and the input 27"):
         ours(torch.cat([ids, ids, ids], 1), video_layout=IMAGE)
-    with pytest.raises(ValueError, match="speaks of rows"):
+    with pytest.raises(ValueError, match="layout is of rows"):
         ours(ids, video_layout=IMAGE.rows(3, 12))
-    with pytest.raises(ValueError, match="takes dynamic caches"):
-        ours.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, cache_implementation="static")
     for layer in ours.model.layers:
         layer.self_attn.attention_dropout = 0.1
     with pytest.raises(ValueError, match=r"attention dropout 0\.1 is not computed"):
         ours.train()(ids)
-
-
-def test_a_sliding_window_is_refused() -> None:
-    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4, attn_implementation="longreel"))
-    with pytest.raises(ValueError, match="sliding_window=4"):
-        model(some_ids(1, 9))

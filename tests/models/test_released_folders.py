@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from test_checkpoint import SMALL, same, write
+from test_checkpoint import SMALL, same, vocabularies, write
 from test_llama_vid_forms import H, adapter
 from test_voco_checkpoint import SMALL as VOCO
 from test_voco_checkpoint import same as same_voco
 from test_voco_checkpoint import write as write_voco
+from typer.testing import CliRunner
 
-from longreel.models.llama_vid import LlamaVid, LlamaVidPreset, from_released, to_released
+from longreel.cli.main import app
+from longreel.models.llama_vid import PRESETS, LlamaVid, LlamaVidPreset, from_released, to_released
 from longreel.models.llama_vid.checkpoint import load, sized
 from longreel.models.released_config import CheckpointError
 from longreel.models.voco_llama import VoCoLlama, VoCoPreset, released_name
@@ -150,3 +153,20 @@ def test_the_layer_of_a_clip_tower(tmp_path: Path, layer: int | None, layers: in
 def test_names_of_a_linear_projector() -> None:
     preset: VoCoPreset = replace(VOCO, projector="linear")
     assert "model.mm_projector.weight" in {released_name(name) for name in VoCoLlama(preset).state_dict()}
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_run_with_a_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaged: bool) -> None:
+    """Its config.json says which text decoder it has; the released mean over padding is a switch."""
+    monkeypatch.setitem(PRESETS, SMALL.name, SMALL)
+    picture, lines = tmp_path / "a.png", tmp_path / "run.jsonl"
+    Image.effect_noise((64, 48), 50).save(picture)
+    model = without_a_key_bias(LlamaVid(replace(SMALL, text_decoder="bert"), seed=7))
+    entries = {"bert_type": "raw_bert_freeze", "model_type": "llava_llama", "rms_norm_eps": 1e-5}
+    folder = write(tmp_path / "c", to_released(model), **entries)
+    vocabularies(folder)
+    asked = ["--question", "what is it ?", "--question", "is", *["--average-padding"] * averaged]
+    command = ["run", str(picture), "--preset", SMALL.name, "--checkpoint", str(folder), *asked, "--compare"]
+    result = CliRunner().invoke(app, [*command, "--answer-tokens", "3", "--json", str(lines)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(lines.read_text())["passed"]

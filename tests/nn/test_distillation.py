@@ -1,5 +1,7 @@
 """distillation_loss against the plain formula, which holds all logits."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,9 +123,12 @@ def test_a_second_backward_says_so() -> None:
         ({"student": torch.zeros(*ROWS, WIDTH).half()}, TypeError, "one floating dtype"),
         ({"mask": torch.ones(3) > 0}, ValueError, r"mask must be bool \[3, 7\]"),
         ({"temperature": 0.0}, ValueError, "must be above 0"),
+        ({"temperature": "a"}, TypeError, "temperature must be a number, given str"),
+        ({"teacher": [1.0]}, TypeError, "teacher must be a tensor, given list"),
+        ({"mask": [True]}, TypeError, "mask must be a tensor, given list"),
     ],
 )
-def test_bad_input(change: dict[str, Tensor | float], error: type[Exception], says: str) -> None:
+def test_bad_input(change: dict[str, Any], error: type[Exception], says: str) -> None:
     names = ("student", "teacher", "student_head", "teacher_head")
     arguments = dict(zip(names, inputs(torch.float32), strict=True)) | change
     with pytest.raises(error, match=says):

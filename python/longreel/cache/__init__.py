@@ -1,7 +1,11 @@
 """Caches of keys and values for transformers' Cache API: written in place, or compressed to what later tokens will see."""
 
-from longreel.cache.buffered import BufferedCache
-from longreel.cache.compressed import CompressedCache
-from longreel.cache.voco import VoCoCache
+from longreel._transformers import require
+
+require("longreel.cache")
+
+from longreel.cache.buffered import BufferedCache  # noqa: E402
+from longreel.cache.compressed import CompressedCache  # noqa: E402
+from longreel.cache.voco import VoCoCache  # noqa: E402
 
 __all__ = ["BufferedCache", "CompressedCache", "VoCoCache"]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from longreel.models import registry
-from longreel.models.system import FRAMES
+from longreel.models.system import FRAMES, choices
 
 QUESTION = "What happens in this video?"
 SYSTEM = registry.default()
@@ -111,9 +111,8 @@ def _flags(tower: bool) -> dict[str, _Flag]:
 
 def _kind(hint: Any) -> type:
     """bool, int, float, str or Path."""
-    if get_origin(hint) is Literal:
-        return str
-    kind: type = next((part for part in get_args(hint) if part is not NoneType), hint)
+    choice = choices(hint)
+    kind: type = str if choice else next((part for part in get_args(hint) if part is not NoneType), hint)
     return kind
 
 

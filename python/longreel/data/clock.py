@@ -116,12 +116,17 @@ class PacketClock:
             self.first, self._end = time, time
         self._end, self._loose = max(self._end, time + length), 0
 
-    def joins(self, packet: "av.Packet") -> bool:
+    def joins(self) -> bool:
         """Whether another recording begins within the next packets: a gap in the file's counters is no damage there."""
         high = self._high
-        return high is not None and any(
-            not high - self._slip <= stamp <= high + self._leap for stamp in self._stamps_ahead()
-        )
+        if high is None:
+            return False
+        self._stamps_ahead()
+        for other in self._waiting:
+            stamp = _stamp(other)
+            if stamp is not None and not high - (0 if other.is_keyframe else self._slip) <= stamp <= high + self._leap:
+                return True
+        return False
 
     def forget(self) -> None:
         """The last packet gave no frame."""

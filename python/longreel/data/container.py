@@ -2,11 +2,13 @@
 
 import contextlib
 import mmap
+import os
 import re
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -42,11 +44,43 @@ def open_container(path: Path) -> av.container.InputContainer:
     """MediaError for anything that is not a video or an image. The path is that of a local file, whatever its name."""
     # Only local files: a file must not make us open a network address.
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+    # The ending of a name helps with streams of bare pictures, and is no more than a hint. A percent sign is not the
+    # place of a number.
+    opened = None if "%" in path.name else _open(f"file:{path}", options)
+    if not isinstance(opened, av.container.InputContainer):
+        nameless = _open(_Nameless(path), options)
+        opened = nameless if isinstance(nameless, av.container.InputContainer) else opened or nameless
+    if not isinstance(opened, av.container.InputContainer):
+        raise MediaError(f"{path}: not a video or image that can be read ({opened})")
+    return opened
+
+
+def _open(source: Any, options: dict[str, str]) -> av.container.InputContainer | str:
+    """The container, or why not."""
     try:
-        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+        return av.open(source, "r", options=options, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{path}: not a video or image that can be read ({reason})") from None
+        return str(getattr(error, "strerror", None) or error)
+
+
+class _Nameless:
+    """A file whose name FFmpeg does not see; closed with its last reference, as containers keep no other."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, size: int) -> bytes:
+        return os.read(self._file, size)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._file, place, whence)
+
+    def tell(self) -> int:
+        return self.seek(0, os.SEEK_CUR)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            os.close(self._file)
 
 
 def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:

@@ -23,7 +23,8 @@ def upright_rgb(image: Image.Image) -> tuple[Image.Image, Fraction]:
     aspect = _aspect(image)
     if image.getexif().get(_ORIENTATION) in _TRANSPOSED:
         aspect = 1 / aspect
-    return _rgb(ImageOps.exif_transpose(image)), aspect
+    bits = _bits(image)
+    return _rgb(ImageOps.exif_transpose(image), bits), aspect
 
 
 def fitted(path: Path, image: Image.Image, aspect: Fraction, size: int | None, fit: Fit) -> np.ndarray:
@@ -39,9 +40,9 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, bits: int) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
+        return Image.fromarray(_eight_bits(image, bits)).convert("RGB")
     if image.has_transparency_data:
         return Image.fromarray(on_white(np.asarray(image.convert("RGBA"))))
     if image.mode not in _PLAIN:
@@ -49,7 +50,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image, bits: int) -> np.ndarray:
     """[h, w] uint8 from 16-bit integers by their upper byte, from floats in 0 ... 1 by their share."""
     # [h, w]
     values = np.asarray(image)
@@ -58,7 +59,6 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
             raise Unshowable(f"float pixels run from {values.min()} to {values.max()}; they are shown from 0 to 1")
         grey = np.rint(values * 255)
     else:
-        bits = _bits(image)
         if bits > 16 or values.min() < 0:
             raise Unshowable(f"integer pixels of {bits} bits run from {values.min()} to {values.max()}; "
                              "they are shown up to 16 bits unsigned")  # fmt: skip
@@ -84,5 +84,5 @@ def _aspect(image: Image.Image) -> Fraction:
     if not (across and down):
         return Fraction(1)
     # Dots that are denser across are narrower.
-    ratio = Fraction(down / across).limit_denominator(1000)
+    ratio = Fraction(float(down) / float(across)).limit_denominator(1000)
     return ratio if Fraction(1, 4) <= ratio <= 4 else Fraction(1)

@@ -175,7 +175,7 @@ class Video:
         for packet in packed:
             if packet.is_keyframe and not begun:
                 begun, first_key = True, packet.pts
-            if packet.is_corrupt and not packed.joins(packet):
+            if packet.is_corrupt and not packed.joins():
                 self._lost += begun
                 packed.forget()
                 continue

@@ -1,9 +1,15 @@
 """The layout in force, for calls that take no keyword of ours (`generate`)."""
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
 
 from longreel.layout import PlannedLayout, VideoLayout
 
@@ -15,7 +21,12 @@ class InForce(NamedTuple):
     backend: str | None = None
 
 
+_NOTHING = InForce()
 _IN_FORCE: ContextVar[InForce | None] = ContextVar("longreel_layout", default=None)
+# The same as `value`, for torch.compile: a graph reads and guards an attribute of a thread, which it cannot do with a context
+# variable (nor, on torch 2.10, with one of a subclass). `tasks`: blocks that tasks of an event loop hold open; they take turns
+# in one thread, so that what it holds is not theirs.
+_TRACED = threading.local()
 
 
 @contextmanager
@@ -24,18 +35,76 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
 
     For `generate`: the layout of the prompt; decoded rows are text rows behind it, and a batch that is a multiple of the
     layout's samples (beams, several answers) has each sample so many times in a row. The layout is read when a forward pass
-    begins, so that gradient checkpointing recomputes under the same one, wherever the backward pass runs.
+    begins, so that gradient checkpointing recomputes under the same one, wherever the backward pass runs. Threads that are
+    started inside the block, and work that is given to a `ThreadPoolExecutor` there, run under it too, also when the block has
+    ended by then.
 
     Args:
         layout: of the rows of the model's input; None: causal.
         backend: of `block_sparse_attention`; None chooses.
     """
-    token = _IN_FORCE.set(InForce(layout, backend))
+    _hand_on_to_threads()
+    with _entered(InForce(layout, backend)):
+        yield
+
+
+@contextmanager
+def _entered(value: InForce) -> Iterator[None]:
+    token = _IN_FORCE.set(value)
+    name: str = "value"
+    traced: Any = value
+    if asyncio._get_running_loop() is not None:
+        name, traced = "tasks", getattr(_TRACED, "tasks", 0) + 1
+    before = getattr(_TRACED, name, None)
+    setattr(_TRACED, name, traced)
     try:
         yield
     finally:
         _IN_FORCE.reset(token)
+        setattr(_TRACED, name, before if name == "value" else _TRACED.tasks - 1)
 
 
 def in_force() -> InForce:
-    return _IN_FORCE.get() or InForce()
+    if not torch.compiler.is_compiling():
+        return _IN_FORCE.get() or _NOTHING
+    if getattr(_TRACED, "tasks", 0):
+        raise RuntimeError(
+            "use_layout in a task of an event loop is not seen by torch.compile: run the model in a thread (asyncio.to_thread),"
+            " or pass video_layout="
+        )
+    return getattr(_TRACED, "value", None) or _NOTHING
+
+
+def _under(value: InForce, function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _entered(value):
+            return function(*args, **kwargs)
+
+    return run
+
+
+_HANDS_ON = "_longreel_hands_on"
+
+
+def _hand_on_to_threads() -> None:
+    """From the first use on, threads take the layout of the thread that starts them; a new thread's context is empty."""
+    start, submit = threading.Thread.start, ThreadPoolExecutor.submit
+    if hasattr(start, _HANDS_ON):
+        return
+
+    @wraps(start)
+    def start_under(self: threading.Thread) -> None:
+        value = _IN_FORCE.get()
+        if value is not None:
+            self.run = _under(value, self.run)  # type: ignore[method-assign]
+        start(self)
+
+    @wraps(submit)  # type: ignore[arg-type]
+    def submit_under(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        # What a pool's thread holds is of whoever started it.
+        return submit(self, _under(_IN_FORCE.get() or _NOTHING, fn), *args, **kwargs)
+
+    setattr(start_under, _HANDS_ON, True)
+    threading.Thread.start = start_under  # type: ignore[method-assign]
+    ThreadPoolExecutor.submit = submit_under  # type: ignore[method-assign,assignment]

@@ -1,6 +1,6 @@
 """A layout on a device: plain int32 tensors, made once, that graphs can hold and kernels read."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,15 @@ class PlannedLayout:
                 f"start is int32 [B], B = {self.start.shape[0]} or any where the layout has one sample;"
                 f" given {str(start.dtype).removeprefix('torch.')} {list(start.shape)}"
             )
+        if not torch.compiler.is_compiling() and start.is_inference():
+            with torch.inference_mode(False):
+                start = start.clone()
         return replace(self, start=start, start_given=True)
+
+    def fake(self, mode: Any) -> "PlannedLayout":
+        """The plan as tensors of a fake tensor mode, which takes no others; this one stays as it is."""
+        made = {f.name: mode.from_tensor(t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
+        return replace(self, **made)
 
     def to(self, device: torch.device | str) -> "PlannedLayout":
         """The layout planned for `device`, with this left padding; itself where it is there already."""

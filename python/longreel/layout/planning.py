@@ -6,6 +6,7 @@ import torch
 
 from longreel import _native
 from longreel.layout import plain_planner
+from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_index, global_runs
 from longreel.layout.planned import TILES, PlannedLayout
@@ -30,15 +31,19 @@ def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     return Schedule((rows, keys), tiles, order, units, runs, unit_order, per_row)
 
 
+@torch.compiler.disable(
+    reason="a layout is planned on the host: pass what layout.to(device) gives into a compiled graph"
+)
 def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
     """Plan on the host and copy to `device`; `tile` None is the device's own."""
     device = torch.device(device)
     schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
-    bounds, tiles, order, units, runs, unit_order = (
-        torch.from_numpy(getattr(schedule, name)).to(device)
-        for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
-    )
-    start = torch.tensor(layout.start, dtype=torch.int32, device=device)
-    index = torch.from_numpy(global_index(layout)).to(device)
-    extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
+    with ordinary_tensors():
+        bounds, tiles, order, units, runs, unit_order = (
+            torch.from_numpy(getattr(schedule, name)).to(device)
+            for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
+        )
+        start = torch.tensor(layout.start, dtype=torch.int32, device=device)
+        index = torch.from_numpy(global_index(layout)).to(device)
+        extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
     return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 
@@ -15,7 +15,7 @@ from longreel.models.memory import RANDOM, made_by
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
-from longreel.models.system import FRAMES, Part, System
+from longreel.models.system import FRAMES, Part, System, choices
 
 
 @dataclass(frozen=True)
@@ -187,5 +187,6 @@ def _refuse(option: str, owners: Sequence[System], system: System) -> None:
 def _check_choices(system: System, given: Mapping[str, Any]) -> None:
     kinds = get_type_hints(system.Options)
     for name, value in given.items():
-        if get_origin(kinds[name]) is Literal and value not in get_args(kinds[name]):
-            raise ValueError(f"{flag(name)} {value!r}: there is {' or '.join(get_args(kinds[name]))}")
+        allowed = choices(kinds[name])
+        if allowed and value not in allowed:
+            raise ValueError(f"{flag(name)} {value!r}: there is {' or '.join(allowed)}")

@@ -66,6 +66,12 @@ class LanguageSize:
     rope_factor: float = 1.0
     config: LanguageConfig | None = field(default=None, compare=False)
 
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        own = None if self.config is None else getattr(self.config.build(), "head_dim", None)
+        return own or self.width // self.heads
+
 
 class Preset(Protocol):
     """One size of a whole system. `chunk`: frames at a time; `dtype`: on a CPU (a GPU computes in bfloat16)."""

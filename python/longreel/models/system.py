@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -103,10 +103,10 @@ class Part:
 class Model(Protocol):
     """What every system's model has. One with audio also has `encode_audio`: clips [A, samples] -> [A, ...]."""
 
-    dtype: torch.dtype
-
     @property
     def preset(self) -> Preset: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
     @property
     def device(self) -> torch.device: ...
     def encode(self, pixels: Tensor) -> Tensor:
@@ -219,3 +219,9 @@ class System(ABC):
 def option(default: Any, help: str, *, least: int | None = None, tower: bool = False) -> Any:
     """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features."""
     return field(default=default, metadata={"help": help, "least": least, "tower": tower})
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """Of an option's type, a Literal or one that may be None; none of another."""
+    literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
+    return get_args(literal)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
 _CPU_FRAMES = 8
@@ -12,11 +12,29 @@ _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+def placed(module: nn.Module) -> Tensor:
+    """A floating tensor of `module`, whose device and dtype are where and in what it computes; not on meta if another one is."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    return next((t for t in tensors if not t.is_meta), tensors[0])
+
+
 @torch.no_grad()
 def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
-    """uint8 RGB [F, image, image, 3] -> the last rows of what `tower` makes of them, as many as `out` [F, rows, C] has."""
+    """uint8 RGB [F, image, image, 3] -> the last rows of what `tower` makes of them, as many as `out` [F, rows, C] has.
+
+    Raises:
+        TypeError, ValueError: pixels of another dtype or shape.
+    """
+    image = tower.config.image_size
+    if not isinstance(pixels, Tensor) or pixels.dtype is not torch.uint8:
+        given = pixels.dtype if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise TypeError(f"pixels must be a uint8 tensor, given {given}")
+    if pixels.shape[1:] != (image, image, 3):
+        raise ValueError(f"pixels must be [F, {image}, {image}, 3], given {list(pixels.shape)}")
     mean, std = (torch.tensor(value, device=out.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
-    step = _CPU_FRAMES if out.device.type == "cpu" else max(len(pixels), 1)
+    if not len(pixels):
+        return out
+    step = _CPU_FRAMES if out.device.type == "cpu" else len(pixels)
     for batch, place in zip(torch.split(pixels, step), torch.split(out, step), strict=True):
         values = ((batch.to(out.device) - mean) / std).permute(0, 3, 1, 2).to(out.dtype)
         place.copy_(tower(pixel_values=values).last_hidden_state[:, -out.shape[1] :])

@@ -138,7 +138,13 @@ def _spans(count: int, each: int, most: int) -> list[slice]:
 def _check(
     student: Tensor, teacher: Tensor, head: Tensor, teacher_head: Tensor, mask: Tensor | None, temperature: float
 ) -> None:
-    if student.shape[:-1] != teacher.shape[:-1]:
+    given = {"student": student, "teacher": teacher, "student_head": head, "teacher_head": teacher_head}
+    for name, tensor in (given if mask is None else given | {"mask": mask}).items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, given {type(tensor).__name__}")
+        if tensor.device != student.device:
+            raise ValueError(f"{name} is on {tensor.device} and student is on {student.device}")
+    if student.dim() < 1 or student.shape[:-1] != teacher.shape[:-1]:
         raise ValueError(f"student {list(student.shape)} and teacher {list(teacher.shape)} must have the same rows")
     for name, rows, weight in (("student", student, head), ("teacher", teacher, teacher_head)):
         if weight.dim() != 2 or weight.shape[1] != rows.shape[-1]:
@@ -149,5 +155,7 @@ def _check(
         raise ValueError(f"the heads must have one vocabulary, given {head.shape[0]} and {teacher_head.shape[0]} words")
     if mask is not None and (mask.shape != student.shape[:-1] or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool {list(student.shape[:-1])}, given {mask.dtype} {list(mask.shape)}")
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a number, given {type(temperature).__name__}")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0")

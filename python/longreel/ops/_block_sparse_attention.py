@@ -88,7 +88,7 @@ def lower(
         check_tensors(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
         q, k, v, global_k, global_v = autocast(q, k, v, global_k, global_v)
         _check_shapes(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
-    plan = planned(layout, q.device)
+    plan = planned(layout, q.device, q)
     _check_layout(plan, q, k, global_k)
     tile_rows, tile_keys = plan.tile
     args = Arguments(

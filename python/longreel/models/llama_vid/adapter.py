@@ -98,8 +98,12 @@ class Adapter(nn.Module):
 
         Returns:
             [P, F, M, E]; of a BERT M is T, and rows of padding are 0 (see `query_mask`).
+
+        Raises:
+            ValueError, TypeError: shapes or dtypes that do not fit.
         """
         _check_ops(ops)
+        self._check_questions(ids, features, mask)
         if self.text_decoder == "bert":
             return self._bert_rows(ids, features, mask)
         questions = [row if mask is None else row[mask[index] != 0] for index, row in enumerate(ids)]
@@ -139,6 +143,21 @@ class Adapter(nn.Module):
         else:
             tokens = self.attention(queries, features, mask)
         return tokens.flatten(1, 2)
+
+    def _check_questions(self, ids: Tensor, features: Tensor, mask: Tensor | None) -> None:
+        for name, given, dims in (("ids", ids, 2), ("features", features, 3), ("mask", mask, 2)):
+            if given is None and name == "mask":
+                continue
+            if not isinstance(given, Tensor) or given.is_floating_point() is not (name == "features"):
+                wanted = "floating" if name == "features" else "whole or boolean"
+                kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"{name} must be a tensor of {wanted} numbers, given {kind}")
+            if given.dim() != dims:
+                raise ValueError(f"{name} must have {dims} dimensions, given {list(given.shape)}")
+        if mask is not None and mask.shape != ids.shape:
+            raise ValueError(f"mask must be {list(ids.shape)} as ids, given {list(mask.shape)}")
+        if features.shape[-1] != self.attention.vision_width:
+            raise ValueError(f"features must be [F, N, {self.attention.vision_width}], given {list(features.shape)}")
 
     def _bert_rows(self, ids: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         """[P, F, T, E]; the same code on every path."""

@@ -12,7 +12,7 @@ from longreel.models.llama_vid.adapter import Adapter, Equation
 from longreel.models.llama_vid.presets import Preset, TextDecoder
 from longreel.models.record import Ops
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.tower import encode
+from longreel.models.tower import encode, placed
 from longreel.models.weights import language_model, weights_from
 
 _PREFILL_TOKENS = 256
@@ -51,8 +51,8 @@ class LlamaVid(nn.Module):
             raise ValueError(f"num_prefix_tokens must be 0 or 1, the tower has one CLS token; got {num_prefix_tokens}")
         self.preset, self.num_prefix_tokens = preset, num_prefix_tokens
         device = torch.device(device)
-        self.dtype = computed_in(preset, device)
-        with weights_from(seed, device, self.dtype):
+        dtype = computed_in(preset, device)
+        with weights_from(seed, device, dtype):
             self.tower = _tower(preset.tower)
             self.adapter = Adapter(
                 preset.qformer,
@@ -66,16 +66,21 @@ class LlamaVid(nn.Module):
                 equation=equation,
                 backend=backend,
             )
-            self.language = language_model(preset.language, self.dtype)
+            self.language = language_model(preset.language, dtype)
         parts: tuple[nn.Module, ...] = (self.adapter, self.tower)
         for part in parts:
-            part.to(self.dtype)
+            part.to(dtype)
         self.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.adapter.attention.vlm_att_key_projector.weight.device
+        """Where the tower is, and what it takes its input from."""
+        return placed(self.tower).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower computes in, and its features have."""
+        return placed(self.tower).dtype
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
@@ -114,8 +119,13 @@ class LlamaVid(nn.Module):
             ids int64 [at most length] and the logits after every id of `after` [T, vocabulary]; the last chose the first id.
 
         Raises:
-            ValueError: more tokens than the language model has positions.
+            ValueError: more tokens than the language model has positions; visual of another shape.
         """
+        width = self.preset.language.width
+        if visual.dim() != 2 or visual.shape[1] != width or not len(after):
+            raise ValueError(
+                f"visual must be [S, {width}] and after have an id, given {list(visual.shape)} and {len(after)} ids"
+            )
         needed, limit = len(before) + len(visual) + len(after) + length, self.preset.language.positions
         if needed > limit:
             raise ValueError(f"{needed} tokens are more than the language model's {limit} positions")

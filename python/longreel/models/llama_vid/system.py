@@ -26,8 +26,12 @@ class LlamaVidOptions:
     token_budget: int | None = option(
         None, "with auto: tokens for the video; default: what the language model has left.", least=2
     )
-    text_decoder: Literal["qformer", "bert"] = option(
-        "qformer", "qformer (default), learned queries read a frame; bert, the question's own tokens do."
+    text_decoder: Literal["qformer", "bert"] | None = option(
+        None,
+        "qformer, learned queries read a frame; bert, the question's own tokens do. Default: the checkpoint's, or qformer.",
+    )
+    average_padding: bool = option(
+        False, "with bert and several questions: average over padding too, as the released code does."
     )
     equation: Literal["released", "paper"] = option(
         "released", "released (default), keys and a scale as the code; paper, its equation 1, without."
@@ -84,6 +88,7 @@ class LlamaVidSystem(System):
             compress="preset" if prompts is None else _compress(preset, options, given, prompts.longest),
             num_prefix_tokens=given.prefix,
             text_decoder=options.text_decoder,
+            average_padding=options.average_padding,
             equation=options.equation,
             backend=backend,
             device=device,

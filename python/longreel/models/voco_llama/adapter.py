@@ -64,6 +64,10 @@ class VoCoDecoder(Trainable, nn.Module):
 
     def embed(self, input_ids: Tensor, vision: Tensor | None = None) -> Tensor:
         """Expanded ids [B, S] and pictures [P, rows, H], in the order of their rows -> [B, S, H]."""
+        if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"input_ids must be int64 [B, S], given {input_ids.dtype} {list(input_ids.shape)}")
+        if vision is not None:
+            self._check_width(vision)
         table = self.language.get_input_embeddings()
         at = input_ids == IMAGE
         embeds = table(input_ids.masked_fill(at, 0))
@@ -79,6 +83,7 @@ class VoCoDecoder(Trainable, nn.Module):
 
         input_ids [B, S] expanded; vision [P, rows, H]; the rest of the batch and any keyword of the language model.
         """
+        self._check_attention()
         if "video_layout" not in inputs:
             mask = inputs.get("attention_mask")
             inputs["video_layout"] = self.rule.layout(input_ids, torch.ones_like(input_ids) if mask is None else mask)
@@ -97,6 +102,7 @@ class VoCoDecoder(Trainable, nn.Module):
         **options: Any,
     ) -> Tensor:
         """Answers [B, T] to a batch of `collator` in one stage: every row is kept. `options` are those of generate."""
+        self._check_attention()
         mask = options.get("attention_mask")
         layout = video_layout or self.rule.layout(input_ids, torch.ones_like(input_ids) if mask is None else mask)
         options.setdefault("position_ids", self.rule.positions(layout).to(input_ids.device))
@@ -111,9 +117,11 @@ class VoCoDecoder(Trainable, nn.Module):
         prefix: ids before the first frame (BOS). cache: of earlier frames, which it is appended to. at_once: frames of one
         forward pass, where every frame has a group of its own.
         """
+        self._check_attention()
         rule = self.rule
         if vision.dim() != 3 or vision.shape[1] != rule.rows:
             raise ValueError(f"vision is [frames, {rule.rows}, H]; given {list(vision.shape)}")
+        self._check_width(vision)
         cache = self.cache() if cache is None else cache
         prefix = [] if cache.length else prefix or []
         grouped = vision.flatten(0, 1)[None] if rule.shared else vision
@@ -159,6 +167,7 @@ class VoCoDecoder(Trainable, nn.Module):
     ) -> Tensor:
         """Stage 2: the answer [1, T] to a question [t] about what the cache has seen, or answers [B, T] to B questions of any
         lengths at once; the cache stays as it is."""
+        self._check_attention()
         rows = [one.flatten() for one in ([question] if isinstance(question, Tensor) else question)]
         if not rows or not all(map(len, rows)):
             raise ValueError(f"a question has at least one id; given {[len(row) for row in rows]}")
@@ -169,6 +178,22 @@ class VoCoDecoder(Trainable, nn.Module):
             ids[b, longest - len(row) :], mask[b, longest - len(row) :] = row.to(ids.device), 1
         given = cache.question(ids, num_beams, mask, num_return_sequences) | options
         return self.language.generate(**given)[:, longest:]  # type: ignore[operator]
+
+    def _check_width(self, vision: Tensor) -> None:
+        width = self.language.config.get_text_config().hidden_size
+        if vision.dim() != 3 or vision.shape[2] != width or not vision.is_floating_point():
+            raise ValueError(
+                f"vision must be floating [pictures, {self.rule.rows}, {width}], given {vision.dtype} {list(vision.shape)}"
+            )
+
+    def _check_attention(self) -> None:
+        """Another implementation than the one that the constructor chose would show the text all pictures, without a word."""
+        own = self.language.config._attn_implementation
+        if own != "longreel":
+            raise ValueError(
+                f"the language model's attention is {own!r}, which hides no pictures from the text: call"
+                " language.set_attn_implementation('longreel')"
+            )
 
     def _device(self, given: Tensor) -> torch.device:
         """Where the embeddings are; an offloaded model has them nowhere, and takes inputs from where they are."""

@@ -13,7 +13,7 @@ from longreel.cache import VoCoCache
 from longreel.models.checkpoint import refuse_untaken
 from longreel.models.generation import greedy, unheard
 from longreel.models.sizes import TowerSize, computed_in
-from longreel.models.tower import encode
+from longreel.models.tower import encode, placed
 from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
@@ -50,21 +50,26 @@ class VoCoLlama(Trainable, nn.Module):
         super().__init__()
         self.preset, self.backend = preset, backend
         tower, device = preset.tower, torch.device(device)
-        self.dtype = computed_in(preset, device)
-        with weights_from(seed, device, self.dtype):
+        dtype = computed_in(preset, device)
+        with weights_from(seed, device, dtype):
             self.tower, width = _tower(tower), preset.language.width
             self.projector = build_projector(preset.projector, tower.width, width)
             parts: tuple[nn.Module, ...] = (self.projector, self.tower)
             for part in parts:
-                part.to(self.dtype)
-            language = language_model(preset.language, self.dtype)
+                part.to(dtype)
+            language = language_model(preset.language, dtype)
         token = preset.language.vocabulary - 1
         self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.tower.embeddings.patch_embedding.weight.device
+        """Where the tower is, and what it takes its input from."""
+        return placed(self.tower).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower computes in, and its features have."""
+        return placed(self.tower).dtype
 
     @property
     def language(self) -> PreTrainedModel:  # type: ignore[override]

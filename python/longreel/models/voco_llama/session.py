@@ -128,7 +128,7 @@ def _backend(model: VoCoLlama) -> str | None:
     size, rule = model.preset.language, model.decoder.rule
     layout = VideoLayout.voco(frames=1, vision=rule.rows, separator=len(rule.separator), voco=rule.count, text=0)
     heads = (
-        torch.empty(1, layout.length, n, size.width // size.heads, dtype=model.dtype, device=model.device)
+        torch.empty(1, layout.length, n, size.head, dtype=model.dtype, device=model.device)
         for n in (size.heads, size.kv_heads)
     )
     query, key = heads

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout import VideoLayout
+from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
 
 BLOCK = 128  # keys of G that fill a tile of a kernel
@@ -103,6 +104,7 @@ def executed_pairs(layout: VideoLayout) -> int:
 
 
 @lru_cache(maxsize=16)
+@ordinary_tensors()
 def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[Call, ...]:
     """The pieces of the layout for `batch` samples, each of `keys` rows of K and `places` of G."""
     made = []

@@ -1,0 +1,182 @@
+"""Every causal model class of the installed transformers, tiny, with random weights: right under longreel, or refused in a line?
+
+    python benchmarks/sweep_models.py [NAME ...] [--write docs/existing_vlms.md]
+
+Right is what eager attention gives with the same weights in fp32: logits within 1e-4 without a mask, with padding on the left,
+in a batch of two lengths, under ``VideoLayout.causal(n)`` (the same as no layout), and the same tokens from ``generate``, with
+and without it. Where eager itself cannot run, nothing is judged. Ends with 1 where a class is silently wrong or fails from the
+inside.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from tiny_models import build, classes
+from torch import Tensor
+
+import longreel
+import longreel.integrations.transformers as integration
+from longreel import VideoLayout
+
+ROWS, TOKENS, CLOSE = 13, 6, 1e-4
+RIGHT, REFUSED, UNUSED, WRONG, INSIDE, UNBUILT = (
+    "right",
+    "refused",
+    "no attention of ours",
+    "WRONG",
+    "FAILS",
+    "not built",
+)
+
+
+class Verdict(NamedTuple):
+    name: str
+    verdict: str
+    note: str
+
+
+class Calls:
+    """How often the attention interface was reached."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.count += 1
+        return integration.attention(*args, **kwargs)
+
+
+def inputs() -> Iterator[tuple[str, dict[str, Tensor], Tensor]]:
+    """(name, keywords, rows that are judged)."""
+    ids = torch.randint(3, 100, (2, ROWS), generator=torch.Generator().manual_seed(1))
+    whole = torch.ones_like(ids)
+    yield "no mask", {"input_ids": ids}, whole.bool()
+    for side, padded in (("left", slice(0, 5)), ("two lengths", slice(ROWS - 4, ROWS))):
+        mask = whole.clone()
+        mask[1, padded] = 0
+        yield side, {"input_ids": ids, "attention_mask": mask}, mask.bool()
+
+
+def logits(model: Any, given: dict[str, Any]) -> Tensor:
+    with torch.no_grad():
+        out = model(**given)
+    return out.logits if hasattr(out, "logits") else out[0]
+
+
+def tokens(model: Any, ids: Tensor, mask: Tensor | None = None, **more: Any) -> Tensor:
+    given = {
+        "attention_mask": torch.ones_like(ids) if mask is None else mask,
+        "max_new_tokens": TOKENS,
+        "do_sample": False,
+    }
+    torch.manual_seed(0)
+    return model.generate(ids, **given | more)
+
+
+def judge(name: str) -> Verdict:
+    try:
+        eager = build(name, "eager")
+        first = next(inputs())
+        if not torch.isfinite(logits(eager, first[1])).all():
+            return Verdict(name, UNBUILT, "its tiny form gives no finite numbers")
+    except Exception as error:
+        return Verdict(name, UNBUILT, line(error))
+    calls = Calls()
+    integration.AttentionInterface.register(integration.NAME, calls)
+    try:
+        ours = build(name, integration.NAME)
+        done, unjudged = [], []
+        for what, run in checks(eager, ours):
+            try:
+                expected = run(eager, None)
+            except Exception:
+                unjudged.append(what)
+                continue
+            wrong = compare(what, expected, run(ours, what))
+            if wrong:
+                return Verdict(name, WRONG if calls.count else UNUSED, wrong)
+            done.append(what)
+    except Exception as error:
+        return Verdict(name, REFUSED if is_line(error) else INSIDE, line(error))
+    finally:
+        integration.AttentionInterface.register(integration.NAME, integration.attention)
+    if not calls.count:
+        return Verdict(name, UNUSED, "it has no softmax attention, or computes it itself")
+    return Verdict(name, RIGHT, f"not judged, as eager fails: {', '.join(unjudged)}" if unjudged else "")
+
+
+def checks(eager: Any, ours: Any) -> Iterator[tuple[str, Callable[[Any, str | None], tuple[Tensor, Tensor | None]]]]:
+    layout = VideoLayout.causal(ROWS)
+    for what, given, rows in inputs():
+        yield what, lambda model, _, given=given, rows=rows: (logits(model, given), rows)
+    _, given, rows = next(inputs())
+    ids = given["input_ids"]
+
+    def under(run: Callable[[Any], Tensor]) -> Callable[[Any, str | None], tuple[Tensor, Tensor | None]]:
+        def both(model: Any, what: str | None) -> tuple[Tensor, Tensor | None]:
+            with longreel.use_layout(layout if what else None):
+                return run(model), None
+
+        return both
+
+    yield "use_layout", under(lambda model: logits(model, given))
+    yield "no cache", lambda model, _: (logits(model, given | {"use_cache": False}), rows)
+    yield "generate", lambda model, _: (tokens(model, ids), None)
+    padded = {name: given for name, given, _ in inputs()}["left"]["attention_mask"]
+    yield "generate, left", lambda model, _: (tokens(model, ids, padded), None)
+    yield "generate, static", lambda model, _: (tokens(model, ids, padded, cache_implementation="static"), None)
+    yield "generate, use_layout", under(lambda model: tokens(model, ids))
+
+
+def compare(what: str, expected: tuple[Tensor, Tensor | None], got: tuple[Tensor, Tensor | None]) -> str:
+    """What is wrong, or nothing."""
+    (a, rows), (b, _) = expected, got
+    if a.shape != b.shape:
+        return f"{what}: shape {list(b.shape)} for {list(a.shape)}"
+    if a.dtype == torch.long:
+        return "" if torch.equal(a, b) else f"{what}: other tokens"
+    if rows is not None and a.shape[:2] == rows.shape:
+        a, b = a[rows], b[rows]
+    off = (a - b).abs().max().item()
+    return "" if off <= CLOSE * max(1.0, a.abs().max().item() / 10) else f"{what}: logits off by {off:.1e}"
+
+
+def line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def is_line(error: BaseException) -> bool:
+    """Whether an error is one of ours: one line, raised by this package."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    ours = last is not None and str(Path(longreel.__file__).parent) in last.tb_frame.f_code.co_filename
+    return ours and isinstance(error, (ValueError, longreel.BackendError)) and "\n" not in str(error).strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    verdicts = []
+    for name in options.names or classes():
+        if not hasattr(transformers, name):
+            continue
+        verdicts.append(judge(name))
+        print(*verdicts[-1], sep="\t", flush=True)
+    for kind in (RIGHT, REFUSED, UNUSED, UNBUILT, WRONG, INSIDE):
+        print(f"{kind}: {sum(verdict.verdict == kind for verdict in verdicts)}")
+    return int(any(verdict.verdict in (WRONG, INSIDE) for verdict in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

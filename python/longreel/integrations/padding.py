@@ -1,0 +1,55 @@
+"""A 2-D attention mask: where its padding stands."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from longreel.layout import VideoLayout
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Questions of several lengths over one cache: rows begin .. ends[b] of sample b are padding, all others real."""
+
+    begin: int
+    ends: tuple[int, ...]
+
+    def layout(self, keys: int) -> VideoLayout:
+        """Of all `keys` rows: what the cache holds is one frame to them."""
+        samples = (
+            VideoLayout.of(
+                [("voco", self.begin), ("padding", end - self.begin), ("text", keys - end)], attention="independent"
+            )
+            for end in self.ends
+        )
+        return VideoLayout.batch(list(samples))
+
+
+def padding(mask: Tensor) -> Tensor | Gap | None:
+    """Of a bool mask [B, keys] the left padding int32 [B], or the gap; None where no real row meets any. One read by the host.
+
+    Raises:
+        ValueError: there are zeros elsewhere.
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError("under torch.compile the padding is part of the layout: pass a planned layout and no mask")
+    real = mask.to("cpu", torch.bool)
+    if bool(real.all()):
+        return None
+    count = real.sum(1)
+    # [B], first real key; all of them where there is none
+    start = torch.where(count > 0, real.to(torch.uint8).argmax(1), real.shape[1])
+    key = torch.arange(real.shape[1])
+    broken = (real != ((key >= start[:, None]) & (key < (start + count)[:, None]))).any(1).nonzero().flatten()
+    if not len(broken):
+        return start.to(mask.device, torch.int32) if bool(start.any()) else None
+    # The first zero, and where the zeros end if they stand together.
+    begin = int((~real).to(torch.uint8).argmax(1)[broken[0]])
+    ends = begin + real.shape[1] - count
+    if not torch.equal(real, (key < begin) | (key >= ends[:, None])):
+        raise ValueError(
+            f"the attention mask of sample {int(broken[0])} has zeros between ones; allowed: padding on the left (as"
+            " generate needs it), on the right, or in all samples from the row on where a cache ends"
+        )
+    return Gap(begin, tuple(ends.tolist()))

@@ -1,0 +1,269 @@
+"""RangeMask: what a model is given where others make a mask of rows x keys: sizes, lowered once a forward pass."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreel.integrations import packed
+from longreel.integrations.mask_functions import MaskRule
+from longreel.integrations.padding import Gap
+from longreel.layout import PlannedLayout, VideoLayout
+from longreel.layout.context import InForce
+from longreel.layout.documents import chunked, chunks, repeated, text_documents, windowed, without_first
+from longreel.ops.common.layouts import planned
+
+Layout = VideoLayout | PlannedLayout
+
+
+class MaskError(ValueError, AttributeError):
+    """A model computes with its mask itself."""
+
+
+def _computed(what: str) -> MaskError:
+    return MaskError(
+        f"this model computes with its attention mask itself ({what}), and longreel attention makes none; give the model"
+        " another, as attn_implementation='sdpa'"
+    )
+
+
+@dataclass(eq=False)
+class RangeMask:
+    """What the query rows of one forward pass may see, for all its layers: rows `first` .. first + queries of `keys` keys.
+
+    batch: samples. start: int32 [B], keys before start[b] are left padding; None: there is none. in_force: of `use_layout`, at
+    the beginning of the pass. rule: of the model's own mask. dropped: keys before the first one, that a sliding cache let go.
+    real: the 2-D mask that was given, bool [B, >= dropped + end]. gap: padding between what a cache holds and a shorter
+    question, None: there is none.
+    """
+
+    batch: int
+    queries: int
+    keys: int
+    first: int
+    start: Tensor | None
+    in_force: InForce
+    rule: MaskRule
+    dropped: int = 0
+    real: Tensor | None = None
+    gap: Gap | None = None
+    device: Any = None
+    _plan: tuple[Any, PlannedLayout] | None = field(default=None, repr=False)
+
+    # To a model it is a mask [B, 1, Sq, Sk], as far as a model may only hand it on.
+    ndim = 4
+    dtype = torch.bool
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((self.batch, 1, self.queries, self.keys))
+
+    def contiguous(self) -> "RangeMask":
+        return self
+
+    def to(self, *_: Any, **__: Any) -> "RangeMask":
+        return self
+
+    def __getitem__(self, index: Any) -> "RangeMask":
+        """As models cut a mask to the keys that there are; nothing else."""
+        parts = index if isinstance(index, tuple) else (index,)
+        rest = [part for part in parts if part is not Ellipsis and part != slice(None)]
+        last = len(rest) == 1 and parts[-1] is rest[0] and (Ellipsis in parts or len(parts) == 4)
+        if not rest or (
+            last and isinstance(rest[0], slice) and rest[0].start in (None, 0) and rest[0].step in (None, 1)
+        ):
+            end = self.keys if not rest or rest[0].stop is None else rest[0].stop
+            if end >= self.first + self.queries:
+                return self
+        raise _computed(f"it takes the part {index} of it")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise _computed(getattr(function, "__name__", str(function)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_plan":
+            raise AttributeError(name)
+        raise _computed(f"it asks for .{name}")
+
+    def _compute(self, *_: Any) -> Any:
+        raise _computed("it compares or adds")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compute
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = __or__ = __ror__ = _compute
+    __invert__ = __neg__ = __len__ = __iter__ = __float__ = __int__ = __truediv__ = _compute
+    __hash__ = object.__hash__
+
+    @property
+    def end(self) -> int:
+        """Of the rows, counted from the first key that there is."""
+        return self.first + self.queries
+
+    def plan(
+        self,
+        given: Layout | None,
+        batch: int,
+        device: torch.device,
+        bounds: tuple[Tensor, Tensor | None] | None = None,
+        positions: Tensor | None = None,
+    ) -> PlannedLayout:
+        """The plan of `given`, else of the layout in force, else of the model's own rows, for `batch` samples; made once a pass.
+
+        bounds: cu_seq_lens_q and cu_seq_lens_k. positions: position_ids int [B, Sq].
+        """
+        layout = self.in_force.layout if given is None else given
+        key = (layout, None if bounds is None else bounds[0], positions)
+        if self._plan is None or any(a is not b for a, b in zip(self._plan[0], key, strict=True)):
+            self._plan = (
+                key,
+                self._made(layout, batch, device, given is None, self._documents(batch, bounds, positions)),
+            )
+        return self._plan[1].to(device)
+
+    def _documents(
+        self, batch: int, bounds: tuple[Tensor, Tensor | None] | None, positions: Tensor | None
+    ) -> packed.Documents | None:
+        """Lengths of the documents that the input names, and where they come from; None: it names none."""
+        if torch.compiler.is_compiling():
+            if bounds is not None or self.rule.documents is not None:
+                raise RuntimeError("packed documents under torch.compile: pass a planned VideoLayout.packed")
+            return None
+        if bounds is not None:
+            return packed.Documents(packed.of_bounds(*bounds, batch, self.end), "cu_seq_lens_q")
+        if self.rule.documents is not None:
+            return packed.Documents(packed.of_numbers(self.rule.documents), "position_ids", self.rule.positions)
+        if positions is None or positions.ndim != 2 or self.queries == 1 or positions.shape[1] != self.queries:
+            return None
+        real = None if self.real is None else self.real[:, self.dropped + self.first :][:, : self.queries]
+        begins = packed.begins(positions, real)
+        if not bool(begins.any()):
+            return None
+        begins[:, 0] = True
+        return packed.Documents(
+            packed.of_begins(begins), "position_ids", positions, refused=self.first > 0 or real is not None
+        )
+
+    def _made(
+        self, layout: Layout | None, batch: int, device: torch.device, grows: bool, documents: packed.Documents | None
+    ) -> PlannedLayout:
+        rule = self.rule
+        if rule.objection is not None:
+            raise ValueError(f"this model {rule.objection}")
+        if rule.unread and layout is None:
+            raise ValueError(
+                "under torch.compile positions are not read: pass a planned layout, see VideoLayout.causal, .packed"
+            )
+        window, chunk = bound = self._bound()
+        if self.gap is not None and (layout is not None or bound != (None, None)):
+            raise ValueError(
+                "padding between what a cache holds and a question cannot be combined with a layout, a window or chunks"
+            )
+        if layout is not None:
+            return self._under(layout, bound, batch, device, grows, documents)
+        if documents is not None and documents.refused:
+            raise ValueError(
+                "position_ids begin anew where an attention_mask or a cache says one sequence; for packed documents give"
+                " position_ids alone, or a layout: VideoLayout.packed"
+            )
+        if documents is not None and chunk is not None:
+            raise ValueError(f"packed documents cannot be combined with this model's own chunks of {chunk} rows")
+        if self.gap is not None:
+            return planned(self.gap.layout(self.keys).rows(self.first, self.end), device)
+        if documents is not None:
+            own = VideoLayout(tuple(text_documents(row, window) for row in documents.lengths))
+        elif chunk is not None:
+            own = self._chunked(chunk, batch)
+        else:
+            own = VideoLayout.causal(self.end) if window is None else VideoLayout.sliding_window(self.end, window)
+        plan = planned(own.rows(self.first, self.end), device)
+        return plan if self.start is None else plan.with_start(self.start.to(device))
+
+    def _chunked(self, chunk: int, batch: int) -> VideoLayout:
+        """Documents of `chunk` rows behind the padding, without the keys that a cache let go."""
+        rule, whole = self.rule, self.dropped + self.end
+        pads = [0] * batch if rule.chunk_padding is None else rule.chunk_padding.to("cpu").flatten().tolist()
+        samples = [
+            text_documents(chunks(whole - pad, chunk), padding=pad) for pad in (min(int(p), whole) for p in pads)
+        ]
+        return without_first(VideoLayout(tuple(samples)), self.dropped)
+
+    def _bound(self) -> tuple[int | None, int | None]:
+        """The model's own window and chunk, where they are shorter than the rows so far."""
+        so_far = self.dropped + self.end
+        window, chunk = (n if n is not None and n < so_far else None for n in (self.rule.window, self.rule.chunk))
+        return window, chunk
+
+    def _under(
+        self,
+        layout: Layout,
+        bound: tuple[int | None, int | None],
+        batch: int,
+        device: torch.device,
+        grows: bool,
+        documents: packed.Documents | None,
+    ) -> PlannedLayout:
+        """The plan of a layout, inside the model's own window or chunks."""
+        whole = layout.layout if isinstance(layout, PlannedLayout) else layout
+        if documents is not None:
+            documents.check(layout)
+        cut = self.dropped if bound != (None, None) and whole.window is None else 0
+        if bound[1] is not None and isinstance(layout, PlannedLayout) and layout.start_given:
+            raise ValueError(
+                "chunks are counted from behind the padding, which is part of the layout: with_start is not"
+            )
+        rows = repeated(self._rows(whole, grows, bound, cut), batch)
+        plan = (
+            planned(rows, device) if rows is not whole or not isinstance(layout, PlannedLayout) else layout.to(device)
+        )
+        if isinstance(layout, PlannedLayout):
+            start = layout.start if not cut else (layout.start - cut).clamp(min=0)
+            plan = plan.with_start(start.to(device).repeat_interleave(rows.batch_size // whole.batch_size))
+        self._check_padding(plan)
+        return plan
+
+    def _rows(self, layout: VideoLayout, grows: bool, bound: tuple[int | None, int | None], cut: int) -> VideoLayout:
+        """The rows of `layout` that this pass computes, without the first `cut`; `grows`: text rows may follow what it says."""
+        end = self.end + cut
+        if layout.order != "position":
+            raise ValueError("a grouped layout orders rows as no transformers model does; allowed: position order")
+        if layout.window is not None or (end == layout.length and end == self.queries):
+            begin = 0 if layout.window is None else layout.window[0]
+            if (begin, begin + layout.queries) != (self.first, self.end):
+                raise ValueError(
+                    f"the layout is of rows {layout.window}, this forward pass computes {(self.first, self.end)}"
+                )
+            return narrowed(layout, *bound)
+        if end > layout.length and self.first == 0 and not grows:
+            raise ValueError(f"the layout has {layout.length} rows and the input {end}: they must be as many")
+        grown = narrowed(layout.extend(max(0, end - layout.length)), *bound)
+        return (without_first(grown, cut) if cut else grown).rows(self.first, self.end)
+
+    def _check_padding(self, plan: PlannedLayout) -> None:
+        if self.start is None:
+            return
+        own, given = plan.start.tolist(), self.start.tolist()
+        for b, rows in enumerate(given):
+            if rows != min(own[b % len(own)], self.end):
+                raise ValueError(
+                    f"the attention mask pads {rows} rows on the left of sample {b}, the layout {own[b % len(own)]}:"
+                    " VideoLayout.batch pads layouts as a batch is padded"
+                )
+
+
+def narrowed(layout: VideoLayout, window: int | None, chunk: int | None) -> VideoLayout:
+    """`layout` and the model's own window or chunks, both.
+
+    Raises:
+        ValueError: no layout says that.
+    """
+    both = layout if window is None else windowed(layout, window)
+    if both is not None and chunk is not None:
+        both = chunked(both, chunk)
+    if both is None:
+        own = f"window of {window}" if chunk is None else f"chunks of {chunk}"
+        raise ValueError(
+            f"this model's own {own} rows cannot be combined with a layout of VoCo or VST tokens, sinks"
+            f"{'' if chunk is None else ' or several documents'} that is longer; allowed: text"
+        )
+    return both
