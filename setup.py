@@ -153,7 +153,10 @@ class NativeBuild(build_ext):
 
 
 setup(
-    packages=[*find_packages("python"), "longreel.triton_kernels"],
+    packages=[
+        *find_packages("python"),
+        *(f"longreel.{room}" for room in find_packages(".", include=["triton_kernels*"])),
+    ],
     package_dir={"": "python", "longreel.triton_kernels": "triton_kernels"},
     package_data={"longreel": ["py.typed"]},
     # One name for setuptools; CMake makes longreel/_host and longreel/_ops.so together.

@@ -85,7 +85,7 @@ FAULTS = [
     (fences.hidden_modules, "explain.py", "x = 1", "longreel.explain"),
     (fences.homeless, "attic.py", "x = 1", "longreel.attic"),
     (fences.homeless, "attic/__init__.py", "x = 1", "longreel.attic"),
-    (fences.native_arrows, "../../csrc/layout/planner.h", '#include "adaptive_pool/geometry.h"', "includes adaptive_pool"),
+    (fences.native_arrows, "../../csrc/layout/planner.h", '#include "adaptive_pool/pool_window.h"', "includes adaptive_pool"),
     (fences.native_arrows, "../../csrc/common/exp.h", '#include "layout/planner.h"', "common/exp.h includes layout"),
     (fences.native_arrows, "../../csrc/layout/planner.h", "#include <torch/extension.h>", "knows <torch/"),
     (fences.native_arrows, "../../csrc/layout/planner.h", '#include "bindings/host_layout.h"', "includes bindings"),

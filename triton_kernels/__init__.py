@@ -1,5 +1,6 @@
-"""Triton kernels, one file per op; imported at the first call that needs one.
+"""Triton kernels, a file or a folder an op; imported at the first call that needs one.
 
-Each file holds the kernels, the host functions named after the low-level ops that they implement, `DTYPES`, and
-`aot_signatures()`, which lists what is compiled ahead of time and held to a register budget.
+Each has the host functions named after the low-level ops that they implement, and `DTYPES`. `common` is what several ops
+share, `frames` what compress_frames and context_attention are made of. What is compiled ahead of time and held to a budget
+are the launches of tests/budgets/<op>.py.
 """

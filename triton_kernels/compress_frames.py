@@ -1,14 +1,13 @@
-"""compress_frames: the context token and the pooled content tokens of every frame, by the frame pass."""
+"""compress_frames: the context token and the pooled content tokens of every frame."""
 
 from longreel.triton_kernels.adaptive_pool import adaptive_pool, adaptive_pool_backward
-from longreel.triton_kernels.frame_backward import frame_backward
-from longreel.triton_kernels.frame_pass import frame_pass
-from longreel.triton_kernels.frame_signatures import backward_signatures, pass_signatures
-from longreel.triton_kernels.launch import DTYPES, Signature
-from longreel.triton_kernels.window import window
+from longreel.triton_kernels.common.launch import DTYPES
+from longreel.triton_kernels.common.pool_window import pool_window
+from longreel.triton_kernels.frames.backward import backward
+from longreel.triton_kernels.frames.forward import forward
 from torch import Tensor
 
-__all__ = ["DTYPES", "aot_signatures", "compress_frames", "compress_frames_backward"]
+__all__ = ["DTYPES", "compress_frames", "compress_frames_backward"]
 
 
 def compress_frames(
@@ -17,15 +16,15 @@ def compress_frames(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """query [P, Q, M, C], patches [F, N, C], any strides -> context [P, F, C], content [F, out_height * out_width, C],
     weights fp32 [P, F, N - prefix], lse fp32 [P, F, M]."""
-    seen = patches[:, prefix:]
+    tokens = patches[:, prefix:]
     prompts, _, queries, _ = query.shape
     if prompts * queries * patches.shape[0] * height * width * out_height * out_width == 0:
         content = adaptive_pool(patches, prefix, pitch, height, width, out_height, out_width)
-        context, weights, lse = frame_pass(query, seen, query_mask, scale)
+        context, weights, lse = forward(query, tokens, query_mask, scale)
         return context, content, weights, lse
-    view = window(pitch, height, width, out_height, out_width)
+    window = pool_window(pitch, height, width, out_height, out_width)
     content = patches.new_empty(patches.shape[0], out_height * out_width, patches.shape[2])
-    context, weights, lse = frame_pass(query, seen, query_mask, scale, view, content)
+    context, weights, lse = forward(query, tokens, query_mask, scale, window, content)
     return context, content, weights, lse
 
 
@@ -49,13 +48,8 @@ def compress_frames_backward(
     grad_patches = patches.new_empty(patches.shape if need_patches else (0,))
     if need_patches:
         grad_patches[:, :prefix].zero_()
-    grad_query = frame_backward(
+    grad_query = backward(
         grad_context, grad_weights, grad_content if pooled else None, query, patches[:, prefix:], query_mask, scale,
-        need_query, grad_patches[:, prefix:] if need_patches else None, window(*geometry[1:]) if pooled else None,
+        need_query, grad_patches[:, prefix:] if need_patches else None, pool_window(*geometry[1:]) if pooled else None,
     )  # fmt: skip
     return grad_query, grad_patches
-
-
-def aot_signatures() -> list[Signature]:
-    """256 tokens x 1408 channels to 4 x 4 cells, 32 queries, 16-byte aligned, in every dtype."""
-    return pass_signatures("compress_frames", pool=True) + backward_signatures("compress_frames", pool=True)

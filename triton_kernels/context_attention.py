@@ -1,12 +1,11 @@
-"""context_attention: the context token of every frame, by the frame pass without pooling."""
+"""context_attention: the context token of every frame, without pooling."""
 
-from longreel.triton_kernels.frame_backward import frame_backward
-from longreel.triton_kernels.frame_pass import frame_pass
-from longreel.triton_kernels.frame_signatures import backward_signatures, pass_signatures
-from longreel.triton_kernels.launch import DTYPES, Signature
+from longreel.triton_kernels.common.launch import DTYPES
+from longreel.triton_kernels.frames.backward import backward
+from longreel.triton_kernels.frames.forward import forward
 from torch import Tensor
 
-__all__ = ["DTYPES", "aot_signatures", "context_attention", "context_attention_backward"]
+__all__ = ["DTYPES", "context_attention", "context_attention_backward"]
 
 
 def context_attention(
@@ -14,7 +13,7 @@ def context_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """query [P, Q, M, C], patches [F, N, C] or packed [total, C], any strides -> context [P, F, C], fp32 weights [P, F, N]
     or [P, total], lse [P, F, M]."""
-    return frame_pass(query, patches, query_mask, scale, cu_seqlens=cu_seqlens)
+    return forward(query, patches, query_mask, scale, cu_seqlens=cu_seqlens)
 
 
 def context_attention_backward(
@@ -25,13 +24,8 @@ def context_attention_backward(
     grad_patches = patches.new_empty(patches.shape if need_patches else (0,))
     if lse.numel() * patches.numel() * (need_query + need_patches) == 0:
         return query.new_zeros(query.shape if need_query else (0,)), grad_patches.zero_()
-    grad_query = frame_backward(
+    grad_query = backward(
         grad_context, grad_weights, None, query, patches, query_mask, scale, need_query,
         grad_patches if need_patches else None, cu_seqlens=cu_seqlens,
     )  # fmt: skip
     return grad_query, grad_patches
-
-
-def aot_signatures() -> list[Signature]:
-    """256 tokens x 1408 channels, 32 queries, 16-byte aligned, in every dtype."""
-    return pass_signatures("context_attention", pool=False) + backward_signatures("context_attention", pool=False)

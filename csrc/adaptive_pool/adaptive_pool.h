@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "adaptive_pool/geometry.h"
+#include "adaptive_pool/pool_window.h"
 #include "common/numbers.h"
 #include "common/parallel.h"
 
@@ -15,7 +15,7 @@ struct PoolProblem {
   Dtype dtype;
   int64_t frames, tokens, channels;
   int64_t frame_stride, row_stride, channel_stride;
-  PoolGeometry pool;
+  PoolWindow pool;
 };
 
 void adaptive_pool_cpu(const PoolProblem& problem, void* content, const Pool& threads);
@@ -25,7 +25,7 @@ struct PoolGradient {
   const void* grad;
   Dtype dtype;
   int64_t frames, tokens, channels;
-  PoolGeometry pool;
+  PoolWindow pool;
 };
 
 void adaptive_pool_backward_cpu(const PoolGradient& problem, void* grad_patches, const Pool& threads);

@@ -48,19 +48,19 @@ __device__ inline void flush(float (&sum)[V], float (&chain)[V]) {
 // V > 1: the strides and the base allow whole packs.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads) average_cells(const T* __restrict__ patches, TokenStrides strides, int64_t frames,
-                                                          int64_t channels, PoolGeometry geometry, T* __restrict__ content) {
+                                                          int64_t channels, PoolWindow window, T* __restrict__ content) {
   const Lane lane(V);
-  const int64_t cells = geometry.cells();
+  const int64_t cells = window.cells();
   for (int64_t row = lane.row; row < frames * cells; row += lane.row_step) {
     const int64_t frame = row / cells, cell = row % cells;
-    const Interval ys = geometry.rows_of(cell), xs = geometry.columns_of(cell);
+    const Interval ys = window.rows_of(cell), xs = window.columns_of(cell);
     const float area = static_cast<float>(ys.size() * xs.size());
-    const T* window = patches + frame * strides.frame + geometry.prefix * strides.token;
+    const T* corner = patches + frame * strides.frame + window.prefix * strides.token;
     for (int64_t c = lane.channel; c < channels; c += lane.channel_step) {
       float sum[V] = {}, chain[V] = {};
       int length = 0;
       for (int64_t y = ys.begin; y < ys.end; ++y) {
-        const T* from = window + (y * geometry.pitch + xs.begin) * strides.token + c * (V > 1 ? 1 : strides.channel);
+        const T* from = corner + (y * window.pitch + xs.begin) * strides.token + c * (V > 1 ? 1 : strides.channel);
 #pragma unroll 4
         for (int64_t x = xs.begin; x < xs.end; ++x, from += strides.token) {
           add(chain, from, 1.0f);
@@ -78,25 +78,25 @@ __global__ void __launch_bounds__(kThreads) average_cells(const T* __restrict__ 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
     gather_cells(const T* __restrict__ grad, TokenStrides strides, int64_t frames, int64_t tokens, int64_t channels,
-                 PoolGeometry geometry, T* __restrict__ grad_patches) {
+                 PoolWindow window, T* __restrict__ grad_patches) {
   const Lane lane(V);
   for (int64_t row = lane.row; row < frames * tokens; row += lane.row_step) {
-    const int64_t frame = row / tokens, token = row % tokens - geometry.prefix;
-    const int64_t y = token / geometry.pitch, x = token % geometry.pitch;
-    const bool inside = token >= 0 && y < geometry.height && x < geometry.width;
+    const int64_t frame = row / tokens, token = row % tokens - window.prefix;
+    const int64_t y = token / window.pitch, x = token % window.pitch;
+    const bool inside = token >= 0 && y < window.height && x < window.width;
     const Interval none{0, 0};
-    const Interval is = inside ? PoolGeometry::cells_of_token(y, geometry.height, geometry.out_height) : none;
-    const Interval js = inside ? PoolGeometry::cells_of_token(x, geometry.width, geometry.out_width) : none;
+    const Interval is = inside ? PoolWindow::cells_of_token(y, window.height, window.out_height) : none;
+    const Interval js = inside ? PoolWindow::cells_of_token(x, window.width, window.out_width) : none;
     for (int64_t c = lane.channel; c < channels; c += lane.channel_step) {
       float sum[V] = {};
 #pragma unroll 1
       for (int64_t i = is.begin; i < is.end; ++i) {
-        const int64_t height = PoolGeometry::tokens_of_cell(i, geometry.height, geometry.out_height).size();
+        const int64_t height = PoolWindow::tokens_of_cell(i, window.height, window.out_height).size();
 #pragma unroll 1
         for (int64_t j = js.begin; j < js.end; ++j) {
-          const int64_t width = PoolGeometry::tokens_of_cell(j, geometry.width, geometry.out_width).size();
+          const int64_t width = PoolWindow::tokens_of_cell(j, window.width, window.out_width).size();
           const T* from =
-              grad + frame * strides.frame + (i * geometry.out_width + j) * strides.token + c * (V > 1 ? 1 : strides.channel);
+              grad + frame * strides.frame + (i * window.out_width + j) * strides.token + c * (V > 1 ? 1 : strides.channel);
           add(sum, from, 1.0f / static_cast<float>(height * width));
         }
       }
@@ -128,8 +128,8 @@ cudaError_t dispatch(Dtype dtype, Packs can_pack, Run run) {
 }  // namespace
 
 cudaError_t adaptive_pool_cuda(Dtype dtype, const void* patches, TokenStrides strides, int64_t frames, int64_t channels,
-                               const PoolGeometry& geometry, void* content, cudaStream_t stream) {
-  const int64_t rows = frames * geometry.cells();
+                               const PoolWindow& window, void* content, cudaStream_t stream) {
+  const int64_t rows = frames * window.cells();
   if (rows == 0 || channels == 0) return cudaSuccess;
   return dispatch(
       dtype,
@@ -142,13 +142,12 @@ cudaError_t adaptive_pool_cuda(Dtype dtype, const void* patches, TokenStrides st
         constexpr int V = decltype(width)::value;
         const Shape shape(rows, channels, V);
         return launch(average_cells<T, V>, shape.grid, shape.block, 0, stream, static_cast<const T*>(patches), strides, frames,
-                      channels, geometry, static_cast<T*>(content));
+                      channels, window, static_cast<T*>(content));
       });
 }
 
 cudaError_t adaptive_pool_backward_cuda(Dtype dtype, const void* grad, TokenStrides strides, int64_t frames, int64_t tokens,
-                                        int64_t channels, const PoolGeometry& geometry, void* grad_patches,
-                                        cudaStream_t stream) {
+                                        int64_t channels, const PoolWindow& window, void* grad_patches, cudaStream_t stream) {
   const int64_t rows = frames * tokens;
   if (rows == 0 || channels == 0) return cudaSuccess;
   return dispatch(
@@ -162,7 +161,7 @@ cudaError_t adaptive_pool_backward_cuda(Dtype dtype, const void* grad, TokenStri
         constexpr int V = decltype(width)::value;
         const Shape shape(rows, channels, V);
         return launch(gather_cells<T, V>, shape.grid, shape.block, 0, stream, static_cast<const T*>(grad), strides, frames,
-                      tokens, channels, geometry, static_cast<T*>(grad_patches));
+                      tokens, channels, window, static_cast<T*>(grad_patches));
       });
 }
 

@@ -1,7 +1,7 @@
 // One sweep over the rows of a frame: weighted sums over all tokens, and the mean of every pooled cell.
 #pragma once
 
-#include "adaptive_pool/geometry.h"
+#include "adaptive_pool/pool_window.h"
 #include "common/combine.h"
 #include "common/rows.h"
 #include "common/scratch.h"
@@ -13,7 +13,7 @@ namespace {
 template <class T>
 class FrameSums {
  public:
-  FrameSums(const PoolGeometry& pool, int64_t channels, int64_t longest, int64_t weighted, Arena& arena)
+  FrameSums(const PoolWindow& pool, int64_t channels, int64_t longest, int64_t weighted, Arena& arena)
       : pool_(pool),
         channels_(channels),
         padded_(round_up(channels, 16)),
@@ -70,7 +70,7 @@ class FrameSums {
     gathered_ = 0;
   }
 
-  const PoolGeometry& pool_;
+  const PoolWindow& pool_;
   int64_t channels_, padded_, longest_, weighted_;
   const T** rows_;
   float* coefficients_;

@@ -18,7 +18,7 @@ inline int64_t pool_workers(int64_t frames, int64_t rows, int64_t channels, cons
 
 template <class T>
 void pool_forward(const PoolProblem& problem, void* content, const Pool& threads) {
-  const PoolGeometry& pool = problem.pool;
+  const PoolWindow& pool = problem.pool;
   const int64_t channels = problem.channels, tokens = problem.tokens - pool.prefix;
   Arena size(nullptr);
   FrameReader<T>(channels, problem.channel_stride, tokens, size);
@@ -40,7 +40,7 @@ void pool_forward(const PoolProblem& problem, void* content, const Pool& threads
 
 template <class T>
 void pool_backward(const PoolGradient& problem, void* grad_patches, const Pool& threads) {
-  const PoolGeometry& pool = problem.pool;
+  const PoolWindow& pool = problem.pool;
   const int64_t channels = problem.channels;
   Arena size(nullptr);
   const int64_t most = PoolShares(pool, size).most();

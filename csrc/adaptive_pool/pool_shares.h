@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "adaptive_pool/geometry.h"
+#include "adaptive_pool/pool_window.h"
 #include "common/rows.h"
 #include "common/scratch.h"
 
@@ -13,7 +13,7 @@ namespace {
 // Which cells share a token, tabulated along both axes.
 class PoolShares {
  public:
-  PoolShares(const PoolGeometry& pool, Arena& arena)
+  PoolShares(const PoolWindow& pool, Arena& arena)
       : pool_(pool),
         any_(pool.cells() > 0 && pool.height > 0 && pool.width > 0),
         down_(arena.take<Interval>(pool.height)),
@@ -25,8 +25,8 @@ class PoolShares {
   void tabulate() {
     if (!any_) return;
     const auto axis = [](int64_t size, int64_t out, Interval* cells, int64_t* sizes) {
-      for (int64_t t = 0; t < size; ++t) cells[t] = PoolGeometry::cells_of_token(t, size, out);
-      for (int64_t i = 0; i < out; ++i) sizes[i] = PoolGeometry::tokens_of_cell(i, size, out).size();
+      for (int64_t t = 0; t < size; ++t) cells[t] = PoolWindow::cells_of_token(t, size, out);
+      for (int64_t i = 0; i < out; ++i) sizes[i] = PoolWindow::tokens_of_cell(i, size, out).size();
     };
     axis(pool_.height, pool_.out_height, down_, heights_);
     axis(pool_.width, pool_.out_width, across_, widths_);
@@ -56,7 +56,7 @@ class PoolShares {
   }
 
  private:
-  const PoolGeometry& pool_;
+  const PoolWindow& pool_;
   bool any_;
   Interval* down_;  // cells of each row and column of tokens
   Interval* across_;

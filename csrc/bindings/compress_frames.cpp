@@ -9,7 +9,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Te
                                                    double scale, int64_t prefix, int64_t pitch, int64_t height, int64_t width,
                                                    int64_t out_height, int64_t out_width) {
   STD_TORCH_CHECK(patches.dim() == 3, "patches must be [F, N, C], got ", patches.dim(), " dimensions");
-  const PoolGeometry pool = pool_geometry(patches.size(1), prefix, pitch, height, width, out_height, out_width);
+  const PoolWindow pool = pool_window(patches.size(1), prefix, pitch, height, width, out_height, out_width);
   const FrameProblem problem = frame_problem(query, patches, query_mask, nullptr, scale, pool);
   const int64_t prompts = problem.queries.prompts, frames = problem.patches.frames, channels = problem.patches.channels;
   Tensor context = empty(patches, {prompts, frames, channels});
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::opt
                                     int64_t pitch, int64_t height, int64_t width, int64_t out_height, int64_t out_width,
                                     int64_t need_query, int64_t need_patches) {
   STD_TORCH_CHECK(patches.dim() == 3, "patches must be [F, N, C], got ", patches.dim(), " dimensions");
-  const PoolGeometry pool = pool_geometry(patches.size(1), prefix, pitch, height, width, out_height, out_width);
+  const PoolWindow pool = pool_window(patches.size(1), prefix, pitch, height, width, out_height, out_width);
   const FrameProblem problem = frame_problem(query, patches, query_mask, nullptr, scale, pool);
   const int64_t prompts = problem.queries.prompts, frames = problem.patches.frames, channels = problem.patches.channels;
   const int64_t tokens = problem.patches.tokens;

@@ -19,7 +19,7 @@ struct Arguments {
       STD_TORCH_CHECK(patches.dim() == 2, "patches must be [total, C] with cu_seqlens, got ", patches.dim(), " dimensions");
       offsets = frame_offsets(*cu_seqlens, patches.size(0));
     }
-    problem = frame_problem(query, patches, query_mask, packed ? &offsets : nullptr, scale, PoolGeometry{});
+    problem = frame_problem(query, patches, query_mask, packed ? &offsets : nullptr, scale, PoolWindow{});
     const int64_t prompts = problem.queries.prompts, frames = problem.patches.frames;
     context_shape = {prompts, frames, problem.patches.channels};
     weights_shape = packed ? std::vector<int64_t>{prompts, problem.patches.tokens}

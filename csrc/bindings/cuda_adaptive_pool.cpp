@@ -26,7 +26,7 @@ Dtype dtype_of(const Tensor& tensor) {
 TokenStrides strides_of(const Tensor& tensor) { return {tensor.stride(0), tensor.stride(1), tensor.stride(2)}; }
 
 // Nothing outside the tokens is read or written, whatever the caller passes.
-void check(const Tensor& tensor, const PoolGeometry& g, int64_t tokens) {
+void check(const Tensor& tensor, const PoolWindow& g, int64_t tokens) {
   STD_TORCH_CHECK(tensor.dim() == 3, "adaptive_pool takes three dimensions [F, N, C], given ", tensor.dim());
   STD_TORCH_CHECK(g.prefix >= 0 && g.pitch >= 1 && g.height >= 0 && g.width >= 0 && g.out_height >= 0 && g.out_width >= 0,
                   "adaptive_pool: a negative size in the pooling window");
@@ -37,25 +37,25 @@ void check(const Tensor& tensor, const PoolGeometry& g, int64_t tokens) {
 
 Tensor adaptive_pool(const Tensor& patches, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
                      int64_t out_width) {
-  const PoolGeometry geometry{prefix, pitch, height, width, out_height, out_width};
-  check(patches, geometry, patches.size(1));
+  const PoolWindow window{prefix, pitch, height, width, out_height, out_width};
+  check(patches, window, patches.size(1));
   const OnDeviceOf device(patches);
-  Tensor content = torch::stable::new_empty(patches, {patches.size(0), geometry.cells(), patches.size(2)});
+  Tensor content = torch::stable::new_empty(patches, {patches.size(0), window.cells(), patches.size(2)});
   check_launch(adaptive_pool_cuda(dtype_of(patches), patches.const_data_ptr(), strides_of(patches), patches.size(0),
-                                  patches.size(2), geometry, content.mutable_data_ptr(), device.stream()));
+                                  patches.size(2), window, content.mutable_data_ptr(), device.stream()));
   return content;
 }
 
 Tensor adaptive_pool_backward(const Tensor& grad, int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width,
                               int64_t out_height, int64_t out_width) {
-  const PoolGeometry geometry{prefix, pitch, height, width, out_height, out_width};
-  check(grad, geometry, tokens);
-  STD_TORCH_CHECK(grad.size(1) == geometry.cells(), "adaptive_pool_backward: grad has ", grad.size(1), " cells, the window ",
-                  geometry.cells());
+  const PoolWindow window{prefix, pitch, height, width, out_height, out_width};
+  check(grad, window, tokens);
+  STD_TORCH_CHECK(grad.size(1) == window.cells(), "adaptive_pool_backward: grad has ", grad.size(1), " cells, the window ",
+                  window.cells());
   const OnDeviceOf device(grad);
   Tensor grad_patches = torch::stable::new_empty(grad, {grad.size(0), tokens, grad.size(2)});
   check_launch(adaptive_pool_backward_cuda(dtype_of(grad), grad.const_data_ptr(), strides_of(grad), grad.size(0), tokens,
-                                           grad.size(2), geometry, grad_patches.mutable_data_ptr(), device.stream()));
+                                           grad.size(2), window, grad_patches.mutable_data_ptr(), device.stream()));
   return grad_patches;
 }
 

@@ -4,16 +4,16 @@
 namespace longreel {
 namespace {
 
-PoolGeometry window(const Tensor& patches, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
-                    int64_t out_width) {
+PoolWindow window(const Tensor& patches, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
+                  int64_t out_width) {
   STD_TORCH_CHECK(patches.dim() == 3, "patches must be [F, N, C], got ", patches.dim(), " dimensions");
-  return pool_geometry(patches.size(1), prefix, pitch, height, width, out_height, out_width);
+  return pool_window(patches.size(1), prefix, pitch, height, width, out_height, out_width);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& patches, std::optional<Tensor> query_mask,
                                                    double scale, int64_t prefix, int64_t pitch, int64_t height, int64_t width,
                                                    int64_t out_height, int64_t out_width) {
-  const PoolGeometry pool = window(patches, prefix, pitch, height, width, out_height, out_width);
+  const PoolWindow pool = window(patches, prefix, pitch, height, width, out_height, out_width);
   const FrameArguments args(query, patches, query_mask, std::nullopt, scale, pool);
   const OnDeviceOf device(patches);
   Tensor content = allocate(patches, {args.problem.patches.frames, pool.cells(), args.problem.patches.channels});
@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::opt
                                     std::optional<Tensor> query_mask, const Tensor& lse, double scale, int64_t prefix,
                                     int64_t pitch, int64_t height, int64_t width, int64_t out_height, int64_t out_width,
                                     int64_t need_query, int64_t need_patches) {
-  const PoolGeometry pool = window(patches, prefix, pitch, height, width, out_height, out_width);
+  const PoolWindow pool = window(patches, prefix, pitch, height, width, out_height, out_width);
   const FrameArguments args(query, patches, query_mask, std::nullopt, scale, pool);
   const OnDeviceOf device(patches);
   const std::vector<int64_t> content_shape = {args.problem.patches.frames, pool.cells(), args.problem.patches.channels};

@@ -6,7 +6,7 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& patches, std::optional<Tensor> query_mask,
                                            std::optional<Tensor> cu_seqlens, double scale) {
-  const FrameArguments args(query, patches, query_mask, cu_seqlens, scale, PoolGeometry{});
+  const FrameArguments args(query, patches, query_mask, cu_seqlens, scale, PoolWindow{});
   const OnDeviceOf device(patches);
   return run_forward(args, patches, nullptr, device);
 }
@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& pa
 std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::optional<Tensor> grad_weights, const Tensor& query,
                                     const Tensor& patches, std::optional<Tensor> query_mask, std::optional<Tensor> cu_seqlens,
                                     const Tensor& lse, double scale, int64_t need_query, int64_t need_patches) {
-  const FrameArguments args(query, patches, query_mask, cu_seqlens, scale, PoolGeometry{});
+  const FrameArguments args(query, patches, query_mask, cu_seqlens, scale, PoolWindow{});
   const OnDeviceOf device(patches);
   const auto context = contiguous_beside(patches, grad_context, "grad_context", args.context_shape, patches.scalar_type());
   const auto weights = contiguous_beside(patches, grad_weights, "grad_weights", args.weights_shape, ScalarType::Float);

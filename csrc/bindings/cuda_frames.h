@@ -18,7 +18,7 @@ struct FrameArguments {
   std::vector<int64_t> context_shape, weights_shape, lse_shape;
 
   FrameArguments(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask,
-                 const std::optional<Tensor>& cu_seqlens, double scale, const PoolGeometry& pool) {
+                 const std::optional<Tensor>& cu_seqlens, double scale, const PoolWindow& pool) {
     int64_t packed = -1;
     if (cu_seqlens.has_value()) {
       check_beside(patches, cu_seqlens, "cu_seqlens");

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "block_sparse_attention/work.h"
+#include "block_sparse_attention/scheduler.h"
 #include "layout/planner.h"
 
 namespace py = pybind11;

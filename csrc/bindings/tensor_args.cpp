@@ -98,8 +98,8 @@ Dtype dtype_of(const Tensor& tensor, const char* name) {
   }
 }
 
-PoolGeometry pool_geometry(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
-                           int64_t out_width) {
+PoolWindow pool_window(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
+                       int64_t out_width) {
   STD_TORCH_CHECK(prefix >= 0 && prefix <= tokens, "prefix must be in [0, ", tokens, "], got ", prefix);
   STD_TORCH_CHECK(height >= 0 && width >= 0 && out_height >= 0 && out_width >= 0, "pooling sizes must not be negative, got ",
                   height, " x ", width, " to ", out_height, " x ", out_width);
@@ -136,7 +136,7 @@ Patches patches_view(const Tensor& patches, const std::vector<int64_t>* offsets)
 }
 
 FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask,
-                           const std::vector<int64_t>* offsets, double scale, const PoolGeometry& pool) {
+                           const std::vector<int64_t>* offsets, double scale, const PoolWindow& pool) {
   check_cpu(query, "query");
   if (query_mask.has_value()) check_cpu(*query_mask, "query_mask");
   const Patches x = patches_view(patches, offsets);
@@ -144,7 +144,7 @@ FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std
 }
 
 FrameProblem frame_views(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask, int64_t packed,
-                         double scale, const PoolGeometry& pool) {
+                         double scale, const PoolWindow& pool) {
   check_beside(patches, query, "query");
   check_beside(patches, query_mask, "query_mask");
   const Patches x = view_patches(patches, packed);

@@ -23,8 +23,8 @@ Pool torch_threads();
 Dtype dtype_of(const Tensor& tensor, const char* name);
 
 // The window lies within `tokens` rows, and all sizes make sense.
-PoolGeometry pool_geometry(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
-                           int64_t out_width);
+PoolWindow pool_window(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
+                       int64_t out_width);
 
 // Frame borders of packed patches on the CPU, as int64: 0, ..., total, never falling.
 std::vector<int64_t> frame_offsets(const Tensor& cu_seqlens, int64_t total);
@@ -34,11 +34,11 @@ Patches patches_view(const Tensor& patches, const std::vector<int64_t>* offsets)
 
 // Checked views of query [P, Q, M, C], its mask, and patches [F, N, C] or, with offsets, [total, C], on the CPU.
 FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask,
-                           const std::vector<int64_t>* offsets, double scale, const PoolGeometry& pool);
+                           const std::vector<int64_t>* offsets, double scale, const PoolWindow& pool);
 
 // The same on any device, wherever the offsets are; packed: the number of frames, else -1.
 FrameProblem frame_views(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask, int64_t packed,
-                         double scale, const PoolGeometry& pool);
+                         double scale, const PoolWindow& pool);
 
 // A contiguous tensor of this shape and dtype on the CPU, or none.
 std::optional<Tensor> contiguous_like(const std::optional<Tensor>& tensor, const char* name, const std::vector<int64_t>& shape,

@@ -1,13 +1,13 @@
 // The kernels that each instruction set provides: one table per source file attention_<isa>.cpp.
 #pragma once
 
-#include "block_sparse_attention/work.h"
+#include "block_sparse_attention/scheduler.h"
 
 namespace longreel {
 
 struct AttentionKernels {
-  void (*forward)(const AttentionProblem&, const QueryWork&, const AttentionOutputs&, const Pool&);
-  void (*backward)(const AttentionProblem&, const QueryWork&, const KeyWork&, const AttentionGradients&, const Pool&);
+  void (*forward)(const AttentionProblem&, const QuerySchedule&, const AttentionOutputs&, const Pool&);
+  void (*backward)(const AttentionProblem&, const QuerySchedule&, const KeySchedule&, const AttentionGradients&, const Pool&);
 };
 
 AttentionKernels attention_kernels_portable(Dtype dtype);

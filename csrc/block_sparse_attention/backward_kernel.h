@@ -1,8 +1,8 @@
 // Backward pass: a sweep over query rows makes dq and the rows' norms, one over keys makes dk and dv.
 #pragma once
 
-#include "block_sparse_attention/key_gradient.h"
-#include "block_sparse_attention/query_gradient.h"
+#include "block_sparse_attention/backward_dkv.h"
+#include "block_sparse_attention/backward_dq.h"
 
 namespace longreel {
 namespace {
@@ -18,12 +18,12 @@ struct GlobalSums {
 };
 
 // Sums over the units of global key g are added to key_sum and value_sum, unit after unit.
-inline void add_global(const AttentionProblem& problem, const KeyWork& work, const GlobalSums& sums, int64_t b, int64_t kv_head,
-                       int64_t g, float* key_sum, float* value_sum) {
+inline void add_global(const AttentionProblem& problem, const KeySchedule& schedule, const GlobalSums& sums, int64_t b,
+                       int64_t kv_head, int64_t g, float* key_sum, float* value_sum) {
   const int64_t sample = problem.layout.samples == 1 ? 0 : b;
-  const Span units = work.units_of.data()[sample * problem.global_keys + g];
+  const Span units = schedule.units_of.data()[sample * problem.global_keys + g];
   for (int64_t u = units.begin; u < units.end; ++u) {
-    const float* from = sums.at(b, kv_head, work.row_of.data()[u] + g - problem.layout.units[u].key_begin);
+    const float* from = sums.at(b, kv_head, schedule.row_of.data()[u] + g - problem.layout.units[u].key_begin);
     for (int64_t c = 0; c < sums.width; c += 16) {
       store(key_sum + c, load(key_sum + c) + load(from + c));
       store(value_sum + c, load(value_sum + c) + load(from + sums.width + c));
@@ -51,7 +51,7 @@ struct KeyGradients {
 };
 
 template <class T, class P>
-void attention_backward(const AttentionProblem& problem, const QueryWork& queries, const KeyWork& keys,
+void attention_backward(const AttentionProblem& problem, const QuerySchedule& queries, const KeySchedule& keys,
                         const AttentionGradients& gradients, const Pool& threads) {
   const int64_t copies = schedule_copies(problem), kv_heads = problem.kv_heads,
                 width = round_up(problem.channels, 16 * P::pair);
@@ -68,26 +68,26 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
   const RowTerms no_terms(problem, gradients, counted);
   take_sums(counted);
   RowTermMaker<T, P>(problem, gradients, no_terms, row_size);
-  QueryGradient<T, P>(problem, gradients, no_terms, queries.most_strips, query_size);
-  KeyGradient<T, P>(problem, gradients, no_terms, keys.most_units, keys.most_strips, key_size);
+  BackwardDq<T, P>(problem, gradients, no_terms, queries.most_strips, query_size);
+  BackwardDkv<T, P>(problem, gradients, no_terms, keys.most_units, keys.most_strips, key_size);
   const int64_t row_bytes = 2 * width * static_cast<int64_t>(sizeof(float));
   const int64_t worker_bytes = std::max({row_size.used(), query_size.used(), key_size.used(), row_bytes});
 
-  // f(pass, item) for every item, each worker with a pass of its own
+  // f(own, item) for every item, each worker with memory of its own
   const int64_t most = std::max<int64_t>(1, queries.multiplications >> 18);
   const int64_t most_workers = std::min(threads.threads, most);
   const Scratch scratch(counted.used() + most_workers * worker_bytes);
   Arena shared(scratch.data());
   const RowTerms terms(problem, gradients, shared);
   const GlobalSums sums = take_sums(shared);
-  const auto for_items = [&](int64_t items, int64_t grain, auto make_pass, auto f) {
+  const auto for_items = [&](int64_t items, int64_t grain, auto make_worker, auto f) {
     const int64_t workers = std::min(most_workers, std::max<int64_t>(1, ceil_div(items, grain)));
     share_tiles(threads, workers, items, grain, [&](int64_t worker, auto next) {
       Arena arena(scratch.data() + counted.used() + worker * worker_bytes);
-      auto pass = make_pass(arena);
+      auto own = make_worker(arena);
       const typename P::Session session;
       for (int64_t begin, end; next(&begin, &end);) {
-        for (int64_t item = begin; item < end; ++item) f(pass, item);
+        for (int64_t item = begin; item < end; ++item) f(own, item);
       }
     });
   };
@@ -109,28 +109,28 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
   const bool sweep_queries = P::exact || gradients.grad_q != nullptr;
   for_items(
       sweep_queries ? static_cast<int64_t>(queries.parts.size()) * heads_each : 0, 1,
-      [&](Arena& arena) { return QueryGradient<T, P>(problem, gradients, terms, queries.most_strips, arena); },
-      [&](QueryGradient<T, P>& pass, int64_t item) {
+      [&](Arena& arena) { return BackwardDq<T, P>(problem, gradients, terms, queries.most_strips, arena); },
+      [&](BackwardDq<T, P>& dq, int64_t item) {
         const QueryGroup& group = queries.groups.data()[queries.parts.data()[item / heads_each].group];
         const int64_t copy = item % heads_each;
-        pass.run(queries.strips.data(), group, sample_of_copy(group.sample, copy), copy % kv_heads);
+        dq.run(queries.strips.data(), group, sample_of_copy(group.sample, copy), copy % kv_heads);
       });
 
-  // finish(pass, group, b, kv_head) once the sums of a group are made
+  // finish(dkv, group, b, kv_head) once the sums of a group are made
   const auto sweep_keys = [&](const std::vector<UnitGroup>& groups, auto finish) {
     for_items(
         static_cast<int64_t>(groups.size()) * heads_each, 1,
-        [&](Arena& arena) { return KeyGradient<T, P>(problem, gradients, terms, keys.most_units, keys.most_strips, arena); },
-        [&](KeyGradient<T, P>& pass, int64_t item) {
+        [&](Arena& arena) { return BackwardDkv<T, P>(problem, gradients, terms, keys.most_units, keys.most_strips, arena); },
+        [&](BackwardDkv<T, P>& dkv, int64_t item) {
           const UnitGroup& group = groups.data()[item / heads_each];
           const int64_t copy = item % heads_each, b = sample_of_copy(group.sample, copy), kv_head = copy % kv_heads;
-          pass.run(group, b, kv_head);
-          finish(pass, group, b, kv_head);
+          dkv.run(group, b, kv_head);
+          finish(dkv, group, b, kv_head);
         });
   };
   if (want_global) {
-    sweep_keys(keys.global, [&](const KeyGradient<T, P>& pass, const UnitGroup& group, int64_t b, int64_t kv_head) {
-      pass.for_keys(group, [&](int64_t unit, int64_t g, const float* key_sum, const float* value_sum) {
+    sweep_keys(keys.global, [&](const BackwardDkv<T, P>& dkv, const UnitGroup& group, int64_t b, int64_t kv_head) {
+      dkv.for_keys(group, [&](int64_t unit, int64_t g, const float* key_sum, const float* value_sum) {
         float* to = sums.at(b, kv_head, keys.row_of.data()[unit] + g - problem.layout.units[unit].key_begin);
         std::copy_n(value_sum, width, std::copy_n(key_sum, width, to));
       });
@@ -151,10 +151,10 @@ void attention_backward(const AttentionProblem& problem, const QueryWork& querie
   if (want_keys) {
     const KeyGradients<T> grads = {static_cast<T*>(gradients.grad_k), static_cast<T*>(gradients.grad_v), problem.keys, kv_heads,
                                    problem.channels};
-    sweep_keys(keys.keys, [&](const KeyGradient<T, P>& pass, const UnitGroup& group, int64_t b, int64_t kv_head) {
+    sweep_keys(keys.keys, [&](const BackwardDkv<T, P>& dkv, const UnitGroup& group, int64_t b, int64_t kv_head) {
       const int64_t table = problem.layout.index_samples == 1 ? 0 : b;
       const int32_t* place = own_global ? nullptr : keys.place.data() + table * problem.keys;
-      pass.for_keys(group, [&](int64_t, int64_t key, float* key_sum, float* value_sum) {
+      dkv.for_keys(group, [&](int64_t, int64_t key, float* key_sum, float* value_sum) {
         if (place != nullptr && place[key] >= 0) add_global(problem, keys, sums, b, kv_head, place[key], key_sum, value_sum);
         grads.write(b, key, kv_head, scale, key_sum, value_sum);
       });

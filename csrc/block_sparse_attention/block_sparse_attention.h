@@ -27,7 +27,7 @@ struct Heads {
 
 // The schedule (see python/longreel/layout/schedule.py) and what every row sees. Tables of one sample serve every b.
 struct AttentionLayout {
-  const int32_t* global_index;  // [index_samples, G], rising, then -1
+  const int32_t* global_index;  // [index_samples, G], rising, then -1; null: G is given, and bounds alone say what is visible
   const int32_t* start;         // [start_samples]
   const int32_t* bounds;        // [samples, Sq, 4]: lo, hi, glo, ghi
   int64_t index_samples, start_samples, samples;

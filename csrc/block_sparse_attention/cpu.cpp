@@ -19,15 +19,15 @@ AttentionKernels choose_kernels(Dtype dtype) {
 
 void block_sparse_attention_cpu(const AttentionProblem& problem, const AttentionOutputs& outputs, const Pool& threads) {
   if (problem.batch == 0 || problem.heads == 0) return;
-  const QueryWork work = forward_work(problem);
-  choose_kernels(problem.dtype).forward(problem, work, outputs, threads);
+  const QuerySchedule schedule = forward_schedule(problem);
+  choose_kernels(problem.dtype).forward(problem, schedule, outputs, threads);
 }
 
 void block_sparse_attention_backward_cpu(const AttentionProblem& problem, const AttentionGradients& gradients,
                                          const Pool& threads) {
   if (problem.batch == 0) return;
-  const QueryWork queries = backward_work(problem);
-  const KeyWork keys = key_work(problem);
+  const QuerySchedule queries = backward_schedule(problem);
+  const KeySchedule keys = key_schedule(problem);
   choose_kernels(problem.dtype).backward(problem, queries, keys, gradients, threads);
 }
 

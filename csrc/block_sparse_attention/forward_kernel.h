@@ -2,14 +2,14 @@
 #pragma once
 
 #include "block_sparse_attention/key_block.h"
-#include "block_sparse_attention/softmax_rows.h"
+#include "block_sparse_attention/online_softmax.h"
 #include "common/numbers.h"
 #include "common/simd.h"
 
 namespace longreel {
 namespace {
 
-// One worker's memory, and its pass over the query strips of a group under one key head. State i is a strip of one of its
+// One worker's memory, and its way through the query strips of a group under one key head. State i is a strip of one of its
 // heads, or of as many as have room in sixteen rows: few rows over a long cache meet its keys at once.
 template <class T, class P>
 class AttentionForward {
@@ -30,9 +30,9 @@ class AttentionForward {
     const int64_t states = most_strips * problem.group();
     for (float*& scores : scores_) scores = arena.take<float>(kStrip * kBlock);
     queries_ = arena.take<Element>(states * kStrip * width_);
-    sums_ = arena.take<float>(states * kStrip * width_);
-    totals_ = arena.take<float>(states * kStrip * 16);
-    tops_ = arena.take<float>(states * kStrip);
+    acc_ = arena.take<float>(states * kStrip * width_);
+    l_ = arena.take<float>(states * kStrip * 16);
+    m_ = arena.take<float>(states * kStrip);
   }
 
   // Floats of a part's sums, for merge().
@@ -46,9 +46,9 @@ class AttentionForward {
     heads_ = count_ == 1 ? std::min(problem_.group(), kStrip / strips_[0].rows) : 1;
     while (problem_.group() % heads_ != 0) --heads_;
     const int64_t rows = states() * kStrip;
-    std::fill_n(sums_, rows * width_, 0.0f);
-    std::fill_n(totals_, rows * 16, 0.0f);
-    std::fill_n(tops_, rows, -std::numeric_limits<float>::infinity());
+    std::fill_n(acc_, rows * width_, 0.0f);
+    std::fill_n(l_, rows * 16, 0.0f);
+    std::fill_n(m_, rows, -std::numeric_limits<float>::infinity());
   }
 
   void run(const QueryStrip* strips, const QueryGroup& group, Span blocks) {
@@ -60,8 +60,8 @@ class AttentionForward {
     }
     for (int64_t at = blocks.begin; at < blocks.end; ++at) {
       const KeyBlock block = group.block(at);
-      const Span may_be_seen = block.is_global ? sample.global : sample.keys;
-      const int64_t steps = steps_of(strips, group, block, may_be_seen, steps_);
+      const Span may_be_visible = block.is_global ? sample.global : sample.keys;
+      const int64_t steps = steps_of(strips, group, block, may_be_visible, steps_);
       if (steps == 0) continue;
       const bool more = at + 1 < blocks.end && group.block(at + 1).keys.begin == block.keys.end;
       block_.read(sample, b_, kv_head_, false, block, more);
@@ -78,32 +78,31 @@ class AttentionForward {
     for (int64_t i = 0; i < states(); ++i) {
       for (int64_t r = 0; r < rows(i); ++r) {
         const int64_t at = i * kStrip + r, own = row(i, r), h = head(i, r);
-        const float total = sum(load(totals_ + at * 16));
+        const float l_i = sum(load(l_ + at * 16));
         T* out = static_cast<T*>(outputs_.out) + ((b_ * problem_.queries + own) * heads + h) * channels;
-        write_scaled(sums_ + at * width_, total == 0.0f ? 0.0f : 1.0f / total, channels, out);
-        outputs_.lse[(b_ * heads + h) * problem_.queries + own] = tops_[at] / P::per_e + std::log(total);
+        write_scaled(acc_ + at * width_, l_i == 0.0f ? 0.0f : 1.0f / l_i, channels, out);
+        outputs_.lse[(b_ * heads + h) * problem_.queries + own] = m_[at] / P::per_e + std::log(l_i);
       }
     }
   }
 
   void save(float* to) const {
     const int64_t rows = states() * kStrip;
-    to = std::copy_n(sums_, rows * width_, to);
-    to = std::copy_n(totals_, rows * 16, to);
-    std::copy_n(tops_, rows, to);
+    to = std::copy_n(acc_, rows * width_, to);
+    to = std::copy_n(l_, rows * 16, to);
+    std::copy_n(m_, rows, to);
   }
 
   // Adds the sums of a part that was saved.
   void merge(const float* from) {
     const int64_t rows = states() * kStrip;
-    const float *sums = from, *totals = sums + rows * width_, *tops = totals + rows * 16;
+    const float *sums = from, *l = sums + rows * width_, *m = l + rows * 16;
     for (int64_t r = 0; r < rows; ++r) {
       const SoftmaxRow<P> row = softmax_row(r);
-      if (tops[r] > row.top) row.raise(tops[r]);
-      const Lanes shrink = P::power(splat(std::isinf(tops[r]) ? tops[r] : tops[r] - row.top));
-      store(row.total, fma(shrink, load(totals + r * 16), load(row.total)));
-      for (int64_t c = 0; c < width_; c += 16)
-        store(row.sums + c, fma(shrink, load(sums + r * width_ + c), load(row.sums + c)));
+      if (m[r] > row.m_i) row.rescale(m[r]);
+      const Lanes alpha = P::power(splat(std::isinf(m[r]) ? m[r] : m[r] - row.m_i));
+      store(row.l_i, fma(alpha, load(l + r * 16), load(row.l_i)));
+      for (int64_t c = 0; c < width_; c += 16) store(row.acc + c, fma(alpha, load(sums + r * width_ + c), load(row.acc + c)));
     }
   }
 
@@ -116,7 +115,7 @@ class AttentionForward {
   int64_t head(int64_t state, int64_t r) const {
     return kv_head_ * problem_.group() + state / count_ * heads_ + r / strip(state).rows;
   }
-  SoftmaxRow<P> softmax_row(int64_t row) { return {tops_[row], totals_ + row * 16, sums_ + row * width_, width_}; }
+  SoftmaxRow<P> softmax_row(int64_t row) { return {m_[row], l_ + row * 16, acc_ + row * width_, width_}; }
 
   // Every strip of every head meets the packed block. The scores of the next one are under way while weights are made of these.
   void meet(const Sample& sample, const KeyBlock& block, int64_t steps) {
@@ -132,14 +131,14 @@ class AttentionForward {
         if (step.full) {
           softmax.template meet<true>(s, step.keys, {}, scale_, weights_ + r * kBlock);
         } else {
-          const Span seen = sample.seen(row(i, r), block.is_global).common(block.keys);
-          const Span here = {seen.begin - block.keys.begin, seen.end - block.keys.begin};
+          const Span visible = sample.visible(row(i, r), block.is_global).common(block.keys);
+          const Span here = {visible.begin - block.keys.begin, visible.end - block.keys.begin};
           softmax.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
         }
       }
       const typename P::Rows shape(count_of_rows);
       P::multiply(weights_ + step.keys.begin, kBlock, count_of_rows, values_.from(0, step.keys.begin / P::pair),
-                  ceil_div(problem_.channels, 16), step.keys.size(), sums_ + i * kStrip * width_, width_, true);
+                  ceil_div(problem_.channels, 16), step.keys.size(), acc_ + i * kStrip * width_, width_, true);
     }
   }
 
@@ -162,54 +161,55 @@ class AttentionForward {
   Element* weights_;
   float* scores_[2];
   Element* queries_;
-  float* sums_;
-  float* totals_;
-  float* tops_;
+  float* acc_;
+  float* l_;
+  float* m_;
   const QueryStrip* strips_ = nullptr;
   int64_t count_ = 0, b_ = 0, kv_head_ = 0, heads_ = 1;  // heads_: of a state
 };
 
 template <class T, class P>
-void attention_forward(const AttentionProblem& problem, const QueryWork& work, const AttentionOutputs& outputs,
+void attention_forward(const AttentionProblem& problem, const QuerySchedule& schedule, const AttentionOutputs& outputs,
                        const Pool& threads) {
-  const QueryStrip* strips = work.strips.data();
-  const int64_t parts = static_cast<int64_t>(work.parts.size()), items = parts * schedule_copies(problem) * problem.kv_heads;
-  const bool split = work.parts.size() > work.groups.size();
+  const QueryStrip* strips = schedule.strips.data();
+  const int64_t parts = static_cast<int64_t>(schedule.parts.size()),
+                items = parts * schedule_copies(problem) * problem.kv_heads;
+  const bool split = schedule.parts.size() > schedule.groups.size();
   Arena worker_size(nullptr);
-  const int64_t saved = AttentionForward<T, P>(problem, outputs, work.most_strips, worker_size).saved(work.most_strips);
-  const int64_t workers = workers_for(threads, items, work.items_worth_a_thread(items));
+  const int64_t saved = AttentionForward<T, P>(problem, outputs, schedule.most_strips, worker_size).saved(schedule.most_strips);
+  const int64_t workers = workers_for(threads, items, schedule.items_worth_a_thread(items));
   const Scratch scratch(workers * worker_size.used()), merged(split ? items * saved * static_cast<int64_t>(sizeof(float)) : 0);
   float* const slots = reinterpret_cast<float*>(merged.data());
 
-  // f(pass, part, item) for every part, under every sample and key head that it stands for
+  // f(forward, part, item) for every part, under every sample and key head that it stands for
   const auto for_items = [&](auto f) {
     share_tiles(threads, workers, items, 1, [&](int64_t worker, auto next) {
       Arena arena(scratch.data() + worker * worker_size.used());
-      AttentionForward<T, P> pass(problem, outputs, work.most_strips, arena);
+      AttentionForward<T, P> forward(problem, outputs, schedule.most_strips, arena);
       const typename P::Session session;
       for (int64_t item, end; next(&item, &end);) {
         const int64_t copy = item % (items / parts);
-        const QueryPart& part = work.parts.data()[item / (items / parts)];
-        const QueryGroup& group = work.groups.data()[part.group];
-        pass.start(strips, group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample,
-                   copy % problem.kv_heads);
-        f(pass, part, item);
+        const QueryPart& part = schedule.parts.data()[item / (items / parts)];
+        const QueryGroup& group = schedule.groups.data()[part.group];
+        forward.start(strips, group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample,
+                      copy % problem.kv_heads);
+        f(forward, part, item);
       }
     });
   };
-  for_items([&](auto& pass, const QueryPart& part, int64_t item) {
-    pass.run(strips, work.groups.data()[part.group], part.blocks);
+  for_items([&](auto& forward, const QueryPart& part, int64_t item) {
+    forward.run(strips, schedule.groups.data()[part.group], part.blocks);
     if (part.parts == 1) {
-      pass.finish();
+      forward.finish();
     } else {
-      pass.save(slots + item * saved);
+      forward.save(slots + item * saved);
     }
   });
   if (!split) return;
-  for_items([&](auto& pass, const QueryPart& part, int64_t item) {
+  for_items([&](auto& forward, const QueryPart& part, int64_t item) {
     if (part.parts == 1 || part.part > 0) return;
-    for (int64_t p = 0; p < part.parts; ++p) pass.merge(slots + (item + p * (items / parts)) * saved);
-    pass.finish();
+    for (int64_t p = 0; p < part.parts; ++p) forward.merge(slots + (item + p * (items / parts)) * saved);
+    forward.finish();
   });
 }
 

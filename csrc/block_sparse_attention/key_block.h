@@ -43,10 +43,10 @@ class PackedBlock {
   bool in_place(const Sample& sample, int64_t b, int64_t kv_head, bool values, const KeyBlock& block) {
     if constexpr (std::is_same_v<T, Element>) {
       const Heads& source = keys_of(problem_, values, block.is_global);
-      const Span may_be_seen = block.is_global ? sample.global : sample.keys;
+      const Span may_be_visible = block.is_global ? sample.global : sample.keys;
       if (block.is_global && !problem_.own_global()) return false;
       if (source.channel_stride != 1 || problem_.channels != depth_ || block.keys.size() != kBlock) return false;
-      if (block.keys.common(may_be_seen).size() != kBlock) return false;
+      if (block.keys.common(may_be_visible).size() != kBlock) return false;
       rows_ = static_cast<const T*>(source.data) + source.at(b, block.keys.begin, kv_head);
       row_ = source.row_stride;
       return true;

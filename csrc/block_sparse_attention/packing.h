@@ -4,7 +4,7 @@
 // the columns of y (their channels are the depth), or its depth (their channels are the columns).
 #pragma once
 
-#include "block_sparse_attention/work.h"
+#include "block_sparse_attention/scheduler.h"
 #include "common/rows.h"
 #include "common/scratch.h"
 #include "common/transpose.h"
@@ -54,9 +54,9 @@ inline void stage_keys(const AttentionProblem& problem, const Sample& sample, in
                        bool is_global, Span keys, Element* to, int64_t padded) {
   const bool own = is_global && problem.own_global();
   const Heads& source = keys_of(problem, values, is_global);
-  const Span may_be_seen = is_global ? sample.global : sample.keys;
+  const Span may_be_visible = is_global ? sample.global : sample.keys;
   for (int64_t j = keys.begin; j < keys.end; ++j, to += padded) {
-    const bool hidden = j < may_be_seen.begin || j >= may_be_seen.end;
+    const bool hidden = j < may_be_visible.begin || j >= may_be_visible.end;
     const int64_t row = is_global && !own && !hidden ? sample.index[j] : j;
     stage_row(hidden ? nullptr : static_cast<const T*>(source.data) + source.at(b, row, head), source.channel_stride,
               problem.channels, to, padded);

@@ -26,7 +26,7 @@ class QueryBlock {
         shift_(arena.take<float>(kBlock)),
         delta_(arena.take<float>(kBlock)),
         norm_(arena.take<float>(kBlock)),
-        rise_(arena.take<float>(kBlock)) {
+        dlse_(arena.take<float>(kBlock)) {
     const int64_t units = kBlock * width_ / P::pair, columns = width_ / P::pair * 16, depth = kBlock / P::pair * 16;
     panels_ = {{arena.take<Unit>(units), columns},
                {arena.take<Unit>(units), depth},
@@ -43,7 +43,7 @@ class QueryBlock {
     std::fill(shift_ + count, shift_ + kBlock, std::numeric_limits<float>::infinity());
     std::fill(delta_ + count, delta_ + kBlock, 0.0f);
     std::fill(norm_ + count, norm_ + kBlock, 0.0f);
-    for (int64_t i = 0; i < kBlock; ++i) rise_[i] = i < count ? terms_.rise(first + i) : 0.0f;
+    for (int64_t i = 0; i < kBlock; ++i) dlse_[i] = i < count ? terms_.dlse(first + i) : 0.0f;
     const auto read_rows = [&](auto stage) {
       for (int64_t i = 0; i < kBlock; ++i) {
         Element* row = rows_ + i * width_;
@@ -66,7 +66,7 @@ class QueryBlock {
   const float* shift() const { return shift_; }
   const float* delta() const { return delta_; }
   const float* norm() const { return norm_; }
-  const float* rise() const { return rise_; }
+  const float* dlse() const { return dlse_; }
 
  private:
   const AttentionProblem& problem_;
@@ -77,7 +77,7 @@ class QueryBlock {
   float* shift_;
   float* delta_;
   float* norm_;
-  float* rise_;
+  float* dlse_;
   Packed panels_;
 };
 

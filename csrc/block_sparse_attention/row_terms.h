@@ -27,7 +27,7 @@ struct RowTerms {
     const int64_t rows = problem.batch * problem.heads * problem.queries;
     for (float** terms : {&shift, &delta, &norm}) *terms = arena.take<float>(rows);
   }
-  float rise(int64_t row) const { return grad_lse == nullptr ? 0.0f : grad_lse[row]; }
+  float dlse(int64_t row) const { return grad_lse == nullptr ? 0.0f : grad_lse[row]; }
 };
 
 // One worker's memory to make shift and delta of sixteen query rows of a head.

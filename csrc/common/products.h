@@ -21,7 +21,7 @@ class VectorProducts {
     columns_ = columns;
   }
 
-  void set_slopes(const float* ds, int64_t /*count*/) { ds_ = ds; }
+  void set_ds(const float* ds, int64_t /*count*/) { ds_ = ds; }
 
   // out [columns, C padded] += ds^T x
   void add_query_sums(const FrameRows<T>& x, float* out) {

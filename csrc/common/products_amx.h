@@ -19,7 +19,7 @@ class AmxProducts {
         padded_(round_up(channels, 16)),
         most_columns_(round_up(columns, 32)),
         most_tokens_(round_up(longest, 32)) {
-    for (Split* split : {&slopes_, &slopes_t_}) {
+    for (Split* split : {&ds_, &ds_t_}) {
       split->high = arena.take<bf16>(most_columns_ * most_tokens_);
       split->low = arena.take<bf16>(most_columns_ * most_tokens_);
     }
@@ -41,18 +41,18 @@ class AmxProducts {
     }
   }
 
-  void set_slopes(const float* ds, int64_t count) {
+  void set_ds(const float* ds, int64_t count) {
     tokens32_ = round_up(count, 32);
     for (int64_t n = 0; n < tokens32_; ++n) {
       for (int64_t m = 0; m < columns32_; m += 16) {
         const Lanes exact = n < count && m < columns_ ? load(ds + n * columns_ + m) : splat(0.0f);
-        bf16* high = slopes_.high + n * columns32_ + m;
-        bf16* low = slopes_.low + n * columns32_ + m;
+        bf16* high = ds_.high + n * columns32_ + m;
+        bf16* low = ds_.low + n * columns32_ + m;
         store(high, exact);
         store(low, exact - load(high));
         for (int64_t i = 0; i < 16; ++i) {
-          slopes_t_.high[(m + i) * tokens32_ + n] = high[i];
-          slopes_t_.low[(m + i) * tokens32_ + n] = low[i];
+          ds_t_.high[(m + i) * tokens32_ + n] = high[i];
+          ds_t_.low[(m + i) * tokens32_ + n] = low[i];
         }
       }
     }
@@ -68,7 +68,7 @@ class AmxProducts {
         block.load();
         for (int64_t n = 0; n < tokens32_; n += 32) {
           const uint32_t* tiles = patches_ + n / 32 * 2 * kTile;
-          block.multiply(slopes_t_, m * tokens32_ + n, tokens32_, tiles, tiles + kTile);
+          block.multiply(ds_t_, m * tokens32_ + n, tokens32_, tiles, tiles + kTile);
         }
         block.store();
       }
@@ -81,7 +81,7 @@ class AmxProducts {
       const Block block{out + c, padded_, true, c + 16 < padded_};
       block.zero();
       for (int64_t m = 0; m < columns32_; m += 32) {
-        block.multiply(slopes_, n * columns32_ + m, columns32_, query_tile(c / 16, m / 32), query_tile(c / 16 + 1, m / 32));
+        block.multiply(ds_, n * columns32_ + m, columns32_, query_tile(c / 16, m / 32), query_tile(c / 16 + 1, m / 32));
       }
       block.store();
     }
@@ -163,9 +163,9 @@ class AmxProducts {
 
   int64_t channels_, padded_, most_columns_, most_tokens_;
   int64_t columns_ = 0, columns32_ = 0, tokens32_ = 0;
-  Split slopes_, slopes_t_;  // [tokens, columns] and [columns, tokens]
-  uint32_t* queries_;        // [C / 16][columns / 32] tiles of column pairs
-  uint32_t* patches_;        // [tokens / 32][2] tiles of token pairs
+  Split ds_, ds_t_;    // [tokens, columns] and [columns, tokens]
+  uint32_t* queries_;  // [C / 16][columns / 32] tiles of column pairs
+  uint32_t* patches_;  // [tokens / 32][2] tiles of token pairs
 };
 
 }  // namespace

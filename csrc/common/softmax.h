@@ -43,22 +43,22 @@ class ColumnSums {
 //   lse_m = log sum_n exp(scale s_nm), weights_n += mean over m of exp(scale s_nm - lse_m). s is overwritten.
 inline void softmax_mean(float* s, int64_t s_row, int64_t tokens, int64_t valid, float scale, float* lse, float* weights) {
   for (int64_t first = 0; first < valid; first += 16) {
-    Lanes top = splat(-std::numeric_limits<float>::infinity());
-    for (int64_t n = 0; n < tokens; ++n) top = max(top, splat(scale) * load(s + n * s_row + first));
+    Lanes m_i = splat(-std::numeric_limits<float>::infinity());
+    for (int64_t n = 0; n < tokens; ++n) m_i = max(m_i, splat(scale) * load(s + n * s_row + first));
     ColumnSums sums;
     for (int64_t n = 0; n < tokens; ++n) {
       float* at = s + n * s_row + first;
-      const Lanes e = exp(fma(splat(scale), load(at), splat(0.0f) - top));
+      const Lanes e = exp(fma(splat(scale), load(at), splat(0.0f) - m_i));
       sums.add(e);
       store(at, e);
     }
-    float tops[16], share[16];
-    store(tops, top);
+    float m_lanes[16], share[16];
+    store(m_lanes, m_i);
     for (int64_t m = 0; m < 16; ++m) {
-      const double total = sums.totals()[m];
+      const double l_i = sums.totals()[m];
       const bool counts = first + m < valid;
-      share[m] = counts ? static_cast<float>(1.0 / (total * static_cast<double>(valid))) : 0.0f;
-      if (counts) lse[first + m] = static_cast<float>(tops[m] + std::log(total));
+      share[m] = counts ? static_cast<float>(1.0 / (l_i * static_cast<double>(valid))) : 0.0f;
+      if (counts) lse[first + m] = static_cast<float>(m_lanes[m] + std::log(l_i));
     }
     const Lanes shares = load(share);
     for (int64_t n = 0; n < tokens; ++n) weights[n] += sum(shares * load(s + n * s_row + first));
@@ -71,30 +71,30 @@ inline void softmax_mean(float* s, int64_t s_row, int64_t tokens, int64_t valid,
 inline void softmax_mean_backward(float* s, int64_t s_row, int64_t tokens, int64_t valid, float scale, const float* lse,
                                   const float* g, float* weights) {
   for (int64_t first = 0; first < valid; first += 16) {
-    float top[16];
-    for (int64_t m = 0; m < 16; ++m) top[m] = first + m < valid ? lse[first + m] : std::numeric_limits<float>::infinity();
-    const Lanes minus_top = splat(0.0f) - load(top);
+    float m_i[16];
+    for (int64_t m = 0; m < 16; ++m) m_i[m] = first + m < valid ? lse[first + m] : std::numeric_limits<float>::infinity();
+    const Lanes minus_m = splat(0.0f) - load(m_i);
     ColumnSums mass, moment;
     for (int64_t n = 0; n < tokens; ++n) {
       float* at = s + n * s_row + first;
-      const Lanes p = exp(fma(splat(scale), load(at), minus_top));
+      const Lanes p = exp(fma(splat(scale), load(at), minus_m));
       mass.add(p);
       moment.add(p * splat(g[n]));
       store(at, p);
     }
     float share[16], mean[16];
     for (int64_t m = 0; m < 16; ++m) {
-      const double total = mass.totals()[m];
+      const double l_i = mass.totals()[m];
       const bool counts = first + m < valid;
-      share[m] = counts ? static_cast<float>(1.0 / (total * static_cast<double>(valid))) : 0.0f;
-      mean[m] = counts ? static_cast<float>(moment.totals()[m] / total) : 0.0f;
+      share[m] = counts ? static_cast<float>(1.0 / (l_i * static_cast<double>(valid))) : 0.0f;
+      mean[m] = counts ? static_cast<float>(moment.totals()[m] / l_i) : 0.0f;
     }
-    const Lanes shares = load(share), means = load(mean), slopes = splat(scale) * shares;
+    const Lanes shares = load(share), means = load(mean), scaled = splat(scale) * shares;
     for (int64_t n = 0; n < tokens; ++n) {
       float* at = s + n * s_row + first;
       const Lanes p = load(at);
       weights[n] += sum(shares * p);
-      store(at, slopes * p * (splat(g[n]) - means));
+      store(at, scaled * p * (splat(g[n]) - means));
     }
   }
 }

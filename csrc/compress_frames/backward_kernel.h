@@ -14,7 +14,7 @@
 namespace longreel {
 namespace {
 
-// One worker's memory, and its pass over a single frame. Dots makes the scores, Products what follows from their gradient.
+// One worker's memory, and its way through a single frame. Dots makes the scores, Products what follows from their gradient.
 template <class T, class Dots, class Products>
 class FrameBackward {
  public:
@@ -58,8 +58,8 @@ class FrameBackward {
     const bool attended = given && x.count > 0 && queries.columns() > 0;
     if (attended) {
       scores_->compute(x, queries);
-      for (int64_t p = 0; p < problem_.queries.prompts; ++p) differentiate(queries, p, f, x);
-      products_->set_slopes(scores_->data(), x.count);
+      for (int64_t p = 0; p < problem_.queries.prompts; ++p) make_ds(queries, p, f, x);
+      products_->set_ds(scores_->data(), x.count);
     }
     if (own_sums_ != nullptr) {
       query_sums = own_sums_;
@@ -76,7 +76,7 @@ class FrameBackward {
   }
 
   // The scores of prompt p become ds; its weights are recomputed.
-  void differentiate(const Set& queries, int64_t p, int64_t f, const FrameRows<T>& x) {
+  void make_ds(const Set& queries, int64_t p, int64_t f, const FrameRows<T>& x) {
     const int64_t channels = problem_.patches.channels, first = queries.first(p), valid = queries.valid(p);
     float* weights = weights_ + p * longest_;
     std::fill_n(weights, x.count, 0.0f);
@@ -170,16 +170,16 @@ struct QueryChunks {
 // grad_query [P, 1, M, C] from the chunks' sums
 template <class T, class Dots>
 void join_chunks(const FrameProblem& problem, const PackedQueries<T, Dots>& queries, const QueryChunks& chunks,
-                 const float* sums, const float** rows, float* total, T* grad_query) {
+                 const float* sums, const float** rows, float* acc, T* grad_query) {
   const int64_t channels = problem.patches.channels, padded = round_up(channels, 16);
   std::fill_n(grad_query, problem.queries.prompts * problem.queries.rows * channels, T{});
   const float one = 1.0f;
   for (int64_t p = 0; p < problem.queries.prompts; ++p) {
     for (int64_t i = queries.first(p); i < queries.first(p) + queries.valid(p); ++i) {
       for (int64_t chunk = 0; chunk < chunks.count; ++chunk) rows[chunk] = sums + chunk * chunks.size + i * padded;
-      std::fill_n(total, padded, 0.0f);
-      combine(Coefficients{&one, 0, 0}, 1, rows, chunks.count, channels, total, padded);
-      write_scaled(total, 1.0f, channels, grad_query + (p * problem.queries.rows + queries.source(i)) * channels);
+      std::fill_n(acc, padded, 0.0f);
+      combine(Coefficients{&one, 0, 0}, 1, rows, chunks.count, channels, acc, padded);
+      write_scaled(acc, 1.0f, channels, grad_query + (p * problem.queries.rows + queries.source(i)) * channels);
     }
   }
 }
@@ -204,25 +204,25 @@ void frames_backward(const FrameProblem& problem, const FrameGradients& gradient
   Set set(problem, true, common);
   float* const sums = workspace(common);
   const float** const rows = joined_rows(common);
-  float* const total = joined(common);
+  float* const acc = joined(common);
   if (shared) set.pack(0);
   const int64_t tiles = chunked ? chunks.count : frames;
   share_tiles(threads, workers, tiles, chunked ? 1 : frame_grain(problem, workers), [&](int64_t worker, auto next) {
     Arena arena(scratch.data() + common_size.used() + worker * worker_size.used());
-    FrameBackward<T, Dots, Products> pass(problem, gradients, shared ? &set : nullptr, arena);
-    pass.start();
+    FrameBackward<T, Dots, Products> backward(problem, gradients, shared ? &set : nullptr, arena);
+    backward.start();
     const typename Dots::Session session;
     for (int64_t begin, end; next(&begin, &end);) {
       if (!chunked) {
-        for (int64_t f = begin; f < end; ++f) pass.run(f, nullptr);
+        for (int64_t f = begin; f < end; ++f) backward.run(f, nullptr);
         continue;
       }
       float* const chunk_sums = sums + begin * chunks.size;
       std::fill_n(chunk_sums, chunks.size, 0.0f);
-      for (int64_t f = chunks.begin(begin); f < chunks.begin(begin + 1); ++f) pass.run(f, chunk_sums);
+      for (int64_t f = chunks.begin(begin); f < chunks.begin(begin + 1); ++f) backward.run(f, chunk_sums);
     }
   });
-  if (chunked) join_chunks(problem, set, chunks, sums, rows, total, static_cast<T*>(gradients.grad_query));
+  if (chunked) join_chunks(problem, set, chunks, sums, rows, acc, static_cast<T*>(gradients.grad_query));
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "adaptive_pool/geometry.h"
+#include "adaptive_pool/pool_window.h"
 #include "common/numbers.h"
 #include "common/parallel.h"
 
@@ -50,7 +50,7 @@ struct FrameProblem {
   Patches patches;
   Queries queries;
   float scale;
-  PoolGeometry pool;
+  PoolWindow pool;
 
   LONGREEL_INLINE int64_t total_tokens() const {
     return patches.offsets == nullptr ? patches.frames * (patches.tokens - pool.prefix) : patches.offsets[patches.frames];

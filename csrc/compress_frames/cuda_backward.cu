@@ -10,7 +10,7 @@
 #include "compress_frames/cuda_plan.cuh"
 #include "compress_frames/cuda_products.cuh"
 #include "compress_frames/cuda_scores.cuh"
-#include "compress_frames/cuda_slopes.cuh"
+#include "compress_frames/cuda_softmax_backward.cuh"
 
 namespace longreel {
 namespace {
@@ -18,8 +18,8 @@ namespace {
 // Frames that share one sum of the queries' gradient, at most, unless the sums would be too many.
 constexpr int64_t kMostInChunk = 16;
 
-struct BackwardPass {
-  FramePass frames;
+struct BackwardCall {
+  FrameCall frames;
   FrameGradients gradients;
   float* query_sums;    // [chunks, P M, C], where the queries are shared
   int64_t slices;       // of the channels
@@ -28,12 +28,12 @@ struct BackwardPass {
 
 template <class T>
 struct BackwardSteps {
-  const BackwardPass& own;
-  const FramePass& pass = own.frames;
-  const FrameProblem& problem = pass.problem;
+  const BackwardCall& own;
+  const FrameCall& call = own.frames;
+  const FrameProblem& problem = call.problem;
 
   struct Step {
-    const FramePass* pass;
+    const FrameCall* call;
     const float* scores;
     int64_t pitch, floats;
     int64_t line, lines;     // the first line, and how many there are in all
@@ -47,29 +47,29 @@ struct BackwardSteps {
     }
     __device__ Row<T> row(int k) const {
       if (k >= rows) return {nullptr, 0};
-      return x == nullptr ? query_row<T>(*pass, queries_of, line + k) : Row<T>{x + k * row_step, channel_step};
+      return x == nullptr ? query_row<T>(*call, queries_of, line + k) : Row<T>{x + k * row_step, channel_step};
     }
   };
 
   template <class Take>
   __device__ void score(int64_t number, const Take& take) const {
-    const PartOfFrame at(pass, number);
-    const Frame<T> frame(pass, at.local);
-    score_part<T>(pass, frame, at.part, take);
-    if (!ends_frame(pass.queue, at.local, frame.parts)) return;
-    if (pass.score_rows > 0) differentiate_rows<T>(pass, frame, own.gradients.grad_weights);
-    publish_weights(pass.queue, at.local);
+    const PartOfFrame at(call, number);
+    const Frame<T> frame(call, at.local);
+    score_part<T>(call, frame, at.part, take);
+    if (!ends_frame(call.scheduler, at.local, frame.parts)) return;
+    if (call.score_rows > 0) softmax_mean_backward<T>(call, frame, own.gradients.grad_weights);
+    publish_weights(call.scheduler, at.local);
   }
 
   template <class Take>
   __device__ void sweep(int64_t task, const Take& take) const {
-    const int64_t chunk = task / pass.queue.chunk_tasks, number = task % pass.queue.chunk_tasks;
+    const int64_t chunk = task / call.scheduler.chunk_tasks, number = task % call.scheduler.chunk_tasks;
     if (number < own.query_tasks) {
       sum_queries(chunk, number / own.slices, number % own.slices, take);
     } else {
-      const int64_t local = chunk * pass.queue.chunk + (number - own.query_tasks) / own.slices;
-      if (local < pass.queue.frames) {
-        write_patches(Frame<T>(pass, local), number % own.slices, take);
+      const int64_t local = chunk * call.scheduler.chunk + (number - own.query_tasks) / own.slices;
+      if (local < call.scheduler.frames) {
+        write_patches(Frame<T>(call, local), number % own.slices, take);
       } else {
         take();
       }
@@ -81,16 +81,16 @@ struct BackwardSteps {
   __device__ void sum_queries(int64_t chunk, int64_t tile, int64_t slice, const Take& take) const {
     const Patches& patches = problem.patches;
     const Queries& q = problem.queries;
-    const int64_t begin = chunk * pass.queue.chunk, end = min(begin + pass.queue.chunk, pass.queue.frames);
+    const int64_t begin = chunk * call.scheduler.chunk, end = min(begin + call.scheduler.chunk, call.scheduler.frames);
     const int64_t rows = q.prompts * q.rows;
     int64_t steps = 0;
-    for (int64_t local = begin; local < end; ++local) steps += ceil_div(Frame<T>(pass, local).tokens, kProductSide);
+    for (int64_t local = begin; local < end; ++local) steps += ceil_div(Frame<T>(call, local).tokens, kProductSide);
     int64_t local = begin, first = 0;
     const auto at = [&](int64_t, int64_t) {
-      while (local < end && first >= Frame<T>(pass, local).tokens) ++local, first = 0;
+      while (local < end && first >= Frame<T>(call, local).tokens) ++local, first = 0;
       if (local == end) return Step{};
-      const Frame<T> frame(pass, local);
-      const Step step{&pass,
+      const Frame<T> frame(call, local);
+      const Step step{&call,
                       frame.scores + first,
                       frame.pitch,
                       frame.pitch - first,
@@ -111,22 +111,22 @@ struct BackwardSteps {
       const int64_t r = tile * kProductSide + m;
       if (r >= rows) return;
       if (q.sets == 1) {
-        const int64_t sum = pass.first_frame / pass.queue.chunk + chunk;
+        const int64_t sum = call.first_frame / call.scheduler.chunk + chunk;
         store_channels(own.query_sums + (sum * rows + r) * patches.channels, values, c, patches.channels);
       } else {
-        const int64_t p = r / q.rows, row = (p * patches.frames + pass.first_frame + begin) * q.rows + r % q.rows;
+        const int64_t p = r / q.rows, row = (p * patches.frames + call.first_frame + begin) * q.rows + r % q.rows;
         store_channels(static_cast<T*>(own.gradients.grad_query) + row * patches.channels, values, c, patches.channels);
       }
     };
-    run_products<T, false>(pass, 1, max(steps, int64_t{1}), slice * Tile<T>::slice, pass.x_packs, at, depth, emit, take);
+    run_products<T, false>(call, 1, max(steps, int64_t{1}), slice * Tile<T>::slice, call.x_packs, at, depth, emit, take);
   }
 
   // sum_m ds_mn q_m + sum_p w_pn grad_context_p + the shares of the cells, for a slice of channels of all tokens of a frame
   template <class Take>
   __device__ void write_patches(const Frame<T>& frame, int64_t slice, const Take& take) const {
     const Patches& patches = problem.patches;
-    const PoolGeometry& pool = problem.pool;
-    const int64_t channels = patches.channels, channel = slice * Tile<T>::slice, lines = pass.scored_rows;
+    const PoolWindow& pool = problem.pool;
+    const int64_t channels = patches.channels, channel = slice * Tile<T>::slice, lines = call.scored_rows;
     const int64_t first_row = patches.offsets == nullptr ? frame.index * patches.tokens : patches.first_row(frame.index);
     T* const out = static_cast<T*>(own.gradients.grad_patches) + first_row * channels;
     for (int64_t i = threadIdx.x; i < pool.prefix * Tile<T>::slice; i += kThreads) {
@@ -137,7 +137,7 @@ struct BackwardSteps {
     const int64_t queries = problem.queries.prompts * problem.queries.rows;
     const auto at = [&](int64_t tile, int64_t step) {
       const int64_t first = tile * kProductSide, line = step * kProductSide;
-      return Step{&pass,
+      return Step{&call,
                   frame.scores + first,
                   frame.pitch,
                   frame.pitch - first,
@@ -162,20 +162,20 @@ struct BackwardSteps {
       if (grad_content != nullptr) add_shares(total, grad_content + frame.index * pool.cells() * channels, n, c);
       store_channels(out + (pool.prefix + n) * channels, total, c, channels);
     };
-    run_products<T, true>(pass, ceil_div(frame.tokens, kProductSide), steps, channel, pass.q_packs, at, depth, emit, take);
+    run_products<T, true>(call, ceil_div(frame.tokens, kProductSide), steps, channel, call.q_packs, at, depth, emit, take);
   }
 
   // Adds to four channels of token n what its cells' gradient [cells, C] gives it.
   __device__ void add_shares(float (&total)[4], const T* grad, int64_t n, int64_t c) const {
-    const PoolGeometry& pool = problem.pool;
+    const PoolWindow& pool = problem.pool;
     const int64_t y = n / pool.pitch, x = n % pool.pitch;
     if (y >= pool.height || x >= pool.width) return;
-    const Interval is = PoolGeometry::cells_of_token(y, pool.height, pool.out_height);
-    const Interval js = PoolGeometry::cells_of_token(x, pool.width, pool.out_width);
+    const Interval is = PoolWindow::cells_of_token(y, pool.height, pool.out_height);
+    const Interval js = PoolWindow::cells_of_token(x, pool.width, pool.out_width);
     for (int64_t i = is.begin; i < is.end; ++i) {
-      const int64_t height = PoolGeometry::tokens_of_cell(i, pool.height, pool.out_height).size();
+      const int64_t height = PoolWindow::tokens_of_cell(i, pool.height, pool.out_height).size();
       for (int64_t j = js.begin; j < js.end; ++j) {
-        const int64_t width = PoolGeometry::tokens_of_cell(j, pool.width, pool.out_width).size();
+        const int64_t width = PoolWindow::tokens_of_cell(j, pool.width, pool.out_width).size();
         const float share = 1.0f / static_cast<float>(height * width);
         const T* const from = grad + (i * pool.out_width + j) * problem.patches.channels + c;
 #pragma unroll
@@ -188,8 +188,8 @@ struct BackwardSteps {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) frames_backward(const __grid_constant__ BackwardPass pass) {
-  work_through(pass.frames.queue, parts_at_hand(pass.frames), BackwardSteps<T>{pass});
+__global__ void __launch_bounds__(kThreads, 1) frames_backward(const __grid_constant__ BackwardCall call) {
+  run_schedule(call.frames.scheduler, parts_at_hand(call.frames), BackwardSteps<T>{call});
 }
 
 // grad_query [count] = the sum of its chunks, in order
@@ -208,8 +208,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 struct BackwardPlan {
-  PassPlan frames;
-  BackwardPass pass;
+  LaunchPlan frames;
+  BackwardCall call;
   int64_t chunks, query_count;
   bool sums_queries;
 };
@@ -230,20 +230,20 @@ cudaError_t plan_backward(const FrameProblem& problem, FrameBorders borders, con
   int64_t chunk = 1;
   if (sums_queries && q.sets == 1) {
     const int64_t in_l2 = card.l2_bytes / 4 / frame_bytes<T>(problem, borders.data != nullptr, rows);
-    const int64_t most_sums = std::max<int64_t>(1, most_kept_bytes(card) / (queries * x.channels * 4));
+    const int64_t most_sums = std::max<int64_t>(1, most_bytes_at_once(card) / (queries * x.channels * 4));
     chunk = std::max(std::clamp<int64_t>(in_l2, 1, kMostInChunk), ceil_div(x.frames, most_sums));
   }
   plan->sums_queries = sums_queries;
   plan->chunks = ceil_div(x.frames, chunk);
   plan->query_count = q.prompts * q.sets * q.rows * x.channels;
-  plan->pass = {};
-  plan->pass.gradients = gradients;
-  plan->pass.slices = slices;
-  plan->pass.query_tasks = sums_queries ? ceil_div(queries, kProductSide) * slices : 0;
+  plan->call = {};
+  plan->call.gradients = gradients;
+  plan->call.slices = slices;
+  plan->call.query_tasks = sums_queries ? ceil_div(queries, kProductSide) * slices : 0;
   const int64_t patch_tasks = gradients.grad_patches != nullptr ? chunk * slices : 0;
-  plan->frames = plan_pass<T>(problem, borders, gradients.grad_context, rows, scored, chunk,
-                              plan->pass.query_tasks + patch_tasks, resident, card, arena);
-  plan->pass.query_sums = arena.take<float>(sums_queries && q.sets == 1 ? plan->chunks * plan->query_count : 0);
+  plan->frames = plan_launches<T>(problem, borders, gradients.grad_context, rows, scored, chunk,
+                                  plan->call.query_tasks + patch_tasks, resident, card, arena);
+  plan->call.query_sums = arena.take<float>(sums_queries && q.sets == 1 ? plan->chunks * plan->query_count : 0);
   return error;
 }
 
@@ -271,11 +271,11 @@ cudaError_t compress_frames_backward_cuda(const FrameProblem& problem, FrameBord
     if (error == cudaSuccess && gradients.grad_query != nullptr && !plan.sums_queries) {
       error = cudaMemsetAsync(gradients.grad_query, 0, static_cast<size_t>(count) * sizeof(T), stream);
     }
-    if (error != cudaSuccess || plan.frames.pass.queue.chunk_tasks == 0) return error;
-    error = run_pass(plan.frames, borders, Tile<T>::tokens, frames_backward<T>, plan.pass, plan.pass.frames, stream);
+    if (error != cudaSuccess || plan.frames.call.scheduler.chunk_tasks == 0) return error;
+    error = run_launches(plan.frames, borders, Tile<T>::tokens, frames_backward<T>, plan.call, plan.call.frames, stream);
     if (error == cudaSuccess && plan.sums_queries && problem.queries.sets == 1) {
       error = launch(join_chunks<T>, dim3(static_cast<unsigned>(ceil_div(count, kThreads))), dim3(kThreads), 0, stream,
-                     plan.pass.query_sums, plan.chunks, count, static_cast<T*>(gradients.grad_query));
+                     plan.call.query_sums, plan.chunks, count, static_cast<T*>(gradients.grad_query));
     }
     return error;
   });

@@ -11,56 +11,56 @@ namespace {
 // Slices of channels that one task sums: half a frame's width keeps a block busy for longer than taking a task does.
 constexpr int64_t kSlices = 2;
 
-struct ForwardPass {
-  FramePass frames;
+struct ForwardCall {
+  FrameCall frames;
   FrameOutputs outputs;
 };
 
 template <class T>
 struct ForwardSteps {
-  const FramePass& pass;
+  const FrameCall& call;
   const FrameOutputs& outputs;
 
   template <class Take>
   __device__ void score(int64_t number, const Take& take) const {
-    const PartOfFrame at(pass, number);
-    const Frame<T> frame(pass, at.local);
-    score_part<T>(pass, frame, at.part, take);
-    if (!ends_frame(pass.queue, at.local, frame.parts)) return;
-    average_rows<T>(pass, frame, outputs);
-    publish_weights(pass.queue, at.local);
+    const PartOfFrame at(call, number);
+    const Frame<T> frame(call, at.local);
+    score_part<T>(call, frame, at.part, take);
+    if (!ends_frame(call.scheduler, at.local, frame.parts)) return;
+    softmax_mean<T>(call, frame, outputs);
+    publish_weights(call.scheduler, at.local);
   }
 
   template <class Take>
   __device__ void sweep(int64_t task, const Take& take) const {
     take();
-    const int64_t local = task / pass.queue.chunk_tasks;
-    const int64_t first = task % pass.queue.chunk_tasks * kSlices;
-    const int64_t slices = ceil_div(pass.problem.patches.channels, Tile<T>::slice);
+    const int64_t local = task / call.scheduler.chunk_tasks;
+    const int64_t first = task % call.scheduler.chunk_tasks * kSlices;
+    const int64_t slices = ceil_div(call.problem.patches.channels, Tile<T>::slice);
     for (int64_t slice = first; slice < min(first + kSlices, slices); ++slice) {
-      if (pass.x_packs) {
-        sum_slice<T, true>(pass, local, outputs, slice);
+      if (call.x_packs) {
+        sum_slice<T, true>(call, local, outputs, slice);
       } else {
-        sum_slice<T, false>(pass, local, outputs, slice);
+        sum_slice<T, false>(call, local, outputs, slice);
       }
     }
   }
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) frames_forward(const __grid_constant__ ForwardPass pass) {
-  work_through(pass.frames.queue, parts_at_hand(pass.frames), ForwardSteps<T>{pass.frames, pass.outputs});
+__global__ void __launch_bounds__(kThreads, 1) frames_forward(const __grid_constant__ ForwardCall call) {
+  run_schedule(call.frames.scheduler, parts_at_hand(call.frames), ForwardSteps<T>{call.frames, call.outputs});
 }
 
 template <class T>
-cudaError_t plan_forward(const FrameProblem& problem, FrameBorders borders, Arena& arena, PassPlan* plan) {
+cudaError_t plan_forward(const FrameProblem& problem, FrameBorders borders, Arena& arena, LaunchPlan* plan) {
   Card card;
   int64_t resident = 1;
   cudaError_t error = current_card(&card);
   if (error == cudaSuccess) error = resident_blocks(frames_forward<T>, kThreads, kSharedBytes, card, &resident);
   const int64_t rows = problem.queries.prompts * problem.queries.rows;
   const int64_t tasks = ceil_div(ceil_div(problem.patches.channels, Tile<T>::slice), kSlices);
-  *plan = plan_pass<T>(problem, borders, nullptr, rows, rows, 1, tasks, resident, card, arena);
+  *plan = plan_launches<T>(problem, borders, nullptr, rows, rows, 1, tasks, resident, card, arena);
   return error;
 }
 
@@ -69,7 +69,7 @@ cudaError_t plan_forward(const FrameProblem& problem, FrameBorders borders, Aren
 cudaError_t compress_frames_cuda_workspace(const FrameProblem& problem, FrameBorders borders, int64_t* bytes) {
   return with_element(problem.patches.dtype, [&](auto element) {
     Arena arena(nullptr);
-    PassPlan plan;
+    LaunchPlan plan;
     const cudaError_t error = plan_forward<decltype(element)>(problem, borders, arena, &plan);
     *bytes = arena.used();
     return error;
@@ -82,11 +82,11 @@ cudaError_t compress_frames_cuda(const FrameProblem& problem, FrameBorders borde
   return with_element(problem.patches.dtype, [&](auto element) {
     using T = decltype(element);
     Arena arena(static_cast<std::byte*>(workspace));
-    PassPlan plan;
+    LaunchPlan plan;
     const cudaError_t error = plan_forward<T>(problem, borders, arena, &plan);
     if (error != cudaSuccess) return error;
-    ForwardPass pass{{}, outputs};
-    return run_pass(plan, borders, Tile<T>::tokens, frames_forward<T>, pass, pass.frames, stream);
+    ForwardCall call{{}, outputs};
+    return run_launches(plan, borders, Tile<T>::tokens, frames_forward<T>, call, call.frames, stream);
   });
 }
 

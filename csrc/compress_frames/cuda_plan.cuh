@@ -15,16 +15,16 @@
 #include "common/cuda_launch.cuh"
 #include "common/scratch.h"
 #include "compress_frames/cuda_borders.h"
-#include "compress_frames/cuda_pass.cuh"
+#include "compress_frames/cuda_frame.cuh"
 
 namespace longreel {
 
 // What a pass keeps beside its outputs, scores and sums, takes about this much each, and no more for more frames: they are
 // launched in turn. (Packed frames, whose lengths the host does not know, keep the scores of all.)
-inline int64_t most_kept_bytes(const Card& card) { return 3 * card.l2_bytes; }
+inline int64_t most_bytes_at_once(const Card& card) { return 3 * card.l2_bytes; }
 
-struct PassPlan {
-  FramePass pass;
+struct LaunchPlan {
+  FrameCall call;
   int64_t frames_at_once, blocks, resident, counter_bytes;
   int64_t* offsets;
   int64_t* first_part;
@@ -45,38 +45,38 @@ int64_t frame_bytes(const FrameProblem& problem, bool packed, int64_t rows) {
 
 // rows: of scores, `scored` of them products with the patches; chunk: frames whose tasks are one.
 template <class T>
-PassPlan plan_pass(const FrameProblem& problem, FrameBorders borders, const void* grad_context, int64_t rows, int64_t scored,
-                   int64_t chunk, int64_t chunk_tasks, int64_t resident, const Card& card, Arena& arena) {
+LaunchPlan plan_launches(const FrameProblem& problem, FrameBorders borders, const void* grad_context, int64_t rows,
+                         int64_t scored, int64_t chunk, int64_t chunk_tasks, int64_t resident, const Card& card, Arena& arena) {
   const Patches& x = problem.patches;
   const Queries& q = problem.queries;
   const bool packed = borders.data != nullptr;
   const int64_t frames = x.frames, tokens = usual_tokens(problem, packed), pitch = round_up(tokens, kPitch);
-  PassPlan plan = {};
-  FramePass& pass = plan.pass;
-  pass.problem = problem;
-  pass.grad_context = grad_context;
-  pass.x_packs = packs<T>(x.data, x.channels, x.channel_stride, packed ? 0 : x.frame_stride, x.row_stride);
-  pass.q_packs = packs<T>(q.data, x.channels, q.channel_stride, q.prompt_stride, q.set_stride, q.row_stride) &&
+  LaunchPlan plan = {};
+  FrameCall& call = plan.call;
+  call.problem = problem;
+  call.grad_context = grad_context;
+  call.x_packs = packs<T>(x.data, x.channels, x.channel_stride, packed ? 0 : x.frame_stride, x.row_stride);
+  call.q_packs = packs<T>(q.data, x.channels, q.channel_stride, q.prompt_stride, q.set_stride, q.row_stride) &&
                  packs<T>(grad_context, x.channels, 1);
-  pass.score_rows = rows;
-  pass.scored_rows = scored;
-  pass.parts = parts_of(tokens, Tile<T>::tokens);
+  call.score_rows = rows;
+  call.scored_rows = scored;
+  call.parts = parts_of(tokens, Tile<T>::tokens);
 
   int64_t fitting = frames, score_tokens = 0;
-  if (!packed && rows * pitch > 0) fitting = std::max(chunk, most_kept_bytes(card) / (rows * pitch * 4) / chunk * chunk);
+  if (!packed && rows * pitch > 0) fitting = std::max(chunk, most_bytes_at_once(card) / (rows * pitch * 4) / chunk * chunk);
   plan.frames_at_once = std::min(frames, fitting);
   score_tokens = packed ? Frame<T>::packed_begin(x.tokens, frames) : plan.frames_at_once * pitch;
-  pass.scores = arena.take<float>(rows * score_tokens);
+  call.scores = arena.take<float>(rows * score_tokens);
 
-  Queue& queue = pass.queue;
-  queue.chunk = chunk;
-  queue.chunk_tasks = chunk_tasks;
+  Scheduler& scheduler = call.scheduler;
+  scheduler.chunk = chunk;
+  scheduler.chunk_tasks = chunk_tasks;
   const int64_t counters = 4 + plan.frames_at_once + ceil_div(plan.frames_at_once, chunk);
   plan.counter_bytes = counters * static_cast<int64_t>(sizeof(unsigned));
-  queue.next_part = arena.take<unsigned long long>(ceil_div(counters, 2));
-  queue.next_task = queue.next_part + 1;
-  queue.scored = reinterpret_cast<unsigned*>(queue.next_part + 2);
-  queue.weighed = queue.scored + plan.frames_at_once;
+  scheduler.next_part = arena.take<unsigned long long>(ceil_div(counters, 2));
+  scheduler.next_task = scheduler.next_part + 1;
+  scheduler.scored = reinterpret_cast<unsigned*>(scheduler.next_part + 2);
+  scheduler.weighed = scheduler.scored + plan.frames_at_once;
 
   plan.offsets = arena.take<int64_t>(packed ? frames + 1 : 0);
   plan.first_part = arena.take<int64_t>(packed ? frames + 1 : 0);
@@ -84,27 +84,27 @@ PassPlan plan_pass(const FrameProblem& problem, FrameBorders borders, const void
 
   const int64_t in_l2 = std::max<int64_t>(1, card.l2_bytes / 2 / frame_bytes<T>(problem, packed, rows));
   plan.resident = resident;
-  plan.blocks = std::min(resident, pass.parts * in_l2);
+  plan.blocks = std::min(resident, call.parts * in_l2);
   return plan;
 }
 
-// Runs the pass: every launch is followed by one that does the tasks which are left (see the queue).
+// Runs the pass: every launch is followed by one that does the tasks which are left (see the scheduler).
 template <class Argument>
-cudaError_t run_pass(PassPlan& plan, FrameBorders borders, int64_t part_tokens, void (*kernel)(Argument), Argument& argument,
-                     FramePass& pass, cudaStream_t stream) {
-  const Patches& x = pass.problem.patches;
+cudaError_t run_launches(LaunchPlan& plan, FrameBorders borders, int64_t part_tokens, void (*kernel)(Argument),
+                         Argument& argument, FrameCall& call, cudaStream_t stream) {
+  const Patches& x = call.problem.patches;
   cudaError_t error = cudaSuccess;
-  pass = plan.pass;
+  call = plan.call;
   if (borders.data != nullptr) {
     error = find_borders(borders, x.tokens, x.frames, part_tokens, plan.offsets, plan.first_part, plan.part_frame, stream);
-    pass.problem.patches.offsets = plan.offsets;
-    pass.first_part = plan.first_part;
-    pass.part_frame = plan.part_frame;
+    call.problem.patches.offsets = plan.offsets;
+    call.first_part = plan.first_part;
+    call.part_frame = plan.part_frame;
   }
   for (int64_t first = 0; first < x.frames && error == cudaSuccess; first += plan.frames_at_once) {
-    pass.first_frame = first;
-    pass.queue.frames = std::min(plan.frames_at_once, x.frames - first);
-    error = cudaMemsetAsync(pass.queue.next_part, 0, static_cast<size_t>(plan.counter_bytes), stream);
+    call.first_frame = first;
+    call.scheduler.frames = std::min(plan.frames_at_once, x.frames - first);
+    error = cudaMemsetAsync(call.scheduler.next_part, 0, static_cast<size_t>(plan.counter_bytes), stream);
     for (const int64_t blocks : {plan.blocks, plan.resident}) {
       if (error != cudaSuccess) break;
       error = launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), kSharedBytes, stream, argument);
@@ -117,19 +117,19 @@ cudaError_t run_pass(PassPlan& plan, FrameBorders borders, int64_t part_tokens, 
 struct PartOfFrame {
   int64_t local, part;
 
-  __device__ PartOfFrame(const FramePass& pass, int64_t number) {
-    if (pass.part_frame != nullptr) {
-      local = pass.part_frame[number];
-      part = number - pass.first_part[local];
+  __device__ PartOfFrame(const FrameCall& call, int64_t number) {
+    if (call.part_frame != nullptr) {
+      local = call.part_frame[number];
+      part = number - call.first_part[local];
     } else {
-      local = number / pass.parts;
-      part = number % pass.parts;
+      local = number / call.parts;
+      part = number % call.parts;
     }
   }
 };
 
-__device__ inline int64_t parts_at_hand(const FramePass& pass) {
-  return pass.first_part != nullptr ? pass.first_part[pass.queue.frames] : pass.parts * pass.queue.frames;
+__device__ inline int64_t parts_at_hand(const FrameCall& call) {
+  return call.first_part != nullptr ? call.first_part[call.scheduler.frames] : call.parts * call.scheduler.frames;
 }
 
 }  // namespace longreel

@@ -3,7 +3,7 @@
 // would not hold coefficients below 6e-8); for fp32 rows everything is.
 #pragma once
 
-#include "compress_frames/cuda_pass.cuh"
+#include "compress_frames/cuda_frame.cuh"
 
 namespace longreel {
 
@@ -127,7 +127,7 @@ class ProductSums<float, Across> {
 // Runs `outputs` products of `steps` steps each for the channels from `channel` on. at(output, step) finds a step, one after
 // another, and depth(step) says how many of its k there are; emit(output, m, c, values) takes four channels of a result.
 template <class T, bool Across, class At, class Depth, class Emit, class Take>
-__device__ void run_products(const FramePass& pass, int64_t outputs, int64_t steps, int64_t channel, bool rows_pack,
+__device__ void run_products(const FrameCall& call, int64_t outputs, int64_t steps, int64_t channel, bool rows_pack,
                              const At& at, const Depth& depth, const Emit& emit, const Take& take) {
   using Stage = ProductStage<Across>;
   unsigned char* const shared = dynamic_shared();
@@ -140,11 +140,11 @@ __device__ void run_products(const FramePass& pass, int64_t outputs, int64_t ste
       const auto from = at(next_output, next_step);
       const float* const coefficients = from.coefficients(line);
       const bool inside = coefficients != nullptr && 4 * part < from.floats;
-      copy_async(stage + (line * Stage::pitch + 4 * part) * 4, inside ? coefficients + 4 * part : pass.scores, inside);
+      copy_async(stage + (line * Stage::pitch + 4 * part) * 4, inside ? coefficients + 4 * part : call.scores, inside);
 #pragma unroll
       for (int i = 0; i < kProductSide / kWarps; ++i) {
         const int k = warp + i * kWarps;
-        copy_chunk<T>(pass, stage + Stage::coefficient_bytes + k * Stage::row_bytes + lane * kPackBytes, from.row(k),
+        copy_chunk<T>(call, stage + Stage::coefficient_bytes + k * Stage::row_bytes + lane * kPackBytes, from.row(k),
                       channel + lane * Tile<T>::lane, rows_pack);
       }
       filled = (filled + 1) % kProductStages;

@@ -1,7 +1,7 @@
 // Scores of one part of a frame: x_n . q_r for its tokens n and every row r, through a ring of stages in shared memory.
 #pragma once
 
-#include "compress_frames/cuda_pass.cuh"
+#include "compress_frames/cuda_frame.cuh"
 
 namespace longreel {
 
@@ -104,26 +104,26 @@ class ScoreTile<float> {
 
 // Scores [row][token] of `part`; negated for the queries where the scale is negative, so that the largest always wins.
 template <class T, class Take>
-__device__ void score_part(const FramePass& pass, const Frame<T>& frame, int64_t part, const Take& take) {
+__device__ void score_part(const FrameCall& call, const Frame<T>& frame, int64_t part, const Take& take) {
   constexpr int kCopies = Tile<T>::copies, kTileBytes = Tile<T>::stage_bytes / 2;
-  const Patches& patches = pass.problem.patches;
+  const Patches& patches = call.problem.patches;
   const int64_t first = part * Tile<T>::tokens;
-  const int64_t queries = pass.problem.queries.prompts * pass.problem.queries.rows;
+  const int64_t queries = call.problem.queries.prompts * call.problem.queries.rows;
   const int steps = static_cast<int>(ceil_div(patches.channels, Tile<T>::channels));
   unsigned char* const shared = dynamic_shared();
-  if (pass.scored_rows == 0 || frame.tokens == 0) take();
+  if (call.scored_rows == 0 || frame.tokens == 0) take();
   Row<T> x[kCopies], q[kCopies];
 #pragma unroll
   for (int i = 0; i < kCopies; ++i) {
     const int64_t n = first + (threadIdx.x + i * kThreads) / Tile<T>::chunks;
     x[i] = {n < frame.tokens ? frame.x + n * patches.row_stride : nullptr, patches.channel_stride};
   }
-  for (int64_t r = 0; r < (frame.tokens == 0 ? 0 : pass.scored_rows); r += Tile<T>::rows) {
-    const int rows = static_cast<int>(min(pass.scored_rows - r, int64_t{Tile<T>::rows}));
+  for (int64_t r = 0; r < (frame.tokens == 0 ? 0 : call.scored_rows); r += Tile<T>::rows) {
+    const int rows = static_cast<int>(min(call.scored_rows - r, int64_t{Tile<T>::rows}));
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
       const int row = (threadIdx.x + i * kThreads) / Tile<T>::chunks;
-      q[i] = row < rows ? query_row<T>(pass, frame.index, r + row) : Row<T>{nullptr, 0};
+      q[i] = row < rows ? query_row<T>(call, frame.index, r + row) : Row<T>{nullptr, 0};
     }
     const auto load = [&](int step) {
       unsigned char* const stage = shared + step % kStages * Tile<T>::stage_bytes;
@@ -131,8 +131,8 @@ __device__ void score_part(const FramePass& pass, const Frame<T>& frame, int64_t
       for (int i = 0; i < kCopies; ++i) {
         const int at = threadIdx.x + i * kThreads, row = at / Tile<T>::chunks, chunk = at % Tile<T>::chunks;
         const int64_t c = int64_t{step} * Tile<T>::channels + chunk * Tile<T>::lane;
-        copy_chunk(pass, stage + chunk_at<T>(row, chunk), x[i], c, pass.x_packs);
-        if (row < round_up(rows, 16)) copy_chunk(pass, stage + kTileBytes + chunk_at<T>(row, chunk), q[i], c, pass.q_packs);
+        copy_chunk(call, stage + chunk_at<T>(row, chunk), x[i], c, call.x_packs);
+        if (row < round_up(rows, 16)) copy_chunk(call, stage + kTileBytes + chunk_at<T>(row, chunk), q[i], c, call.q_packs);
       }
     };
     for (int step = 0; step < kStages - 1; ++step) {
@@ -154,7 +154,7 @@ __device__ void score_part(const FramePass& pass, const Frame<T>& frame, int64_t
     tile.write(shared, [&](int token, int row, float score) {
       const int64_t n = first + token;
       if (n >= frame.tokens || row >= rows) return;
-      frame.scores[(r + row) * frame.pitch + n] = pass.problem.scale < 0.0f && r + row < queries ? -score : score;
+      frame.scores[(r + row) * frame.pitch + n] = call.problem.scale < 0.0f && r + row < queries ? -score : score;
     });
   }
 }

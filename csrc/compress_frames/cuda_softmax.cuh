@@ -3,16 +3,16 @@
 
 #include <cmath>
 
-#include "compress_frames/cuda_pass.cuh"
+#include "compress_frames/cuda_frame.cuh"
 
 namespace longreel {
 
 // Rows of scores that are handled together.
 constexpr int kSoftmaxRows = 64;
 
-// The largest score of every row, and the factor that makes exp(scale (s - top)) its share of the weights; 0 where it has none.
-struct RowTops {
-  float top[kSoftmaxRows], factor[kSoftmaxRows];
+// The largest score of every row, and the factor that makes exp(scale (s - m_i)) its share of the weights; 0 where it has none.
+struct SoftmaxTerms {
+  float m_i[kSoftmaxRows], factor[kSoftmaxRows];
 };
 
 __device__ inline int64_t valid_queries(const Queries& q, int64_t p, int64_t set) {
@@ -24,13 +24,13 @@ __device__ inline int64_t valid_queries(const Queries& q, int64_t p, int64_t set
 
 // Calls run(first, rows, s) for a few rows [rows, pitch] at a time, s in shared memory if one row fits there. At least once.
 template <class Run>
-__device__ void over_rows(const float* scores, int64_t total, int64_t pitch, const Run& run) {
+__device__ void over_rows(const float* scores, int64_t all, int64_t pitch, const Run& run) {
   const int64_t fitting = kSharedBytes / static_cast<int64_t>(sizeof(float)) / max(pitch, int64_t{1});
   const int64_t most = fitting == 0 ? kSoftmaxRows : min(fitting, int64_t{kSoftmaxRows});
   auto* const staged = reinterpret_cast<float*>(dynamic_shared());
   int64_t first = 0;
   do {
-    const int64_t rows = min(most, total - first);
+    const int64_t rows = min(most, all - first);
     const float* s = scores + first * pitch;
     if (fitting > 0) {
       for (int64_t i = threadIdx.x; i < rows * pitch / 4; i += kThreads) copy_async(staged + 4 * i, s + 4 * i, true);
@@ -42,14 +42,14 @@ __device__ void over_rows(const float* scores, int64_t total, int64_t pitch, con
     run(first, rows, s);
     __syncthreads();
     first += rows;
-  } while (first < total);
+  } while (first < all);
 }
 
 // weights [P, F, N'] and lse [P, F, M] of a frame whose scores are complete.
 template <class T>
-__device__ void average_rows(const FramePass& pass, const Frame<T>& frame, const FrameOutputs& outputs) {
-  __shared__ RowTops tops;
-  const FrameProblem& problem = pass.problem;
+__device__ void softmax_mean(const FrameCall& call, const Frame<T>& frame, const FrameOutputs& outputs) {
+  __shared__ SoftmaxTerms terms;
+  const FrameProblem& problem = call.problem;
   const Queries& queries = problem.queries;
   const float scale = fabsf(problem.scale);
   const int64_t set = queries.sets == 1 ? 0 : frame.index;
@@ -60,25 +60,25 @@ __device__ void average_rows(const FramePass& pass, const Frame<T>& frame, const
     const float* const scores = frame.scores + p * queries.rows * frame.pitch;
     over_rows(scores, queries.rows, frame.pitch, [&](int64_t first, int64_t rows, const float* s) {
       for (int64_t i = threadIdx.x / kLanes; i < rows; i += kWarps) {
-        float top = -INFINITY, total = 0.0f;
-        for (int64_t n = threadIdx.x % kLanes; n < frame.tokens; n += kLanes) top = fmaxf(top, s[i * frame.pitch + n]);
-        top = warp_max(top);
+        float m_i = -INFINITY, l_i = 0.0f;
+        for (int64_t n = threadIdx.x % kLanes; n < frame.tokens; n += kLanes) m_i = fmaxf(m_i, s[i * frame.pitch + n]);
+        m_i = warp_max(m_i);
         for (int64_t n = threadIdx.x % kLanes; n < frame.tokens; n += kLanes) {
-          total += expf((s[i * frame.pitch + n] - top) * scale);
+          l_i += expf((s[i * frame.pitch + n] - m_i) * scale);
         }
-        total = warp_sum(total);
+        l_i = warp_sum(l_i);
         if (threadIdx.x % kLanes == 0) {
           const bool counts = frame.tokens > 0 && queries.valid(p, set, first + i);
-          tops.top[i] = top;
-          tops.factor[i] = counts ? share / total : 0.0f;
-          lse[first + i] = counts ? top * scale + logf(total) : -INFINITY;
+          terms.m_i[i] = m_i;
+          terms.factor[i] = counts ? share / l_i : 0.0f;
+          lse[first + i] = counts ? m_i * scale + logf(l_i) : -INFINITY;
         }
       }
       __syncthreads();
       for (int64_t n = threadIdx.x; n < frame.tokens; n += kThreads) {
         float weight = first == 0 ? 0.0f : __ldcg(weights + n);
         for (int64_t i = 0; i < rows; ++i) {
-          if (tops.factor[i] != 0.0f) weight += expf((s[i * frame.pitch + n] - tops.top[i]) * scale) * tops.factor[i];
+          if (terms.factor[i] != 0.0f) weight += expf((s[i * frame.pitch + n] - terms.m_i[i]) * scale) * terms.factor[i];
         }
         weights[n] = weight;
       }

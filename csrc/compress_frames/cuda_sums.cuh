@@ -1,7 +1,7 @@
 // The second sweep of the forward pass: sums over a frame's tokens, weighted for the context, plain for the pooled cells.
 #pragma once
 
-#include "compress_frames/cuda_pass.cuh"
+#include "compress_frames/cuda_frame.cuh"
 
 namespace longreel {
 
@@ -11,8 +11,8 @@ static_assert(kPrompts * kBatch == kLanes);
 // Batches of fp32 summed on their own before they join a total: bounds the rounding error of long sums.
 constexpr int kChain = 8;
 
-// Tokens of a window of a grid: number i is row (y0 + i / width) * pitch + x0 + i % width of the frame.
-struct Window {
+// Tokens of a part of the frame's grid: number i is row (y0 + i / width) * pitch + x0 + i % width of the frame.
+struct TokenGrid {
   int count, width, y0, x0, pitch;
 };
 
@@ -29,26 +29,26 @@ struct TokenSums {
   const float* weights;  // of the frame's tokens, for prompt lane / kBatch; null for no prompt
   float plain[V], weighted[kPrompts][V];
 
-  // Adds tokens first, first + step, ... of the window.
+  // Adds tokens first, first + step, ... of the grid.
   template <bool Packs>
-  __device__ void add(const Window& window, int first, int step, bool for_prompts) {
-    if (window.count <= 0) return;
-    int y = first / window.width, x = first % window.width;
-    const int down = step / window.width, across = step % window.width;
-    for (int i = first; i < window.count;) {
+  __device__ void add(const TokenGrid& grid, int first, int step, bool for_prompts) {
+    if (grid.count <= 0) return;
+    int y = first / grid.width, x = first % grid.width;
+    const int down = step / grid.width, across = step % grid.width;
+    for (int i = first; i < grid.count;) {
       float sum[V] = {}, sums[kPrompts][V] = {};
-      for (int batch = 0; batch < kChain && i < window.count; ++batch) {
+      for (int batch = 0; batch < kChain && i < grid.count; ++batch) {
         // kept as they come: taken apart at once, each load would wait for the one before
         uint4 tokens[kBatch];
         int own = -1;
 #pragma unroll
         for (int b = 0; b < kBatch; ++b, i += step) {
-          const int n = (window.y0 + y) * window.pitch + window.x0 + x;
-          if (i < window.count && static_cast<int>(threadIdx.x % kBatch) == b) own = n;
-          tokens[b] = load<Packs>(n, i < window.count);
+          const int n = (grid.y0 + y) * grid.pitch + grid.x0 + x;
+          if (i < grid.count && static_cast<int>(threadIdx.x % kBatch) == b) own = n;
+          tokens[b] = load<Packs>(n, i < grid.count);
           y += down;
           x += across;
-          if (x >= window.width) x -= window.width, ++y;
+          if (x >= grid.width) x -= grid.width, ++y;
         }
         const float weight = for_prompts && own >= 0 && weights != nullptr ? __ldcg(weights + own) : 0.0f;
 #pragma unroll
@@ -121,11 +121,11 @@ __device__ inline void sum_warps(float (&values)[V]) {
 // content [cells, C] and context [P, C] of a frame, for one slice of channels. Where no token belongs to two cells, one sweep
 // gives the cells and the first prompts' context. (On its own, so that its registers are not held beside those of the scores.)
 template <class T, bool Packs>
-[[gnu::noinline]] __device__ void sum_slice(const FramePass& pass, int64_t local, const FrameOutputs& outputs, int64_t slice) {
+[[gnu::noinline]] __device__ void sum_slice(const FrameCall& call, int64_t local, const FrameOutputs& outputs, int64_t slice) {
   constexpr int V = Tile<T>::lane;
-  const Frame<T> frame(pass, local);
-  const FrameProblem& problem = pass.problem;
-  const PoolGeometry& pool = problem.pool;
+  const Frame<T> frame(call, local);
+  const FrameProblem& problem = call.problem;
+  const PoolWindow& pool = problem.pool;
   const int64_t channels = problem.patches.channels, prompts = problem.queries.prompts, cells = pool.cells();
   const int warp = threadIdx.x / kLanes, tokens = static_cast<int>(frame.tokens);
   const int64_t c = slice * Tile<T>::slice + threadIdx.x % kLanes * V;
@@ -149,25 +149,25 @@ template <class T, bool Packs>
     for (int64_t round = 0; round < rounds + (fused ? 3 : 1); ++round) {
       const bool of_cell = round < rounds;
       const int64_t cell = shared_cells ? round : round * kWarps + warp;
-      Window window{tokens, 1, 0, 0, 1};
+      TokenGrid grid{tokens, 1, 0, 0, 1};
       float area = 0.0f;
       if (of_cell) {
         const Interval none{0, 0}, ys = cell < cells ? pool.rows_of(cell) : none,
                                    xs = cell < cells ? pool.columns_of(cell) : none;
-        window = {static_cast<int>(ys.size() * xs.size()), static_cast<int>(xs.size()), static_cast<int>(ys.begin),
-                  static_cast<int>(xs.begin), pitch};
-        area = static_cast<float>(window.count);
+        grid = {static_cast<int>(ys.size() * xs.size()), static_cast<int>(xs.size()), static_cast<int>(ys.begin),
+                static_cast<int>(xs.begin), pitch};
+        area = static_cast<float>(grid.count);
 #pragma unroll
         for (int v = 0; v < V; ++v) sums.plain[v] = 0.0f;
       } else if (fused && round == rounds) {
-        window = {(height - 1) * (pitch - width), pitch - width, 0, width, pitch};
+        grid = {(height - 1) * (pitch - width), pitch - width, 0, width, pitch};
       } else if (fused && round == rounds + 1) {
-        window = {min(pitch - width, tokens - (height - 1) * pitch - width), pitch - width, height - 1, width, pitch};
+        grid = {min(pitch - width, tokens - (height - 1) * pitch - width), pitch - width, height - 1, width, pitch};
       } else if (fused) {
-        window = {tokens - height * pitch, 1, height * pitch, 0, 1};
+        grid = {tokens - height * pitch, 1, height * pitch, 0, 1};
       }
       const bool alone = of_cell && !shared_cells;
-      sums.template add<Packs>(window, alone ? 0 : warp, alone ? 1 : kWarps, fused || !of_cell);
+      sums.template add<Packs>(grid, alone ? 0 : warp, alone ? 1 : kWarps, fused || !of_cell);
       if (!of_cell) continue;
       if (shared_cells) sum_warps(sums.plain);
       if (cell >= cells || (shared_cells && warp != 0)) continue;

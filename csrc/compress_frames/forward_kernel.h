@@ -11,7 +11,7 @@
 namespace longreel {
 namespace {
 
-// One worker's memory, and its pass over a single frame.
+// One worker's memory, and its way through a single frame.
 template <class T, class Dots>
 class FrameForward {
  public:
@@ -36,7 +36,7 @@ class FrameForward {
     scores_->compute(x, queries);
     for (int64_t p = 0; p < prompts; ++p) {
       float* weights = outputs_.weights + problem_.weights_at(p, f);
-      aggregate(queries, p, x.count, weights, outputs_.lse + (p * frames + f) * problem_.queries.rows);
+      make_weights(queries, p, x.count, weights, outputs_.lse + (p * frames + f) * problem_.queries.rows);
       weights_[p] = weights;
     }
     sums_->run(x.data, x.stride, x.count, weights_, static_cast<T*>(outputs_.content) + f * problem_.pool.cells() * channels);
@@ -47,7 +47,7 @@ class FrameForward {
 
  private:
   // weights [tokens] and lse [M] of prompt p, from its columns of the scores.
-  void aggregate(const Set& queries, int64_t p, int64_t tokens, float* weights, float* lse) {
+  void make_weights(const Set& queries, int64_t p, int64_t tokens, float* weights, float* lse) {
     std::fill_n(lse, problem_.queries.rows, -std::numeric_limits<float>::infinity());
     std::fill_n(weights, tokens, 0.0f);
     const int64_t first = queries.first(p), valid = queries.valid(p);
@@ -82,10 +82,10 @@ void frames_forward(const FrameProblem& problem, const FrameOutputs& outputs, co
   if (shared) set.pack(0);
   share_tiles(threads, workers, problem.patches.frames, frame_grain(problem, workers), [&](int64_t worker, auto next) {
     Arena arena(scratch.data() + set_size.used() + worker * worker_size.used());
-    FrameForward<T, Dots> pass(problem, outputs, shared ? &set : nullptr, arena);
+    FrameForward<T, Dots> forward(problem, outputs, shared ? &set : nullptr, arena);
     const typename Dots::Session session;
     for (int64_t begin, end; next(&begin, &end);) {
-      for (int64_t f = begin; f < end; ++f) pass.run(f);
+      for (int64_t f = begin; f < end; ++f) forward.run(f);
     }
   });
 }

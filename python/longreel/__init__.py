@@ -17,6 +17,11 @@ from longreel.ops._adaptive_pool import adaptive_pool
 from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops._compress_frames import CompressedFrames, compress_frames
 from longreel.ops._context_attention import context_attention
+from longreel.ops._vst_append_ import vst_append_
+from longreel.ops._vst_attention import vst_attention
+from longreel.ops._vst_project import vst_project
+from longreel.ops._vst_rotate import vst_rotate
+from longreel.rotary import rotary_tables
 
 __all__ = [
     "BackendError",
@@ -30,7 +35,12 @@ __all__ = [
     "compress_frames",
     "context_attention",
     "explain",
+    "rotary_tables",
     "use_layout",
+    "vst_append_",
+    "vst_attention",
+    "vst_project",
+    "vst_rotate",
 ]
 
 # attn_implementation="longreel", now or when transformers is imported.

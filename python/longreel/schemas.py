@@ -48,6 +48,22 @@ SCHEMAS = {
         " int need_q, int need_kv, int need_global)"
         " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_global_k, Tensor grad_global_v)"
     ),
+    "vst_rotate": (
+        "(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor bounds)"
+        " -> (Tensor rotated_q, Tensor rotated_k, Tensor moved_v)"
+    ),
+    "vst_rotate_backward": (
+        "(Tensor? grad_rotated_q, Tensor? grad_rotated_k, Tensor? grad_moved_v, Tensor cos, Tensor sin, Tensor bounds,"
+        " int heads, int kv_heads, int need_q, int need_k, int need_v) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)"
+    ),
+    "vst_append_": (
+        "(Tensor(a!) mem_k, Tensor(b!) mem_v, Tensor mem_len, Tensor k, Tensor v, Tensor cos, Tensor sin) -> ()"
+    ),
+    "vst_attention": (
+        "(Tensor q, Tensor k, Tensor v, Tensor mem_k, Tensor mem_v, Tensor mem_len, Tensor? mem_start,"
+        " Tensor? k_before, Tensor bounds, Tensor tiles, Tensor order, int tile_rows, int tile_keys, float scale)"
+        " -> (Tensor out, Tensor lse)"
+    ),
 }
 
 LIBRARY = torch.library.Library("longreel", "FRAGMENT")

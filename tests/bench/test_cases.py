@@ -27,6 +27,7 @@ from longreel.bench import (
 from longreel.bench.cases import CPU
 from longreel.bench.ops.compress_frames import CompressFramesCase
 from longreel.bench.peers import pool_rows
+from longreel.bench.vst_case import VSTCase
 from longreel.cli import bench as command
 from longreel.measure.memory import Peak
 from longreel.ops._block_sparse_attention import executed_flops
@@ -44,10 +45,13 @@ EAGER = [
     if not peer.compiled
 ]
 EAGER += [("block_sparse_attention", name) for name in ("strong", "dense")]
+EAGER += [(op, name) for op, case in CASES.items() if issubclass(case, VSTCase) for name in case.PEERS]
+TRAINED = [op for op in CASES if "all" in CASES[op].passes()]
 
 
 def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> Case:
-    return CASES[op](op, SPARSE if CASES[op] is SparseCase else TINY, dtype, backward=backward)
+    shape = VSTCase.SIZES["small"] if issubclass(CASES[op], VSTCase) else SPARSE if CASES[op] is SparseCase else TINY
+    return CASES[op](op, shape, dtype, backward=backward)
 
 
 def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +100,7 @@ def test_mask_of_the_flex_peer(mode: str, text: int) -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", TRAINED)
 def test_reference_is_within_its_budget_with_gradients(op: str) -> None:
     case = tiny(op, backward="all")
     result = case.variant("reference").make()()

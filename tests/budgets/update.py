@@ -7,6 +7,7 @@ Figures are {kernel: {architecture: {"registers", "spill_bytes", "shared_bytes"}
 """
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -17,13 +18,13 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import triton
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-TRITON_MODULES = ("adaptive_pool", "block_sparse_attention", "compress_frames", "context_attention")
 TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 # architecture of the code -> architecture of the virtual machine it is compiled from
 CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
@@ -41,16 +42,18 @@ def run(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def triton_figure(module: str, index: int, arch: str) -> tuple[str, str, dict[str, int]]:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+@functools.cache
+def triton_launches(op: str) -> list[Any]:
+    if not (HERE / f"{op}.py").exists():
+        raise FileNotFoundError(
+            f"triton_kernels has {op}, and tests/budgets/{op}.py, which lists its launches, is missing"
+        )
+    return list(importlib.import_module(op).launches())
 
-    entry = importlib.import_module(f"longreel.triton_kernels.{module}").aot_signatures()[index]
-    compiled = triton.compile(
-        ASTSource(entry.kernel, entry.types, entry.constants, entry.attrs),
-        target=GPUTarget("cuda", TRITON_ARCHS[arch], 32),
-        options={"num_warps": entry.num_warps, "num_stages": entry.num_stages, "enable_fp_fusion": True},
-    )
+
+def triton_figure(op: str, index: int, arch: str) -> tuple[str, str, dict[str, int]]:
+    launch = triton_launches(op)[index]
+    compiled = launch.compile(TRITON_ARCHS[arch])
     with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
         binary.write(compiled.asm["cubin"])
         binary.flush()
@@ -58,15 +61,20 @@ def triton_figure(module: str, index: int, arch: str) -> tuple[str, str, dict[st
         if arch == "sm_90":
             figure["wgmma"] = run(TOOLS / "nvdisasm", "-c", binary.name).count("HGMMA")
     # the dynamic shared memory is the launch's, not the binary's
-    return entry.name, arch, figure | {"shared_bytes": compiled.metadata.shared}
+    return launch.name, arch, figure | {"shared_bytes": compiled.metadata.shared}
+
+
+def triton_ops() -> list[str]:
+    """Every op of triton_kernels; each has its launches in <op>.py beside this file."""
+    rooms = (
+        path for path in (ROOT / "triton_kernels").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    )
+    return sorted({path.stem for path in rooms} - {"__init__", "common", "frames"})
 
 
 def triton_figures() -> Figures:
     jobs = [
-        (module, index, arch)
-        for module in TRITON_MODULES
-        for index in range(len(importlib.import_module(f"longreel.triton_kernels.{module}").aot_signatures()))
-        for arch in TRITON_ARCHS
+        (op, index, arch) for op in triton_ops() for index in range(len(triton_launches(op))) for arch in TRITON_ARCHS
     ]
     figures: Figures = {}
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:

@@ -17,7 +17,7 @@ CASES = {op: corners(op).gpu_cases() for op in OPS}
 # How a kernel lives with the rest of a program is asked of each way it has to run: the first case, and decoding.
 LIVED = {op: [case for case in listed if case is listed[0] or case.name == "decode"] for op, listed in CASES.items()}
 # The input whose values a test changes.
-MAIN = {op: "patches" if "patches" in OPS[op].differentiable else OPS[op].differentiable[0] for op in CASES}
+MAIN = {op: "patches" if "patches" in OPS[op].differentiable else [*OPS[op].differentiable, "k"][0] for op in CASES}
 
 VARIANTS = [
     Variant(op, row.backend, "cuda")

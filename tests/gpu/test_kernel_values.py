@@ -60,12 +60,12 @@ def test_any_number_of_frames(variant: Variant, frames: int, tokens: int) -> Non
 @pytest.mark.parametrize("lag", [0, 1, 5])
 def test_sweeps_at_any_time(variant: Variant, lag: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps before their scores, among them and after them: the same bits."""
-    from longreel.triton_kernels import frame_backward, frame_pass
-    from longreel.triton_kernels.frame_config import frame_config
+    from longreel.triton_kernels.frames import backward, forward
+    from longreel.triton_kernels.frames.config import frame_config
 
     inputs = tower(variant)
     expected = kernel(variant, inputs).everything
-    for room in (frame_pass, frame_backward):
+    for room in (forward, backward):
         monkeypatch.setattr(
             room, "frame_config", lambda *args, **kwargs: dataclasses.replace(frame_config(*args, **kwargs), lag=lag)
         )
@@ -167,11 +167,10 @@ def test_more_than_2_31_elements_of_rows(variant: Variant) -> None:
 @on_layouts
 @each_dtype
 @pytest.mark.parametrize("width", [64, 128, 256])
-def test_tiles_of_small_cards(
-    variant: Variant, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_of_small_cards(variant: Variant, width: int, dtype: torch.dtype) -> None:
     """What a card with 99 KiB a block would run, on the card that is here."""
-    call = pytest.importorskip("longreel.triton_kernels.block_sparse_attention_call")
-    monkeypatch.setattr(call.Call, "card", (99 * 1024, 40))
+    card = pytest.importorskip("longreel.triton_kernels.common.card")
     inputs = drawn(layout_case("voco", real_voco, frames=2, **HEADS | {"width": width}), dtype)
-    check_against_truth(variant, inputs, dtype, kernel(variant, inputs))
+    with card.assumed(card.Card(6 << 20, card.PORTABLE_SHARED, 40, wgmma=False)):
+        got = kernel(variant, inputs)
+    check_against_truth(variant, inputs, dtype, got)

@@ -1,4 +1,4 @@
-"""The frame passes in Triton's interpreter: values and gradients of more cases, orders of work, 64-bit offsets.
+"""The kernels over frames in Triton's interpreter: values and gradients of more cases, orders of work, 64-bit offsets.
 
 Run with TRITON_INTERPRET=1, as `interpreted_kernels.py` is.
 """
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from longreel.triton_kernels import frame_backward, frame_pass
 from longreel.triton_kernels.compress_frames import compress_frames, compress_frames_backward
 from longreel.triton_kernels.context_attention import context_attention, context_attention_backward
-from longreel.triton_kernels.frame_config import frame_config
-from longreel.triton_kernels.frame_work import Work
+from longreel.triton_kernels.frames import backward, forward, launch
+from longreel.triton_kernels.frames.config import frame_config
+from longreel.triton_kernels.frames.scheduler import Schedule
 from torch import Tensor
 
 from longreel.ops.registry import OPS
@@ -118,21 +118,21 @@ def configured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Iterator[None
         return dataclasses.replace(config, **changes | ({} if kwargs.get("shared") else {"group": 1}))
 
     with monkeypatch.context() as patch:
-        patch.setattr(frame_pass, "frame_config", changed)
-        patch.setattr(frame_backward, "frame_config", changed)
+        patch.setattr(forward, "frame_config", changed)
+        patch.setattr(backward, "frame_config", changed)
         yield
 
 
-def any_order(seed: int) -> Callable[..., Work]:
+def any_order(seed: int) -> Callable[..., Schedule]:
     """Every piece of a pass's work once, in a random order, in one launch."""
     generator = torch.Generator().manual_seed(seed)
 
-    def order(config: Any, frames: int, tokens: int, slices: int, cu_seqlens: Tensor | None) -> Work:
+    def order(config: Any, frames: int, tokens: int, slices: int, cu_seqlens: Tensor | None) -> Schedule:
         lengths = [tokens] * frames if cu_seqlens is None else cu_seqlens.diff().tolist()
         items = [(f, t) for f, length in enumerate(lengths) for t in range(config.parts(length))]
         items += [(g, -1 - k) for g in range(-(-frames // config.group)) for k in range(slices)]
         table = torch.tensor(items, dtype=torch.int32)[torch.randperm(len(items), generator=generator)]
-        return Work(table, 0, ((0, len(items)),))
+        return Schedule(table, 0, ((0, len(items)),))
 
     return order
 
@@ -150,8 +150,8 @@ def test_the_same_bits_in_any_order_of_programs(op: str, case: Case, monkeypatch
             again = kernel(op, inputs).everything
         assert all(same_bits(again[name], value) for name, value in first.items()), f"lag {lag}"
     for seed in range(2):
-        for room in (frame_pass, frame_backward):
-            monkeypatch.setattr(room, "order_of_work", any_order(seed))
+        for room in (forward, backward):
+            monkeypatch.setattr(room, "schedule", any_order(seed))
         with configured(monkeypatch, **tiles):
             again = kernel(op, inputs).everything
         assert all(same_bits(again[name], value) for name, value in first.items()), f"order {seed}"
@@ -162,7 +162,7 @@ def test_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     for op, case in (ORDERED["frames"], ORDERED["prompts"]):
         inputs = prepare(case.inputs(), torch.float32)
         first = kernel(op, inputs).everything
-        monkeypatch.setattr(frame_pass, "WORKSPACE", 2 * inputs["patches"].shape[1] * 4 * 14)
+        monkeypatch.setattr(launch, "WORKSPACE", 2 * inputs["patches"].shape[1] * 4 * 14)
         again = kernel(op, inputs).everything
         monkeypatch.undo()
         yardstick(op, inputs, torch.float32, OPS[op].differentiable).check(again)
@@ -239,7 +239,7 @@ def test_more_than_2_31_sums(groups: int, size: int) -> None:
     sums[:, -2:] = torch.arange(2.0 * groups).view(groups, 2)
     out = torch.empty(size)
     with last_programs(1):
-        frame_backward.sum_groups_kernel[(-(-size // 256),)](sums, out, groups, size, BLOCK=256)
+        backward.sum_groups_kernel[(-(-size // 256),)](sums, out, groups, size, BLOCK=256)
     assert torch.equal(out[-2:], sums[:, -2:].sum(0))
 
 
@@ -256,7 +256,7 @@ def test_more_than_2_31_elements_of_sums(monkeypatch: pytest.MonkeyPatch) -> Non
             return lambda sums, *_, **__: seen.append(sums[-1])
 
     with configured(monkeypatch, lag=0, group=group), last_programs(group + 1):
-        monkeypatch.setattr(frame_backward, "sum_groups_kernel", Recorder())
+        monkeypatch.setattr(backward, "sum_groups_kernel", Recorder())
         for count in (1, groups):
             cu_seqlens = torch.cat((torch.zeros((count - 1) * group).long(), 2 * torch.arange(group + 1)))
             lse = torch.zeros(1, count * group, rows)

@@ -4,18 +4,18 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from longreel.triton_kernels.block_sparse_attention_config import (
+from longreel.triton_kernels.block_sparse_attention.config import (
     FITTING,
     LEAST_SPLIT,
-    PORTABLE_SHARED,
-    head_parts,
     keys_are_split,
     splits,
     tile_config,
 )
+from longreel.triton_kernels.common.card import LARGE_SHARED, PORTABLE_SHARED
+from longreel.triton_kernels.common.tiles import head_parts
 
 # opt-in shared memory of a block
-CARDS = {"RTX 3090": PORTABLE_SHARED, "A100": 163 * 1024, "H200": 227 * 1024}
+CARDS = {"RTX 3090": PORTABLE_SHARED, "A100": 163 * 1024, "H200": LARGE_SHARED}
 
 
 @pytest.mark.parametrize("shared", CARDS.values(), ids=CARDS)
@@ -42,7 +42,7 @@ def test_a_head_is_two_tiles_where_that_is_narrower(head: int, parts: tuple[int,
 
 
 def test_a_large_card_takes_larger_tiles() -> None:
-    small, large = (tile_config("forward", 128, 2, 128, 64, shared) for shared in (PORTABLE_SHARED, 227 * 1024))
+    small, large = (tile_config("forward", 128, 2, 128, 64, shared) for shared in (PORTABLE_SHARED, LARGE_SHARED))
     assert (small.num_stages, large.num_stages) == (2, 3)
 
 

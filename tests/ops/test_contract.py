@@ -50,21 +50,32 @@ KINDS = ("kernel", "composition", "reference")
 OURS = ("kernel", "reference")
 
 
-def over_variants(kinds: tuple[str, ...] = OURS, *, isas: bool = False, patches: bool = False) -> Any:
-    """Parametrise over variants of these kinds; with `patches` of ops on patches, on the CPU."""
+def over_variants(
+    kinds: tuple[str, ...] = OURS, *, isas: bool = False, patches: bool = False, gradients: bool = False
+) -> Any:
+    """Parametrise over variants of these kinds; with `patches` of ops on patches, on the CPU; with `gradients` of ops that have
+    one."""
     found = [
         variant
         for op in OPS
+        if OPS[op].differentiable or not gradients
         for variant in variants(op, isas, kinds)
         if not (patches and (variant.device != "cpu" or "patches" not in names(op)[0]))
     ]
     return pytest.mark.parametrize("variant", [pytest.param(v, id=str(v), marks=marked(v)) for v in found])
 
 
-def over(kinds: tuple[str, ...] = KINDS, *, isas: bool = False, fast_cases: bool = False, dtypes: Any = DTYPES) -> Any:
+def over(
+    kinds: tuple[str, ...] = KINDS,
+    *,
+    isas: bool = False,
+    fast_cases: bool = False,
+    dtypes: Any = DTYPES,
+    gradients: bool = False,
+) -> Any:
     """Parametrise over variant, dtype and case that it serves. Fast cases in float32 and bfloat16 also run in `make check`."""
     params = []
-    for variant in (v for op in OPS for v in variants(op, isas, kinds)):
+    for variant in (v for op in OPS if OPS[op].differentiable or not gradients for v in variants(op, isas, kinds)):
         for dtype in (dtype for dtype in dtypes if dtype in variant.row.dtypes):
             for case in CASES[variant.op]:
                 if (case.fast or not fast_cases) and case.name not in refused(variant):
@@ -128,17 +139,18 @@ def test_equals_the_reference(variant: Variant, dtype: torch.dtype, case: Case) 
 @over(dtypes=DTYPES[:2])
 def test_public_function(variant: Variant, dtype: torch.dtype, case: Case) -> None:
     """The public function returns what its reference backend returns: structure, shapes, dtypes, values."""
-    public, inputs = variant.spec.public, prepare(case.inputs(), dtype, variant.device)
-    got = public(**inputs, backend=variant.backend)
-    expected = public(**prepare(inputs, dtype), backend="reference")
-    truth = public(**prepare(inputs, torch.float64), backend="reference")
+    inputs = prepare(case.inputs(), dtype, variant.device)
+    # Before the call, which may change them.
+    same, wide = prepare(inputs, dtype), prepare(inputs, torch.float64)
+    got = called(variant.op, inputs, variant.backend)
+    expected, truth = called(variant.op, same, "reference"), called(variant.op, wide, "reference")
     assert type(got) is type(expected)
     for name, value, same, wide in zip(fields(got), flat(got), flat(expected), flat(truth), strict=True):
         assert (value.shape, value.dtype, value.device) == (same.shape, same.dtype, same.device), name
         check(name, value, wide, same, dtype)
 
 
-@over(fast_cases=True, dtypes=DTYPES[:2])
+@over(fast_cases=True, dtypes=DTYPES[:2], gradients=True)
 def test_only_wanted_gradients(variant: Variant, dtype: torch.dtype, case: Case) -> None:
     """Every set of inputs that want a gradient, through every set of outputs that pass one: right, and nothing else made."""
     inputs = prepare(case.inputs(), dtype, variant.device)
@@ -176,6 +188,12 @@ def fields(result: Any) -> list[str]:
     return [name for name, value in zip(listed, result, strict=True) if value is not None]
 
 
+def called(op: str, inputs: Inputs, backend: str) -> Any:
+    """What the public function returns; where it changes arguments in place, those, as they are then."""
+    result = OPS[op].public(**inputs, backend=backend)
+    return [inputs[name].clone() for name in OPS[op].mutates] if OPS[op].mutates else result
+
+
 def flat(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else [value for value in result if value is not None]
 
@@ -185,7 +203,7 @@ def test_graph_is_clean(variant: Variant) -> None:
     """What has no gradient says so; a frozen call leaves no graph; a second derivative is refused, not wrong."""
     case = fast_cases(variant.op)[0]
     inputs = prepare(case.inputs(), narrow(variant), variant.device)
-    assert not any(t.requires_grad for t in flat(variant.spec.public(**inputs, backend=variant.backend)))
+    assert not any(t.requires_grad for t in flat(called(variant.op, inputs, variant.backend)))
     every = differentiable(variant.op, inputs)
     leaves = prepare(inputs, narrow(variant), variant.device, every)
     outputs = outputs_of(variant, leaves)
@@ -193,7 +211,7 @@ def test_graph_is_clean(variant: Variant) -> None:
     assert [t.requires_grad for t in outputs] == [t.requires_grad for t in reference]
     with torch.no_grad():
         assert not any(t.requires_grad for t in outputs_of(variant, leaves))
-    if variant.backend != "reference":
+    if variant.backend != "reference" and every:
         wanted = [leaves[name] for name in every]
         loss = sum(t.double().square().sum() for t in outputs if t.requires_grad)
         grads = torch.autograd.grad(loss, wanted, create_graph=True)
@@ -234,7 +252,7 @@ def of_repeated(op: str, dtype: torch.dtype, case: Case, name: str) -> Yardstick
     return yardstick(op, moved, dtype, differentiable(op, rounded))
 
 
-@over_variants(KINDS[:2])
+@over_variants(KINDS[:2], gradients=True)
 def test_any_upstream_strides(variant: Variant) -> None:
     """Upstream gradients that are expanded, or transposed."""
     for case in (case for case in fast_cases(variant.op) if case.name not in refused(variant)):
@@ -322,10 +340,10 @@ def test_deterministic(variant: Variant, dtype: torch.dtype, case: Case) -> None
 def test_opcheck(variant: Variant) -> None:
     """Every low-level call that the public function makes, forward and backward."""
     for case in fast_cases(variant.op):
-        for grad in ((), differentiable(variant.op, case.inputs())):
+        for grad in dict.fromkeys([(), differentiable(variant.op, case.inputs())]):
             inputs = prepare(case.inputs(), torch.float32, variant.device, grad)
             with Recorder() as recorder:
-                outputs = flat(variant.spec.public(**inputs, backend=variant.backend))
+                outputs = flat(called(variant.op, inputs, variant.backend))
                 if grad:
                     sum(t.sum() for t in outputs).backward()
             assert len(recorder.calls) == (2 if grad else 1)
@@ -340,7 +358,7 @@ def test_opcheck(variant: Variant) -> None:
 
 def compiled(variant: Variant, options: dict[str, Any], backend: str = "aot_eager", **settings: Any) -> Any:
     def call(tensors: dict[str, Any]) -> list[Tensor]:
-        return flat(variant.spec.public(**tensors, **options, backend=variant.backend))
+        return flat(called(variant.op, tensors | options, variant.backend))
 
     torch._dynamo.reset()
     return torch.compile(call, fullgraph=True, backend=backend, **settings), call
@@ -354,11 +372,11 @@ def split(inputs: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def same_with_grads(variant: Variant, got: Any, expected: Any, tensors: dict[str, Any], context: str) -> None:
     """Outputs and gradients of two callables on the same tensors agree to rounding."""
-    wanted = [tensors[name] for name in differentiable(variant.op, tensors)]
+    wanted = [tensors[name] for name in differentiable(variant.op, tensors) if tensors[name].requires_grad]
     results = []
     for function in (got, expected):
         outputs = function(tensors)
-        grads = torch.autograd.grad(sum(t.square().sum() for t in outputs), wanted) if wanted[0].requires_grad else ()
+        grads = torch.autograd.grad(sum(t.square().sum() for t in outputs), wanted) if wanted else ()
         results.append([*outputs, *grads])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6, msg=lambda m: f"{context}: {m}")
@@ -409,18 +427,19 @@ def test_autocast(variant: Variant) -> None:
     for case in fast_cases(variant.op):
         grad = differentiable(variant.op, case.inputs())
         wide = prepare(prepare(case.inputs(), torch.bfloat16), torch.float32, variant.device, grad)
-        narrow = prepare(case.inputs(), torch.bfloat16, variant.device)
+        # What is changed in place keeps its dtype.
+        kept = torch.float32 if variant.spec.mutates else torch.bfloat16
+        narrow = prepare(prepare(case.inputs(), torch.bfloat16), kept, variant.device)
         with torch.autocast(variant.device, torch.bfloat16):
-            got = flat(variant.spec.public(**wide, backend=variant.backend))
-        expected = flat(variant.spec.public(**narrow, backend=variant.backend))
+            got = flat(called(variant.op, wide, variant.backend))
+        expected = flat(called(variant.op, narrow, variant.backend))
         assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
-        sum(t.float().sum() for t in got).backward()
+        if grad:
+            sum(t.float().sum() for t in got).backward()
         assert all(wide[name].grad.dtype is torch.float32 for name in grad)
         if variant.backend == "reference":
             with torch.autocast(variant.device, torch.bfloat16):
-                exact = variant.spec.public(
-                    **prepare(case.inputs(), torch.float64, variant.device), backend="reference"
-                )
+                exact = called(variant.op, prepare(case.inputs(), torch.float64, variant.device), "reference")
             assert all(t.dtype is torch.float64 for t in flat(exact))
 
 

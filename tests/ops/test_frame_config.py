@@ -1,10 +1,11 @@
-"""The frame pass's configuration is a pure function of sizes: it is checked here for cards that nobody has at hand."""
+"""The tiles of the kernels over frames are a pure function of sizes: checked here for cards that nobody has at hand."""
 
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from longreel.triton_kernels.frame_config import PORTABLE_SHARED, Card, frame_config
+from longreel.triton_kernels.common.card import PORTABLE_SHARED, Card
+from longreel.triton_kernels.frames.config import frame_config
 
 MIB, KIB = 1 << 20, 1 << 10
 CARDS = {
@@ -44,7 +45,7 @@ def test_an_hour_stays_in_half_of_l2(card: Card) -> None:
     scored = card.multiprocessors * config.token_tile * 1408 * 2
     assert config.token_tile == 64 or scored <= card.l2 // 2
     assert scored <= card.l2 // 2 or card.l2 == 6 * MIB
-    assert config.window_bytes(256, 1408, 2) <= scored + 2 * 256 * 1408 * 2
+    assert config.flight_bytes(256, 1408, 2) <= scored + 2 * 256 * 1408 * 2
 
 
 def test_portable_blocks() -> None:

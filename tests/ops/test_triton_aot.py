@@ -14,9 +14,9 @@ def test_triton_kernels_stay_within_budget() -> None:
     products = (
         "queries",
         "block_sparse_forward",
-        "block_sparse_rows/bf16",
-        "block_sparse_keys/bf16/128",
-        "block_sparse_keys/bf16/96",
+        "block_sparse_backward_dq/bf16",
+        "block_sparse_backward_dkv/bf16/128",
+        "block_sparse_backward_dkv/bf16/96",
     )
     scores = {
         name: entry["sm_90"]

@@ -45,7 +45,10 @@ def test_native_wheel_holds_both_libraries_and_the_rooms(native_wheel: Path) -> 
     held = names(native_wheel)
     assert "longreel/_ops.so" in held
     assert any(name.startswith("longreel/_host.") for name in held)
-    assert {"longreel/py.typed", "longreel/triton_kernels/__init__.py", "longreel/ops/registry.py"} <= held
+    assert {"longreel/py.typed", "longreel/ops/registry.py"} <= held
+    kernels = {path.relative_to(ROOT).as_posix() for path in (ROOT / "triton_kernels").rglob("*.py")}
+    assert "triton_kernels/common/tiles.py" in kernels
+    assert {f"longreel/{path}" for path in kernels} <= held
 
 
 def test_pure_wheel_is_for_any_platform(pure_wheel: Path) -> None:

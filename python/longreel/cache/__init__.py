@@ -7,5 +7,6 @@ require("longreel.cache")
 from longreel.cache.buffered import BufferedCache  # noqa: E402
 from longreel.cache.compressed import CompressedCache  # noqa: E402
 from longreel.cache.voco import VoCoCache  # noqa: E402
+from longreel.cache.vst import VSTCache  # noqa: E402
 
-__all__ = ["BufferedCache", "CompressedCache", "VoCoCache"]
+__all__ = ["BufferedCache", "CompressedCache", "VSTCache", "VoCoCache"]

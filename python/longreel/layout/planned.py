@@ -18,6 +18,7 @@ class PlannedLayout:
     global_index [B, G]: the key at each place of G, -1 pads.
     extent [Sk, 0]: holds no number; its shape says how many keys the layout speaks of, also to a compiled graph.
     start_given: `start` came from with_start, so it may not be the layout's own.
+    rule: the attention of the layout's rule where every sample is one document of that one, unpadded and whole; else "".
     A plan of one sample serves any batch.
     """
 
@@ -34,6 +35,7 @@ class PlannedLayout:
     runs: Tensor
     unit_order: Tensor
     start_given: bool = False
+    rule: str = ""
 
     def with_start(self, start: Tensor) -> "PlannedLayout":
         """The same plan with left padding start int32 [B] from a device tensor: no host synchronisation, nothing planned anew."""

@@ -46,4 +46,29 @@ def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int,
         start = torch.tensor(layout.start, dtype=torch.int32, device=device)
         index = torch.from_numpy(global_index(layout)).to(device)
         extent = torch.empty(layout.keys, 0, dtype=torch.int32, device=device)
-    return PlannedLayout(layout, schedule.tile, start, index, extent, bounds, tiles, order, units, runs, unit_order)
+    return PlannedLayout(
+        layout,
+        schedule.tile,
+        start,
+        index,
+        extent,
+        bounds,
+        tiles,
+        order,
+        units,
+        runs,
+        unit_order,
+        rule=one_rule(layout),
+    )
+
+
+def one_rule(layout: VideoLayout) -> str:
+    """The attention of every sample's rule, where each is one document, unpadded and whole, and sees all that it may; or ""."""
+    rules = {
+        (len(documents), documents[0].padding, documents[0].rule.window, documents[0].rule.attention)
+        for documents in layout.samples
+    }
+    if layout.window is not None or len(rules) != 1:
+        return ""
+    count, padding, window, attention = rules.pop()
+    return "" if count != 1 or padding or window is not None else attention

@@ -186,7 +186,7 @@ def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int,
         tiles, order = plan.tiles.numpy(), plan.order.numpy()
         pairs = _native.HOST.executed_pairs(tiles, order, layout.batch_size, layout.queries, heads, kv_heads, width)
     elif backend == "triton":
-        from longreel.triton_kernels.block_sparse_attention_config import head_parts
+        from longreel.triton_kernels.common.tiles import head_parts
 
         width = sum(head_parts(width))
         pairs = executed_pairs(plan.layout.plan(plan.tile, bounds=False))

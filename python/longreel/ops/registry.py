@@ -4,6 +4,9 @@ from longreel.ops._adaptive_pool import OP as adaptive_pool
 from longreel.ops._block_sparse_attention import OP as block_sparse_attention
 from longreel.ops._compress_frames import OP as compress_frames
 from longreel.ops._context_attention import OP as context_attention
+from longreel.ops._vst_append_ import OP as vst_append_
+from longreel.ops._vst_attention import OP as vst_attention
+from longreel.ops._vst_rotate import OP as vst_rotate
 from longreel.ops.op import Op
 
 OPS: dict[str, Op] = {
@@ -13,5 +16,8 @@ OPS: dict[str, Op] = {
         context_attention,
         adaptive_pool,
         block_sparse_attention,
+        vst_rotate,
+        vst_attention,
+        vst_append_,
     )
 }

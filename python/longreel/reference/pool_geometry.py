@@ -39,12 +39,14 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _whole(name: str, value: Any, more: str = "") -> int:
-    """An int, numpy's too."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
+    """An int, numpy's too; symbolic ones of a compiled graph stay as they are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool | str | float | Tensor) or not hasattr(value, "__index__"):
         shown = repr(value) if isinstance(value, float | bool | str) else f"a {type(value).__name__}"
         raise TypeError(f"{name} is {shown}; allowed: an int{more}")
     try:
-        return value if isinstance(value, int) else operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is a {type(value).__name__}; allowed: an int{more}") from None
 
@@ -71,7 +73,7 @@ def pool_geometry(
 ) -> PoolGeometry:
     """Lower (`output_size`, `mode`, `grid`) over N = `tokens` patches to the one rule that kernels know."""
     # a compiled graph specialises on N and on these settings, never on F
-    tokens, prefix = operator.index(tokens), _whole("num_prefix_tokens", num_prefix_tokens)
+    tokens, prefix = operator.index(tokens), operator.index(_whole("num_prefix_tokens", num_prefix_tokens))
     grid = None if grid is None else _pair("grid", grid)
     if isinstance(output_size, tuple | list):
         output_size = _pair("output_size", output_size)

@@ -11,6 +11,7 @@ from longreel.parity.golden import (
     llama_vid_attention,
     llama_vid_token_generation,
     qformer_text,
+    videoxl_decoder,
     videoxl_memory,
     voco_decoder,
     voco_mask,
@@ -29,6 +30,7 @@ REPLAYERS: dict[str, Replayer] = {
     "voco_mask*": voco_mask.replay,
     "voco_decoder*": voco_decoder.replay,
     "videoxl_memory*": videoxl_memory.replay,
+    "videoxl_decoder*": videoxl_decoder.replay,
 }
 
 

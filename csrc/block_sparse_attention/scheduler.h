@@ -1,0 +1,132 @@
+// How the plan becomes work: what shares packed keys (or queries) goes to one worker. Depends on shapes alone, never on the
+// number of threads, because sums follow it.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "block_sparse_attention/block_sparse_attention.h"
+
+namespace longreel {
+
+constexpr int64_t kStrip = 16;  // rows of a product: query rows, or keys where the gradient of keys is summed
+constexpr int64_t kLanes = 16;  // keys, or query rows, are met in these multiples
+constexpr int64_t kBlock = 64;  // keys, or query rows, packed together for the strips that meet them
+
+struct Span {
+  int64_t begin = 0, end = 0;
+
+  LONGREEL_INLINE bool empty() const { return begin >= end; }
+  LONGREEL_INLINE int64_t size() const { return end - begin; }
+  LONGREEL_INLINE Span with(Span other) const {
+    return {begin < other.begin ? begin : other.begin, end > other.end ? end : other.end};
+  }
+  LONGREEL_INLINE Span common(Span other) const {
+    return {begin > other.begin ? begin : other.begin, end < other.end ? end : other.end};
+  }
+};
+
+// What of the layout belongs to sample b of the batch.
+struct Sample {
+  const int32_t* bounds;  // [Sq, 4]
+  const int32_t* index;   // [G]
+  Span keys, global;      // that may be visible at all: from start on, without padding
+
+  // The keys of K, or of G, that the row sees.
+  LONGREEL_INLINE Span visible(int64_t row, bool is_global) const {
+    const int32_t* at = bounds + row * 4 + (is_global ? 2 : 0);
+    return Span{at[0], at[1]}.common(is_global ? global : keys);
+  }
+};
+
+Sample sample_of(const AttentionProblem& problem, int64_t b);
+
+// A schedule of one sample is walked once for every b.
+LONGREEL_INLINE int64_t schedule_copies(const AttentionProblem& problem) {
+  return problem.layout.samples == 1 ? problem.batch : 1;
+}
+
+// At most sixteen query rows of a tile.
+struct QueryStrip {
+  int64_t row, rows;
+  layout::Run keys, global;
+};
+
+struct KeyBlock {
+  bool is_global;
+  Span keys;
+};
+
+// Strips, one behind the other, whose keys overlap.
+struct QueryGroup {
+  int64_t sample;
+  Span strips, keys, global;
+
+  LONGREEL_INLINE int64_t key_blocks() const { return ceil_div(keys.size(), kBlock); }
+  LONGREEL_INLINE int64_t blocks() const { return key_blocks() + ceil_div(global.size(), kBlock); }
+  // Block i of K's, then of G's.
+  LONGREEL_INLINE KeyBlock block(int64_t i) const {
+    const bool is_global = i >= key_blocks();
+    const Span all = is_global ? global : keys;
+    const int64_t begin = all.begin + (is_global ? i - key_blocks() : i) * kBlock;
+    return {is_global, {begin, begin + kBlock < all.end ? begin + kBlock : all.end}};
+  }
+};
+
+// Some blocks of a group; `part` of `parts`.
+struct QueryPart {
+  int64_t group, part, parts;
+  Span blocks;
+};
+
+struct QuerySchedule {
+  std::vector<QueryStrip> strips;
+  std::vector<QueryGroup> groups;
+  std::vector<QueryPart> parts;  // heavy before light; the parts of a group follow one another
+  int64_t most_strips = 0;       // of a group
+  int64_t multiplications = 0;   // of the scores
+
+  // Items of equal work that make it worth waking a thread.
+  LONGREEL_INLINE int64_t items_worth_a_thread(int64_t items) const {
+    constexpr int64_t worth = 1 << 18;
+    return multiplications == 0 ? items : ceil_div(worth * items, multiplications);
+  }
+};
+
+// In the forward pass, long keys of few rows may become several parts.
+QuerySchedule forward_schedule(const AttentionProblem& problem);
+QuerySchedule backward_schedule(const AttentionProblem& problem);
+
+// Strip `strip` of the group meets these keys, counted from the block's first, in multiples of kLanes; full: all rows see all
+// of them.
+struct Step {
+  int64_t strip;
+  Span keys;
+  bool full;
+};
+
+// Steps of the strips that see a key of the block; returns how many.
+int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_visible, Step* steps);
+
+// (query row, key) pairs that the forward pass multiplies for one head, masked lanes among them, over all samples of the layout.
+int64_t executed_pairs(const AttentionProblem& problem);
+
+// Units, one behind the other, of one sample, all of K or blocks of G.
+struct UnitGroup {
+  int64_t sample;
+  bool is_global;
+  Span units;
+};
+
+struct KeySchedule {
+  std::vector<UnitGroup> global, keys;      // heavy before light
+  int64_t most_units = 0, most_strips = 0;  // of a group
+  std::vector<int64_t> row_of;              // [units + 1]: rows of G's sums before the unit's
+  std::vector<Span> units_of;               // [samples, G]: the units that sum the gradient of a global key
+  std::vector<int32_t> place;               // [index_samples, Sk]: where a key stands in G, or -1
+  std::vector<int64_t> covered;             // [samples]: keys of K that some unit has
+};
+
+KeySchedule key_schedule(const AttentionProblem& problem);
+
+}  // namespace longreel

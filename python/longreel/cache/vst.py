@@ -1,0 +1,293 @@
+"""VSTCache: of a video the keys and values of its VST tokens only (Video-XL, arXiv 2409.14485)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from longreel.cache.compressed import CompressedCache, Stage
+from longreel.cache.saved import Counts
+from longreel.cache.vst_layer import VSTLayer
+from longreel.layout import Document, PlannedLayout, Rule, Segment, VideoLayout, positions
+from longreel.layout.segments import chunk_of, chunk_segment
+from longreel.ops._vst_append_ import vst_append_
+from longreel.ops._vst_attention import vst_attention
+from longreel.ops._vst_rotate import vst_rotate
+from longreel.ops.common.layouts import planned
+from longreel.rotary import rotary_tables
+
+FORMAT = "longreel-vst-cache/1"
+
+
+@dataclass(frozen=True)
+class VSTCounts(Counts):
+    """prefix, vst: tokens cached of each. carry: visual tokens that the last chunk left without a VST."""
+
+    prefix: int = 0
+    vst: int = 0
+    carry: int = 0
+
+    @property
+    def cached(self) -> int:
+        return self.prefix + self.vst
+
+
+@dataclass(frozen=True)
+class Step(Stage):
+    """What all layers of one step share. plan: of the rows, grouped. cos, sin: of the rows in position order. kept: of the
+    rows, the first `kept[0]` (prefix) and the last `kept[1]` (VST) go to the memory."""
+
+    plan: PlannedLayout
+    cos: Tensor
+    sin: Tensor
+    kept: tuple[int, int]
+
+
+class VSTCache(CompressedCache):
+    """A video's memory: prefix and VST tokens, each at its final rotation. Chunks run once, questions are asked of forks.
+
+    ::
+
+        cache = VSTCache(model.config, capacity=14 + 103 * 180, text_capacity=2048)
+        cache.append(decoder, prefix_embeds, [("prefix", 14)])
+        for chunk in chunks:  # embeds grouped [raw | VST]
+            cache.append(decoder, chunk, cache.chunks([(1440, 8)]))
+        question = cache.fork()  # shares the video
+
+    A decoder's attention layers call ``past_key_values.attend(layer, q, k, v)`` with projected, unrotated rows, for chunks and
+    for text alike; `append` runs one or many chunks at once, with the same result. Its `capacity` is all that is ever
+    allocated for the video: nothing is concatenated, rotated twice, or expanded over heads. Timestamps and the like are saved
+    with ``save(path, about={...})``.
+
+    Args:
+        config: of the language model.
+        capacity: prefix and VST tokens that there is room for.
+        text_capacity: tokens of text that a fork has room for.
+        inv_freq: float32 ``[D/2]``, the model's (``rotary_emb.inv_freq``); None: from the configuration's default rotary.
+        max_bytes: that keys and values may take (see CompressedCache); buffers that would take more are not made.
+    """
+
+    FORMAT = FORMAT
+    OPTIONS: ClassVar = ("capacity", "text_capacity")
+    COUNTS = VSTCounts
+    LAYER = VSTLayer
+
+    counts: VSTCounts
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        *,
+        capacity: int,
+        text_capacity: int = 2048,
+        inv_freq: Tensor | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        for name, value in (("capacity", capacity), ("text_capacity", text_capacity)):
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name}={value!r} is not a number of tokens")
+        self._step: Step | None = None
+        self._lengths: tuple[Tensor, Tensor] | None = None
+        self._tables: tuple[Tensor, Tensor] | None = None
+        super().__init__(config, max_bytes=max_bytes)
+        self.capacity, self.text_capacity = capacity, text_capacity
+        for layer in self.layers:
+            layer._capacity, layer.text_capacity = capacity, text_capacity
+        self.inv_freq = _inverse_frequencies(config, self.head_dim) if inv_freq is None else inv_freq
+
+    def planned_bytes(self, batch: int, dtype: torch.dtype, text: bool = False) -> int:
+        """Bytes of the buffers for the video, or those for the `text` of a fork, in all layers; exactly what is allocated."""
+        tokens = self.text_capacity if text else self.capacity
+        return 2 * len(self.layers) * batch * self.heads * self.head_dim * tokens * dtype.itemsize
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of the buffers that this cache made."""
+        return sum(layer.allocated for layer in self.layers)
+
+    def chunks(self, chunks: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
+        """Segments for the next chunks (visual tokens, ratio), as `append` takes them."""
+        segments, carry = [], self.counts.carry
+        for visual, ratio in chunks:
+            segments.append(chunk_segment(visual, ratio, carry))
+            chunk = chunk_of(segments[-1])
+            if not chunk.vst:
+                raise ValueError(
+                    f"a chunk of {visual} visual tokens has no VST at ratio {ratio}: nothing of it would stay"
+                )
+            carry = chunk.carry_out
+        return tuple(segments)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
+        """One layer's attention of new rows, which are cached on the way. For inference.
+
+        Args:
+            layer: its index; the first begins a step, the last ends it.
+            q, k, v: ``[B, R, H, D]``, ``[B, R, Hkv, D]``, projected, not rotated: inside `append` the rows of its segments
+                grouped ``[prefix, raw | VST]``, else text.
+            backend: of the ops.
+
+        Returns:
+            ``[B, R, H, D]``, in the order of q.
+
+        Raises:
+            MemoryError: the rows do not fit. ValueError: they are not those of the step.
+        """
+        stage, own = self._step, self.layers[layer]
+        if stage is None or isinstance(stage, _Text):
+            return self._attend_text(layer, q, k, v, backend)
+        rotated = vst_rotate(q, k, v, stage.cos, stage.sin, stage.plan, backend=backend)
+        prefix, vst = stage.kept
+        rows = slice(0, prefix) if not vst else slice(k.shape[1] - vst, None)
+        new = [t[:, rows] if not (prefix and vst) else torch.cat([t[:, :prefix], t[:, rows]], 1) for t in (k, v)]
+        memory = own.memory(prefix + vst, k, v)
+        length, _ = self._length_tensors(k)
+        (mem_k, mem_v), (new_k, new_v), (cos, sin) = memory, new, self._angles(k, self.capacity)
+        vst_append_(mem_k, mem_v, length, new_k, new_v, cos, sin, backend=backend)
+        q, k, v = rotated
+        out: Tensor = vst_attention(q, k, v, mem_k, mem_v, length, stage.plan, backend=backend)
+        own.hold(memory, own.video_tokens + prefix + vst)
+        return out
+
+    def _attend_text(self, layer: int, q: Tensor, k: Tensor, v: Tensor, backend: str | None) -> Tensor:
+        own, rows, video = self.layers[layer], q.shape[1], self.tokens
+        if own.video_tokens != video:
+            raise ValueError("this cache's text stands behind its video (update): attend() would lose its place")
+        length, text_length = self._length_tensors(k)
+        cos, sin = (t[video:] for t in self._angles(k, video + self.text_capacity))
+        text = own.text(rows, k, v)
+        if layer == 0 or self._step is None or self._step.plan.bounds.shape[1] != rows:
+            at = text_length[:, None] + torch.arange(rows, device=k.device, dtype=torch.int32)
+            plan = planned(VideoLayout.causal(rows), k.device)
+            self._step = _Text(self.counts, (), plan, cos[at], sin[at], (0, 0))
+        step = self._step
+        q, _, _ = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
+        text_k, text_v = text
+        vst_append_(text_k, text_v, text_length, k, v, cos, sin, backend=backend)
+        mem_k, mem_v = (own.keys, own.values) if video else (t[:, :, :0] for t in text)
+        out: Tensor = vst_attention(
+            q,
+            text_k.transpose(1, 2),
+            text_v.transpose(1, 2),
+            mem_k,
+            mem_v,
+            length,
+            step.plan,
+            k_before=text_length,
+            backend=backend,
+        )
+        own.text_tokens += rows
+        if layer == len(self.layers) - 1:
+            text_length += rows
+            self._step = None
+        return out
+
+    def grow(self, capacity: int | None = None) -> None:
+        """Room for `capacity` tokens of video, None: for twice as many. What is there is copied once.
+
+        Raises:
+            ValueError: it has more. MemoryError: it would take more than `max_bytes`.
+        """
+        capacity = 2 * self.capacity if capacity is None else capacity
+        if capacity < self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens: it does not shrink to {capacity}")
+        with self._unchanged_on_error():
+            for layer in self.layers:
+                layer.grow(capacity)
+        self.capacity = capacity
+
+    def _stage(self, embeds: Tensor, segments: Sequence[Any]) -> Step:
+        now = self.counts
+        parts = tuple(Segment(*segment) for segment in segments)
+        document = Document(parts, Rule("vst", True, True))
+        layout = VideoLayout(((document,),)).grouped()
+        if embeds.shape[1] != layout.length:
+            raise ValueError(f"the segments have {layout.length} tokens and embeds {embeds.shape[1]}")
+        counts = self._counts_after(now, document.segments)
+        device, kept = embeds.device, (counts.prefix - now.prefix, counts.vst - now.vst)
+        at = torch.from_numpy(now.cached + positions(layout)[0]).to(device)
+        cos, sin = rotary_tables(self.inv_freq.to(device), at)
+        return Step(counts, document.segments, planned(layout, device), cos, sin, kept)
+
+    def _run(self, decoder: Callable[..., Any], embeds: Tensor, stage: Step, inputs: dict[str, Any]) -> None:
+        self._step = stage
+        try:
+            decoder(inputs_embeds=embeds, past_key_values=self, use_cache=True, **inputs)
+        finally:
+            self._step = None
+
+    def _counts_after(self, now: VSTCounts, segments: Sequence[Segment]) -> VSTCounts:
+        prefix, vst, carry = now.prefix, now.vst, now.carry
+        for segment in segments:
+            if segment.kind == "prefix":
+                if prefix or vst:
+                    raise ValueError("a prefix stands before the first chunk only")
+                prefix = segment.length
+            elif segment.kind == "vst":
+                if segment.carry != carry:
+                    raise ValueError(
+                        f"{carry} visual tokens are carried into this chunk, its segment says {segment.carry}"
+                    )
+                chunk = chunk_of(segment)
+                if not chunk.vst:
+                    raise ValueError(f"a chunk of {chunk.visual} visual tokens has no VST at ratio {segment.ratio}")
+                vst, carry = vst + chunk.vst, chunk.carry_out
+            else:
+                raise ValueError(f"append takes prefix and vst segments, given {segment.kind}: text is asked on a fork")
+        return VSTCounts(prefix + vst, now.hidden, prefix, vst, carry)
+
+    def _counts_of(self, segments: Sequence[Segment]) -> VSTCounts:
+        return self._counts_after(VSTCounts(), segments)
+
+    def _set(self, counts: Any) -> None:
+        super()._set(counts)
+        self._lengths, self._step = None, None
+
+    def __copy__(self) -> "VSTCache":
+        other = super().__copy__()
+        other._lengths, other._step = None, None
+        return other
+
+    def crop(self, max_length: int) -> None:
+        super().crop(max_length)
+        self._lengths, self._step = None, None
+
+    def _length_tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [B] each on the device: tokens of the video, and of text, before the step."""
+        batch, device = like.shape[0], like.device
+        if self._lengths is None or self._lengths[0].shape[0] != batch or self._lengths[0].device != device:
+            with torch.inference_mode(False):
+                self._lengths = tuple(  # type: ignore[assignment]
+                    torch.full((batch,), n, dtype=torch.int32, device=device)
+                    for n in (self.tokens, self.layers[-1].text_tokens)
+                )
+        assert self._lengths is not None
+        return self._lengths
+
+    def _angles(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [at least count, D/2] of all positions, on the device."""
+        if self._tables is None or self._tables[0].shape[0] < count or self._tables[0].device != like.device:
+            with torch.inference_mode(False):
+                self._tables = rotary_tables(
+                    self.inv_freq.to(like.device), max(count, self.capacity + self.text_capacity)
+                )
+        return self._tables
+
+
+class _Text(Step):
+    """A step of text."""
+
+
+def _inverse_frequencies(config: PreTrainedConfig, head_dim: int) -> Tensor:
+    """Of the default rotary embedding, as transformers computes them: float32."""
+    text: Any = config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    kind = given.get("rope_type", "default")
+    scaling = getattr(text, "rope_scaling", None)
+    if kind != "default" or (scaling and scaling.get("rope_type", scaling.get("type", "default")) != "default"):
+        raise ValueError(f"rotary embeddings {scaling or given} are not the default ones: give the model's inv_freq")
+    theta = float(given.get("rope_theta", getattr(text, "rope_theta", 1e4)))
+    return 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))

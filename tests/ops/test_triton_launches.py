@@ -1,0 +1,100 @@
+"""What launches pass to Triton's compiler, recorded on the `meta` device: no card, no interpreter, no compilation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from longreel.triton_kernels.block_sparse_attention import block_sparse_attention, block_sparse_attention_backward
+from longreel.triton_kernels.common.aot import Launch, launches_of, recorded
+from longreel.triton_kernels.common.card import LARGE_SHARED, Card
+from longreel.triton_kernels.compress_frames import compress_frames, compress_frames_backward
+
+from longreel.layout import VideoLayout
+from longreel.layout.planned import TILES
+
+pytestmark = pytest.mark.fast
+ROOT = Path(__file__).parents[2]
+BUDGETS = ROOT / "tests/budgets"
+CARD = Card(50 << 20, LARGE_SHARED, 132, wgmma=True)
+HEADS, KV_HEADS, WIDTH = 32, 4, 64
+POOL = (0, 16, 16, 16, 4, 4)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def attention(frames: int, text: int, rows: int, batch: int) -> None:
+    """Forward and backward of the last `rows` rows."""
+    layout = VideoLayout.voco(frames=frames, vision=100, voco=3, text=text, prefix=2, mode="causal")
+    layout = layout.rows(layout.queries - rows, layout.queries)
+    plan = layout.to("cpu", tile=TILES["cuda"])
+    sizes = ((layout.queries, HEADS), (layout.keys, KV_HEADS), (layout.keys, KV_HEADS))
+    q, k, v = (empty(batch, length, heads, WIDTH) for length, heads in sizes)
+    tensors = (
+        plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.units, plan.runs, plan.unit_order,
+    )  # fmt: skip
+    given = (q, k, v, None, None, *(t.to("meta") for t in tensors), *plan.tile, 0.1)
+    out, lse = block_sparse_attention(*given)
+    block_sparse_attention_backward(out, lse, *given, out, lse, 1, 1, 1)
+
+
+def frames(count: int) -> None:
+    query, patches = empty(1, 1, 32, 64), empty(count, 256, 64)
+    context, content, weights, lse = compress_frames(query, patches, None, 0.1, *POOL)
+    compress_frames_backward(context, content, weights, query, patches, None, lse, 0.1, *POOL, 1, 1)
+
+
+def kinds(launches: list[Launch]) -> set[str]:
+    return {repr(launch) for launch in launches}
+
+
+@pytest.mark.parametrize("rows", [1, 600])
+def test_no_length_compiles_attention_anew(rows: int) -> None:
+    with recorded(CARD) as launches:
+        attention(3, 301, rows, 1)
+    first = kinds(launches)
+    assert len(first) == len(launches) == (6 if rows == 1 else 5)
+    for case in ((4, 304, rows, 1), (16, 399, rows, 1), (7, 320, rows, 2), (3, 301, rows, 16)):
+        with recorded(CARD) as launches:
+            attention(*case)
+        assert kinds(launches) == first, case
+
+
+def test_no_number_of_frames_compiles_frames_anew() -> None:
+    with recorded(CARD) as launches:
+        frames(300)
+    first = kinds(launches)
+    assert len({launch.name for launch in launches}) == len(first) == 4
+    for count in (301, 1, 16, 3600):
+        with recorded(CARD) as launches:
+            frames(count)
+        assert kinds(launches) == first, count
+
+
+def test_every_op_has_launches_with_a_budget() -> None:
+    rooms = {path.stem for path in (ROOT / "triton_kernels").iterdir()} - {
+        "__init__",
+        "__pycache__",
+        "common",
+        "frames",
+    }
+    assert {"block_sparse_attention", "context_attention"} <= rooms
+    assert [f"tests/budgets/{op}.py is missing" for op in sorted(rooms) if not (BUDGETS / f"{op}.py").exists()] == []
+
+
+def test_kernels_have_few_parameters() -> None:
+    with recorded(CARD) as launches:
+        attention(3, 301, 600, 1)
+        attention(3, 301, 1, 1)
+        frames(3)
+    assert {launch.name: len(launch.types) for launch in launches if len(launch.types) > 31} == {}
+
+
+def test_a_launch_that_is_not_made_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="not launched: forward of frames"):
+        launches_of(CARD, {"frames_forward_kernel": "forward of frames"}, attention, 3, 301, 1, 1)

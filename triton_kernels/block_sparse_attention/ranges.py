@@ -1,0 +1,170 @@
+"""What the kernels share: ranges of the plan, the keys of a range, and the way of query rows through both of their ranges.
+
+A tile of queries sees a range of K, the local keys, and one of G, the global keys; it is walked in steps of BN keys, of which
+those that every row sees whole need no mask.
+"""
+
+import triton
+import triton.language as tl
+from longreel.triton_kernels.common.tiles import read
+
+# int32 fields of a range, a tile of queries and a KV block, see longreel.layout.planned
+RANGE = tl.constexpr(4)
+TILE = tl.constexpr(12)
+KV_BLOCK = tl.constexpr(6)
+# What changes from call to call compiles nothing anew.
+VARYING = (
+    "batch", "queries", "keys", "global_keys", "samples", "blocks", "splits", "slots", "chunks", "tile_keys",
+)  # fmt: skip
+
+
+@triton.jit
+def clipped(p_range, start):
+    """The range at `p_range` without what stands before `start`: begin, full_begin, full_end, end."""
+    begin = tl.maximum(tl.load(p_range), start)
+    full_begin = tl.maximum(tl.load(p_range + 1), begin)
+    full_end = tl.maximum(tl.load(p_range + 2), full_begin)
+    end = tl.maximum(tl.load(p_range + 3), full_end)
+    return begin, full_begin, full_end, end
+
+
+@triton.jit
+def parts(begin, full_begin, full_end, end, STEP: tl.constexpr):
+    """Steps that need a mask before the whole steps, where those end, and all steps that need one."""
+    head = tl.cdiv(full_begin - begin, STEP)
+    tail = full_begin + (full_end - full_begin) // STEP * STEP
+    return head, tail, head + tl.cdiv(end - tail, STEP)
+
+
+@triton.jit
+def partial_step(i, head, begin, full_begin, tail, end, STEP: tl.constexpr):
+    """First place of the i-th step that needs a mask, and where its part of the range ends."""
+    before = i < head
+    return tl.where(before, begin + i * STEP, tail + (i - head) * STEP), tl.where(before, full_begin, end)
+
+
+@triton.jit
+def first_visible(index, count, start):
+    """Global keys, in order at `index`, before `start`: no row sees them."""
+    low = 0
+    if start > 0:
+        high = count
+        while low < high:
+            middle = (low + high) // 2
+            key = tl.load(index + middle)
+            if (key >= 0) & (key < start):
+                low = middle + 1
+            else:
+                high = middle
+    return low
+
+
+@triton.jit
+def fetch(p, m):
+    """What `p` points at, 0 where `m` is false; `m` None reads everything."""
+    if m is None:
+        value = tl.load(p)
+    else:
+        value = tl.load(p, mask=m, other=0)
+    return value
+
+
+@triton.jit
+def key_rows(index, n, m_n, GATHER: tl.constexpr):
+    """Rows of K that keys `n` of a range stand in: themselves, or by `index` where they are gathered."""
+    rows = n
+    if GATHER:
+        rows = fetch(index + n, m_n)
+    return rows
+
+
+@triton.jit
+def visible_in(lo, hi, n, stop):
+    """[rows, keys] Whether a row of bounds lo, hi sees key n before `stop`."""
+    return (n[None, :] >= lo[:, None]) & (n[None, :] < tl.minimum(hi, stop)[:, None])
+
+
+@triton.jit
+def query_block(layout, heads, samples, blocks, BM: tl.constexpr):
+    """What a program of the kernels over query rows is for: head, sample of the batch, sample of the plan, tile, rows.
+
+    Heads of one tile run side by side, so that those that share keys find them in L2. `samples` of the batch share a sample of
+    the plan, a tile of the plan has `blocks` blocks of BM rows; one that the tile does not reach has first >= last.
+    """
+    h = (tl.program_id(0) % heads).to(tl.int64)
+    pid = tl.program_id(0) // heads
+    tile = layout.tiles + tl.load(layout.order + pid // samples // blocks).to(tl.int64) * TILE
+    sample = tl.load(tile).to(tl.int64)
+    first = tl.load(tile + 1) + pid // samples % blocks * BM
+    return h, sample + pid % samples, sample, tile, first, tl.load(tile + 2)
+
+
+@triton.jit
+def kv_head(k, v, b, h):
+    """Where the keys and values of one head stand: row 0, strides of rows and of elements."""
+    return k.p + b * k.b + h * k.h, k.r, k.d, v.p + b * v.b + h * v.h, v.r, v.d
+
+
+@triton.jit
+def global_head(k, v, global_k, global_v, b, h):
+    """The same of the global keys, which are rows of K where they have no tensor of their own."""
+    if global_k is None:
+        p_kv = kv_head(k, v, b, h)
+    else:
+        p_kv = kv_head(global_k, global_v, b, h)
+    return p_kv
+
+
+@triton.jit
+def read_keys(p_kv, rows, m_n, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, UPCAST: tl.constexpr):
+    """Head tiles of the keys and of the values of `rows`."""
+    p_k, k_r, k_d, p_v, v_r, v_d = p_kv
+    b_k = read(p_k, k_d, rows, k_r, m_n, HEAD, BD, TAIL, UPCAST)
+    return b_k, read(p_v, v_d, rows, v_r, m_n, HEAD, BD, TAIL, UPCAST)
+
+
+@triton.jit
+def walk_tile(
+    STEP: tl.constexpr, queries, state, p_local, p_global, tile, p_bounds, m_r, layout, b, global_keys, log2_scale,
+    GLOBAL: tl.constexpr, GATHER: tl.constexpr, UPCAST: tl.constexpr,
+    HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """`state` after STEP(queries, b_k, b_v, visible, state, log2_scale) on every step of both ranges of `tile`; `p_bounds`
+    [BM] points at the rows' lo, hi, glo, ghi. No row sees what stands before the sample's start."""
+    index = layout.global_index + b * layout.index_b
+    start = tl.load(layout.start + b * layout.start_b)
+    begin, full_begin, full_end, end = clipped(tile + 4, start)
+    state = walk(
+        STEP, queries, state, p_local, index, p_bounds, m_r, begin, full_begin, full_end, end, log2_scale,
+        False, UPCAST, HEAD, BD, TAIL, BN,
+    )  # fmt: skip
+    if GLOBAL:
+        begin, full_begin, full_end, end = clipped(tile + 4 + RANGE, first_visible(index, global_keys, start))
+        state = walk(
+            STEP, queries, state, p_global, index, p_bounds + 2, m_r, begin, full_begin, full_end, end, log2_scale,
+            GATHER, UPCAST, HEAD, BD, TAIL, BN,
+        )  # fmt: skip
+    return state
+
+
+@triton.jit
+def walk(
+    STEP: tl.constexpr, queries, state, p_kv, index, p_bounds, m_r, begin, full_begin, full_end, end, log2_scale,
+    GATHER: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """The steps of one range; `p_bounds` points at the rows' two bounds in it."""
+    # [BN]
+    n = tl.arange(0, BN)
+    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
+    for at in range(full_begin, tail, BN):
+        b_k, b_v = read_keys(p_kv, key_rows(index, at + n, None, GATHER), None, HEAD, BD, TAIL, UPCAST)
+        state = STEP(queries, b_k, b_v, None, state, log2_scale)
+    # [BM]
+    lo = fetch(p_bounds, m_r)
+    hi = fetch(p_bounds + 1, m_r)
+    for i in range(0, partial):
+        at, stop = partial_step(i, head, begin, full_begin, tail, end, BN)
+        m_n = at + n < stop
+        b_k, b_v = read_keys(p_kv, key_rows(index, at + n, m_n, GATHER), m_n, HEAD, BD, TAIL, UPCAST)
+        state = STEP(queries, b_k, b_v, visible_in(lo, hi, at + n, stop), state, log2_scale)
+    return state

@@ -1,0 +1,43 @@
+"""The online softmax over tiles of keys. Scores are in units of log 2, scale included."""
+
+import triton
+import triton.language as tl
+from longreel.triton_kernels.common.tiles import onto_head, over_head, scaled, zeros
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+# Below every score: a finite start of the running maximum keeps -inf - -inf out of the sums.
+LOWEST = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def softmax_start(BM: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr):
+    """m_i [BM], the largest score; l_i [BM], the sum of exp2(score - m_i); acc [BM, head], that sum weighting the values."""
+    return tl.full([BM], LOWEST, tl.float32), tl.zeros([BM], tl.float32), zeros(BM, BD, TAIL)
+
+
+@triton.jit
+def softmax_step(queries, b_k, b_v, visible, state, log2_scale):
+    """One more tile of keys; `visible` [BM, BN], or None where all are."""
+    (b_q,) = queries
+    m_i, l_i, acc = state
+    # [BM, BN]
+    s = over_head(b_q, b_k) * log2_scale
+    if visible is not None:
+        s = tl.where(visible, s, LOWEST)
+    m_new = tl.maximum(m_i, tl.max(s, axis=1))
+    p = tl.exp2(s - m_new[:, None])
+    if visible is not None:
+        p = tl.where(visible, p, 0.0)
+    alpha = tl.exp2(m_i - m_new)
+    l_i = l_i * alpha + tl.sum(p, axis=1)
+    return m_new, l_i, onto_head(p, b_v, scaled(acc, alpha))
+
+
+@triton.jit
+def softmax_end(m_i, l_i, acc):
+    """The weighted mean of the values, 0 where no key is visible, and the natural log of the sum of exp, -inf there."""
+    some = l_i > 0
+    divisor = tl.where(some, l_i, 1.0)
+    lse = tl.where(some, m_i * LN_2 + tl.log(divisor), float("-inf"))
+    return scaled(acc, 1.0 / divisor), lse
