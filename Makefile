@@ -21,7 +21,7 @@ package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz clean
+.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz matrix clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -65,6 +65,9 @@ docs: build ## docs/benchmarks.md from benchmarks/results
 
 fuzz: build ## 10,000 random layouts against brute force
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
+
+matrix: build ## oldest and newest transformers and torch, each in a folder of its own (downloads; ARGS=--only=transformers)
+	@$(py) .ci/matrix.py $(ARGS)
 
 lint: $(deps) ## ruff, clang-format and mypy
 	@$(VENV)/bin/ruff check -q .

@@ -160,6 +160,32 @@ def is_line(error: BaseException) -> bool:
     return ours and isinstance(error, (ValueError, longreel.BackendError)) and "\n" not in str(error).strip()
 
 
+def written(verdicts: list[Verdict]) -> str:
+    """The page of docs: what was run, and a table."""
+    counts = ", ".join(
+        f"{kind} {sum(v.verdict == kind for v in verdicts)}" for kind in (RIGHT, REFUSED, UNUSED, UNBUILT)
+    )
+    lines = [
+        '# Existing models: what `attn_implementation="longreel"` gives',
+        "",
+        "Made by `python benchmarks/sweep_models.py --write docs/existing_vlms.md` with transformers",
+        f"{transformers.__version__} and torch {torch.__version__.split('+')[0]}: every causal class of transformers,",
+        "tiny, with random weights, in fp32 on a CPU.",
+        "",
+        "*right*: logits within 1e-4 of eager attention's without a mask, with padding on the left, in a batch of two",
+        "lengths, with and without a cache, and under `use_layout(VideoLayout.causal(n))`; the same tokens from `generate`,",
+        "with a static cache too. *refused*: one line says why. *no attention of ours*: nothing in the model asks for one.",
+        "*not built*: no tiny form of it was found.",
+        "",
+        f"In numbers: {counts}.",
+        "",
+        "| class | verdict | note |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| `{v.name}` | {v.verdict} | {v.note.replace('|', '/')[:230]} |" for v in sorted(verdicts)]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
@@ -175,6 +201,8 @@ def main() -> int:
         print(*verdicts[-1], sep="\t", flush=True)
     for kind in (RIGHT, REFUSED, UNUSED, UNBUILT, WRONG, INSIDE):
         print(f"{kind}: {sum(verdict.verdict == kind for verdict in verdicts)}")
+    if options.write:
+        options.write.write_text(written(verdicts))
     return int(any(verdict.verdict in (WRONG, INSIDE) for verdict in verdicts))
 
 

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -18,16 +19,55 @@ namespace {
 constexpr int64_t kRangeFields = sizeof(plan::Range) / sizeof(int64_t);
 using Table = py::array_t<int64_t, py::array::c_style>;
 
+constexpr int64_t kMost = int64_t(1) << 31;  // rows and keys of a sample stay below
+
+bool within(int64_t n, int64_t least, int64_t most) { return least <= n && n <= most; }
+
+void refuse(const char* table, size_t row, const char* why) {
+  throw py::value_error(std::string(table) + " row " + std::to_string(row) + ": " + why);
+}
+
+// The one check of what the planner reads: behind it nothing goes out of bounds, divides by zero or counts beyond 64 bits.
+void check(const plan::Range& range, size_t row) {
+  const auto small = [](int64_t n) { return within(n, 0, kMost); };
+  if (!small(range.sample) || !small(range.row) || !small(range.glo) || !small(range.ghi))
+    refuse("ranges", row, "out of 0 .. 2^31");
+  if (!within(range.rows, 1, kMost)) refuse("ranges", row, "it has no rows");
+  if (!within(range.over, 1, kMost)) refuse("ranges", row, "its steps are divided by less than 1");
+  if (!within(range.lo_step, 0, 1) || !small(range.up) || !within(range.carry, 0, range.over))
+    refuse("ranges", row, "its steps");
+  if (!small(range.lo) || !small(range.hi) || range.hi_at(range.rows - 1) > kMost) refuse("ranges", row, "its keys");
+  if (!range.sees_keys() && range.lo < 1) refuse("ranges", row, "rows that see no key stand behind one");
+}
+
+// Keys that the table's rows see are there.
+void check_keys(const std::vector<plan::Range>& ranges, const std::vector<int64_t>& keys,
+                const std::vector<int64_t>& global_keys) {
+  if (keys.size() != global_keys.size()) throw py::value_error("keys and global_keys have one number a sample");
+  for (size_t b = 0; b < keys.size(); ++b)
+    if (!within(keys[b], 0, kMost) || !within(global_keys[b], 0, kMost)) refuse("keys", b, "out of 0 .. 2^31");
+  for (size_t r = 0; r < ranges.size(); ++r) {
+    const plan::Range& range = ranges[r];
+    if (range.sample >= int64_t(keys.size())) refuse("ranges", r, "there is no such sample");
+    const int64_t last = range.sees_keys() ? range.hi_at(range.rows - 1) : range.lo - 1;
+    if (last > keys[range.sample]) refuse("ranges", r, "its rows see keys that are not there");
+    if (range.sees_global() && range.ghi > global_keys[range.sample])
+      refuse("ranges", r, "its rows see global keys that are not there");
+  }
+}
+
 std::vector<plan::Range> read_ranges(const Table& table) {
   if (table.ndim() != 2 || table.shape(1) != kRangeFields)
     throw py::value_error("ranges is int64 [R, " + std::to_string(kRangeFields) + "]");
   std::vector<plan::Range> ranges(table.shape(0));
   if (!ranges.empty()) std::memcpy(ranges.data(), table.data(), ranges.size() * sizeof(plan::Range));
+  for (size_t r = 0; r < ranges.size(); ++r) check(ranges[r], r);
   return ranges;
 }
 
 plan::TileShape read_shape(int64_t tile_rows, int64_t tile_keys) {
-  if (tile_rows < 1 || tile_keys < 1) throw py::value_error("a tile has at least 1 row and 1 key");
+  if (!within(tile_rows, 1, kMost) || !within(tile_keys, 1, kMost))
+    throw py::value_error("a tile has at least 1 row and 1 key, at most 2^31");
   return {tile_rows, tile_keys};
 }
 
@@ -59,6 +99,8 @@ py::tuple key_units(const Table& table, const std::vector<int64_t>& keys, const 
                     int64_t tile_rows, int64_t tile_keys, int64_t unit_rows) {
   const auto ranges = read_ranges(table);
   const plan::TileShape shape = read_shape(tile_rows, tile_keys);
+  check_keys(ranges, keys, global_keys);
+  if (!within(unit_rows, 0, kMost)) throw py::value_error("unit_rows is 0 to 2^31");
   plan::KeySide side = plan::key_units(ranges, keys, global_keys, shape, unit_rows);
   std::vector<int64_t> costs;
   costs.reserve(side.units.size());
@@ -81,6 +123,19 @@ using Ints = py::array_t<int32_t, py::array::c_style>;
 int64_t executed_pairs(const Ints& tiles, const Ints& order, int64_t samples, int64_t queries, int64_t heads, int64_t kv_heads,
                        int64_t channels) {
   if (tiles.size() != order.size() * 12) throw py::value_error("tiles is int32 [T, 12] and order int32 [T]");
+  for (int64_t n : {samples, queries, heads, kv_heads, channels})
+    if (!within(n, 1, kMost))
+      throw py::value_error("samples, queries, heads, kv_heads and channels are at least 1, at most 2^31");
+  if (heads % kv_heads != 0) throw py::value_error("heads is a multiple of kv_heads");
+  for (py::ssize_t t = 0; t < order.size(); ++t) {
+    if (!within(order.data()[t], 0, order.size() - 1)) refuse("order", t, "there is no such tile");
+    const plan::Tile& tile = reinterpret_cast<const plan::Tile*>(tiles.data())[t];
+    if (!within(tile.sample, 0, samples - 1) || !within(tile.row_begin, 0, tile.row_end) || tile.row_end > queries)
+      refuse("tiles", t, "its rows are not there");
+    for (const plan::Run& run : {tile.keys, tile.global})
+      if (!(0 <= run.begin && run.begin <= run.full_begin && run.full_begin <= run.full_end && run.full_end <= run.end))
+        refuse("tiles", t, "a run is not begin, full_begin, full_end, end in order");
+  }
   longreel::AttentionProblem problem{};
   problem.batch = problem.layout.samples = samples;
   problem.queries = queries;

@@ -21,7 +21,8 @@ struct Seen {
 // The first row of the segment whose hi is at least `key`.
 int64_t reaches(const Range& range, int64_t key) {
   const int64_t wanted = (key - range.hi) * range.over - range.carry;
-  return wanted <= 0 ? 0 : std::min(range.rows, (wanted + range.up - 1) / range.up);
+  if (wanted <= 0) return 0;
+  return range.up == 0 ? range.rows : std::min(range.rows, (wanted + range.up - 1) / range.up);
 }
 
 // Rows of the segment, counted from its first, before which lo is at most `key`.

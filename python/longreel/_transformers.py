@@ -1,20 +1,30 @@
 """Which transformers there is: the versions that work, and the names that changed between them."""
 
+import sys
 from importlib import metadata
 from typing import Any
 
 # Tried by `make matrix`, which runs the tests of integrations/ and cache/ on it.
-OLDEST = (5, 0)
+OLDEST = (5, 18)
 # From here on a model's cache is the keyword `cache` (`past_key_values` before), and so is the output's field.
 RENAMED = (5, 24)
 
 
 def version() -> tuple[int, int] | None:
-    """(major, minor) of the transformers that would be imported; None: there is none."""
+    """(major, minor) of the transformers that is imported, or would be; None: there is none."""
+    found = _found()
+    if found is None:
+        return None
+    major, minor = found.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _found() -> str | None:
+    # What is imported counts, and is read without a look at the disk.
+    imported: str | None = getattr(sys.modules.get("transformers"), "__version__", None)
     try:
-        major, minor = metadata.version("transformers").split(".")[:2]
-        return int(major), int("".join(filter(str.isdigit, minor)))
-    except (metadata.PackageNotFoundError, ValueError):
+        return imported or metadata.version("transformers")
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -26,7 +36,7 @@ def require(room: str) -> None:
     """
     found, wanted = version(), ".".join(map(str, OLDEST))
     if found is None or found < OLDEST:
-        given = "none is installed" if found is None else f"this environment has {metadata.version('transformers')}"
+        given = "none is installed" if found is None else f"this environment has {_found()}"
         raise ImportError(
             f"{room} needs transformers {wanted} or newer, {given}: pip install 'transformers>={wanted}' (longreel's ops do"
             " without it)"

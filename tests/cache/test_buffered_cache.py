@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from longreel._transformers import with_cache
 from longreel.cache import BufferedCache
 
 CONFIG = LlamaConfig(
@@ -132,5 +133,5 @@ def test_generate(beams: int) -> None:
     model: Any = LlamaForCausalLM(CONFIG).eval()
     ids = torch.randint(1, 40, (2, 9))
     wanted = {"max_new_tokens": 6, "num_beams": beams, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-    expected = model.generate(ids, past_key_values=DynamicCache(config=CONFIG), **wanted)
-    assert torch.equal(model.generate(ids, past_key_values=BufferedCache(CONFIG, 15), **wanted), expected)
+    expected = model.generate(ids, **with_cache(DynamicCache(config=CONFIG)), **wanted)
+    assert torch.equal(model.generate(ids, **with_cache(BufferedCache(CONFIG, 15)), **wanted), expected)

@@ -111,6 +111,7 @@ def test_questions_share_one_pass(tmp_path: Path, small: Preset, clip: Path) -> 
     questions = ["why?", "what is it that we see?"]
     _, both = run(tmp_path, small, clip, "--question", questions[0], "--question", questions[1])
     assert [entry["question"] for entry in both["questions"]] == questions
+    assert [entry["seconds"] for entry in both["questions"]] == [None, None], "they share the compression"
     for index, question in enumerate(questions):
         _, one = run(tmp_path, small, clip, "--question", question)
         assert one["questions"][0] == both["questions"][index]

@@ -179,6 +179,7 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
     assert list(later["stages_s"]["longreel"]) == ["load", "language"]
     assert (later["frames"], later["patches"], later["tokens"]) == (10, 160, 20)
     assert later["rows"] == first["rows"]
+    assert all(one["seconds"] > 0 for one in later["questions"]), "what a question costs by itself"
     assert [one["ids"] for one in later["questions"]] == [line["questions"][0]["ids"] for line in (whole, first)]
     assert "20 tokens kept, of 191" in result.stdout
     assert [path.name for path in tmp_path.glob("*.part")] == []

@@ -7,12 +7,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
+import toy_system
 from safetensors import safe_open
 from test_run import refused
 from typer.testing import CliRunner, Result
 
 from longreel.cli.main import make_app
 from longreel.models import registry
+from longreel.models.record import RunRecord
+from longreel.models.system import Chunk, Clock, Kept
 
 RATE = 4800
 
@@ -67,6 +71,39 @@ def test_run_and_compare(tmp_path: Path, loud: Path) -> None:
     assert ids(run(tmp_path, *given, "--chunk", 10)) == ids(line)
     assert ids(run(tmp_path, *given, "--loudness", 50)) != ids(line)
     assert run(tmp_path, *given, "--count", 4)["tokens"] == 4 + 2, "sound up to the last frame taken"
+
+
+def test_paths_take_turns_and_float64_is_not_timed(tmp_path: Path, loud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    right = toy_system.ToySession.consume
+
+    def noted(self: toy_system.ToySession, chunk: Chunk, clock: Clock) -> None:
+        order.append("float64" if self.dtype == torch.float64 else "reference" if self.halves else "longreel")
+        right(self, chunk, clock)
+
+    monkeypatch.setattr(toy_system.ToySession, "consume", noted)
+    timed, clock = set[str](), RunRecord.clock
+    monkeypatch.setattr(RunRecord, "clock", lambda self, *names: timed.update(names[1:]) or clock(self, *names))
+    line = run(tmp_path, loud, "--frames", "fps:5", "--chunk", 4, "--compare")
+    first, second = ["longreel", "reference"], ["reference", "longreel"]
+    assert order == [*first, *first, "float64", *second, "float64", *first, "float64"], "a warm-up, then three chunks"
+    assert list(line["stages_s"]) == first
+    assert timed == set(first)
+    assert all(seconds > 0 for seconds in line["stages_s"]["reference"].values())
+    assert line["stages_s"]["longreel"]["tower"] == line["stages_s"]["reference"]["tower"]
+
+
+def test_wrong_numbers_fail(loud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = toy_system.ToySession.finish
+
+    def wrong(self: toy_system.ToySession, clock: Clock) -> Kept:
+        self.tokens = [tokens * (1 if self.halves else 1.0001) for tokens in self.tokens]
+        return right(self, clock)
+
+    monkeypatch.setattr(toy_system.ToySession, "finish", wrong)
+    result = call("run", loud, "--system", "toy", "--compare")
+    assert result.exit_code == 1
+    assert "NO:" in result.stdout
 
 
 def test_extract_holds_both_modalities(tmp_path: Path, loud: Path) -> None:

@@ -54,7 +54,7 @@ class ToySession(Session):
                     part = weight * part.to(self.dtype)
                     self.tokens.append(part[:, ::2].sum(1) + part[:, 1::2].sum(1) if self.halves else part.sum(1))
 
-    def finish(self):
+    def finish(self, clock):
         self.kept = torch.cat(self.tokens)
         return Kept(len(self.kept), self.kept.nbytes, backend="toy")
 
@@ -72,7 +72,7 @@ class ToySession(Session):
 
     def load(self, path, frames):
         self.tokens = [load_file(path)["kept"]]
-        return self.finish()
+        return self.finish(None)
 
 
 class ToySystem(System):

@@ -248,7 +248,7 @@ def test_models_that_take_no_attention(model: type, config: type, sizes: dict[st
     assert eager.config._attn_implementation != "longreel"
 
 
-def test_models_that_compute_with_their_mask_are_refused(llama: Pair) -> None:
+def test_models_that_compute_with_their_mask_are_refused() -> None:
     mask = range_mask(2, 5, 5)
     assert (mask.shape, mask.ndim) == ((2, 1, 5, 5), 4)
     assert mask[:, :, :, :5] is mask
@@ -283,7 +283,7 @@ def test_mask_functions_that_no_layout_says_are_refused(llama: Pair) -> None:
     assert read(lambda b, h, q, k: q >= 0).objection is not None
 
 
-def test_a_short_attention_mask_is_refused(llama: Pair) -> None:
+def test_a_short_attention_mask_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the attention mask is \[1, 4\], the rows so far are 5"):
         range_mask(1, 5, 5, attention_mask=torch.ones(1, 4, dtype=torch.bool))
 

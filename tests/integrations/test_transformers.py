@@ -160,7 +160,8 @@ def test_gradient_checkpointing(pair: tuple[PreTrainedModel, PreTrainedModel], b
     for source, inputs in zip(pair, ({"video_layout": VIDEO}, {"attention_mask": dense(VIDEO, 2)}), strict=True):
         model = deepcopy(source).train()
         if source is pair[0]:
-            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable({"use_reentrant": reentrant})
             model.enable_input_require_grads()
         with longreel.use_layout(VIDEO if by == "context" else None):
             given = {} if by == "context" and source is pair[0] else inputs

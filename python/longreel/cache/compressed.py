@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import Self
 
+from longreel._transformers import with_cache
 from longreel.cache.buffered import BufferedLayer
 from longreel.cache.saved import Counts, SavedCache
 from longreel.layout import Segment
@@ -177,11 +178,9 @@ class CompressedCache(SavedCache):
         if not bool(asked[:, -1].all()):
             raise ValueError("a question is padded on its right: shorter questions are padded on the left")
         before = asked.new_ones(batch, self.length)
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.cat([before, asked], 1),
-            "past_key_values": self.fork(max(beams, answers) * batch // own),
-        } | {name: n for name, n in (("num_beams", beams), ("num_return_sequences", answers)) if n > 1}
+        several = {name: n for name, n in (("num_beams", beams), ("num_return_sequences", answers)) if n > 1}
+        fork = self.fork(max(beams, answers) * batch // own)
+        return {"input_ids": ids, "attention_mask": torch.cat([before, asked], 1)} | with_cache(fork) | several
 
     def reset(self) -> None:
         """As new."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from longreel._transformers import with_cache
 from longreel.cache.compressed import CompressedCache, Stage
 from longreel.cache.saved import Counts
 from longreel.cache.voco_layer import VoCoLayer, narrowed_to, staged
@@ -144,7 +145,7 @@ class VoCoCache(CompressedCache):
             decoder(
                 inputs_embeds=embeds,
                 position_ids=stage.positions.to(embeds.device, torch.long),
-                past_key_values=self,
+                **with_cache(self),
                 use_cache=True,
                 video_layout=stage.layout,
                 **inputs,

@@ -64,6 +64,11 @@ def one_line_errors() -> Iterator[None]:
         if error.name is None or error.name.startswith("longreel"):
             raise
         _stop(_MISSING.format(error.name))
+    except ImportError as error:
+        # One of ours, which says what is asked for, has no name.
+        if error.name is not None:
+            raise
+        _stop(str(error))
     except (torch.OutOfMemoryError, MemoryError) as error:
         _stop(". ".join(str(error).split(". ")[:2]) or "out of memory", NO_ROOM)
     except (ValueError, BackendError, OSError) as error:

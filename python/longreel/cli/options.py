@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from longreel.models import registry
-from longreel.models.system import FRAMES, choices
+from longreel.models.system import choices
 
 QUESTION = "What happens in this video?"
 SYSTEM = registry.default()
@@ -24,6 +24,13 @@ def _presets() -> str:
     more = [(system.name, [name for name in system.presets if name not in common]) for system in systems]
     also = "; ".join(f"{system} also {', '.join(names)}" for system, names in more if names)
     return f"{', '.join(common)}{f' ({also})' if also else ''}: random weights; tiny takes an hour on two cores."
+
+
+def _frames() -> str:
+    """What is taken where nothing is said, and by whom else."""
+    systems = registry.every()
+    others = "; ".join(f"{each.name}: {each.frames}" for each in systems if each.frames != systems[0].frames)
+    return f"{systems[0].frames}{f' ({others})' if others else ''}"
 
 
 def _saving() -> str:
@@ -47,7 +54,8 @@ MemoryCap = Annotated[
     float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
 ]
 Frames = Annotated[
-    str | None, typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {FRAMES}.")
+    str | None,
+    typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {_frames()}."),
 ]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
 Keep = Annotated[

@@ -73,7 +73,7 @@ class Images:
                 raise MediaError(f"{path}: the image is damaged ({error.strerror or error})") from None
             if frame is None:
                 raise MediaError(f"{path}: the image is damaged (nothing could be decoded)")
-            yield View(path, self._size, self._fit).maker(frame, aspect())()
+            yield View(path, self._size, self._fit).maker(frame, aspect(frame))()
 
 
 def _pages(path: Path) -> int:

@@ -40,7 +40,8 @@ def kind(path: Path) -> Kind:
             return Kind.VIDEO if _goes_on(path, image.format) else Kind.STILL
     except UnidentifiedImageError:
         return _asked_of_ffmpeg(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:
+        # Pillow's readers fail in many ways on damaged bytes.
         return Kind.STILL
 
 

@@ -114,14 +114,23 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 class Aspect:
-    """The shape of a stream's pixels, width over height, as it is now: the container's word, else the coder's."""
+    """The shape of a stream's pixels, width over height, by frame: the container's word, else the coder's.
+
+    The coder's word can change where a key frame does, and is asked there alone.
+    """
 
     def __init__(self, stream: av.VideoStream) -> None:
         self._coder = stream.codec_context
         self._start = self._coder.sample_aspect_ratio
         self._said = stream.sample_aspect_ratio
+        self._now = self._ask()
 
-    def __call__(self) -> Fraction:
+    def __call__(self, frame: av.VideoFrame) -> Fraction:
+        if frame.key_frame:
+            self._now = self._ask()
+        return self._now
+
+    def _ask(self) -> Fraction:
         now = self._coder.sample_aspect_ratio
         ratio = now if now != self._start and self._said in (None, self._start) else self._said
         return Fraction(ratio) if ratio and Fraction(1, 16) <= ratio <= 16 else Fraction(1)

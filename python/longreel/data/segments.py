@@ -188,7 +188,7 @@ def first_stamp(path: Path, base: Fraction, view: View) -> int:
         frame = next(container.decode(stream), None)
         if frame is None or frame.is_corrupt:
             raise Odd
-        view.fix(frame, aspect())
+        view.fix(frame, aspect(frame))
         return _stamp(frame, base)
 
 
@@ -243,7 +243,7 @@ def _samples(
             for sample in shown.until(job.step, taken, start, count):
                 yield taken, sample
                 taken += 1
-        shown, last = Shown(job.view.maker(frame, aspect()), start), start
+        shown, last = Shown(job.view.maker(frame, aspect(frame)), start), start
         end = start + (frame.duration or job.timing.interval) * base
 
 

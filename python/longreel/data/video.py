@@ -167,7 +167,7 @@ class Video:
 
     def _pictures(self, clock: FrameClock) -> Iterator[tuple[Picture, Fraction]]:
         for frame, start in clock:
-            yield self._view.maker(frame, self._aspect()), start
+            yield self._view.maker(frame, self._aspect(frame)), start
 
     def _decode(self, packed: PacketClock) -> Iterator[av.VideoFrame]:
         """Whole frames. A recording cut between key frames is whole from its first one on: nothing before that is lost."""

@@ -79,6 +79,8 @@ class Documents:
         begins = begins_document(whole)
         if isinstance(layout, PlannedLayout):
             begins = begins | (np.arange(whole.length) <= layout.start.cpu().numpy()[:, None])
+        if self.positions is None and self.keyword == "position_ids":
+            return
         if self.positions is None:
             at = np.cumsum(self.lengths[0])[:-1]
             fits = len(begins) == 1 and at[-1:] < whole.length and bool(begins[0][at].all())

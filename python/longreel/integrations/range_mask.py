@@ -132,7 +132,9 @@ class RangeMask:
         if bounds is not None:
             return packed.Documents(packed.of_bounds(*bounds, batch, self.end), "cu_seq_lens_q")
         if self.rule.documents is not None:
-            return packed.Documents(packed.of_numbers(self.rule.documents), "position_ids", self.rule.positions)
+            # Older versions do not put the positions into the mask function.
+            own = positions if self.rule.positions is None else self.rule.positions
+            return packed.Documents(packed.of_numbers(self.rule.documents), "position_ids", own)
         if positions is None or positions.ndim != 2 or self.queries == 1 or positions.shape[1] != self.queries:
             return None
         real = None if self.real is None else self.real[:, self.dropped + self.first :][:, : self.queries]

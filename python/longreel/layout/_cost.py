@@ -6,6 +6,7 @@ import numpy as np
 
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_runs
+from longreel.layout.numbers import count
 from longreel.layout.schedule import Schedule, Table
 from longreel.layout.video_layout import VideoLayout
 
@@ -42,7 +43,9 @@ def cost(
     lanes: tuple[int, int] | None = None,
 ) -> AttentionCost:
     """What `block_sparse_attention` does over the layout. `schedule` and `lanes`: see `executed_pairs`."""
-    kv_heads = heads if kv_heads is None else kv_heads
+    kv_heads = count("kv_heads", heads if kv_heads is None else kv_heads)
+    heads, head_dim = count("heads", heads), count("head_dim", head_dim)
+    element_size = count("element_size", element_size)
     each = 4 * head_dim * heads
     batch, queries, keys = layout.batch_size, layout.queries, layout.keys
     gathered = sum(int(runs[:, 1].sum()) for runs in global_runs(layout))

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from longreel.layout.numbers import check_segments, count
 from longreel.layout.ratios import RatioDraw, chunk_lengths
-from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_of, chunk_segment, joined
+from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_of, chunk_segment, joined, whole
 
 PrefixVisibleTo = Literal["first", "frames", "all"]
 Kinds = torch.Tensor | NDArray[np.integer] | Sequence[Sequence[int]]
@@ -19,16 +20,15 @@ GIVEN_KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco")
 
 def documents(segments: Sequence[tuple[str, int] | Segment], rule: Rule) -> tuple[Document, ...]:
     """Segments -> padding before, one document, padding after."""
+    check_segments(len(segments))
     for segment in segments:
         if segment[0] not in CODE:
             raise ValueError(f"unknown segment kind {segment[0]!r}; allowed are {', '.join(CODE)}")
-        if segment[1] < 0:
-            raise ValueError(f"segment {segment[0]!r} has {segment[1]} rows")
-    whole = joined(Segment(*segment) for segment in segments)
-    real = [i for i, segment in enumerate(whole) if segment.kind != "padding"]
+    every = joined(map(whole, segments))
+    real = [i for i, segment in enumerate(every) if segment.kind != "padding"]
     if not real:
-        return tuple(Document((segment,), Rule("text")) for segment in whole)
-    before, inside, after = whole[: real[0]], whole[real[0] : real[-1] + 1], whole[real[-1] + 1 :]
+        return tuple(Document((segment,), Rule("text")) for segment in every)
+    before, inside, after = every[: real[0]], every[real[0] : real[-1] + 1], every[real[-1] + 1 :]
     pads = [tuple(Document((segment,), Rule("text")) for segment in part) for part in (before, after)]
     return (*pads[0], Document(inside, rule), *pads[1])
 
@@ -37,12 +37,8 @@ def voco(
     frames: int, vision: int, voco: int, text: int, prefix: int, separator: int, mode: str, prefix_visible_to: str,
     text_sees_prefix: bool,
 ) -> Document:  # fmt: skip
-    for name, value, least in (
-        ("frames", frames, 1), ("vision", vision, 1), ("voco", voco, 1), ("text", text, 0), ("prefix", prefix, 0),
-        ("separator", separator, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name}={value} is below {least}")
+    frames, vision, voco = count("frames", frames, 1), count("vision", vision, 1), count("voco", voco, 1)
+    text, prefix, separator = count("text", text), count("prefix", prefix), count("separator", separator)
     if mode not in ("independent", "causal"):
         raise ValueError(f"mode={mode!r} is not one of 'independent', 'causal'")
     if prefix_visible_to not in ("first", "frames", "all"):
@@ -50,6 +46,7 @@ def voco(
     rows = prefix + frames * (vision + separator + voco) + text
     if rows >= 2**31:
         raise ValueError(f"a sample has at most 2^31 - 1 rows, given {rows}")
+    check_segments(frames * (2 + bool(separator)))
     frame = joined([Segment("vision", vision), Segment("text", separator), Segment("voco", voco)])
     segments = (*joined([Segment("prefix", prefix)]), *frame * frames, *joined([Segment("text", text)]))
     to_frames = prefix_visible_to != "first" and prefix > 0 and frames > 1
@@ -63,24 +60,41 @@ def vst(
 ) -> Document:  # fmt: skip
     if (ratio is None) == (ratio_mix is None):
         raise ValueError("give ratio= (a number, or a list of (visual tokens, ratio)) or ratio_mix=, not both")
+    prefix, text = count("prefix", prefix), count("text", text)
+    visual = visual if visual is None else count("visual", visual)
     if isinstance(ratio, Sequence):
-        chunks = list(ratio)
+        check_segments(len(ratio))
+        chunks = [_pair(each) for each in ratio]
         if visual is not None and visual != sum(length for length, _ in chunks):
             raise ValueError(f"visual={visual}, but the chunks of ratio= hold {sum(length for length, _ in chunks)}")
     elif visual is None:
         raise ValueError(f"visual=None, chunk={chunk}: chunks are cut from a number of visual tokens, at least 1 each")
     elif ratio_mix is None:
-        chunks = [(length, int(ratio)) for length in chunk_lengths(visual, chunk)]  # type: ignore[arg-type]
+        one = count("ratio", ratio)
+        chunks = [(length, one) for length in chunk_lengths(visual, chunk)]
     else:
         ratios = RatioDraw(ratio_mix, draw, seed=seed, length=prefix + visual + text, max_positions=max_positions)
         chunks = [(length, ratios.next(length)) for length in chunk_lengths(visual, chunk)]
+    # Chunks that are alike are one object: there may be millions.
+    made: dict[tuple[int, int, int], tuple[Segment, int]] = {}
     segments, carry = [], 0
     for length, each in chunks:
-        segments.append(chunk_segment(length, each, carry))
-        carry = chunk_of(segments[-1]).carry_out
+        if (length, each, carry) not in made:
+            segment = chunk_segment(length, each, carry)
+            made[length, each, carry] = segment, chunk_of(segment).carry_out
+        segment, carry = made[length, each, carry]
+        segments.append(segment)
     return Document(
         (*joined([Segment("prefix", prefix)]), *segments, *joined([Segment("text", text)])), Rule("vst", True, True)
     )
+
+
+def _pair(chunk: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(chunk, Sequence) or len(chunk) != 2:
+        raise ValueError(
+            f"ratio= is one number, or the chunks as pairs (visual tokens, ratio); given {chunk!r} among them"
+        )
+    return count("visual tokens of a chunk", chunk[0]), count("ratio", chunk[1])
 
 
 def checked_kinds(kinds: Kinds) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from longreel.layout import plain_planner
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_index, global_runs
+from longreel.layout.numbers import count
 from longreel.layout.planned import TILES, PlannedLayout
 from longreel.layout.schedule import Schedule, unit_rows
 from longreel.layout.video_layout import VideoLayout
@@ -16,9 +17,7 @@ from longreel.layout.video_layout import VideoLayout
 
 def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     """Plan `layout` for tiles of `tile` = (query rows, keys): linear in the tiles, plus the rows if `bounds`."""
-    rows, keys = tile
-    if rows < 1 or keys < 1:
-        raise ValueError(f"tile={tile}: a tile has at least 1 row and 1 key")
+    rows, keys = (count(f"tile's {name}", number, 1) for name, number in zip(("rows", "keys"), tile, strict=True))
     # The compiled planner where it is installed; the plain one computes the same arrays.
     planner: Any = plain_planner if _native.HOST is None else _native.HOST
     table = ranges(layout).table()

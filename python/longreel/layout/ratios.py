@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from longreel.layout.numbers import check_segments, count
+
 DRAWS = ("step-random", "instance-random", "sequence", "adapt-K")
 
 
@@ -33,7 +35,7 @@ class RatioDraw:
         length: int | None = None,
         max_positions: int = 32768,
     ) -> None:
-        self.ratios = [int(ratio) for ratio in ratios]
+        self.ratios = [count("a ratio", ratio) for ratio in ratios]
         if not self.ratios or min(self.ratios) < 1:
             raise ValueError(f"ratios={tuple(ratios)}: at least one, each at least 1")
         self.future: int | None = None  # K of "adapt-K"
@@ -45,7 +47,8 @@ class RatioDraw:
                 raise ValueError(f"draw={draw!r} needs length=, the tokens of the whole sequence")
         elif draw not in DRAWS:
             raise ValueError(f"draw={draw!r} is not one of {', '.join(map(repr, DRAWS))}")
-        self.draw, self.length, self.max_positions = draw, length or 0, max_positions
+        self.draw, self.length = draw, count("length", length or 0)
+        self.max_positions = count("max_positions", max_positions)
         self.generator = np.random.default_rng(seed)
         self._fixed: int | None = None
         self._round: Iterator[int] | None = None
@@ -80,8 +83,6 @@ class RatioDraw:
 
 def chunk_lengths(visual: int, chunk: int) -> list[int]:
     """Visual tokens of every chunk: whole ones, then what is left."""
-    if visual < 0 or chunk < 1:
-        raise ValueError(
-            f"visual={visual}, chunk={chunk}: chunks are cut from a number of visual tokens, at least 1 each"
-        )
+    visual, chunk = count("visual", visual), count("chunk", chunk, 1)
+    check_segments(-(-visual // chunk))
     return [min(chunk, visual - at) for at in range(0, visual, chunk)]

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from longreel.layout.numbers import check_segments, count
 
 Kind = Literal["padding", "prefix", "text", "vision", "voco", "vst"]
 Attention = Literal["text", "image", "independent", "causal", "vst"]
@@ -36,8 +37,18 @@ class Chunk(NamedTuple):
     carry_out: int
 
 
+def whole(segment: tuple[str, int] | Segment) -> Segment:
+    """The segment with Python's own integers."""
+    kind, *numbers = segment
+    if not 1 <= len(numbers) <= 3:
+        raise ValueError(f"a segment is (kind, rows), or a Segment; given {segment!r}")
+    names = (f"rows of a {kind} segment", "ratio", "carry")
+    return Segment(kind, *(count(name, number) for name, number in zip(names, numbers, strict=False)))  # type: ignore[arg-type]
+
+
 def chunk_segment(visual: int, ratio: int, carry: int) -> Segment:
     """The "vst" segment of `visual` visual tokens (Video-XL: VST after every `ratio` raw tokens, remainders carried)."""
+    visual, ratio, carry = (count(*each) for each in (("visual", visual), ("ratio", ratio), ("carry", carry)))
     if ratio < 1 or visual < 1:
         raise ValueError(f"a chunk has at least 1 visual token and ratio 1, given {visual} tokens at ratio {ratio}")
     if carry > ratio:
@@ -51,6 +62,14 @@ def chunk_of(segment: Segment) -> Chunk:
     vst = max(0, -(-(segment.length - first) // (segment.ratio + 1)))
     visual = segment.length - vst
     return Chunk(visual, vst, first, (visual + segment.carry) % segment.ratio)
+
+
+def _check_chunk(segment: Segment) -> None:
+    if segment.ratio < 1 or not 0 <= segment.carry <= segment.ratio:
+        raise ValueError(
+            f"a vst segment is Segment('vst', rows, ratio, carry) with a ratio of at least 1 and at most as much carried; given"
+            f" {tuple(segment)}: VideoLayout.vst makes them"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,9 +96,9 @@ class Rule:
     def __post_init__(self) -> None:
         if self.attention not in _ORDER:
             raise ValueError(f"attention {self.attention!r} is not one of {', '.join(_ORDER)}")
-        for name, rows in (("window", self.window), ("sinks", self.sinks)):
-            if rows is not None and not isinstance(rows, Integral):
-                raise TypeError(f"{name} is a number of rows, an integer; given {rows!r}")
+        if self.window is not None:
+            object.__setattr__(self, "window", count("window", self.window, 1))
+        object.__setattr__(self, "sinks", count("sinks", self.sinks))
 
 
 class Columns(NamedTuple):
@@ -111,14 +130,15 @@ class Document:
     length: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_segments(len(self.segments))
+        if any(type(number) is not int for segment in self.segments for number in segment[1:]):
+            object.__setattr__(self, "segments", tuple(map(whole, self.segments)))
         object.__setattr__(self, "length", sum(segment.length for segment in self.segments))
         kinds = {segment.kind for segment in self.segments}
         unknown = kinds - CODE.keys()
         if unknown:
             raise ValueError(f"unknown segment kind {sorted(unknown)[0]!r}; allowed are {', '.join(KINDS)}")
         for segment in self.segments:
-            if type(segment.length) is not int and not isinstance(segment.length, Integral):
-                raise TypeError(f"a segment has an integer number of rows; given {segment.length!r} of {segment.kind}")
             if segment.length < 1:
                 raise ValueError(f"a segment has at least 1 row; given {segment.length} of {segment.kind}")
         if "padding" in kinds and kinds != {"padding"} and not self._behind_frames():
@@ -129,6 +149,9 @@ class Document:
                 f"attention {self.rule.attention!r} takes {_ORDER[self.rule.attention]}; given: {given}"
                 + (" ..." if len(self.segments) > 12 else "")
             )
+        for segment in self.segments if "vst" in kinds else ():
+            if segment.kind == "vst":
+                _check_chunk(segment)
 
     def _in_order(self, kinds: set[Kind]) -> bool:
         if kinds == {"padding"}:
@@ -169,12 +192,11 @@ class Document:
 
     def extended(self, rows: int) -> "Document":
         """The document with `rows` more text rows at its end."""
+        rows = count("rows that a sequence grows by", rows)
         if rows == 0:
             return self
         if self.padding:
             raise ValueError("the last document is padding: only a sequence that ends with text or video grows")
-        if rows < 0:
-            raise ValueError(f"a sequence grows by at least 0 rows, given {rows}")
         return replace(self, segments=(*self.segments[:-1], *joined((*self.segments[-1:], Segment("text", rows)))))
 
 

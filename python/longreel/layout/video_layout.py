@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -11,9 +10,10 @@ from numpy.typing import NDArray
 
 from longreel.layout import build
 from longreel.layout.build import Kinds, PrefixVisibleTo
+from longreel.layout.numbers import integer
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.schedule import Schedule
-from longreel.layout.segments import Document, Rule, Segment, joined
+from longreel.layout.segments import Document, Rule, Segment, joined, whole
 
 
 class Derived:
@@ -54,8 +54,12 @@ class VideoLayout:
             )
         if max(lengths) >= 2**31:
             raise ValueError(f"a sample has at most 2^31 - 1 rows, given {max(lengths)}")
-        if self.window is not None and not all(isinstance(row, Integral) for row in self.window):
-            raise TypeError(f"rows {self.window}: rows are integers")
+        if self.order not in ("position", "grouped"):
+            raise ValueError(f"order={self.order!r} is not one of 'position', 'grouped'")
+        if self.window is not None:
+            object.__setattr__(
+                self, "window", tuple(integer(f"a bound of rows {self.window}", row) for row in self.window)
+            )
         if self.window is not None and not 0 <= self.window[0] <= self.window[1] <= self.length:
             raise ValueError(f"rows {self.window} are not inside 0 .. {self.length}; extend(n) appends text rows")
         if self.window is not None and self.order == "grouped":
@@ -145,14 +149,12 @@ class VideoLayout:
     @classmethod
     def causal(cls, n: int) -> "VideoLayout":
         """`n` text rows, each of which sees itself and all before it."""
-        return cls(((Document(joined([Segment("text", n)]), Rule("text")),),))
+        return cls(((Document(joined([whole(("text", n))]), Rule("text")),),))
 
     @classmethod
     def sliding_window(cls, n: int, window: int, sinks: int = 0) -> "VideoLayout":
         """`n` text rows: each sees the last `window` rows, itself included, and the first `sinks` rows."""
-        if window < 1 or sinks < 0:
-            raise ValueError(f"window={window}, sinks={sinks}: a window has at least 1 row, sinks at least 0")
-        return cls(((Document(joined([Segment("text", n)]), Rule("text", window=window, sinks=sinks)),),))
+        return cls(((Document(joined([whole(("text", n))]), Rule("text", window=window, sinks=sinks)),),))
 
     @classmethod
     def packed(cls, layouts: Sequence["VideoLayout"]) -> "VideoLayout":

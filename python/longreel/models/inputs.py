@@ -15,7 +15,7 @@ from longreel.measure.memory import PeakMeter
 from longreel.models.memory import RANDOM, SavedMemory, check_made_by, describe, open_memory
 from longreel.models.record import OURS, RunRecord
 from longreel.models.sizes import Preset, computed_in
-from longreel.models.system import FRAMES, AudioSpec, Chunk, InputFacts, Model, System
+from longreel.models.system import AudioSpec, Chunk, InputFacts, Model, System
 
 AUDIO = "audio"
 Progress = Callable[[int], None]
@@ -86,7 +86,7 @@ def open_input(
             )
         still = features.about.get("kind") == "images"
         return Input(InputFacts(found, still, features.expected), features=features)
-    stream = open_frames(list(paths), frames or FRAMES, size=size.tower.image, chunk=chunk or size.chunk)
+    stream = open_frames(list(paths), frames or system.frames, size=size.tower.image, chunk=chunk or size.chunk)
     sound = None if system.audio is None or stream.still else _sound(paths[0], system.audio)
     return Input(InputFacts(prefix, stream.still, stream.expected), frames=stream, sound=sound)
 

@@ -71,7 +71,7 @@ def run(
     else:
         fed = chunks(model, source, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
         _consume(sessions, fed, clocks, meter)
-        _finish(sessions, record)
+        _finish(sessions, record, clocks, meter)
         if save is not None:
             with record.clock("keep", OURS):
                 seen = {"frames": record.frames, "patches": record.patches}
@@ -128,9 +128,10 @@ def _consume(
             sessions[EXACT].consume(chunk, clocks[EXACT])
 
 
-def _finish(sessions: Mapping[str, Session], record: RunRecord) -> None:
+def _finish(sessions: Mapping[str, Session], record: RunRecord, clocks: Mapping[str, Clock], meter: PeakMeter) -> None:
     for path, session in sessions.items():
-        kept = session.finish()
+        with meter(path) if path != EXACT else contextlib.nullcontext():
+            kept = session.finish(clocks[path])
         if path == record.paths[0]:
             record.take(kept)
             record.backend = kept.backend if path == OURS else path
@@ -170,7 +171,7 @@ def _warm(system: System, model: Any, prompts: Prompts, paths: Sequence[str]) ->
     for path in paths:
         session = system.session(model, few, path, expected=1, compare=False)
         session.consume(chunk, _untimed)
-        session.finish()
+        session.finish(_untimed)
         session.prepare(0, _untimed)
         session.answer(0, _nobody)
 

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 import torch
 
+from longreel._transformers import require
 from longreel.data import FeatureWriter
 from longreel.models import registry
 from longreel.models.checkpoint import fingerprint
@@ -15,7 +16,7 @@ from longreel.models.memory import RANDOM, made_by
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
-from longreel.models.system import FRAMES, Part, System, choices
+from longreel.models.system import Part, System, choices
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,11 @@ class Setup:
     def writer(self, path: Path, source: Input, paths: Sequence[Path], frames: str | None) -> FeatureWriter:
         """A file of the features that come from `source`, which was opened from `paths`."""
         kind = "images" if source.facts.still else "video"
-        about = {"source": named(paths), "kind": kind, "frames": "all" if source.facts.still else frames or FRAMES}
+        about = {
+            "source": named(paths),
+            "kind": kind,
+            "frames": "all" if source.facts.still else frames or self.system.frames,
+        }
         return feature_writer(
             path, self.system.name, self.preset, about, num_prefix_tokens=source.facts.prefix, weights=self.weights,
             device=self.device, audio=self.system.audio is not None,
@@ -127,10 +132,11 @@ def setup_of(
     backend: str | None = None,
     save: bool = False,
 ) -> Setup:
-    """ValueError for anything that is not there.
+    """ValueError for anything that is not there, ImportError without transformers.
 
     options: of any system by name, None or False where they were not given. save: whether what is kept is to be saved.
     """
+    require("longreel.models")
     found = registry.find(system)
     given = {name: value for name, value in (options or {}).items() if value is not None and value is not False}
     own = {each.name for each in fields(found.Options)}

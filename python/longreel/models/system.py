@@ -13,8 +13,6 @@ from torch import Tensor
 from longreel.models.prompts import Prompts
 from longreel.models.sizes import Preset
 
-FRAMES = "fps:1"
-"""Which frames of a video, where nothing else is said."""
 Clock = Callable[[str], AbstractContextManager[None]]
 """Times a stage by its name; on a path that is not timed it does nothing."""
 
@@ -121,8 +119,8 @@ class Session(ABC):
         """The next chunk; ValueError where the language model has no room for it."""
 
     @abstractmethod
-    def finish(self) -> Kept:
-        """After the last chunk."""
+    def finish(self, clock: Clock) -> Kept:
+        """After the last chunk; what stood waiting for more is computed now."""
 
     def prepare(self, index: int, clock: Clock) -> None:  # noqa: B027, most have nothing to prepare
         """What a question costs before the language model's stage."""
@@ -151,7 +149,7 @@ class System(ABC):
 
         name: of --system. presets: by name. Options: a frozen dataclass whose fields are made by `option`.
         stages: its own ones, in order, the language model's last.
-        audio: as the model takes it, None where it hears nothing.
+        frames: which of a video are taken where nothing is said. audio: as the model takes it, None where it hears nothing.
         memory: what a saved memory holds, None where what is kept depends on the question.
         streams: the reference path takes chunk by chunk too, so that every length fits that path.
         comparable_frames: that ours, the reference path and float64 take beside each other at true size.
@@ -160,6 +158,7 @@ class System(ABC):
     name: ClassVar[str]
     Options: ClassVar[type[Any]]
     stages: ClassVar[tuple[Stage, ...]]
+    frames: ClassVar[str] = "fps:1"
     audio: ClassVar[AudioSpec | None] = None
     memory: ClassVar[str | None] = None
     streams: ClassVar[bool] = True

@@ -88,6 +88,9 @@ def lower(
         check_tensors(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
         q, k, v, global_k, global_v = autocast(q, k, v, global_k, global_v)
         _check_shapes(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
+    if isinstance(layout, VideoLayout):
+        # Before the plan of another size is made.
+        _check_sizes((layout.batch_size,), layout.queries, layout.keys, q, k)
     plan = planned(layout, q.device, q)
     _check_layout(plan, q, k, global_k)
     tile_rows, tile_keys = plan.tile
@@ -132,23 +135,23 @@ def _check_layout(plan: PlannedLayout, q: Tensor, k: Tensor, global_k: Tensor | 
         raise ValueError(
             f"the layout is planned for {plan.bounds.device} and q is on {q.device}: use layout.to(q.device)"
         )
-    if plan.bounds.shape[1] != q.shape[1]:
-        raise ValueError(
-            f"the layout has {plan.bounds.shape[1]} query rows and q has {q.shape[1]}: they must be as many"
-        )
-    if plan.extent.shape[0] > k.shape[1]:
-        raise ValueError(
-            f"the layout speaks of {plan.extent.shape[0]} keys and k has {k.shape[1]}: at least so many are needed"
-        )
-    for samples in (plan.bounds.shape[0], plan.start.shape[0]):
-        if samples != 1 and samples != q.shape[0]:
-            raise ValueError(
-                f"the layout has {samples} samples and q has {q.shape[0]}: one sample, or as many, is allowed"
-            )
+    _check_sizes((plan.bounds.shape[0], plan.start.shape[0]), plan.bounds.shape[1], plan.extent.shape[0], q, k)
     if global_k is not None and global_k.shape[1] != plan.global_index.shape[1]:
         raise ValueError(
             f"the layout has {plan.global_index.shape[1]} global keys and global_k has {global_k.shape[1]}"
         )
+
+
+def _check_sizes(samples: tuple[int, ...], queries: int, keys: int, q: Tensor, k: Tensor) -> None:
+    if queries != q.shape[1]:
+        raise ValueError(f"the layout has {queries} query rows and q has {q.shape[1]}: they must be as many")
+    if keys > k.shape[1]:
+        raise ValueError(f"the layout speaks of {keys} keys and k has {k.shape[1]}: at least so many are needed")
+    for several in samples:
+        if several != 1 and several != q.shape[0]:
+            raise ValueError(
+                f"the layout has {several} samples and q has {q.shape[0]}: one sample, or as many, is allowed"
+            )
 
 
 def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from longreel._transformers import with_cache
 from longreel.cache import BufferedCache
 from longreel.models.generation import greedy, unheard
 from longreel.models.llama_vid.adapter import Adapter, Equation
@@ -134,11 +135,11 @@ class LlamaVid(nn.Module):
         for rows in (embed(before), visual):
             # [1, at most so many, H]
             for block in torch.split(rows[None], _PREFILL_TOKENS, 1):
-                self.language.model(inputs_embeds=block, past_key_values=cache)
-        logits = self.language(input_ids=after[None], past_key_values=cache).logits[0]
+                self.language.model(inputs_embeds=block, **with_cache(cache))
+        logits = self.language(input_ids=after[None], **with_cache(cache)).logits[0]
 
         def step(chosen: Tensor) -> Tensor:
-            following: Tensor = self.language(input_ids=chosen, past_key_values=cache).logits[0, -1]
+            following: Tensor = self.language(input_ids=chosen, **with_cache(cache)).logits[0, -1]
             return following
 
         return greedy(step, logits[-1], length=length, stop=stop, first=first), logits

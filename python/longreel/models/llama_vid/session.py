@@ -48,7 +48,7 @@ class LlamaVidSession(Session):
             tokens = self._exact.compress(queries, few, mask=self._valid, ops="reference")
             self._kept.add(tokens, len(few), self._expected)
 
-    def finish(self) -> Kept:
+    def finish(self, clock: Clock) -> Kept:
         kept = self._kept.whole()
         return Kept(kept.shape[1], kept.nbytes, backend=self._backend)
 

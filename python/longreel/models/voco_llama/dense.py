@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from longreel._transformers import with_cache
 from longreel.layout import VideoLayout
 from longreel.models.generation import greedy, unheard
 from longreel.models.prompts import Prompts
@@ -85,7 +86,7 @@ class Dense:
         rows = inputs["position_ids"].shape[1]
         mask = additive(self._layout, end - rows, self._embeds.dtype, self._embeds.device)
         with _attention(language, "sdpa"):
-            logits: Tensor = language(attention_mask=mask, past_key_values=self._cache, **inputs).logits[0]
+            logits: Tensor = language(attention_mask=mask, **with_cache(self._cache), **inputs).logits[0]
         return logits
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 
 from longreel import use_layout
+from longreel._transformers import with_cache
 from longreel.cache import VoCoCache
 from longreel.models.checkpoint import refuse_untaken
 from longreel.models.generation import greedy, unheard
@@ -125,7 +126,7 @@ class VoCoLlama(Trainable, nn.Module):
         fork = cache.fork()
 
         def step(ids: Tensor) -> Tensor:
-            logits: Tensor = self.language(input_ids=ids, past_key_values=fork).logits[0]
+            logits: Tensor = self.language(input_ids=ids, **with_cache(fork)).logits[0]
             return logits
 
         with use_layout(None, backend=self.backend):

@@ -35,7 +35,7 @@ class CachedSession(Session):
             )
         self._frames += len(chunk.frames)
 
-    def finish(self) -> Kept:
+    def finish(self, clock: Clock) -> Kept:
         return self._kept(self._model.backend or _backend(self._model))
 
     def _kept(self, backend: str | None) -> Kept:
@@ -73,7 +73,7 @@ class DenseSession(Session):
         self._held.append(chunk.frames)
         check_positions(self._model, self._prompts, sum(map(len, self._held)))
 
-    def finish(self) -> Kept:
+    def finish(self, clock: Clock) -> Kept:
         self._frames = torch.cat(self._held)
         self._held = []
         return Kept(tokens_of(self._model, self._prompts, len(self._frames)), 0)

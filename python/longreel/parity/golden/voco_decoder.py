@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel import VideoLayout, use_layout
+from longreel._transformers import with_cache
 from longreel.cache import VoCoCache
 from longreel.parity.golden.files import GoldenCase
 
@@ -65,7 +66,7 @@ def _two_stages(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         "voco_value": torch.stack([layer.values[0] for layer in cache.layers]),
     }
     for i in range(sum(name.startswith("text_embeds.") for name in inputs)):
-        hidden = model.model(inputs_embeds=inputs[f"text_embeds.{i}"], past_key_values=cache.fork()).last_hidden_state
+        hidden = model.model(inputs_embeds=inputs[f"text_embeds.{i}"], **with_cache(cache.fork())).last_hidden_state
         results |= {f"text_hidden.{i}": hidden, f"text_logits.{i}": model.lm_head(hidden)}
     return results
 
@@ -76,7 +77,7 @@ def _hidden(model: Any, inputs: dict[str, Tensor], cache: DynamicCache | None) -
         attention_mask=inputs["attention_mask"],
         position_ids=inputs["position_ids"],
         video_layout=VideoLayout.from_kinds(inputs["kinds"]),
-        past_key_values=cache,
+        **with_cache(cache),
         use_cache=cache is not None,
     ).last_hidden_state
 

@@ -1,0 +1,100 @@
+"""`make matrix`: the oldest and the newest of what this package runs beside, each in a folder of its own, and what was covered.
+
+    python .ci/matrix.py [--folder DIR] [--only transformers|torch]
+
+transformers: tests/integrations and tests/cache on the oldest that `longreel._transformers` names and on the newest there is.
+torch: 2.10 and the newest, with which the native libraries are built, imported, and the fast part of the op tests is run.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_TORCH = "2.10.0"
+TESTS = {
+    "transformers": ["tests/integrations", "tests/cache"],
+    "torch": ["-m", "fast", "tests/ops", "tests/integrations/test_context.py"],
+}
+
+
+def install(folder: Path, *requirements: str) -> bool:
+    """Into a folder that goes before this environment's packages; kept for the next time."""
+    done = folder / ".installed"
+    if done.exists():
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), *requirements]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        return False
+    done.touch()
+    return True
+
+
+def run(folder: Path, tree: Path, *command: str) -> bool:
+    path = os.pathsep.join([str(folder), str(tree / "python"), str(tree)])
+    return subprocess.run([sys.executable, *command], cwd=tree, env=os.environ | {"PYTHONPATH": path}).returncode == 0
+
+
+def version(folder: Path, name: str) -> str:
+    code = f"import {name}; print({name}.__version__)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True
+    )
+    return found.stdout.strip() or "not importable"
+
+
+def transformers(folder: Path, wanted: str) -> tuple[str, bool]:
+    place = folder / f"transformers-{wanted or 'newest'}"
+    requirement = f"transformers=={wanted}.*" if wanted else "transformers"
+    if not install(place, requirement):
+        return f"transformers {wanted or 'newest'}", False
+    done = run(place, ROOT, "-m", "pytest", "-q", *TESTS["transformers"])
+    return f"transformers {version(place, 'transformers')}: {' '.join(TESTS['transformers'])}", done
+
+
+def torch(folder: Path, wanted: str) -> tuple[str, bool]:
+    place, tree = folder / f"torch-{wanted or 'newest'}", folder / f"tree-{wanted or 'newest'}"
+    if not install(place, f"torch=={wanted}" if wanted else "torch", "numpy"):
+        return f"torch {wanted or 'newest'}", False
+    # A copy of what git knows, so that nothing that is built here is touched.
+    shutil.rmtree(tree, ignore_errors=True)
+    files = (
+        subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    )
+    for file in filter(None, files):
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, tree / file)
+    done = (
+        run(place, tree, "setup.py", "-q", "build_ext", "--inplace")
+        and run(place, tree, "-c", "import longreel, torch; print('longreel with torch', torch.__version__)")
+        and run(place, tree, "-m", "pytest", "-q", *TESTS["torch"])
+    )
+    return f"torch {version(place, 'torch')}: build, import, pytest {' '.join(TESTS['torch'])}", done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / "build/matrix")
+    parser.add_argument("--only", choices=["transformers", "torch"])
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    sys.path.insert(0, str(ROOT / "python/longreel"))
+    from _transformers import OLDEST
+
+    covered = []
+    if options.only != "torch":
+        covered += [transformers(folder, wanted) for wanted in (".".join(map(str, OLDEST)), "")]
+    if options.only != "transformers":
+        covered += [torch(folder, wanted) for wanted in (OLDEST_TORCH, "")]
+    print("\ncovered:")
+    for what, done in covered:
+        print(f"  {'passed' if done else 'FAILED'}  {what}")
+    return int(not all(done for _, done in covered))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

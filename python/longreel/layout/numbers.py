@@ -1,0 +1,32 @@
+"""Numbers that a layout is made of, where they enter."""
+
+import operator
+from typing import SupportsIndex
+
+# Of a sample: more are days of video in pieces of a token, and take gigabytes before anything is planned.
+MOST_SEGMENTS = 1 << 24
+
+
+def integer(name: str, value: SupportsIndex | object) -> int:
+    """`value` as Python's own integer: numpy's have a width, and wrap in it.
+
+    Raises:
+        TypeError: it is no integer.
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is a whole number; given {value!r}") from None
+
+
+def count(name: str, value: SupportsIndex | object, least: int = 0) -> int:
+    """The same, at least `least`: ValueError for less."""
+    number = integer(name, value)
+    if number < least:
+        raise ValueError(f"{name}={number} is below {least}")
+    return number
+
+
+def check_segments(number: int) -> None:
+    if number > MOST_SEGMENTS:
+        raise ValueError(f"a sample has at most {MOST_SEGMENTS} segments (2^24), given {number}")

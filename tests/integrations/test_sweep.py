@@ -1,0 +1,59 @@
+"""A few classes of benchmarks/sweep_models.py, one a kind; the whole sweep is docs/existing_vlms.md."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import sweep_models as sweep
+
+RIGHT = [
+    "GPT2LMHeadModel",
+    "Qwen3ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Llama4ForCausalLM",
+    "OPTForCausalLM",
+    "DeepseekV3ForCausalLM",
+]
+REFUSED = {
+    "Gemma2ForCausalLM": "softcap",
+    "GptOssForCausalLM": "s_aux",
+    "DogeForCausalLM": "computes with its attention mask itself",
+    "GitForCausalLM": "attention classes of its own",
+    "MptForCausalLM": "computes its attention itself",
+    "RoFormerForCausalLM": "computes its attention itself",
+    "XGLMForCausalLM": "computes its attention itself",
+    "GPTNeoXJapaneseForCausalLM": "computes its attention itself",
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right(name: str) -> None:
+    assert sweep.judge(name) == (name, sweep.RIGHT, "")
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_refused_in_a_line(name: str) -> None:
+    verdict = sweep.judge(name)
+    assert verdict.verdict == sweep.REFUSED, verdict
+    assert REFUSED[name] in verdict.note
+
+
+def test_the_sweep_sees_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that is dropped is WRONG, and an error that is none of ours FAILS."""
+    monkeypatch.setattr(sweep.integration.RangeMask, "_bound", lambda self: (None, None))
+    assert sweep.judge("MistralForCausalLM").verdict == sweep.WRONG
+    monkeypatch.setattr(sweep.integration.keywords, "refuse", lambda *_: {}["from the inside"])
+    assert sweep.judge("MistralForCausalLM").verdict == sweep.INSIDE
+
+
+def test_the_page_is_of_this_sweep() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/existing_vlms.md").read_text()
+    assert "WRONG" not in page
+    assert "FAILS" not in page
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    here = {name for name in sweep.classes() if hasattr(transformers, name)}
+    # The page may be of a newer version than the one here.
+    assert len(here - listed) <= 5
