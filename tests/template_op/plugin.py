@@ -1,6 +1,6 @@
 """The op `foo`, made of exactly the parts that CONTRIBUTING lists, put into the package while a test runs.
 
-Its files stand in longreel/ here, under the paths that they would have; what would be lines in files of the package is done by
+Its files stand in parts/ here, under the paths that they would have; what would be lines in files of the package is done by
 `install`. A function stands for csrc/foo.
 """
 
@@ -13,7 +13,7 @@ import longreel
 from longreel import backends, ops, schemas
 from longreel.ops.registry import OPS
 
-FILES = Path(__file__).parent / "longreel"
+FILES = Path(__file__).parent / "parts"
 FOLDERS = ("reference", "ops", "testing.cases", "bench.ops", "triton_kernels")
 SCHEMAS = {
     "foo": "(Tensor x, float scale) -> (Tensor output)",

@@ -71,7 +71,9 @@ def tables(k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     half = k.shape[3] // 2
     for name, table in (("cos", cos), ("sin", sin)):
         check_dense(name, table)
-        if not table.is_floating_point() or table.shape[-1:] != (half,) or table.shape != cos.shape:
+        if not table.is_floating_point():
+            raise TypeError(f"{name} is {table.dtype}; allowed: float32")
+        if table.shape[-1:] != (half,) or table.shape != cos.shape:
             raise ValueError(
                 f"cos and sin are float32 [..., {half}] of one shape; {name} is {table.dtype} {list(table.shape)}"
             )
