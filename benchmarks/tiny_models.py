@@ -42,7 +42,11 @@ SIZES: dict[str, Any] = {
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # What the names above do not say.
 SPECIAL: dict[str, dict[str, Any]] = {
+    "BambaForCausalLM": {"attn_layer_indices": [1]},
+    "DeepseekV2ForCausalLM": {"num_experts_per_tok": 2},
+    "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "Ernie4_5_MoeForCausalLM": {"moe_k": 2},
+    "GraniteMoeHybridForCausalLM": {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2},
     "HunYuanDenseV1ForCausalLM": {"head_dim": 8},
     "HunYuanMoEV1ForCausalLM": {"head_dim": 8},
     "KimiLinearForCausalLM": {"num_experts_per_token": 2, "num_experts_per_tok": 2},
@@ -64,7 +68,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
             "depthwise_separable_out_channel": 16,
         },
     },
+    "NemotronForCausalLM": {"head_dim": 8, "num_key_value_heads": 2},
     "PLBartForCausalLM": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3},
     "ReformerModelWithLMHead": {"is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16]},
     "WhisperForCausalLM": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
     "XmodForCausalLM": {"default_language": "en_XX"},

@@ -8,8 +8,8 @@ namespace longreel {
 namespace {
 
 constexpr int64_t kMostChannels = 256;
-// Elements moved that make it worth waking a thread.
-constexpr int64_t kRotateWorthAThread = 1 << 16;
+// Elements moved that make it worth waking a thread: some 50 us of work.
+constexpr int64_t kRotateWorthAThread = 1 << 18;
 
 // Channels of a row one behind the other: where they lie, or copied.
 template <class T>
