@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = [
         CASES[op](op, shape_of(op, option("size"), {}), DTYPES[dtype], torch.device(option("device")), backward)
         for dtype in option("dtype") or ("bf16", "fp32")
-        for backward in CASES[op].passes(op)
+        for backward in CASES[op].passes()
     ]
     metafunc.parametrize(
         ("case", "variant"),

@@ -85,15 +85,20 @@ _MISSING: dict[tuple[str, str], str | None] = {}
 
 
 class Request(NamedTuple):
-    """What of a call decides which rows can serve it. `objection`: why a backend does not serve its values; asked last."""
+    """What of a call decides which rows can serve it. `objection`: why a backend does not serve its values; asked last.
+    `transformed`: it runs inside a transform of torch.func, or forward-mode differentiation."""
 
     device: str
     dtype: torch.dtype
     objection: Callable[[str], str | None] = lambda backend: None
+    transformed: bool = False
 
 
 def refusal(row: Row, request: Request, named: bool = False) -> str | None:
     """Why `row` cannot serve `request`, or None. `named`: the caller asked for this backend."""
+    if request.device == "meta":
+        # shapes alone, which the op's fake gives in every backend's name
+        return None
     missing = _MISSING[row.op, row.backend]
     if missing is not None:
         return missing
@@ -106,11 +111,17 @@ def refusal(row: Row, request: Request, named: bool = False) -> str | None:
             return f"runs on {' or '.join(row.devices)}, the tensors are on {request.device}{hint}"
     if request.dtype not in row.dtypes:
         return f"takes {', '.join(_name(d) for d in row.dtypes)}, given {_name(request.dtype)}"
+    if request.transformed and row.kind != "reference":
+        return (
+            "runs under no transform of torch.func and has no forward-mode derivative; backend='reference' does and has"
+        )
     return request.objection(row.backend)
 
 
 def choose(op: str, backend: str | None, request: Request) -> str:
     """The backend that serves the call: the one named, or the first of the table. Raises BackendError with every reason."""
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(f"backend is a {type(backend).__name__}; allowed: None, or a name")
     for row in TABLE[op]:
         if backend is None or row.backend == backend:
             objection = refusal(row, request, named=backend is not None)

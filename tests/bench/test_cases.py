@@ -25,7 +25,8 @@ from longreel.bench import (
     suite,
 )  # fmt: skip
 from longreel.bench.cases import CPU
-from longreel.bench.peers import PEERS, pool_rows
+from longreel.bench.ops.compress_frames import CompressFramesCase
+from longreel.bench.peers import pool_rows
 from longreel.bench.vst_case import VSTCase
 from longreel.cli import bench as command
 from longreel.measure.memory import Peak
@@ -36,10 +37,16 @@ from longreel.testing.budget import PEER_BUDGETS
 TINY = Shape(frames=70, patches=16, width=24, queries=3, output_size=2)
 SPARSE = SparseShape(frames=5, vision=7, voco=2, text=6, heads=4, kv_heads=2, head_dim=12)
 # what torch.compile makes is measured, not tested
-EAGER = [(op, name) for op in PEERS for name, peer in PEERS[op].items() if not peer.compiled]
+EAGER = [
+    (op, name)
+    for op, case in CASES.items()
+    if issubclass(case, PatchCase)
+    for name, peer in case.PEERS.items()
+    if not peer.compiled
+]
 EAGER += [("block_sparse_attention", name) for name in ("strong", "dense")]
 EAGER += [(op, name) for op, case in CASES.items() if issubclass(case, VSTCase) for name in case.PEERS]
-TRAINED = [op for op in CASES if "all" in CASES[op].passes(op)]
+TRAINED = [op for op in CASES if "all" in CASES[op].passes()]
 
 
 def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> Case:
@@ -60,7 +67,7 @@ def tiny_roof() -> RoofMeter:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("op", "name"), EAGER)
 def test_peer_computes_the_op(op: str, name: str, dtype: torch.dtype) -> None:
-    for backward in CASES[op].passes(op):
+    for backward in CASES[op].passes():
         case = tiny(op, dtype, backward)
         assert name in case.peers
         result = case.variant(name).make()()
@@ -130,13 +137,13 @@ def test_pool_rows_refuse_what_they_cannot_pool() -> None:
     ("arguments", "message"),
     [
         ({"op": "nothing"}, "is not one of compress_frames"),
-        ({"op": "adaptive_pool", "backward": "query"}, "allowed are none, all"),
-        ({"op": "adaptive_pool", "shape": Shape(patches=15)}, "must be a square"),
+        ({"backward": "some"}, "allowed are none, query, all"),
+        ({"shape": Shape(patches=15)}, "must be a square"),
     ],
 )
 def test_bad_case(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PatchCase(**{"shape": TINY, **arguments})  # type: ignore[arg-type]
+        CompressFramesCase(**{"op": "compress_frames", "shape": TINY, **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.fast

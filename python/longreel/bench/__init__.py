@@ -3,10 +3,10 @@
 from longreel.bench.cases import BACKWARD, CASES, SIZES, Case, measure, op_names
 from longreel.bench.check import ErrorSum, Verdict
 from longreel.bench.harness import Variant, compare
+from longreel.bench.ops.block_sparse_attention import SparseCase, SparseShape
 from longreel.bench.patch_case import PatchCase, Shape
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import Roof, RoofMeter
-from longreel.bench.sparse_case import SparseCase, SparseShape
 from longreel.bench.tables import markdown_table, rich_table
 from longreel.ops.common.cost import Cost
 

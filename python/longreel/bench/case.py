@@ -16,6 +16,7 @@ from longreel.bench.report import Report
 from longreel.bench.roof import RoofMeter
 from longreel.measure.machine import Record
 from longreel.ops.common.cost import Cost
+from longreel.ops.registry import OPS
 from longreel.testing.budget import PEER_BUDGETS
 
 Tensors = dict[str, Tensor]
@@ -49,13 +50,15 @@ class Case(ABC):
     SIZES: ClassVar[Mapping[str, Any]]
 
     def __post_init__(self) -> None:
-        if self.backward not in self.passes(self.op):
-            raise ValueError(f"backward={self.backward!r} for {self.op}: allowed are {', '.join(self.passes(self.op))}")
+        if self.op not in OPS:
+            raise ValueError(f"op={self.op!r} is not one of {', '.join(OPS)}")
+        if self.backward not in self.passes():
+            raise ValueError(f"backward={self.backward!r} for {self.op}: allowed are {', '.join(self.passes())}")
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def passes(op: str) -> tuple[str, ...]:
-        """The values of `backward` that make sense for `op`."""
+    def passes(cls) -> tuple[str, ...]:
+        """The values of `backward` that make sense for the op."""
 
     @property
     @abstractmethod

@@ -1,27 +1,33 @@
 """The benchmark case of every op of the registry."""
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from longreel.bench.case import BACKWARD, CPU, DTYPES, Case, measure
-from longreel.bench.ops.vst_append_ import VSTAppendCase
-from longreel.bench.ops.vst_attention import VSTAttentionCase
-from longreel.bench.ops.vst_rotate import VSTRotateCase
-from longreel.bench.patch_case import PatchCase
-from longreel.bench.sparse_case import SparseCase
+from longreel.ops.registry import OPS
 
 __all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "Case", "measure", "op_names", "shape_of"]
 
-CASES: dict[str, type[Case]] = {
-    "compress_frames": PatchCase,
-    "context_attention": PatchCase,
-    "adaptive_pool": PatchCase,
-    "block_sparse_attention": SparseCase,
-    "vst_rotate": VSTRotateCase,
-    "vst_attention": VSTAttentionCase,
-    "vst_append_": VSTAppendCase,
-}
+
+class _Cases(Mapping[str, type[Case]]):
+    """By op: `longreel.bench.ops.<op>.CASE`, imported when it is asked for."""
+
+    def __getitem__(self, op: str) -> type[Case]:
+        if op not in OPS:
+            raise KeyError(op)
+        case: type[Case] = importlib.import_module(f"longreel.bench.ops.{op}").CASE
+        return case
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(OPS)
+
+    def __len__(self) -> int:
+        return len(OPS)
+
+
+CASES: Mapping[str, type[Case]] = _Cases()
 SIZES = ("small", "hour")
 
 

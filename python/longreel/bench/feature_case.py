@@ -36,7 +36,9 @@ class FeatureCase(PatchCase):
                 f"{features}: {tokens} tokens a frame are neither a square of patches nor one with a CLS token"
             )
         shape = replace(case.shape, frames=frames or there, patches=patches, width=width)
-        return cls(case.op, shape, case.dtype, case.device, case.backward, features)
+        # the shape and the file here, inputs, outputs and peers by the op's own case
+        made = type(cls.__name__, (cls, type(case)), {})
+        return made(case.op, shape, case.dtype, case.device, case.backward, features)
 
     @property
     def facts(self) -> Record:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longreel.bench.case import BACKWARD, Case, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
-from longreel.bench.peers import PEERS, PLAIN, Peer
+from longreel.bench.peers import Outputs, Peer
 from longreel.ops.common.cost import Cost
 from longreel.ops.registry import OPS
 
@@ -33,22 +33,6 @@ class Shape:
         return f"patches {patches}, {self.queries} queries, {out}x{out}"
 
 
-@dataclass(frozen=True)
-class _Op:
-    """Names of an op's tensor arguments, of its outputs, and of the keywords that it takes from the shape."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    keywords: tuple[str, ...] = ()
-
-
-_OPS: dict[str, _Op] = {
-    "compress_frames": _Op(("query", "patches"), ("context", "content"), ("output_size",)),
-    "context_attention": _Op(("query", "patches"), ("context",)),
-    "adaptive_pool": _Op(("patches",), ("content",), ("output_size",)),
-}
-
-
 # A prime number of distinct frames: an hour of fresh normal numbers takes longer than measuring it.
 DISTINCT = 61
 _SHARPNESS = 3.0
@@ -65,34 +49,41 @@ class _Truth:
 
 
 class PatchCase(Case):
-    """Patches [F, N, C] whose frames repeat, queries [M, C] that all frames share."""
+    """Patches [F, N, C] whose frames repeat, queries [M, C] that all frames share.
+
+    INPUTS, OUTPUTS: names of the op's tensor arguments and of its outputs. KEYWORDS: those that it takes from the shape. PEERS
+    by name; PLAIN is the obvious form, the yardstick of the error budget.
+    """
 
     shape: Shape
+    INPUTS: ClassVar[tuple[str, ...]]
+    OUTPUTS: ClassVar[tuple[str, ...]]
+    KEYWORDS: ClassVar[tuple[str, ...]] = ()
+    PEERS: ClassVar[Mapping[str, Peer]]
+    PLAIN: ClassVar[Callable[..., Outputs]]
     SIZES: ClassVar[Mapping[str, Shape]] = {"small": Shape(32, 64, 256, 8, 2), "hour": Shape()}
 
     def __post_init__(self) -> None:
-        if self.op not in _OPS:
-            raise ValueError(f"op={self.op!r} is not one of {', '.join(_OPS)}")
         super().__post_init__()
         if math.isqrt(self.shape.patches) ** 2 != self.shape.patches:
             raise ValueError(f"patches={self.shape.patches} must be a square, the peers pool square grids")
 
-    @staticmethod
-    def passes(op: str) -> tuple[str, ...]:
+    @classmethod
+    def passes(cls) -> tuple[str, ...]:
         """Without a query only none and all."""
-        return BACKWARD if "query" in _OPS[op].inputs else ("none", "all")
+        return BACKWARD if "query" in cls.INPUTS else ("none", "all")
 
     @property
     def leaves(self) -> tuple[str, ...]:
-        return {"none": (), "query": ("query",), "all": _OPS[self.op].inputs}[self.backward]
+        return {"none": (), "query": ("query",), "all": self.INPUTS}[self.backward]
 
     @property
     def peers(self) -> Mapping[str, Peer]:
-        return PEERS[self.op]
+        return self.PEERS
 
     @property
     def keywords(self) -> dict[str, Any]:
-        return {name: getattr(self.shape, name) for name in _OPS[self.op].keywords}
+        return {name: getattr(self.shape, name) for name in self.KEYWORDS}
 
     @cached_property
     def tensors(self) -> Tensors:
@@ -107,16 +98,16 @@ class PatchCase(Case):
             return distinct[torch.arange(s.frames, device=self.device) % DISTINCT]
 
         made = {"patches": frames(s.patches, s.width)}
-        if "query" in _OPS[self.op].inputs:
+        if "query" in self.INPUTS:
             made["query"] = (_SHARPNESS * normal(s.queries, s.width)).to(self.device, self.dtype)
         if self.leaves:
             sizes = {"context": (s.width,), "content": (s.output_size**2, s.width)}
-            made |= {f"grad_{name}": frames(*sizes[name]) for name in _OPS[self.op].outputs}
+            made |= {f"grad_{name}": frames(*sizes[name]) for name in self.OUTPUTS}
         return made
 
     @property
     def work(self) -> Cost:
-        tensors = [self.tensors[name] for name in _OPS[self.op].inputs]
+        tensors = [self.tensors[name] for name in self.INPUTS]
         forward = OPS[self.op].cost(*tensors, **self.keywords)
         if not self.leaves:
             return forward
@@ -135,9 +126,9 @@ class PatchCase(Case):
         if "query" in t:
             flops += 2 * rows * (s.queries + 1) + 2 * rows * s.queries * len(self.leaves)
         if "patches" in self.leaves:
-            flops += rows * len(_OPS[self.op].outputs)
-        reads = [t[name] for name in _OPS[self.op].inputs if self.op != "adaptive_pool"]
-        reads += [t[f"grad_{name}"] for name in _OPS[self.op].outputs if name == "context" or "patches" in self.leaves]
+            flops += rows * len(self.OUTPUTS)
+        reads = [t[name] for name in self.INPUTS if self.op != "adaptive_pool"]
+        reads += [t[f"grad_{name}"] for name in self.OUTPUTS if name == "context" or "patches" in self.leaves]
         return Cost(flops, sum(x.nbytes for x in reads), sum(t[name].nbytes for name in self.leaves))
 
     @property
@@ -149,10 +140,10 @@ class PatchCase(Case):
 
     def make(self, name: str) -> Callable[[], Tensors]:
         form: Form
-        if name not in PEERS[self.op]:
+        if name not in self.PEERS:
             form = partial(OPS[self.op].public, backend=name)
         else:
-            peer = PEERS[self.op][name]
+            peer = self.PEERS[name]
             form = (peer.training if self.leaves else None) or peer.forward
             if peer.compiled:
                 # past a number of recompilations of one function it would run eagerly, and say nothing
@@ -164,17 +155,20 @@ class PatchCase(Case):
 
     def run(self, form: Form, tensors: Tensors) -> Tensors:
         """The outputs of `form` on `tensors`, and the gradients of the leaves as `grad_<input>`, by name."""
-        op = _OPS[self.op]
-        inputs = {name: tensors[name].detach().requires_grad_(name in self.leaves) for name in op.inputs}
+        inputs = {name: tensors[name].detach().requires_grad_(name in self.leaves) for name in self.INPUTS}
         with torch.set_grad_enabled(bool(self.leaves)):
             returned = form(*inputs.values(), **self.keywords)
         # our compress_frames also returns the weights, None here
         outputs = dict(
-            zip(op.outputs, (returned,) if isinstance(returned, Tensor) else returned[: len(op.outputs)], strict=True)
+            zip(
+                self.OUTPUTS,
+                (returned,) if isinstance(returned, Tensor) else returned[: len(self.OUTPUTS)],
+                strict=True,
+            )
         )
         results = {name: output.detach() for name, output in outputs.items()}
         if self.leaves:
-            reached = [name for name in op.outputs if outputs[name].requires_grad]
+            reached = [name for name in self.OUTPUTS if outputs[name].requires_grad]
             grads = torch.autograd.grad(
                 [outputs[name] for name in reached],
                 [inputs[name] for name in self.leaves],
@@ -186,7 +180,7 @@ class PatchCase(Case):
     @cached_property
     def _truth(self) -> "_Truth":
         """The reference in float64 and the errors of plain PyTorch in the dtype, over the distinct frames."""
-        reference, plain = partial(OPS[self.op].public, backend="reference"), PLAIN[self.op]
+        reference, plain = partial(OPS[self.op].public, backend="reference"), self.PLAIN
         distinct = min(DISTINCT, self.shape.frames)
         rounds, rest = divmod(self.shape.frames, distinct)
         rows: dict[str, list[Tensor]] = {}
@@ -228,5 +222,5 @@ class PatchCase(Case):
 
     def needs(self, name: str) -> int:
         """At the peak of a call with gradients for the patches, from `Peer.copies`."""
-        copies = PEERS[self.op][name].copies if name in PEERS[self.op] else 5.0 if name == "reference" else 1.0
+        copies = self.PEERS[name].copies if name in self.PEERS else 5.0 if name == "reference" else 1.0
         return int(copies * self.tensors["patches"].nbytes) if "patches" in self.leaves else 0

@@ -182,34 +182,3 @@ def _batched_weights(query: Tensor, patches: Tensor) -> Tensor:
     """The averaged softmax row of every frame [F, 1, N]."""
     scores = (query @ patches.transpose(1, 2)).float() * patches.shape[-1] ** -0.5
     return scores.softmax(-1).mean(1, keepdim=True).to(patches.dtype)
-
-
-PEERS: dict[str, dict[str, Peer]] = {
-    "compress_frames": {
-        "strong": Peer(
-            compress_strong, compress_strong_training, "chunked, weights collapsed, pooling in the same bmm"
-        ),
-        "naive": Peer(compress_naive, None, "as the equations are written", copies=5.0),
-        "batched": Peer(compress_batched, None, "weights collapsed, pooling in the same bmm, all frames at once"),
-        "compiled": Peer(compress_batched, None, "torch.compile of the batched form", compiled=True),
-    },
-    "context_attention": {
-        "strong": Peer(context_strong, context_strong_training, "chunked, weights collapsed"),
-        "naive": Peer(context_naive, None, "as the equation is written", copies=4.0),
-        "sdpa": Peer(context_sdpa, None, "scaled_dot_product_attention, then the mean", copies=4.0),
-        "batched": Peer(context_batched, None, "weights collapsed, all frames at once"),
-        "compiled": Peer(context_batched, None, "torch.compile of the batched form", compiled=True),
-    },
-    "adaptive_pool": {
-        "strong": Peer(pool_adaptive, None, "adaptive_avg_pool2d of the transposed grid"),
-        "matmul": Peer(pool_matmul, None, "matrix product with the pooling rows"),
-        "compiled": Peer(pool_adaptive, None, "torch.compile of adaptive_avg_pool2d", compiled=True),
-    },
-}
-
-# The obvious form of each op: the yardstick of the error budget.
-PLAIN: dict[str, Callable[..., Outputs]] = {
-    "compress_frames": compress_naive,
-    "context_attention": context_naive,
-    "adaptive_pool": pool_adaptive,
-}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from longreel.bench.cases import CASES, DTYPES, SIZES, Case, measure, op_names, shape_of
+from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, Case, measure, op_names, shape_of
 from longreel.bench.report import Report
 from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
 from longreel.measure.machine import describe
@@ -44,10 +44,10 @@ def cases(
     most first: forward passes before backward ones."""
     names = op_names() if ops is None else ops
     listed = [
-        (order, CASES[op](op, shape_of(op, size, options or {}), dtype, device, backward))
+        (BACKWARD.index(backward), CASES[op](op, shape_of(op, size, options or {}), dtype, device, backward))
         for op in names
         for dtype in dtypes
-        for order, backward in enumerate(CASES[op].passes(op))
+        for backward in CASES[op].passes()
     ]
     return [case for _, case in sorted(listed, key=lambda pair: pair[0])]
 

@@ -88,7 +88,7 @@ def bench(
     if features is not None:
         todo = _on_features(todo, features, frames)
     if not todo:
-        known = "; ".join(f"{name} takes {' or '.join(CASES[name].passes(name))}" for name in ops)
+        known = "; ".join(f"{name} takes {' or '.join(CASES[name].passes())}" for name in ops)
         raise typer.BadParameter(f"--backward {' '.join(sorted(passes))}: {known}")
 
     def finished(result: suite.Result) -> None:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
+from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost
-from longreel.ops.common.queries import autocast, check_dtype
+from longreel.ops.common.queries import autocast
 from longreel.ops.op import Backward, Lowered, Op, run
 from longreel.reference.adaptive_pool import adaptive_pool as reference
 from longreel.reference.pool_geometry import PoolGeometry, pool_geometry
@@ -61,8 +62,8 @@ def lower(
     num_prefix_tokens: int = 0,
 ) -> Lowered:
     """Checks, then the arguments of the low-level op."""
+    check_tensors(patches=patches)
     (patches,) = autocast(patches)
-    check_dtype(patches=patches)
     if patches.dim() != 3 or patches.shape[-1] == 0:
         raise ValueError(f"patches must be [F, N, C] with C of at least 1, given {tuple(patches.shape)}")
     geometry = pool_geometry(patches.shape[1], output_size, mode, grid, num_prefix_tokens)

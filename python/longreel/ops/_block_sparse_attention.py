@@ -8,9 +8,10 @@ from torch import Tensor
 from longreel import _native
 from longreel.backends import FLASH_ATTN, LOW, SHORT, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
+from longreel.ops.common.arguments import check_tensors, flag
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
-from longreel.ops.common.queries import autocast, check_dtype, exact, resolve_scale
+from longreel.ops.common.queries import autocast, exact, resolve_scale
 from longreel.ops.flash import attend as flash
 from longreel.ops.flash import pieces
 from longreel.ops.op import Backward, Lowered, Op, run
@@ -60,6 +61,7 @@ def block_sparse_attention(
         RuntimeError: a `VideoLayout` that is not planned under torch.compile or capture.
         BackendError: no backend, or not the one named, can run the call.
     """
+    flag("return_lse", return_lse)
     out, lse = run(OP, lower(q, k, v, layout, scale=scale, global_k=global_k, global_v=global_v), backend)
     return (out, lse) if return_lse else out
 
@@ -79,11 +81,13 @@ def lower(
         given, missing = ("global_v", "global_k") if global_k is None else ("global_k", "global_v")
         raise ValueError(f"{given} is given without {missing}: give both or neither")
     if global_k is None or global_v is None:
+        check_tensors(q=q, k=k, v=v)
         q, k, v = autocast(q, k, v)
-        _check_tensors(q=q, k=k, v=v)
+        _check_shapes(q=q, k=k, v=v)
     else:
+        check_tensors(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
         q, k, v, global_k, global_v = autocast(q, k, v, global_k, global_v)
-        _check_tensors(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
+        _check_shapes(q=q, k=k, v=v, global_k=global_k, global_v=global_v)
     if isinstance(layout, VideoLayout):
         # Before the plan of another size is made.
         _check_sizes((layout.batch_size,), layout.queries, layout.keys, q, k)
@@ -97,9 +101,8 @@ def lower(
     return Lowered(args, plan)
 
 
-def _check_tensors(**tensors: Tensor) -> None:
+def _check_shapes(**tensors: Tensor) -> None:
     """One dtype, one device, shapes that belong together."""
-    check_dtype(**tensors)
     q, k = tensors["q"], tensors["k"]
     for name, tensor in tensors.items():
         if tensor.dtype != q.dtype:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
+from longreel.ops.common.arguments import check_tensors, flag
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops.op import Backward, Lowered, Op, run
@@ -61,6 +62,7 @@ def compress_frames(
         ValueError, TypeError: shapes, dtypes, devices or a grid that do not fit, naming what was given and what is allowed.
         BackendError: no backend, or not the one named, can run the call.
     """
+    flag("return_weights", return_weights)
     lowered = lower(
         query, patches, output_size=output_size, mode=mode, grid=grid, num_prefix_tokens=num_prefix_tokens,
         scale=scale, query_mask=query_mask,
@@ -86,6 +88,7 @@ def lower(
     query_mask: Tensor | None = None,
 ) -> Lowered:
     """Checks, then the arguments of the low-level op, and the batch shape of the result."""
+    check_tensors(query=query, patches=patches)
     query, patches = autocast(query, patches)
     check_pair(query, patches)
     if patches.dim() != 3:

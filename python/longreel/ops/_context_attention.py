@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
+from longreel.ops.common.arguments import check_dense, check_tensors, flag
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops.op import Backward, Lowered, Op, run
@@ -58,6 +59,7 @@ def context_attention(
         ValueError, TypeError: shapes, dtypes or devices that do not fit, naming what was given and what is allowed.
         BackendError: no backend, or not the one named, can run the call.
     """
+    flag("return_weights", return_weights)
     lowered = lower(query, patches, cu_seqlens=cu_seqlens, scale=scale, query_mask=query_mask)
     context, weights, _ = run(OP, lowered, backend)
     shape = lowered.rest
@@ -77,6 +79,7 @@ def lower(
     query_mask: Tensor | None = None,
 ) -> Lowered:
     """Checks, then the arguments of the low-level op and the `Shape` of the result."""
+    check_tensors(query=query, patches=patches)
     query, patches = autocast(query, patches)
     check_pair(query, patches)
     if cu_seqlens is None:
@@ -84,15 +87,16 @@ def lower(
             raise ValueError(f"patches must be [F, N, C] (or [total, C] with cu_seqlens), given {tuple(patches.shape)}")
         frames = patches.shape[0]
     else:
-        if patches.dim() != 2:
-            raise ValueError(f"packed patches must be [total, C] where cu_seqlens is given, not {tuple(patches.shape)}")
+        check_dense("cu_seqlens", cu_seqlens)
         if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
             raise ValueError(
                 f"cu_seqlens must be int32 or int64 [F + 1], given {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
             )
+        if patches.dim() != 2:
+            raise ValueError(f"packed patches must be [total, C] where cu_seqlens is given, not {tuple(patches.shape)}")
         if cu_seqlens.device != patches.device:
             raise ValueError(f"cu_seqlens is on {cu_seqlens.device} and patches are on {patches.device}")
-        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        if cu_seqlens.device.type == "cpu" and type(cu_seqlens) is Tensor and not torch.compiler.is_compiling():
             _check_bounds(cu_seqlens, patches.shape[0])
         frames = cu_seqlens.shape[0] - 1
     low_query, low_mask, prompts, shape = lower_queries(query, query_mask, frames)
@@ -101,7 +105,7 @@ def lower(
 
 
 def _check_bounds(cu_seqlens: Tensor, total: int) -> None:
-    """On other devices and in compiled code the values are not looked at: that would wait for the device."""
+    """On other devices, in compiled code and of fake tensors the values are not looked at: they would have to be waited for."""
     if cu_seqlens[0] != 0 or cu_seqlens[-1] != total or (cu_seqlens.diff() < 0).any():
         raise ValueError(f"cu_seqlens must rise from 0 to {total}, the packed patches; given {cu_seqlens.tolist()}")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
+from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.memory import check_even, check_memory, check_rows, tables
 from longreel.ops.op import Lowered, Op, run
@@ -47,6 +48,7 @@ def vst_append_(
 
 
 def lower(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Lowered:
+    check_tensors(k=k, v=v, mem_k=mem_k, mem_v=mem_v)
     check_rows(None, k, v)
     check_even(k.shape[3])
     check_memory(k, mem_k=mem_k, mem_v=mem_v, mem_len=mem_len)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
+from longreel.ops.common.arguments import check_tensors, flag
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.memory import HEAD_DIM, check_memory, check_plan, check_rows
@@ -64,6 +65,7 @@ def vst_attention(
         RuntimeError: on the CPU, `mem_len` is beyond the memory.
         BackendError: no backend, or not the one named, can run the call.
     """
+    flag("return_lse", return_lse)
     lowered = lower(q, k, v, mem_k, mem_v, mem_len, layout, mem_start=mem_start, k_before=k_before, scale=scale)
     out, lse = run(OP, lowered, backend)
     return (out, lse) if return_lse else out
@@ -83,6 +85,7 @@ def lower(
     scale: float | None = None,
 ) -> Lowered:
     """Checks, then the arguments of the low-level op and the planned layout."""
+    check_tensors(q=q, k=k, v=v, mem_k=mem_k, mem_v=mem_v)
     q, k, v, mem_k, mem_v = autocast(q, k, v, mem_k, mem_v)
     check_rows(q, k, v, alone=k_before is None)
     if not 1 <= k.shape[3] <= HEAD_DIM:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout
+from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.memory import check_even, check_plan, check_rows, tables
@@ -52,6 +53,7 @@ def vst_rotate(
 
 def lower(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, layout: VideoLayout | PlannedLayout) -> Lowered:
     """Checks, then the arguments of the low-level op: tables with a sample dimension."""
+    check_tensors(q=q, k=k, v=v)
     q, k, v = autocast(q, k, v)
     check_rows(q, k, v)
     check_even(k.shape[3])

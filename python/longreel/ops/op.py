@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from longreel import backends, schemas
 from longreel.backends import Request, Row
@@ -121,7 +122,8 @@ class Op:
     def request(self, lowered: Lowered) -> Request:
         """The call as the backend table sees it: device and dtype are those of the first argument."""
         first = lowered.args[0]
-        return Request(first.device.type, first.dtype, lambda backend: self.objection(backend, lowered))
+        transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        return Request(first.device.type, first.dtype, lambda backend: self.objection(backend, lowered), transformed)
 
 
 def run(op: Op, lowered: Lowered, backend: str | None) -> Any:
@@ -131,7 +133,9 @@ def run(op: Op, lowered: Lowered, backend: str | None) -> Any:
         raise RuntimeError(
             f"{op.name} changes {', '.join(op.mutates)} in place and has no gradient: use torch.no_grad()"
         )
-    if chosen == "reference":
+    if lowered.args[0].device.type == "meta":
+        outputs = call(op.name, schemas.KERNEL_BACKENDS[0], lowered.args)
+    elif chosen == "reference":
         outputs = op.plain(*lowered.args)
     elif chosen in op.compositions:
         outputs = op.compositions[chosen](lowered)

@@ -12,9 +12,9 @@ from longreel.ops.op import Op
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
+        compress_frames,
         context_attention,
         adaptive_pool,
-        compress_frames,
         block_sparse_attention,
         vst_rotate,
         vst_attention,

@@ -2,7 +2,9 @@
 
 import math
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 
 class PoolGeometry(NamedTuple):
@@ -36,6 +38,32 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     return side, side
 
 
+def _whole(name: str, value: Any, more: str = "") -> int:
+    """An int, numpy's too; symbolic ones of a compiled graph stay as they are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool | str | float | Tensor) or not hasattr(value, "__index__"):
+        shown = repr(value) if isinstance(value, float | bool | str) else f"a {type(value).__name__}"
+        raise TypeError(f"{name} is {shown}; allowed: an int{more}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is a {type(value).__name__}; allowed: an int{more}") from None
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    """(height, width)."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        shown = (
+            str(value)
+            if isinstance(value, tuple | list | int) and len(str(value)) < 40
+            else f"a {type(value).__name__}"
+        )
+        raise TypeError(f"{name} is {shown}; allowed: a pair (rows, columns)")
+    rows, columns = (_whole(name, size, ", in both places of the pair") for size in value)
+    return rows, columns
+
+
 def pool_geometry(
     tokens: int,
     output_size: int | tuple[int, int] | None,
@@ -45,7 +73,14 @@ def pool_geometry(
 ) -> PoolGeometry:
     """Lower (`output_size`, `mode`, `grid`) over N = `tokens` patches to the one rule that kernels know."""
     # a compiled graph specialises on N and on these settings, never on F
-    tokens, prefix = operator.index(tokens), operator.index(num_prefix_tokens)
+    tokens, prefix = operator.index(tokens), operator.index(_whole("num_prefix_tokens", num_prefix_tokens))
+    grid = None if grid is None else _pair("grid", grid)
+    if isinstance(output_size, tuple | list):
+        output_size = _pair("output_size", output_size)
+    elif output_size is not None:
+        output_size = _whole("output_size", output_size, " or a pair of them")
+    if not isinstance(mode, str):
+        raise TypeError(f"mode is a {type(mode).__name__}; allowed: 'adaptive', 'grid', 'mean', 'none'")
     if prefix < 0 or prefix > tokens:
         raise ValueError(f"num_prefix_tokens={prefix} is outside 0..{tokens}, the number of patches")
     rest = tokens - prefix

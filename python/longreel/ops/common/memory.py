@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout import PlannedLayout
-from longreel.ops.common.queries import ALLOWED_DTYPES
+from longreel.ops.common.arguments import check_dense
 
 HEAD_DIM = 256
 
@@ -12,8 +12,6 @@ HEAD_DIM = 256
 def check_rows(q: Tensor | None, k: Tensor, v: Tensor, alone: bool = True) -> None:
     """q [B, R, H, D] (if any), k and v [B, R, Hkv, D] (not `alone`: at least so many rows): one dtype, one device, heads that
     belong together."""
-    if k.dtype not in ALLOWED_DTYPES:
-        raise TypeError(f"k is {k.dtype}; allowed: float32, bfloat16, float16 (float64 on the reference)")
     if k.dim() != 4:
         raise ValueError(f"k must be [B, R, Hkv, D], given {tuple(k.shape)}")
     check_alike("v", v, "k", k)
@@ -50,6 +48,7 @@ def check_memory(k: Tensor, **memory: Tensor | None) -> None:
     for name, tensor in memory.items():
         if tensor is None:
             continue
+        check_dense(name, tensor)
         if name in ("mem_k", "mem_v"):
             check_alike(name, tensor, "k", k)
             if tensor.dim() != 4 or (*tensor.shape[:2], tensor.shape[3]) != (batch, kv_heads, width):
@@ -71,7 +70,10 @@ def tables(k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin as the ops take them: float32, or float64 for float64 rows."""
     half = k.shape[3] // 2
     for name, table in (("cos", cos), ("sin", sin)):
-        if not table.is_floating_point() or table.shape[-1:] != (half,) or table.shape != cos.shape:
+        check_dense(name, table)
+        if not table.is_floating_point():
+            raise TypeError(f"{name} is {table.dtype}; allowed: float32")
+        if table.shape[-1:] != (half,) or table.shape != cos.shape:
             raise ValueError(
                 f"cos and sin are float32 [..., {half}] of one shape; {name} is {table.dtype} {list(table.shape)}"
             )

@@ -5,12 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-ALLOWED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from longreel.ops.common.arguments import check_dense, number
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Floating tensors cast as torch.autocast asks for a matrix product (float64 stays)."""
     device = tensors[-1].device.type
+    if device == "meta" or not torch.amp.is_autocast_available(device):
+        return tensors
     if not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
@@ -23,21 +25,16 @@ def exact(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def check_dtype(**tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype not in ALLOWED_DTYPES:
-            raise TypeError(f"{name} is {tensor.dtype}; allowed: float32, bfloat16, float16 (float64 on the reference)")
-
-
 def check_pair(query: Tensor, patches: Tensor) -> None:
     """One dtype, one device, one width."""
-    check_dtype(query=query, patches=patches)
     if query.dtype != patches.dtype:
         raise TypeError(f"query is {query.dtype} and patches are {patches.dtype}: they must have one dtype")
     if query.device != patches.device:
         raise ValueError(f"query is on {query.device} and patches are on {patches.device}: they must be on one device")
     if query.dim() < 2:
         raise ValueError(f"query must be [*q, M, C], given {tuple(query.shape)}")
+    if patches.dim() < 2:
+        raise ValueError(f"patches must be [F, N, C] (or packed [total, C]), given {tuple(patches.shape)}")
     if query.shape[-1] != patches.shape[-1]:
         raise ValueError(f"query has width {query.shape[-1]} and patches have width {patches.shape[-1]}")
     if patches.shape[-1] == 0:
@@ -64,6 +61,7 @@ def lower_queries(
     for size in prompts:
         count = count * size
     if query_mask is not None:
+        check_dense("query_mask", query_mask)
         if query_mask.dtype is not torch.bool:
             raise TypeError(f"query_mask is {query_mask.dtype}; it must be bool, True for a valid query row")
         if query_mask.device != query.device:
@@ -80,4 +78,4 @@ def lower_queries(
 
 def resolve_scale(scale: float | None, width: int) -> float:
     """`None` is C^-0.5, the released LLaMA-VID rule."""
-    return float(width) ** -0.5 if scale is None else float(scale)
+    return float(width) ** -0.5 if scale is None else number("scale", scale)

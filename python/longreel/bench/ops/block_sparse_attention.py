@@ -50,8 +50,8 @@ class SparseCase(Case):
     shape: SparseShape
     SIZES: ClassVar[Mapping[str, SparseShape]] = {"small": SparseShape(6, 60, 2, 10, 4, 2, 32), "hour": SparseShape()}
 
-    @staticmethod
-    def passes(op: str) -> tuple[str, ...]:
+    @classmethod
+    def passes(cls) -> tuple[str, ...]:
         return ("none", "all")
 
     @property
@@ -207,3 +207,6 @@ class SparseCase(Case):
             origin = torch.tensor([near, near, far, far], dtype=torch.int32, device=self.device)
             bounds = self.plan.bounds[:, row:end] - origin
             yield slice(row, end), slice(near, near_end), slice(far, far_end), bounds
+
+
+CASE = SparseCase
