@@ -104,6 +104,10 @@ def _without_bound(config: Any) -> dict[str, Any]:
 def test_generate_with_a_window_or_chunk(windowed: Pair, cache: str) -> None:
     """Caches that let go of what no row sees any more, and those of a fixed size; prompts longer and shorter than the window."""
     given = {} if cache == "dynamic" else {"cache_implementation": "static"}
+    try:
+        windowed[1].generate(some_ids(1, 3), max_new_tokens=1, **given)
+    except TypeError as error:
+        pytest.skip(f"this transformers cannot do so itself: {error}")
     for length in (ROWS, 3):
         ids, mask = some_ids(2, length), left_mask(2, length, 2)
         answers(windowed, ids, attention_mask=mask, **given)

@@ -31,7 +31,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right(name: str) -> None:
-    assert sweep.judge(name) == (name, sweep.RIGHT, "")
+    verdict = sweep.judge(name)
+    assert verdict.verdict == sweep.RIGHT, verdict
+    # Older versions of transformers cannot generate with a static cache for every class.
+    assert verdict.note in ("", "not judged, as eager fails: generate, static")
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
