@@ -11,7 +11,7 @@ from longreel.ops.common.arguments import check_dense, number
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Floating tensors cast as torch.autocast asks for a matrix product (float64 stays)."""
     device = tensors[-1].device.type
-    if device == "meta" or not torch.amp.is_autocast_available(device):
+    if device not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device):
         return tensors
     if not torch.is_autocast_enabled(device):
         return tensors
