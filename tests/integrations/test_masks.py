@@ -309,5 +309,8 @@ def test_attention_to_pictures_without_a_mask_is_refused() -> None:
         attn_implementation="longreel",
     )
     model = MllamaForCausalLM(config).eval()
-    with torch.no_grad(), pytest.raises(ValueError, match="MllamaTextCrossAttention was given no mask and does not say"):
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="MllamaTextCrossAttention was given no mask and does not say"),
+    ):
         model(some_ids(1, 5), cross_attention_states=torch.randn(1, 7, 32))
