@@ -60,7 +60,7 @@ check: build ## the inner loop: fast tests and lint
 	@$(say) "check: fast tests"
 	@$(py) -m pytest -m fast $(ARGS)
 
-docs: build ## docs/benchmarks.md from benchmarks/results
+docs: build ## docs/benchmarks.md and README's figures from benchmarks/results
 	@$(py) benchmarks/tables.py
 
 fuzz: build ## 10,000 random layouts against brute force

@@ -1,10 +1,13 @@
-"""docs/benchmarks.md from benchmarks/results/<device>/*.jsonl: `python benchmarks/tables.py [--check]` (`make docs`).
+"""docs/benchmarks.md and README's figures from benchmarks/results/<device>/*.jsonl: `python benchmarks/tables.py [--check]`
+(`make docs`).
 
-Of every case, variant and peer the newest run is shown. --check writes nothing and exits 1 where the page is out of date.
+Of every case, variant and peer the newest run is shown. In README the part between `<!-- made by benchmarks/tables.py: OP -->`
+and `<!-- end -->` is made. --check writes nothing and exits 1 where one of them is out of date.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -12,11 +15,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from end_to_end_table import runs_section
+
 from longreel.bench.cases import CASES
 from longreel.bench.tables import QUIET, markdown, seconds, size
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs/benchmarks.md"
+README = HERE.parent / "README.md"
 END_TO_END = "end_to_end.jsonl"
 
 Line = dict[str, Any]
@@ -60,20 +66,21 @@ def is_ours(line: Line) -> bool:
     return str(line["note"]).startswith(("longreel.", "nn."))
 
 
-def pairs(lines: Sequence[Line]) -> list[Pair]:
-    """Every variant of ours beside every peer that was timed in the same run, the newest of each; fastest peer first."""
-    newest: dict[tuple[str, ...], Pair] = {}
+def every_pair(lines: Sequence[Line]) -> list[Pair]:
+    """Every variant of ours beside every peer that was timed in the same run."""
+    found = []
     for _, run in groupby(
         lines, key=lambda line: (line["op"], line["shape"], line["pass"], line["dtype"], _date(line))
     ):
-        variants = list(run)
-        timed = [line for line in variants if line["seconds"]]
-        for ours in filter(is_ours, timed):
-            for peer in (line for line in timed if not is_ours(line)):
-                pair = Pair(ours, peer)
-                if pair.case not in newest or _date(newest[pair.case].ours) <= _date(ours):
-                    newest[pair.case] = pair
-    return sorted(newest.values(), key=_place)
+        timed = [line for line in run if line["seconds"]]
+        found += [Pair(ours, peer) for ours in timed if is_ours(ours) for peer in timed if not is_ours(peer)]
+    return found
+
+
+def newest(found: Sequence[Pair]) -> list[Pair]:
+    """Of each case the newest run; fastest peer first."""
+    last = {pair.case: pair for pair in sorted(found, key=lambda pair: _date(pair.ours))}
+    return sorted(last.values(), key=_place)
 
 
 def _date(line: Line) -> str:
@@ -96,18 +103,29 @@ def op_section(op: str, found: Sequence[Pair]) -> list[str]:
         if any(_noisy(pair) for pair in rows):
             out += [_NOISY, ""]
         out += ["```", *commands(op, rows), "```", ""]
+    return [*out, *_peers(found), ""]
+
+
+def _peers(found: Sequence[Pair]) -> list[str]:
+    """What the peers are."""
     notes = {pair.peer["variant"]: pair.peer["note"] for pair in found if pair.peer["note"]}
-    return [*out, *(f"- `{name}`: {note}" for name, note in sorted(notes.items())), ""]
+    return [f"- `{name}`: {note}" for name, note in sorted(notes.items())]
 
 
 def _row(pair: Pair) -> list[str]:
-    ours, peer, ratio = pair.ours, pair.peer, pair.ratio
-    said = "–" if ratio is None else f"{ratio['median']:.2f}x ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    ours, peer = pair.ours, pair.peer
     return [
         ours["pass"], _DTYPES[ours["dtype"]], f"`{ours['variant']}`", f"`{peer['variant']}`",
-        seconds(ours["seconds"]["median"]), seconds(peer["seconds"]["median"]), said + " \\*" * _noisy(pair),
+        seconds(ours["seconds"]["median"]), seconds(peer["seconds"]["median"]), _over(pair),
         size(ours["extra_bytes"]), size(peer["extra_bytes"]), _commit(ours),
     ]  # fmt: skip
+
+
+def _over(pair: Pair) -> str:
+    """The ratio with its quartiles, and a star where it does not stand."""
+    ratio = pair.ratio
+    said = "–" if ratio is None else f"{ratio['median']:.2f}x ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    return said + " \\*" * _noisy(pair)
 
 
 def _commit(line: Line) -> str:
@@ -138,65 +156,11 @@ def _options(name: str, values: Iterable[str]) -> list[str]:
     return [f"--{name} {value}" for value in dict.fromkeys(values)]
 
 
-_STAGES = {"query": "Q-Former", "compress": "compression", "see": "vision stage", "language": "language model"}
-_RUNS = ["input", "card", "path", "share of each stage", "frames", "total", "ratio", "first token", "tokens/s", "peak"]
-
-
-def runs_section(lines: Sequence[Line]) -> list[str]:
-    """End-to-end runs, a table a system: what ran, and what did not fit or was not reached by name."""
-    newest = {tuple(line["case"].items()): line for line in lines}
-    out = ["### End to end", ""]
-    for name, group in groupby(sorted(newest.values(), key=_system), key=_system):
-        chosen = list(group)
-        out += [
-            f"{name}, random weights:",
-            "",
-            *markdown(_RUNS, [_run_row(line, chosen) for line in chosen], range(4)),
-            "",
-        ]
-        out += ["```", *(line["shell"] for line in chosen if line["outcome"] == "ok"), "```", ""]
-    return out
-
-
-def _system(line: Line) -> str:
-    return f"{line['case']['system']}, preset {line['case']['preset']}"
-
-
-def _run_row(line: Line, others: Sequence[Line]) -> list[str]:
-    case, cap = line["case"], line["case"]["memory_cap_gib"]
-    head = [case["input"], "whole" if cap is None else f"{cap:g} GiB", case["ops"] + " at once" * case["at_once"]]
-    if line["outcome"] != "ok":
-        return [*head, line["outcome"], f"{case['frames']:,}", *["–"] * 5]
-    path = "reference" if case["ops"] == "reference" else "longreel"
-    total, first, rate = line["total_s"][path], line["first_token_s"][path], line["tokens_per_s"][path]
-    shares = ", ".join(
-        f"{_STAGES.get(stage, stage)} {spent / total:.0%}" for stage, spent in line["stages_s"][path].items()
-    )
-    over = _over_reference(line, others)
-    return [
-        *head, shares, f"{case['frames']:,}", seconds(total), "–" if over is None else f"{over:.2f}x", seconds(first),
-        "–" if rate is None else f"{rate:.0f}", size(line["peak_memory_bytes"][path]),
-    ]  # fmt: skip
-
-
-def _over_reference(line: Line, others: Sequence[Line]) -> float | None:
-    """The reference path's seconds over ours, in the same run or one of the same frames."""
-    case = line["case"]
-    if case["ops"] == "both":
-        found: float = line["end_to_end_ratio"]
-        return found
-    for other in others:
-        twin = {**other["case"], "ops": case["ops"], "at_once": case["at_once"]}
-        if case["ops"] == "longreel" and other["case"]["ops"] == "reference" and twin == case and "total_s" in other:
-            return float(other["total_s"]["reference"] / line["total_s"]["longreel"])
-    return None
-
-
 def device_section(folder: Path) -> list[str]:
     """The tables of one device, and what has none."""
-    lines = [line for path in sorted(folder.glob("*.jsonl")) if path.name != END_TO_END for line in _read(path)]
+    lines = _op_lines(folder)
     whole = _read(folder / END_TO_END) if (folder / END_TO_END).exists() else []
-    found = pairs(lines)
+    found = newest(every_pair(lines))
     out = [f"## {folder.name}", "", _machine([*(line["machine"] for line in lines), *whole]), ""]
     missing = [op for op in CASES if op not in {pair.ours["op"] for pair in found}] + ["end to end"] * (not whole)
     if missing:
@@ -214,6 +178,10 @@ def _machine(machines: Sequence[Line]) -> str:
     return f"{machine['device']}, {where}, {machine['threads']} threads, torch {machine['torch']}; {between}."
 
 
+def _op_lines(folder: Path) -> list[Line]:
+    return [line for path in sorted(folder.glob("*.jsonl")) if path.name != END_TO_END for line in _read(path)]
+
+
 def _read(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -224,20 +192,97 @@ def page(results: Path) -> str:
     out = [_INTRO]
     for folder in sorted({path.parent for path in files}):
         out += device_section(folder)
-    if not any(line.get("machine", line)["cuda"] for path in files for line in _read(path)):
+    if not _on_gpu(results):
         out += ["## GPU", "", "Not measured: no card has run the benchmarks yet (`make gpu` does).", ""]
     return "\n".join(out).rstrip() + "\n"
+
+
+def _on_gpu(results: Path) -> bool:
+    return any(line.get("machine", line)["cuda"] for path in results.glob("*/*.jsonl") for line in _read(path))
+
+
+_MADE = re.compile(r"(<!-- made by benchmarks/tables.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Of an op's cases README shows the usual size, and those that differ from it in nothing but one of these columns.
+_COLUMNS = {
+    "block_sparse_attention": {
+        "head size": "head_dim",
+        "executed over visible FLOPs": "executed_over_visible_{variant}",
+    }
+}
+_BESIDE = ["over the strongest PyTorch (quartiles)", "in earlier runs", "over other forms", "memory (theirs)"]
+
+
+def readme(text: str, results: Path) -> str:
+    """README with its made parts made anew; ValueError for a part that names no op."""
+    return _MADE.sub(lambda made: f"{made[1]}{_readme_part(made[2], results)}{made[3]}", text)
+
+
+def _readme_part(op: str, results: Path) -> str:
+    if op not in (*CASES, *_SCRIPTS):
+        raise ValueError(f"README asks for the figures of {op!r}: there is {', '.join((*CASES, *_SCRIPTS))}")
+    out: list[str] = []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        found = [pair for pair in every_pair(_op_lines(folder)) if pair.ours["op"] == op and _in_readme(pair.ours)]
+        if found:
+            out += _readme_table(op, found)
+    if not _on_gpu(results):
+        out += ["On a GPU: not measured yet (`make gpu` does).", ""]
+    return "\n".join(["", *out, ""])
+
+
+def _in_readme(line: Line) -> bool:
+    if line["op"] not in CASES:
+        return True
+    usual, free = CASES[line["op"]].SIZES["hour"], _COLUMNS.get(line["op"], {}).values()
+    return all(line[f.name] == getattr(usual, f.name) for f in fields(usual) if f.name not in free)
+
+
+def _readme_table(op: str, found: Sequence[Pair]) -> list[str]:
+    """One row a case and variant of ours, beside all of its peers; then commands, and what the peers are."""
+    shown = newest(found)
+    shapes = "; ".join(dict.fromkeys(pair.ours["shape"] for pair in shown))
+    columns = _COLUMNS.get(op, {})
+    groups = groupby(shown, key=lambda pair: [pair.ours[key] for key in ("shape", "pass", "dtype", "variant")])
+    rows = [_readme_row(list(group), found, columns.values()) for _, group in groups]
+    out = [f"{shapes[0].upper()}{shapes[1:]}. {_machine([pair.ours['machine'] for pair in shown])}", ""]
+    out += [*markdown(["pass", "dtype", *columns, "ours", *_BESIDE], rows, range(2)), ""]
+    if any(_noisy(pair) for pair in shown):
+        out += [_NOISY, ""]
+    by_shape = groupby(shown, key=lambda pair: pair.ours["shape"])
+    return [
+        *out, "```", *(line for _, group in by_shape for line in commands(op, list(group))), "```", "",
+        *_peers(shown), "",
+    ]  # fmt: skip
+
+
+def _readme_row(group: Sequence[Pair], found: Sequence[Pair], columns: Iterable[str]) -> list[str]:
+    best, others = group[0], group[1:]
+    ours = best.ours
+    earlier = sorted(p.ratio["median"] for p in found if p.case == best.case and p is not best and p.ratio)
+    ends = [f"{ratio:.2f}x" for ratio in dict.fromkeys((earlier[0], earlier[-1]))] if earlier else ["–"]
+    asked = [ours.get(key.format(variant=ours["variant"])) for key in columns]
+    names = ", ".join(f"`{pair.peer['variant']}` {size(pair.peer['extra_bytes'])}" for pair in group)
+    return [
+        ours["pass"], _DTYPES[ours["dtype"]],
+        *("–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value) for value in asked),
+        f"{seconds(ours['seconds']['median'])} (`{ours['variant']}`)", f"`{best.peer['variant']}` {_over(best)}",
+        "–".join(ends), ", ".join(f"`{pair.peer['variant']}` {_over(pair)}" for pair in others) or "–",
+        f"{size(ours['extra_bytes'])} ({names})",
+    ]  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the page is out of date")
-    wanted, there = page(RESULTS), PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    there = {path: path.read_text(encoding="utf-8") if path.exists() else "" for path in (PAGE, README)}
+    wanted = {PAGE: page(RESULTS), README: readme(there[README], RESULTS)}
+    changed = [path for path in wanted if wanted[path] != there[path]]
     if parser.parse_args().check:
-        if wanted != there:
-            print("docs/benchmarks.md is out of date with benchmarks/results: make docs", file=sys.stderr)
-        return int(wanted != there)
-    PAGE.write_text(wanted, encoding="utf-8")
+        for path in changed:
+            print(f"{path.name} is out of date with benchmarks/results: make docs", file=sys.stderr)
+        return int(bool(changed))
+    for path in changed:
+        path.write_text(wanted[path], encoding="utf-8")
     return 0
 
 

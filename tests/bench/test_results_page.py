@@ -1,6 +1,7 @@
-"""docs/benchmarks.md says what benchmarks/results says: the newest run of a case, failures by name, and what is not measured."""
+"""docs/benchmarks.md and README say what benchmarks/results says: the newest run of a case, and what is not measured."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,36 @@ pytestmark = pytest.mark.fast
 def test_the_page_is_up_to_date() -> None:
     there = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert there == tables.page(ROOT / "benchmarks/results"), "make docs"
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MADE = re.compile(r"<!-- made by benchmarks/tables.py: (\w+) -->.*?<!-- end -->", re.DOTALL)
+FIGURE = re.compile(r"\d ?(?:ns|us|ms|s|min|[KMGT]i?B|[KMGT]?B/s|[KMGT]?FLOP/s|%)(?!\w)|\d[x×](?!\w)")
+
+
+def test_readme_is_up_to_date() -> None:
+    assert [made[1] for made in MADE.finditer(README)] == [
+        "compress_frames",
+        "token_generation",
+        "block_sparse_attention",
+    ]
+    assert tables.readme(README, ROOT / "benchmarks/results") == README, "make docs"
+
+
+def test_a_figure_that_results_do_not_hold_is_not_up_to_date() -> None:
+    figures = [found for made in MADE.finditer(README) for found in FIGURE.finditer(README, made.start(), made.end())]
+    assert len(figures) > 50
+    for at in (figures[0].start(), figures[-1].start()):
+        other = README[:at] + str((int(README[at]) + 1) % 10) + README[at + 1 :]
+        assert tables.readme(other, ROOT / "benchmarks/results") == README
+
+
+def test_readme_has_no_figure_but_the_made_ones() -> None:
+    by_hand = MADE.sub("", README)
+    assert FIGURE.findall(by_hand) == []
+    assert [bool(FIGURE.search(text)) for text in ("18 ms", "2.5x", "(2.42–2.90x)", "51 MiB", "4 x 4", "224 px", "0.5 %")] == [
+        True, True, True, True, False, False, True,
+    ]  # fmt: skip
 
 
 MACHINE = {"device": "Card", "cuda": "13.0", "cpu_isa": "avx2", "threads": 8, "torch": "2.11", "git": "a" * 12 + "+"}
@@ -86,3 +117,32 @@ def test_what_was_not_timed_has_no_row(tmp_path: Path) -> None:
     assert rows(page) == []
     assert "Not measured here: compress_frames, context_attention, adaptive_pool, block_sparse_attention" in page
     assert "Not measured: no card has run the benchmarks yet" in page
+
+
+def test_readme_shows_the_usual_size_beside_its_fastest_peer_and_earlier_runs(tmp_path: Path) -> None:
+    shape = {"frames": 3600, "shape": "patches [3600, 256, 1408]"}
+    written(
+        tmp_path,
+        line("cuda", "2026-01-01", seconds=0.004, over={"strong": 1.5}, **shape),
+        line("strong", "2026-01-01", seconds=0.006, over={}, **shape),
+        line("cuda", "2026-02-02", seconds=0.002, over={"strong": 3.0, "naive": 4.0}, **shape),
+        line("naive", "2026-02-02", seconds=0.008, over={}, **shape),
+        line("strong", "2026-02-02", seconds=0.006, over={}, **shape),
+        line("cuda", "2026-03-03", seconds=0.001, over={"strong": 9.0}),
+        line("strong", "2026-03-03", seconds=0.009, over={}),
+    )
+    text = "a\n<!-- made by benchmarks/tables.py: adaptive_pool -->\nby hand: 1 ms\n<!-- end -->\nb\n"
+    made = tables.readme(text, tmp_path)
+    assert made == tables.readme(made, tmp_path)
+    assert "by hand: 1 ms" not in made
+    assert rows(made)[2:] == [
+        "| forward | bf16 | 2.00 ms (`cuda`) | `strong` 3.00x (1.00–9.00) | 1.50x | `naive` 4.00x (1.00–9.00)"
+        " | 1.00 MiB (`strong` 1.00 MiB, `naive` 1.00 MiB) |"
+    ]
+    assert (
+        "longreel bench --op adaptive_pool --dtype bf16 --backward none --backend cuda --peer strong --peer naive"
+        in made
+    )
+    assert "not measured yet" not in made
+    with pytest.raises(ValueError, match="README asks for the figures of 'adaptive_pol'"):
+        tables.readme(text.replace("adaptive_pool", "adaptive_pol"), tmp_path)
