@@ -117,4 +117,5 @@ def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
     yield from entries(folder)
     tower = folder / TOWER_FILE
     if tower.exists():
-        yield from ((TOWER + name, value) for name, value in unpickled(tower).items())
+        there = shapes(folder)
+        yield from ((TOWER + name, value) for name, value in unpickled(tower).items() if TOWER + name not in there)

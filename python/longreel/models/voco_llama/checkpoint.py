@@ -81,9 +81,11 @@ def _entries(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Ten
     yield from entries(folder)
     own = _tower_folder(folder, config)
     if own is not None:
+        there = shapes(folder)
         for theirs, value in entries(own):
-            if theirs.startswith("vision_model."):
-                yield TOWER + theirs.removeprefix("vision_model."), value
+            name = TOWER + theirs.removeprefix("vision_model.")
+            if theirs.startswith("vision_model.") and name not in there:
+                yield name, value
 
 
 def _tower_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:
