@@ -129,6 +129,16 @@ def test_a_keyword_that_a_model_drops_is_refused() -> None:
         assert not torch.allclose(logits(model, ids), causal, atol=1e-3)
 
 
+def test_compiled_positions_that_begin_anew_are_documents(model: PreTrainedModel) -> None:
+    """With a cache, where transformers itself does not look for them."""
+    torch._dynamo.reset()
+    compiled, ids = torch.compile(model, backend="eager"), some_ids(1, 9)
+    packed = VideoLayout.packed([VideoLayout.causal(5), VideoLayout.causal(4)])
+    for at, layout in ((torch.arange(9)[None], None), (torch.arange(9)[None] % 5, packed)):
+        got = logits(compiled, ids, position_ids=at, use_cache=True)
+        torch.testing.assert_close(got, logits(model, ids, position_ids=at, video_layout=layout), **CLOSE)
+
+
 def test_a_compiled_task_of_an_event_loop_is_refused(model: PreTrainedModel) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

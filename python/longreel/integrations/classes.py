@@ -98,9 +98,9 @@ def _watch(model: nn.Module) -> None:
     """From now on `model` refuses a video_layout that its layers would drop."""
     space = vars(sys.modules.get(type(model).__module__, object))
     layers = [value for key, value in space.items() if key.endswith("DecoderLayer") and isinstance(value, type)]
-    if any(keywords.drops_others(layer.forward) for layer in layers):  # type: ignore[attr-defined]
-        if _no_layout not in model._forward_pre_hooks.values():
-            model.register_forward_pre_hook(_no_layout, with_kwargs=True)
+    drops = any(keywords.drops_others(layer.forward) for layer in layers)  # type: ignore[attr-defined]
+    if drops and _no_layout not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_no_layout, with_kwargs=True)
 
 
 def _no_layout(model: nn.Module, _: Any, given: dict[str, Any]) -> None:
