@@ -287,6 +287,17 @@ def test_decoding_plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ask(model, cache, IDS[i : i + 1])
 
 
+def test_text_goes_on_after_a_step_that_failed_half_way() -> None:
+    cache = VSTCache(decoder().sizes, capacity=8, text_capacity=8)
+    q, k = torch.randn(1, 3, HEADS, WIDTH // HEADS), torch.randn(1, 3, KV_HEADS, WIDTH // HEADS)
+    cache.attend(0, q, k, k)
+    with pytest.raises(ValueError, match="q must be"):
+        cache.attend(1, q[:, :2], k, k)
+    for layer in range(LAYERS):
+        cache.attend(layer, q, k, k)
+    assert [layer.text_tokens for layer in cache.layers] == [3] * LAYERS
+
+
 def test_text_of_a_fork_stays_when_the_original_takes_its_own_back() -> None:
     """Text that both had behind the video (`update`), of which one takes a part back and writes anew."""
     cache = watched(decoder(), [4]).fork()

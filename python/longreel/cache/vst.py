@@ -156,6 +156,10 @@ class VSTCache(CompressedCache):
         own, rows, video = self.layers[layer], q.shape[1], self.tokens
         if own.video_tokens != video:
             raise ValueError("this cache's text stands behind its video (update): attend() would lose its place")
+        if layer == 0:
+            # A step that failed half-way left some layers ahead.
+            for each in self.layers:
+                each.text_tokens = self.layers[-1].text_tokens
         length, text_length = self._length_tensors(k)
         cos, sin = (t[video:] for t in self._angles(k, video + self.text_capacity))
         text = own.text(rows, k, v)
