@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 import longreel
 import longreel.integrations.transformers
@@ -422,3 +422,18 @@ def test_a_video_cached_under_inference_mode_trains_text(model: LlamaForCausalLM
     model.zero_grad()
     assert torch.equal(*gradients)
     assert gradients[0].abs().sum() > 0
+
+
+def test_a_window_that_ends_inside_what_was_dropped_is_refused() -> None:
+    """A window counts keys; of these the cache dropped some, so that it would reach a prefix that lies outside of it."""
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(**sizes, **heads, sliding_window=16, attn_implementation="longreel")
+    model = MistralForCausalLM(config).eval()
+    cache = VoCoCache(config, prefix_visible_to="all")
+    cache.append(model.model, torch.randn(1, 13, 32), [("prefix", 2), ("vision", 9), ("voco", 2)])
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with torch.no_grad():
+        model(ids[:, :3], **with_cache(cache.fork()))
+        with pytest.raises(ValueError, match="window or chunks of 16 rows end inside these 17 positions"):
+            model(ids, **with_cache(cache.fork()))

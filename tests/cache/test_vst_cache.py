@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2Config
+from transformers import Gemma3TextConfig, PhiConfig, Qwen2Config
 
 from longreel import VideoLayout
 from longreel.cache import VSTCache
@@ -285,6 +285,48 @@ def test_decoding_plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "plan", lambda *_: pytest.fail("planned anew"))
     for i in range(1, 5):
         ask(model, cache, IDS[i : i + 1])
+
+
+def test_text_goes_on_after_a_step_that_failed_half_way() -> None:
+    cache = VSTCache(decoder().sizes, capacity=8, text_capacity=8)
+    q, k = torch.randn(1, 3, HEADS, WIDTH // HEADS), torch.randn(1, 3, KV_HEADS, WIDTH // HEADS)
+    cache.attend(0, q, k, k)
+    with pytest.raises(ValueError, match="q must be"):
+        cache.attend(1, q[:, :2], k, k)
+    for layer in range(LAYERS):
+        cache.attend(layer, q, k, k)
+    assert [layer.text_tokens for layer in cache.layers] == [3] * LAYERS
+
+
+def test_text_of_a_fork_stays_when_the_original_takes_its_own_back() -> None:
+    """Text that both had behind the video (`update`), of which one takes a part back and writes anew."""
+    cache = watched(decoder(), [4]).fork()
+
+    def say(value: float) -> None:
+        rows = torch.full((1, KV_HEADS, 2, WIDTH // HEADS), value)
+        for i in range(LAYERS):
+            cache.update(rows, rows, i)
+
+    say(1.0)
+    fork = cache.fork()
+    before = memory(fork).clone()
+    cache.crop(-2)
+    say(7.0)
+    assert torch.equal(memory(fork), before)
+    assert not torch.equal(memory(cache), before)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (PhiConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1), r"partial_rotary_factor=0\.5"),
+        (Gemma3TextConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1), "differ between layers"),
+    ],
+)
+def test_rotary_embeddings_of_another_kind_are_refused(config: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        VSTCache(config, capacity=8)
 
 
 @pytest.mark.fast

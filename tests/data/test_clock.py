@@ -89,6 +89,26 @@ def test_a_gap_is_a_still_where_the_clock_is_whole(flv: bytes, tmp_path: Path) -
     assert (seen, said) == ([0, 25, *[49] * 30, 50, 75], [])
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv"])
+def test_pictures_that_stay_for_long_between_reordered_ones(tmp_path: Path, name: str) -> None:
+    """A recording that keeps a picture as long as nothing moves: the next is decoded with those shown long before it."""
+    seconds = [0, 50, 51, 52, 53, 54, 110, 111, 112, 230, 231, 400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 500]
+    path = tmp_path / name
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.options = {"bf": "2", "b-adapt": "0", "sc_threshold": "0"}
+        for index, second in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(bars(index), "rgb24")
+            frame.pts, frame.time_base = second, Fraction(1)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    seen, times, said = read(path, "fps:1")
+    assert said == []
+    assert seen == [sum(second <= at for second in seconds) - 1 for at in range(501)]
+    assert sorted(set(times)) == seconds
+
+
 @pytest.mark.parametrize("leap", [1000 * 90000, -3 * 90000, 20 * 90000])
 def test_a_clock_that_leaps_goes_on_at_once(ts: bytes, tmp_path: Path, leap: int) -> None:
     path = saved(tmp_path / "a.ts", restamp_ts(ts, lambda k, old: old + 4 * 90000 + (leap if k >= 50 else 0)))

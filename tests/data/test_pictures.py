@@ -189,6 +189,24 @@ def test_sixteen_bits(tmp_path: Path, name: str) -> None:
     assert np.array_equal(shown(path)[0].numpy(), np.repeat((values >> 8).astype(np.uint8)[..., None], 3, 2))
 
 
+def test_sixteen_bits_of_a_negative(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    values = ramp(65535, np.uint16)
+    Image.fromarray(values).save(path, tiffinfo={262: 0})
+    with Image.open(path) as written:
+        assert (written.mode, written.tag_v2[262]) == ("I;16", 0)  # type: ignore[attr-defined]
+    assert np.array_equal(shown(path)[0].numpy(), 255 - np.repeat((values >> 8).astype(np.uint8)[..., None], 3, 2))
+
+
+def test_a_density_that_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    Image.new("RGB", (8, 6), (200, 0, 0)).save(path, dpi=(100, 100))
+    data, ratio = path.read_bytes(), struct.pack("<II", 100, 1)
+    assert data.count(ratio) == 2
+    path.write_bytes(data.replace(ratio, bytes(8)))
+    assert shown(path).shape == (1, 6, 8, 3)
+
+
 def test_sixteen_bits_of_colour(tmp_path: Path) -> None:
     path = tmp_path / "deep.png"
     rows = np.stack([ramp(65535, np.uint16), ramp(65535, np.uint16)[:, ::-1], ramp(30000, np.uint16)], -1)

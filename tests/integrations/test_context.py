@@ -9,7 +9,7 @@ import pytest
 import torch
 from pairs import CLOSE, pair_of, some_ids
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StableLmConfig, StableLmForCausalLM
 
 import longreel
 from longreel import VideoLayout
@@ -115,6 +115,28 @@ def test_fullgraph_without_a_layout_is_refused(model: PreTrainedModel) -> None:
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with pytest.raises(Exception, match="positions are not read: pass a planned layout"):
         logits(compiled, some_ids(1, LAYOUT.length), use_cache=False)
+
+
+def test_a_keyword_that_a_model_drops_is_refused() -> None:
+    """StableLM's layers take any keyword and hand none on: `use_layout` reaches them."""
+    model = pair_of(StableLmForCausalLM, StableLmConfig)[0]
+    ids = some_ids(1, LAYOUT.length)
+    for asked in (model, model.model, StableLmForCausalLM(model.config)):
+        with torch.no_grad(), pytest.raises(ValueError, match=r"does not hand video_layout on .*use_layout"):
+            asked(ids, video_layout=LAYOUT)
+    causal = logits(model, ids)
+    with longreel.use_layout(LAYOUT):
+        assert not torch.allclose(logits(model, ids), causal, atol=1e-3)
+
+
+def test_compiled_positions_that_begin_anew_are_documents(model: PreTrainedModel) -> None:
+    """With a cache, where transformers itself does not look for them."""
+    torch._dynamo.reset()
+    compiled, ids = torch.compile(model, backend="eager"), some_ids(1, 9)
+    packed = VideoLayout.packed([VideoLayout.causal(5), VideoLayout.causal(4)])
+    for at, layout in ((torch.arange(9)[None], None), (torch.arange(9)[None] % 5, packed)):
+        got = logits(compiled, ids, position_ids=at, use_cache=True)
+        torch.testing.assert_close(got, logits(model, ids, position_ids=at, video_layout=layout), **CLOSE)
 
 
 def test_a_compiled_task_of_an_event_loop_is_refused(model: PreTrainedModel) -> None:

@@ -23,6 +23,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MllamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
@@ -30,6 +31,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from transformers.masking_utils import or_masks
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 import longreel
 from longreel import VideoLayout
@@ -296,3 +298,19 @@ def test_dropout_in_training_is_refused() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=32, n_head=4, n_layer=1, attn_implementation="longreel"))
     with pytest.raises(ValueError, match=r"attention dropout 0\.1 is not computed"):
         model.train()(some_ids(1, 5))
+
+
+def test_attention_to_pictures_without_a_mask_is_refused() -> None:
+    """A layer that says nothing of being causal, and is given no mask: its keys are not its rows."""
+    sizes = {name: size for name, size in SIZES.items() if name != "initializer_range"}
+    config = MllamaTextConfig(
+        **sizes | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        cross_attention_layers=[1],
+        attn_implementation="longreel",
+    )
+    model = MllamaForCausalLM(config).eval()
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="MllamaTextCrossAttention was given no mask and does not say"),
+    ):
+        model(some_ids(1, 5), cross_attention_states=torch.randn(1, 7, 32))

@@ -100,6 +100,28 @@ def test_the_tower_may_lie_in_its_own_file(tmp_path: Path) -> None:
     )
     load(other, folder)
     same(model, other)
+    # One that was trained on stands in the checkpoint: it is not replaced.
+    tuned = released_model()
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            weight.mul_(2)
+    (folder / "eva_vit_g.pth").rename(tmp_path / "tuned.pth")
+    folder = write(tmp_path / "d", to_released(tuned), pickled=True)
+    (tmp_path / "tuned.pth").rename(folder / "eva_vit_g.pth")
+    load(other, folder)
+    same(tuned, other)
+
+
+def test_shards_of_two_saves_are_refused(tmp_path: Path) -> None:
+    model, other = released_model(), LlamaVid(SMALL)
+    state = to_released(model)
+    folder = write(tmp_path / "c", state)
+    save_file({"model.norm.weight": state["model.norm.weight"].clone()}, folder / "model-00003-of-00003.safetensors")
+    load(other, folder)
+    same(model, other)
+    save_file({"model.norm.weight": torch.zeros(32)}, folder / "model-00003-of-00003.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is there twice and differs"):
+        load(LlamaVid(SMALL), folder)
 
 
 def test_a_larger_image_resizes_the_position_table(tmp_path: Path) -> None:

@@ -165,11 +165,13 @@ BOTH: list[dict[str, Any]] = [
     {"num_key_value_heads": "four"}, {"mm_projector_type": "cabstract"}, {"mm_projector_type": "mlp0x_gelu"},
     {"mm_vision_select_feature": "cls"}, {"mm_use_im_start_end": True}, {"mm_resampler_type": "perceiver"},
     {"image_aspect_ratio": "anyres"}, {"mm_patch_merge_type": "spatial_unpad"}, {"mystery": 1},
+    {"mm_hidden_size": "32"}, {"mm_hidden_size": -1}, {"max_token": "many"},
 ]  # fmt: skip
 LLAMA_VID: list[dict[str, Any]] = [
     {"compress_type": "max"}, {"compress_type": "grid:1"}, {"bert_type": "gpt"}, {"bert_type": "qformer_layer:2"},
     {"bert_type": "raw_bert_pretrain"}, {"mm_vision_tower": "openai/clip-vit-large-patch14-336"},
-    {"mm_vision_select_feature": "cls_patch", "compress_type": "grid:2"},
+    {"mm_vision_select_feature": "cls_patch", "compress_type": "grid:2"}, {"compress_type": 4}, {"num_query": "32"},
+    {"num_query": -2}, {"num_query": True},
 ]  # fmt: skip
 VOCO_LLAMA: list[dict[str, Any]] = [
     {"mm_vision_select_feature": "cls_patch"}, {"mm_vision_select_layer": -4}, {"mm_vision_select_layer": 4},
@@ -237,7 +239,10 @@ def test_absent_entries_are_as_the_released_code_has_them(tmp_path: Path) -> Non
     folder = write(tmp_path / "c", {"x": torch.zeros(1)})
     config = json.loads((folder / "config.json").read_text())
     del config["compress_type"]
+    # Null is absent.
+    config |= {"mm_hidden_size": None, "num_query": None, "max_token": None}
     (folder / "config.json").write_text(json.dumps(config))
     made = llama_vid.sized(SMALL, folder)
     assert made.compress is None
+    assert made.tower == SMALL.tower
     assert (made.text_decoder, made.qformer, made.projector) == ("qformer", SMALL.qformer, "mlp2x_gelu")

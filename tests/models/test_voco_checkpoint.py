@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_checkpoint import WORDS, vocabularies
 from torch import Tensor
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from longreel.cli.main import app
@@ -67,6 +68,11 @@ def test_the_tower_may_lie_in_its_own_folder(tmp_path: Path) -> None:
     save_file(clip, folder / "a-clip" / "model.safetensors")
     load(other, folder)
     same(model, other)
+    # One that was trained on stands in the checkpoint: it is not replaced.
+    tuned = VoCoLlama(SMALL, seed=8)
+    save_file({name: value.clone() for name, value in to_released(tuned).items()}, folder / "model.safetensors")
+    load(other, folder)
+    same(tuned, other)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +155,15 @@ def test_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, command)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "its tokenizer cannot be read" in result.stderr
+
+
+def test_a_voco_token_that_is_not_the_last_id_is_refused(tmp_path: Path) -> None:
+    """A vocabulary padded behind it would answer from a row that was never trained."""
+    vocabularies(tmp_path)
+    speech = AutoTokenizer.from_pretrained(tmp_path)
+    speech.add_tokens(["<voco>"])
+    speech.save_pretrained(tmp_path)
+    ids = len(WORDS) + 1
+    assert by_vocabulary(["what is it ?"], tmp_path, 5, ids) is not None
+    with pytest.raises(ValueError, match=rf"has <voco> as {ids - 1}, and the vocabulary ends with 63: "):
+        by_vocabulary(["what is it ?"], tmp_path, 5, 64)

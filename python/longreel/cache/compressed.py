@@ -33,6 +33,8 @@ class CompressedLayer(BufferedLayer):
     tokens are dropped, as those of a sliding window are."""
 
     counts: Counts
+    # Of the model's own window or chunks, which count keys from the end; None: it has none.
+    window: int | None = None
 
     @property
     def dropped(self) -> int:
@@ -42,6 +44,12 @@ class CompressedLayer(BufferedLayer):
         return self.dropped + self.tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        length = self.get_seq_length() + query_length
+        if self.window is not None and self.dropped and length > self.window:
+            raise ValueError(
+                f"the model's own window or chunks of {self.window} rows end inside these {length} positions, of which the cache"
+                " dropped some: allowed are as many as the window has"
+            )
         return self.tokens + query_length, self.dropped
 
     def crop(self, max_length: int) -> None:
@@ -82,6 +90,8 @@ class CompressedCache(SavedCache):
         count = text.num_hidden_layers
         share = None if max_bytes is None else max_bytes // count
         super().__init__(layers=[self.LAYER(max_bytes=share) for _ in range(count)])
+        for layer in self.layers:
+            layer.window = _own_window(text)
         self._set(self.COUNTS())
 
     @property
@@ -226,3 +236,12 @@ class CompressedCache(SavedCache):
     def _run(self, decoder: Callable[..., Any], embeds: Tensor, stage: Any, inputs: dict[str, Any]) -> None:
         """Run a stage through the decoder, which leaves its tokens in the layers."""
         raise NotImplementedError
+
+
+def _own_window(config: Any) -> int | None:
+    """The rows of the window or chunks that any layer of a model has."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and not any(kind.startswith(("sliding", "chunked")) for kind in kinds):
+        return None
+    sizes = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((size for size in sizes if size), default=None)

@@ -156,6 +156,10 @@ class VSTCache(CompressedCache):
         own, rows, video = self.layers[layer], q.shape[1], self.tokens
         if own.video_tokens != video:
             raise ValueError("this cache's text stands behind its video (update): attend() would lose its place")
+        if layer == 0:
+            # A step that failed half-way left some layers ahead.
+            for each in self.layers:
+                each.text_tokens = self.layers[-1].text_tokens
         length, text_length = self._length_tensors(k)
         cos, sin = (t[video:] for t in self._angles(k, video + self.text_capacity))
         text = own.text(rows, k, v)
@@ -289,5 +293,10 @@ def _inverse_frequencies(config: PreTrainedConfig, head_dim: int) -> Tensor:
     scaling = getattr(text, "rope_scaling", None)
     if kind != "default" or (scaling and scaling.get("rope_type", scaling.get("type", "default")) != "default"):
         raise ValueError(f"rotary embeddings {scaling or given} are not the default ones: give the model's inv_freq")
+    if any(isinstance(value, dict) for value in given.values()):
+        raise ValueError(f"rotary embeddings {given} differ between layers: the cache has one for all")
+    part = given.get("partial_rotary_factor") or getattr(text, "partial_rotary_factor", None) or 1
+    if part != 1:
+        raise ValueError(f"partial_rotary_factor={part}: the cache rotates whole heads")
     theta = float(given.get("rope_theta", getattr(text, "rope_theta", 1e4)))
     return 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))

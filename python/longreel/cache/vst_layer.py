@@ -122,6 +122,9 @@ class VSTLayer(CompressedLayer):
 
     def __copy__(self) -> "VSTLayer":
         """The copy shares the video, which only the original goes on to write; its text is its own."""
+        if self.video_tokens > self.counts.cached:
+            # Text behind the video may be taken back and written anew.
+            self._buffers = None
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__ | {"_buffers": None}
         other._map_text(torch.clone)

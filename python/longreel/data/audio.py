@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from longreel.data.clock import GAP_OF_A_BREAKING_CLOCK, LONGEST_STILL
 from longreel.data.errors import MediaError, MediaWarning
 
 if TYPE_CHECKING:
     from av import AudioFrame
     from av.container import InputContainer
+
+# Seconds between one block of samples and the next that are no rounding of stamps.
+_GAP = 0.05
 
 
 class Clips(NamedTuple):
@@ -62,20 +66,27 @@ class AudioClips:
         from av import AudioResampler
         from av.error import FFmpegError
 
-        sound, pictures = self._container.streams.audio[0], self._container.streams.video
-        start = pictures[0].start_time if pictures else None
-        at = float(start * pictures[0].time_base) if start is not None and pictures[0].time_base else 0.0
-        resampler, late = AudioResampler("fltp", rate=self._rate), None
+        from longreel.data.container import Flags
+
+        sound = self._container.streams.audio[0]
+        breaks = Flags.ts_discont in Flags(self._container.format.flags)
+        longest = GAP_OF_A_BREAKING_CLOCK if breaks else LONGEST_STILL
+        resampler, late, end = AudioResampler("fltp", rate=self._rate), None, 0.0
         try:
             for frame in self._container.decode(sound):
+                time = end if frame.time is None else frame.time
+                blocks = [_mono(each) for each in resampler.resample(frame)]
                 if late is None:
-                    late = round(((frame.time or 0.0) - at) * self._rate)
+                    late = round((time - _first_shown(self._path)) * self._rate)
                     if late > 0:
                         yield torch.zeros(late)
-                for each in resampler.resample(frame):
-                    samples = _mono(each)
+                elif _GAP < time - end <= longest:
+                    # What is missing is silent, and what follows keeps its time.
+                    blocks.insert(0, torch.zeros(round((time - end) * self._rate)))
+                end = time + frame.samples / frame.sample_rate
+                for samples in blocks:
                     skipped = min(max(-late, 0), len(samples))
-                    late += skipped if late < 0 else 0
+                    late += skipped
                     yield samples[skipped:]
             with contextlib.suppress(FFmpegError):
                 for each in resampler.resample(None):
@@ -85,6 +96,22 @@ class AudioClips:
                 MediaWarning(f"{self._path}: its sound is damaged, and silent from there on ({error.strerror})"),
                 stacklevel=2,
             )
+
+
+def _first_shown(path: Path) -> float:
+    """The stamp in seconds of the first frame that can be shown, 0 where there is none: what times count from."""
+    from av.error import FFmpegError
+
+    from longreel.data.container import open_container, video_stream
+
+    with contextlib.suppress(MediaError, FFmpegError, IndexError), open_container(path) as container:
+        stream = video_stream(path, container)
+        for packet in container.demux(stream):
+            with contextlib.suppress(FFmpegError):
+                for frame in stream.decode(packet):
+                    if not frame.is_corrupt and frame.time is not None:
+                        return frame.time
+    return 0.0
 
 
 def _mono(frame: "AudioFrame") -> Tensor:

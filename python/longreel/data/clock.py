@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Seconds: how far a clock may slip back, and the gaps that are believed.
 _SLIP = Fraction(1, 2)
-_GAP_OF_A_BREAKING_CLOCK = 10
+GAP_OF_A_BREAKING_CLOCK = 10
 LONGEST_STILL = 3600
 # How long before it is shown a packet may be decoded.
 _REACH = 10
@@ -61,7 +61,7 @@ class PacketClock:
     def __init__(self, packets: Iterable["av.Packet"], timing: Timing) -> None:
         self._packets, self._timing = iter(packets), timing
         usual = max(Fraction(1), 5 * timing.interval * timing.base)
-        leap = Fraction(_GAP_OF_A_BREAKING_CLOCK if timing.breaks else LONGEST_STILL)
+        leap = Fraction(GAP_OF_A_BREAKING_CLOCK if timing.breaks else LONGEST_STILL)
         self._slip, self._usual, self._leap = (int(seconds / timing.base) for seconds in (_SLIP, usual, leap))
         self._waiting: deque[av.Packet] = deque()
         self._offset = 0
@@ -162,8 +162,11 @@ class PacketClock:
         if stamp is None:
             return None
         shown = stamp if packet.pts is None else packet.pts
-        high = self._high
-        if high is None or high < stamp <= high + self._usual:
+        high, reach = self._high, max(self._usual, 32 * self._timing.interval, int(_REACH / self._timing.base))
+        # Where packets are reordered, those before the first decoding time have presentation times alone, which run ahead.
+        untold = high is not None and self._last_dts is None and self._timing.reorders
+        first = untold and packet.dts is not None and stamp <= (high or 0) <= stamp + self._leap
+        if high is None or first or high < stamp <= high + self._usual:
             pass
         elif high - self._slip <= stamp <= high:
             # A decoding time that does not rise is none.
@@ -178,7 +181,7 @@ class PacketClock:
         else:
             verdict = self._judge(stamp, high)
             if verdict == "broken":
-                if packet.dts is None and stamp < high:
+                if packet.dts is None and (stamp < high or (untold and self._waits(high, shown, reach))):
                     return shown + self._offset
                 packet.pts = None
                 return None
@@ -193,11 +196,15 @@ class PacketClock:
         self._high = stamp if self._high is None else max(self._high, stamp)
         self._last_dts = self._last_dts if packet.dts is None else packet.dts
         self._recent.append(stamp)
-        reach = max(self._usual, 32 * self._timing.interval, int(_REACH / self._timing.base))
-        if packet.dts is not None and not stamp - self._slip <= shown <= stamp + reach:
-            packet.pts = None
-            return None
-        return shown + self._offset
+        if packet.dts is None or stamp - self._slip <= shown <= stamp + reach or self._waits(stamp, shown, reach):
+            return shown + self._offset
+        packet.pts = None
+        return None
+
+    def _waits(self, stamp: int, shown: int, reach: int) -> bool:
+        """Whether it is decoded long before it is shown, as the one before it stays: decoding times come near, or the end."""
+        ahead = [shown - reach <= other <= shown for other in self._stamps_ahead()]
+        return not self._timing.breaks and stamp < shown <= stamp + self._leap and (len(ahead) < _AHEAD or any(ahead))
 
     def _judge(self, stamp: int, high: int) -> str:
         """Whether a stamp beyond the usual is a real gap ("gap"), a "new" clock, or "broken"."""

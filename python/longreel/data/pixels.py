@@ -10,7 +10,8 @@ from longreel.data.geometry import Fit, Geometry
 from longreel.data.picture import on_white
 
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
-_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262
+_WHITE_IS_ZERO = 0
 _TRANSPOSED = (5, 6, 7, 8)
 
 
@@ -24,7 +25,9 @@ def upright_rgb(image: Image.Image) -> tuple[Image.Image, Fraction]:
     if image.getexif().get(_ORIENTATION) in _TRANSPOSED:
         aspect = 1 / aspect
     bits = _bits(image)
-    return _rgb(ImageOps.exif_transpose(image), bits), aspect
+    # Pillow turns the values of these over itself where they have eight bits, not where they have more.
+    negative = image.mode not in _PLAIN and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    return _rgb(ImageOps.exif_transpose(image), bits, negative), aspect
 
 
 def fitted(path: Path, image: Image.Image, aspect: Fraction, size: int | None, fit: Fit) -> np.ndarray:
@@ -40,9 +43,11 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _rgb(image: Image.Image, bits: int) -> Image.Image:
+def _rgb(image: Image.Image, bits: int, negative: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(image, bits)).convert("RGB")
+        # [h, w]
+        grey = _eight_bits(image, bits)
+        return Image.fromarray(255 - grey if negative else grey).convert("RGB")
     if image.has_transparency_data:
         return Image.fromarray(on_white(np.asarray(image.convert("RGBA"))))
     if image.mode not in _PLAIN:
@@ -84,5 +89,6 @@ def _aspect(image: Image.Image) -> Fraction:
     if not (across and down):
         return Fraction(1)
     # Dots that are denser across are narrower.
-    ratio = Fraction(float(down) / float(across)).limit_denominator(1000)
-    return ratio if Fraction(1, 4) <= ratio <= 4 else Fraction(1)
+    ratio = float(down) / float(across)
+    # 0 / 0 in a TIFF is no number.
+    return Fraction(ratio).limit_denominator(1000) if 1 / 4 <= ratio <= 4 else Fraction(1)

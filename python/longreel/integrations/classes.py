@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from longreel.integrations import keywords
+
 
 def check_classes(base: Any, name: str, chosen: Callable[[], object]) -> None:
     """From now on two methods of transformers' model class `base` know what the attention `name` needs: the question whether a
@@ -20,6 +22,7 @@ def check_classes(base: Any, name: str, chosen: Callable[[], object]) -> None:
         if requested_attention == name:
             chosen()
             refuse(type(self), name)
+            _watch(self)
         return asked(self, requested_attention, *args, **kwargs)
 
     @wraps(switched)
@@ -43,6 +46,7 @@ def check_classes(base: Any, name: str, chosen: Callable[[], object]) -> None:
                     f"transformers does not hand {name!r} on to the {type(model).__name__} inside {type(self).__name__}, which"
                     " would go on with its own attention"
                 )
+            _watch(model)
         return result
 
     base.get_correct_attn_implementation, base.set_attn_implementation = answer, switch
@@ -87,6 +91,22 @@ def refuse(model: type, name: str) -> None:
     if own and not any(_open(value) for value in own):
         raise ValueError(
             f"{model.__name__} computes its attention itself ({own[0].__name__}) and takes none from outside; allowed: 'eager'"
+        )
+
+
+def _watch(model: nn.Module) -> None:
+    """From now on `model` refuses a video_layout that its layers would drop."""
+    space = vars(sys.modules.get(type(model).__module__, object))
+    layers = [value for key, value in space.items() if key.endswith("DecoderLayer") and isinstance(value, type)]
+    drops = any(keywords.drops_others(layer.forward) for layer in layers)  # type: ignore[attr-defined]
+    if drops and _no_layout not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_no_layout, with_kwargs=True)
+
+
+def _no_layout(model: nn.Module, _: Any, given: dict[str, Any]) -> None:
+    if given.get("video_layout") is not None:
+        raise ValueError(
+            f"{type(model).__name__} does not hand video_layout on to its attention: use `with longreel.use_layout(layout):`"
         )
 
 

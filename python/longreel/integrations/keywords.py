@@ -69,6 +69,14 @@ def _eager_ignores(module: nn.Module, keyword: str) -> bool:
     return eager is not None and not torch.compiler.is_compiling() and keyword not in _read_by(eager)
 
 
+def drops_others(forward: Callable) -> bool:
+    """Whether a layer that attends takes any keyword, and never looks at those that it does not name."""
+    forward = inspect.unwrap(forward)
+    takes = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(forward).parameters.values())
+    attends = any("attn" in name or "attention" in name for name in forward.__code__.co_names)
+    return takes and attends and not isinstance(_read_by(forward), _Everything)
+
+
 class _Everything:
     def __contains__(self, _: object) -> bool:
         return True

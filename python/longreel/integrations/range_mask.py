@@ -115,17 +115,16 @@ class RangeMask:
         layout = self.in_force.layout if given is None else given
         key = (layout, None if bounds is None else bounds[0], positions)
         if self._plan is None or any(a is not b for a, b in zip(self._plan[0], key, strict=True)):
-            self._plan = (
-                key,
-                self._made(layout, batch, device, given is None, self._documents(batch, bounds, positions)),
-            )
+            # Asked here: where this function falls out of a graph, what it calls may be a graph of its own.
+            documents = self._documents(batch, bounds, positions, torch.compiler.is_compiling())
+            self._plan = key, self._made(layout, batch, device, given is None, documents)
         return self._plan[1].to(device)
 
     def _documents(
-        self, batch: int, bounds: tuple[Tensor, Tensor | None] | None, positions: Tensor | None
+        self, batch: int, bounds: tuple[Tensor, Tensor | None] | None, positions: Tensor | None, compiling: bool
     ) -> packed.Documents | None:
         """Lengths of the documents that the input names, and where they come from; None: it names none."""
-        if torch.compiler.is_compiling():
+        if compiling:
             if bounds is not None or self.rule.documents is not None:
                 raise RuntimeError("packed documents under torch.compile: pass a planned VideoLayout.packed")
             return None

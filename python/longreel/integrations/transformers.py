@@ -115,6 +115,11 @@ def attention(
     rows, keys = query.shape[2], key.shape[2]
     mask = attention_mask
     if mask is None:
+        if video_layout is None and is_causal is None and not hasattr(module, "is_causal"):
+            raise ValueError(
+                f"{name} was given no mask and does not say that it is causal (as attention to pictures is not), longreel"
+                " attention is; give the model another, as attn_implementation='sdpa'"
+            )
         rule = mask_functions.MaskRule(causal=True, window=sliding_window)
         mask = RangeMask(query.shape[0], rows, keys, keys - rows, None, in_force(), rule)
     if mask.queries != rows or mask.end > keys:

@@ -35,9 +35,10 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
 
     For `generate`: the layout of the prompt; decoded rows are text rows behind it, and a batch that is a multiple of the
     layout's samples (beams, several answers) has each sample so many times in a row. The layout is read when a forward pass
-    begins, so that gradient checkpointing recomputes under the same one, wherever the backward pass runs. Threads that are
-    started inside the block, and work that is given to a `ThreadPoolExecutor` there, run under it too, also when the block has
-    ended by then.
+    begins, so that gradient checkpointing recomputes under the same one, wherever the backward pass runs (transformers' own;
+    under `torch.utils.checkpoint` around a whole model run the backward pass inside the block, or pass video_layout). Threads
+    that are started inside the block, and work that is given to a `ThreadPoolExecutor` there, run under it too, also when the
+    block has ended by then.
 
     Args:
         layout: of the rows of the model's input; None: causal.

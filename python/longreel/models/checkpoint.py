@@ -66,7 +66,7 @@ def fill(
     Two names of `model` for one tensor (tie_word_embeddings) need one entry; where both are there, they must be equal.
 
     Raises:
-        CheckpointError: an entry is missing, unknown, or of another shape.
+        CheckpointError: an entry is missing, unknown, of another shape, or there twice with other values.
     """
     owner = {theirs: name for name, parts in wanted.items() for theirs in parts}
     ours, held = model.state_dict(), dict[str, Tensor]()
@@ -89,6 +89,8 @@ def fill(
         twins = {other for other, tensor in ours.items() if other != name and tensor.data_ptr() == place.data_ptr()}
         if twins & done and not torch.equal(made.to(place), place):
             raise CheckpointError(f"{folder}: {theirs} differs from {min(twins)}, to which config.json ties it")
+        if name in done and not torch.equal(made.to(place), place):
+            raise CheckpointError(f"{folder}: {theirs} is there twice and differs: keep the shards of one save")
         place.copy_(made)
         done |= {name, *twins}
     missing = [part for name in wanted if name not in done for part in wanted[name]]

@@ -53,6 +53,7 @@ def sized_language(
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     found = _language_config(language, config, where, own)
+    count(config, where, "max_token", 1)
     try:
         built = found.build()
     except Exception as error:  # what transformers raises for a wrong value differs by version
@@ -85,6 +86,16 @@ def check_allowed(config: Mapping[str, Any], where: str, name: str, allowed: Col
     if not isinstance(value, (str, int, float, bool, type(None))) or value not in allowed:
         said = ", ".join("none" if one is None else str(one) for one in allowed)
         raise CheckpointError(f"{where}: {name} {value!r} is not computed here; there is {said}")
+
+
+def count(config: Mapping[str, Any], where: str, name: str, default: int) -> int:
+    """The entry `name`, `default` where it is absent or null; CheckpointError unless it is a whole number above 0."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"{where}: {name} must be a whole number above 0, is {value!r}")
+    return value
 
 
 def _language_config(

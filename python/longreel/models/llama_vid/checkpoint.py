@@ -21,7 +21,7 @@ from longreel.models.checkpoint import (
 from longreel.models.llama_vid.key_map import TOWER, assemble, released_names
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.presets import LlamaVidPreset, QFormerSize, TextDecoder
-from longreel.models.released_config import check_allowed
+from longreel.models.released_config import check_allowed, count
 from longreel.nn.context_attention import pooling_of
 
 __all__ = ["TOWER_FILE", "CheckpointError", "load", "sized"]
@@ -50,10 +50,10 @@ def sized(preset: LlamaVidPreset, folder: Path) -> LlamaVidPreset:
     """
     config, where, there = read_config(folder), f"{folder}/config.json", shapes(folder)
     _check_tower(config, where)
-    width = config.get("mm_hidden_size", preset.tower.width)
+    width = count(config, where, "mm_hidden_size", preset.tower.width)
     compress = config.get("compress_type")
     try:
-        pooling_of(compress)
+        pooling_of(compress if compress is None else str(compress))
     except ValueError as error:
         raise CheckpointError(f"{where}: compress_type: {error}") from None
     decoder, qformer = _text_decoder(config, there, preset, width, where)
@@ -61,7 +61,7 @@ def sized(preset: LlamaVidPreset, folder: Path) -> LlamaVidPreset:
         preset,
         tower=replace(preset.tower, width=width),
         text_decoder=decoder,
-        qformer=replace(qformer, queries=config.get("num_query", qformer.queries)),
+        qformer=replace(qformer, queries=count(config, where, "num_query", qformer.queries)),
         language=sized_language(preset.language, config, where, _READ),
         compress=compress,
         projector=projector_of(config, there, preset.projector, where),
@@ -117,4 +117,5 @@ def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
     yield from entries(folder)
     tower = folder / TOWER_FILE
     if tower.exists():
-        yield from ((TOWER + name, value) for name, value in unpickled(tower).items())
+        there = shapes(folder)
+        yield from ((TOWER + name, value) for name, value in unpickled(tower).items() if TOWER + name not in there)

@@ -16,7 +16,7 @@ from longreel.models.checkpoint import (
     shapes,
     sized_language,
 )
-from longreel.models.released_config import check_allowed
+from longreel.models.released_config import check_allowed, count
 from longreel.models.sizes import TowerSize
 from longreel.models.voco_llama.model import TOWER, VoCoLlama, left_out, released_name
 from longreel.models.voco_llama.presets import VoCoPreset
@@ -58,7 +58,7 @@ def sized(preset: VoCoPreset, folder: Path) -> VoCoPreset:
     layers = chosen if not isinstance(chosen, int) or chosen >= 0 else depth + 1 + chosen
     if not isinstance(layers, int) or not 1 <= layers <= depth:
         raise CheckpointError(f"{where}: mm_vision_select_layer {chosen!r} is none of the tower's {depth} layers")
-    tower = replace(tower, width=config.get("mm_hidden_size", tower.width), layers=layers)
+    tower = replace(tower, width=count(config, where, "mm_hidden_size", tower.width), layers=layers)
     projector = projector_of(config, shapes(folder), preset.projector, where)
     return replace(preset, tower=tower, language=language, projector=projector)
 
@@ -81,9 +81,11 @@ def _entries(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Ten
     yield from entries(folder)
     own = _tower_folder(folder, config)
     if own is not None:
+        there = shapes(folder)
         for theirs, value in entries(own):
-            if theirs.startswith("vision_model."):
-                yield TOWER + theirs.removeprefix("vision_model."), value
+            name = TOWER + theirs.removeprefix("vision_model.")
+            if theirs.startswith("vision_model.") and name not in there:
+                yield name, value
 
 
 def _tower_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:

@@ -16,16 +16,24 @@ def by_bytes(questions: Sequence[str], length: int = 8) -> Prompts:
     return Prompts(texts=tuple(questions), prompts=prompts, length=length, between=tuple(as_bytes("\n")))
 
 
-def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> Prompts | None:
+def by_vocabulary(questions: Sequence[str], folder: Path, length: int, vocabulary: int | None = None) -> Prompts | None:
     """Questions in a checkpoint's own vocabulary and conversation; None where `folder` has no tokenizer.
 
+    vocabulary: rows of the model's embedding, the last of which is taken for the VoCo token.
+
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the tokenizer cannot be read, or has a VoCo token elsewhere.
     """
     check(questions)
     speech = tokenizer(folder)
     if speech is None:
         return None
+    for name, token in speech.get_added_vocab().items():
+        if vocabulary is not None and "voco" in name.lower() and token != vocabulary - 1:
+            raise ValueError(
+                f"{folder}: its tokenizer has {name} as {token}, and the vocabulary ends with {vocabulary - 1}: the VoCo token"
+                " must be the last id, without padding behind it"
+            )
     before = torch.tensor([speech.bos_token_id])
     after = (ids_of(speech, f"\n{CONVERSATION} USER: {text} ASSISTANT:") for text in questions)
     return Prompts(

@@ -50,7 +50,8 @@ class VoCoLlamaSystem(System):
     def prompts(self, preset: VoCoPreset, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
         from longreel.models.voco_llama.prompts import by_bytes, by_vocabulary
 
-        asked = None if folder is None else by_vocabulary(texts, folder, length or ANSWER)
+        rows = preset.language.vocabulary
+        asked = None if folder is None else by_vocabulary(texts, folder, length or ANSWER, rows)
         return asked or by_bytes(texts, length or IDS)
 
     def build(
