@@ -312,3 +312,13 @@ def test_a_fingerprint_tells_folders_of_one_name_apart(tmp_path: Path) -> None:
     one, two, again = map(fingerprint, folders)
     assert one == again != two
     assert one.startswith("checkpoint-500 ")
+
+
+@pytest.mark.parametrize("changed", [2_000, 500_000, 1 << 20])
+def test_a_fingerprint_sees_one_number(changed: int, tmp_path: Path) -> None:
+    weights = torch.zeros((1 << 20) + 1)
+    save_file({"a": weights}, tmp_path / "model.safetensors")
+    before = fingerprint(tmp_path)
+    weights[changed] = 1.0
+    save_file({"a": weights}, tmp_path / "model.safetensors")
+    assert fingerprint(tmp_path) != before

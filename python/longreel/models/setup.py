@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -31,9 +32,9 @@ class Setup:
     given: Mapping[str, Any]
     backend: str | None = None
 
-    @property
+    @cached_property
     def weights(self) -> str:
-        """What a file says of the weights that made it."""
+        """What a file says of the weights that made it; all of them are read once."""
         return RANDOM if self.checkpoint is None else f"checkpoint {fingerprint(self.checkpoint)}"
 
     @property
