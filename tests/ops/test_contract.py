@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longreel import BackendError
+from longreel import BackendError, _native
 from longreel.layout import PlannedLayout
 from longreel.ops.registry import OPS
 from longreel.testing import assert_deterministic, check, far, hour, poison
@@ -73,13 +73,15 @@ def over(
     dtypes: Any = DTYPES,
     gradients: bool = False,
 ) -> Any:
-    """Parametrise over variant, dtype and case that it serves. Fast cases in float32 and bfloat16 also run in `make check`."""
-    params = []
+    """Parametrise over variant, dtype and case that it serves. `make check` runs fast cases in float32 and bfloat16, kernels
+    with the best instruction set."""
+    params, quick = [], (None, *_native.cpu_isas()[-1:])
     for variant in (v for op in OPS if OPS[op].differentiable or not gradients for v in variants(op, isas, kinds)):
         for dtype in (dtype for dtype in dtypes if dtype in variant.row.dtypes):
             for case in CASES[variant.op]:
                 if (case.fast or not fast_cases) and case.name not in refused(variant):
-                    fast = [pytest.mark.fast] if case.fast and dtype is not torch.float16 else []
+                    is_fast = case.fast and dtype is not torch.float16 and variant.isa in quick
+                    fast = [pytest.mark.fast] if is_fast else []
                     name = f"{variant}-{SHORT[dtype]}-{case.name}"
                     params.append(pytest.param(variant, dtype, case, id=name, marks=marked(variant, *fast)))
     return pytest.mark.parametrize(("variant", "dtype", "case"), params)
