@@ -149,21 +149,29 @@ class QFormerItem {
     softmax_backward(scores_, dp_, columns_, rows.padded, columns_, lse_, delta_, into);
     if (wanted_.sums()) {
       Products::pack_rows(rows.data, rows.stride, rows.padded, p_.channels, values_);
-      if (wanted_.absorbed()) add_sums(dp_, rows.padded, into.ds_x, add);
+      if (wanted_.absorbed()) {
+        add_sums(dp_, rows.padded, into.ds_x, add);
+        if constexpr (Products::rounds) add_sums(dp_, rows.padded, into.ds_x, true, true);
+      }
       add_sums(scores_, rows.padded, into.p_x, add);
     }
     if (!wanted_.x) return;
     Products::pack(dp_, columns_, 1, rows.padded, p_.rows(), by_keys_);
     Products::sums(by_keys_, rows.padded, query_rows_, p_.channels, dx_, padded_, false);
+    if constexpr (Products::rounds) {
+      Products::pack(dp_, columns_, 1, rows.padded, p_.rows(), by_keys_, true);
+      Products::sums(by_keys_, rows.padded, query_rows_, p_.channels, dx_, padded_, true);
+    }
     Products::pack(scores_, columns_, 1, rows.padded, p_.rows(), by_keys_);
     Products::sums(by_keys_, rows.padded, upstream_rows_, p_.channels, dx_, padded_, true);
     T* to = grad_x(sample, begin);
     for (int64_t i = 0; i < rows.count; ++i) write_scaled(dx_ + i * padded_, 1.0f, p_.channels, to + i * p_.channels);
   }
 
-  // out [H Nq, C] = or += a^T keys
-  void add_sums(const float* a, int64_t keys, float* out, bool add) {
-    Products::pack(a, 1, columns_, p_.rows(), keys, by_rows_);
+  // out [H Nq, C] = or += a^T keys; ds, whose sum is 0, also with what its rounding takes off
+  template <class... Lost>
+  void add_sums(const float* a, int64_t keys, float* out, bool add, Lost... lost) {
+    Products::pack(a, 1, columns_, p_.rows(), keys, by_rows_, lost...);
     Products::sums(by_rows_, p_.rows(), values_, p_.channels, out, padded_, add);
   }
 

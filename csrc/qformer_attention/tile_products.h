@@ -53,8 +53,8 @@ struct TileProducts {
   static Panels take_panels(int64_t n, int64_t k, Arena& arena) { return take_right(k, n, arena); }
   static Rows take_rows(int64_t k, int64_t n, Arena& arena) { return take_right(k, n, arena); }
 
-  // a_ik at a[i row + k step]: one of the two is 1. Padded with zeros to multiples of 32.
-  static void pack(const float* a, int64_t row, int64_t step, int64_t m, int64_t k, Left& left) {
+  // a_ik at a[i row + k step]: one of the two is 1. Padded with zeros to multiples of 32. lost: what rounding to bf16 takes off.
+  static void pack(const float* a, int64_t row, int64_t step, int64_t m, int64_t k, Left& left, bool lost = false) {
     left.k_step = kTile;
     left.stride = 64;
     left.m_step = ceil_div(k, 32) * kTile;
@@ -64,9 +64,9 @@ struct TileProducts {
         const int64_t rows = std::clamp<int64_t>(m - i, 0, 16), terms = std::min<int64_t>(k - j, 32);
         if (step == 1) {
           for (int64_t r = 0; r < 16; ++r)
-            store_row(r < rows ? a + (i + r) * row + j : nullptr, terms, to + r * 64, left.plane);
+            store_row(r < rows ? a + (i + r) * row + j : nullptr, terms, to + r * 64, left.plane, lost);
         } else {
-          pack_columns(a + i + j * step, step, rows, terms, to, left.plane);
+          pack_columns(a + i + j * step, step, rows, terms, to, left.plane, lost);
         }
       }
     }
@@ -201,6 +201,8 @@ struct TileProducts {
     }
   }
 
+  static __m512 taken(__m512 x, bool lost) { return lost ? _mm512_sub_ps(x, widen_bf16(narrow_bf16(x))) : x; }
+
   static __m512 some(const float* from, int64_t count) {
     return count >= 16  ? _mm512_loadu_ps(from)
            : count <= 0 ? _mm512_setzero_ps()
@@ -210,10 +212,9 @@ struct TileProducts {
   // Up to 32 numbers, or none, as a row of a tile.
   static void store_row(const float* from, int64_t count, char* to, int64_t plane, bool lost = false) {
     for (int64_t half = 0; half < 2; ++half) {
-      __m512 x = from == nullptr ? _mm512_setzero_ps() : some(from + 16 * half, count - 16 * half);
-      if (lost) x = _mm512_sub_ps(x, widen_bf16(narrow_bf16(x)));
+      const __m512 x = from == nullptr ? _mm512_setzero_ps() : some(from + 16 * half, count - 16 * half);
       __m512i planes[Planes];
-      split(x, planes);
+      split(taken(x, lost), planes);
       for (int p = 0; p < Planes; ++p) {
         _mm256_store_si256(reinterpret_cast<__m256i*>(to + p * plane + 32 * half), _mm512_cvtepi32_epi16(planes[p]));
       }
@@ -221,12 +222,12 @@ struct TileProducts {
   }
 
   // A tile of the transpose of a [terms, rows]
-  static void pack_columns(const float* a, int64_t step, int64_t rows, int64_t terms, char* to, int64_t plane) {
+  static void pack_columns(const float* a, int64_t step, int64_t rows, int64_t terms, char* to, int64_t plane, bool lost) {
     alignas(64) char staged[Planes][kTile];
     for (int64_t k = 0; k < 32; k += 2) {
       __m512i even[Planes], odd[Planes];
-      split(k < terms ? some(a + k * step, rows) : _mm512_setzero_ps(), even);
-      split(k + 1 < terms ? some(a + (k + 1) * step, rows) : _mm512_setzero_ps(), odd);
+      split(k < terms ? taken(some(a + k * step, rows), lost) : _mm512_setzero_ps(), even);
+      split(k + 1 < terms ? taken(some(a + (k + 1) * step, rows), lost) : _mm512_setzero_ps(), odd);
       for (int p = 0; p < Planes; ++p) {
         _mm512_store_si512(staged[p] + k * 32, _mm512_or_si512(even[p], _mm512_slli_epi32(odd[p], 16)));
       }
