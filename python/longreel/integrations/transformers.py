@@ -38,6 +38,7 @@ def range_mask(
     local_size: int | None = None,
     config: Any = None,
     device: torch.device | None = None,
+    use_vmap: bool = False,
     **_: Any,
 ) -> RangeMask:
     """The mask interface: sizes and left padding of a forward pass instead of a mask.
@@ -61,7 +62,7 @@ def range_mask(
     elif torch.compiler.is_compiling():
         rule = mask_functions.unread(local_size, config)
     else:
-        rule = mask_functions.read(mask_function)
+        rule = mask_functions.read(mask_function, use_vmap)
     start: Tensor | Gap | None = None
     if attention_mask is not None:
         if attention_mask.ndim != 2 or attention_mask.shape[1] < dropped + first + q_length:
@@ -104,7 +105,9 @@ def attention(
             f"{name}: a mask of its own ({keywords.described(attention_mask)}) cannot be combined with longreel attention;"
             " allowed: a 2-D attention_mask, and a layout"
         )
-    if not (is_causal in (None, True) and getattr(module, "is_causal", True)):
+    # What a model hands to the mask interface says all; a layer that is given no mask says itself whether it is causal.
+    causal = is_causal in (None, True) and (attention_mask is not None or getattr(module, "is_causal", True))
+    if not causal and (attention_mask is None or attention_mask.rule.function is None):
         raise ValueError(
             f"{name} is not causal, longreel attention is; give it another, as in attn_implementation="
             '{"text_config": "longreel", "vision_config": "sdpa"}'
