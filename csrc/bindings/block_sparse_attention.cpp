@@ -115,7 +115,8 @@ struct Arguments {
                       "a KV block has query ranges ", kv_block.first_range, " .. ", kv_block.last_range, " of ",
                       query_ranges.size(0));
     }
-    for (int64_t r = 0; r < query_ranges.size(0); ++r) check_range(problem.layout.query_ranges[r], problem.queries, "a query range");
+    for (int64_t r = 0; r < query_ranges.size(0); ++r)
+      check_range(problem.layout.query_ranges[r], problem.queries, "a query range");
   }
 };
 
