@@ -63,7 +63,7 @@ def document(sets: RowSets, rows: int, rule: Rule, vision: np.ndarray | None = N
     lines = row_sets.lines(whole, row)
     before = ((first, 0, 0, 1, 1, 0, 0),) if first else ()
     used = bool((whole.glo < whole.ghi).any())
-    return Document(_segments(rows, vision), rule, before + lines, row_sets.runs(whole.members) if used else ())
+    return Document(_segments(rows, vision), rule, before + lines, row_sets.consecutive(whole.members) if used else ())
 
 
 def _segments(rows: int, vision: np.ndarray | None) -> tuple[Segment, ...]:

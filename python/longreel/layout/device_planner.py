@@ -73,9 +73,9 @@ def from_cu_seqlens(
     else:
         with ordinary_tensors():
             tables = _tables(cu_seqlens, rows, rule, tile)
-    bounds, tiles, order, blocks, ranges, block_order, start, index, extent = tables
+    bounds, tiles, order, kv_blocks, query_ranges, kv_order, start, index, extent = tables
     return PlannedLayout(
-        DeviceSequences(rows), tile, start, index, extent, bounds, tiles, order, blocks, ranges, block_order
+        DeviceSequences(rows), tile, start, index, extent, bounds, tiles, order, kv_blocks, query_ranges, kv_order
     )
 
 
@@ -93,12 +93,12 @@ def _tables(cu_seqlens: Tensor, rows: int, rule: _Rule, tile: tuple[int, int]) -
     tiles, met = _pieces(edges, rows, tile[0], rule, tile[1])
     none = torch.zeros_like(tiles[:, :1])
     table = torch.cat([none, tiles, none, met, none.expand(-1, 4)], 1)
-    blocks, seen_by = _pieces(edges, rows, tile[1], rule.swapped(), tile[0])
-    none = torch.zeros_like(blocks[:, :1])
-    first = torch.arange(blocks.shape[0], device=device)[:, None]
-    has = (blocks[:, :1] < blocks[:, 1:]).long()
-    units = torch.cat([none, none, blocks, first, first + has], 1)
-    made = (bounds, table, _heavy_first(met, tile[1]), units, seen_by, _heavy_first(seen_by, tile[0]))
+    keys_of, seen_by = _pieces(edges, rows, tile[1], rule.swapped(), tile[0])
+    none = torch.zeros_like(keys_of[:, :1])
+    first = torch.arange(keys_of.shape[0], device=device)[:, None]
+    has = (keys_of[:, :1] < keys_of[:, 1:]).long()
+    kv_blocks = torch.cat([none, none, keys_of, first, first + has], 1)
+    made = (bounds, table, _heavy_first(met, tile[1]), kv_blocks, seen_by, _heavy_first(seen_by, tile[0]))
     empty = (
         torch.zeros(1, dtype=torch.int32, device=device),
         torch.zeros(1, 0, dtype=torch.int32, device=device),

@@ -206,7 +206,7 @@ def lines(sets: RowSets, row: Ints) -> tuple[Line, ...]:
     return tuple(made)
 
 
-def runs(members: Ints) -> tuple[tuple[int, int], ...]:
+def consecutive(members: Ints) -> tuple[tuple[int, int], ...]:
     """A list of keys in order as (first, how many) that follow one another."""
     if len(members) == 0:
         return ()

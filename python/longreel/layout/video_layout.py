@@ -12,7 +12,7 @@ from torch import Tensor
 from longreel.layout import blocks, build
 from longreel.layout.build import Kinds, PrefixVisibleTo
 from longreel.layout.device_planner import from_cu_seqlens
-from longreel.layout.numbers import integer
+from longreel.layout.numbers import check_rows, integer
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment, joined, whole
@@ -54,8 +54,7 @@ class VideoLayout:
             raise ValueError(
                 f"the samples of a layout have one length, given {sorted(lengths) or 'no sample'}: VideoLayout.batch pads them"
             )
-        if max(lengths) >= 2**31:
-            raise ValueError(f"a sample has at most 2^31 - 1 rows, given {max(lengths)}")
+        check_rows(max(lengths))
         if self.order not in ("position", "grouped"):
             raise ValueError(f"order={self.order!r} is not one of 'position', 'grouped'")
         if self.window is not None:
