@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from longreel import VideoLayout, block_sparse_attention
 from longreel.layout import PlannedLayout, draw
 from longreel.layout.row_sets import TwoRanges
+from longreel.testing.host import NoHost
 
 Function = Callable[..., torch.Tensor]
 
@@ -106,17 +106,6 @@ def test_decoding_goes_on_under_window_and_chunk() -> None:
     assert (VideoLayout.blocks([-1, 0, 0, 0, -1], window=4, chunk=6).extend(5).dense_mask() == whole.dense_mask()).all()
     with pytest.raises(ValueError, match="appended rows"):
         VideoLayout.blocks([0, 0], causal=False).extend(1)
-
-
-class NoHost(TorchDispatchMode):
-    """Fails where a number is read by the host, or a tensor copied to it."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        assert "_local_scalar_dense" not in name, "the host reads a number"
-        assert "nonzero" not in name, "a shape depends on numbers"
-        assert not ("_to_copy" in name and (kwargs or {}).get("device") is not None), "a copy to another device"
-        return func(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize("causal_rows", [False, True])

@@ -20,9 +20,17 @@ class _Unknown(Exception):
 
 
 def layout_of(
-    function: Callable[..., Any], batch: int, first: int, queries: int, keys: int, dropped: int, vmap: bool, device: Any
+    function: Callable[..., Any],
+    spans: list[tuple[int, int]],
+    first: int,
+    queries: int,
+    keys: int,
+    dropped: int,
+    vmap: bool,
+    device: Any,
 ) -> VideoLayout:
-    """The layout of the rows first .. first + queries over `keys` keys, of which the first is key `dropped` of the function.
+    """The layout of the rows first .. first + queries over `keys` keys, of which the first is key `dropped` of the function; of
+    each sample those inside its span of `spans` are no padding.
 
     Raises:
         ValueError: two ranges a row do not hold it, or a row sees keys behind the last row.
@@ -36,10 +44,13 @@ def layout_of(
             sets = probed(Probe(function, b, keys, device, dropped, vmap), row)
         if bool((np.minimum(sets.hi, keys) > end).any()):
             raise TwoRanges("rows see keys behind the last row")
+        if spans[b] != (0, end):
+            begin, stop = (np.full_like(row, at) for at in spans[b])
+            sets = row_sets.both(sets, row_sets.interval(begin, stop))
         return document(sets, end, Rule("ranges", grows=False), first=first)
 
     try:
-        samples = tuple((sample_of(b),) for b in range(batch))
+        samples = tuple((sample_of(b),) for b in range(len(spans)))
     except TwoRanges as error:
         raise ValueError(f"this model has a mask that longreel attention does not compute: {error}") from None
     return VideoLayout(samples[:1] if all(own == samples[0] for own in samples) else samples)

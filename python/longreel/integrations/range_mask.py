@@ -197,30 +197,28 @@ class RangeMask:
     ) -> PlannedLayout:
         """The plan of a mask that is more than causal rows under a window, chunks or documents."""
         rule = self.rule
-        if layout is not None or self.gap is not None or (documents is not None and rule.documents is None):
-            other = (
-                "a layout"
-                if layout is not None
-                else "packed documents"
-                if self.gap is None
-                else "padding behind a cache"
-            )
+        others = {
+            "a layout": layout is not None,
+            "padding behind what a cache holds": self.gap is not None,
+            "packed documents": documents is not None and rule.documents is None,
+        }
+        if any(others.values()):
             raise ValueError(
-                f"this model's own mask shows rows later ones, or other keys than causal rows see, which cannot be combined with"
-                f" {other}"
+                "this model's own mask shows rows other keys than those before them, which cannot be combined with"
+                f" {next(other for other, given in others.items() if given)}"
             )
         own = layout_of(
-            rule.function,
-            self.batch,
-            self.first,
-            self.queries,
-            self.keys,
-            self.dropped,
-            rule.vmap,
-            self.device or device,
+            function, self._spans(), self.first, self.queries, self.keys, self.dropped, rule.vmap, self.device or device
         )
-        plan = planned(repeated(own, batch).rows(self.first, self.end), device)
-        return plan if self.start is None else plan.with_start(self.start.to(device))
+        return planned(repeated(own, batch).rows(self.first, self.end), device)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """First and last + 1 real key of every sample: rows may see later ones, padding on the right too."""
+        if self.real is None:
+            return [(0, self.end)] * self.batch
+        real = self.real[:, self.dropped : self.dropped + self.end].to("cpu", torch.bool)
+        count, first = real.sum(1), real.to(torch.uint8).argmax(1)
+        return list(zip(first.tolist(), (first + count).tolist(), strict=True))
 
     def _chunked(self, chunk: int, batch: int) -> VideoLayout:
         """Documents of `chunk` rows behind the padding, without the keys that a cache let go."""

@@ -19,9 +19,10 @@ from transformers import AttentionInterface, AttentionMaskInterface  # noqa: E40
 from transformers.masking_utils import causal_mask_function  # noqa: E402
 
 from longreel.integrations import keywords, mask_functions  # noqa: E402
-from longreel.integrations.lazy import NAME, register  # noqa: E402
+from longreel.integrations.lazy import NAME, TOWERS, register  # noqa: E402
 from longreel.integrations.padding import Gap, padding  # noqa: E402
 from longreel.integrations.range_mask import Layout, RangeMask  # noqa: E402
+from longreel.integrations.towers import attention as tower_attention  # noqa: E402
 from longreel.layout.context import in_force  # noqa: E402
 from longreel.ops._block_sparse_attention import block_sparse_attention  # noqa: E402
 
@@ -144,5 +145,7 @@ def attention(
 
 
 AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, range_mask)
+AttentionInterface.register(TOWERS, tower_attention)
+for name in (NAME, TOWERS):
+    AttentionMaskInterface.register(name, range_mask)
 register()
