@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from longreel.bench import (
     CASES,
-    Case,
+    BenchCase,
     Outcome,
     PatchCase,
     Report,
@@ -49,7 +49,7 @@ EAGER += [(op, name) for op, case in CASES.items() if issubclass(case, VSTCase) 
 TRAINED = [op for op in CASES if "all" in CASES[op].passes()]
 
 
-def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> Case:
+def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> BenchCase:
     shape = VSTCase.SIZES["small"] if issubclass(CASES[op], VSTCase) else SPARSE if CASES[op] is SparseCase else TINY
     return CASES[op](op, shape, dtype, backward=backward)
 
@@ -197,7 +197,7 @@ def test_summary_compares_with_the_best_peer(monkeypatch: pytest.MonkeyPatch) ->
     times = {"cpu": 1.0, "strong": 3.0, "batched": 2.0, "naive": 4.0}
     outcomes = tuple(outcome(name, value, value) for name, value in times.items())
     report = Report(outcomes, "strong", case.work, Roof(1e9, 1e9, "", ""), case.facts, {})
-    monkeypatch.setattr(Case, "kernels", ["cpu"])
+    monkeypatch.setattr(BenchCase, "kernels", ["cpu"])
     assert suite.cells(suite.Result(case, report, None))[3:7] == ["cpu", "1.00 s", "2.00x batched", "4.00x"]
 
 

@@ -1,6 +1,6 @@
 """Measuring: variants in turn, correctness before any ratio, and the roof in the same run."""
 
-from longreel.bench.cases import BACKWARD, CASES, SIZES, Case, measure, op_names
+from longreel.bench.cases import BACKWARD, CASES, SIZES, BenchCase, measure, op_names
 from longreel.bench.check import ErrorSum, Verdict
 from longreel.bench.harness import Variant, compare
 from longreel.bench.ops.block_sparse_attention import SparseCase, SparseShape
@@ -14,7 +14,7 @@ __all__ = [
     "BACKWARD",
     "CASES",
     "SIZES",
-    "Case",
+    "BenchCase",
     "Cost",
     "ErrorSum",
     "Outcome",

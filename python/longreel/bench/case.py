@@ -34,7 +34,7 @@ class Noted(Protocol):
 
 
 @dataclass(frozen=True)
-class Case(ABC):
+class BenchCase(ABC):
     """One op at one shape, dtype and device; `backward` says which gradients are computed too: none, query or all.
 
     A subclass says for its ops what the inputs are, what the peers are, and how a result is checked.
@@ -146,7 +146,7 @@ class Case(ABC):
 
 
 def measure(
-    case: Case,
+    case: BenchCase,
     *,
     names: Sequence[str] | None = None,
     repeats: int = 10,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BACKWARD, Case, Tensors
+from longreel.bench.case import BACKWARD, BenchCase, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Outputs, Peer
 from longreel.ops.common.cost import Cost
@@ -48,7 +48,7 @@ class _Truth:
     yardsticks: dict[str, ErrorSum]
 
 
-class PatchCase(Case):
+class PatchCase(BenchCase):
     """Patches [F, N, C] whose frames repeat, queries [M, C] that all frames share.
 
     INPUTS, OUTPUTS: names of the op's tensor arguments and of its outputs. KEYWORDS: those that it takes from the shape. PEERS
