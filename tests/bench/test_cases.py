@@ -17,7 +17,7 @@ from longreel.bench import (
     Report,
     Roof,
     RoofMeter,
-    Shape,
+    PatchShape,
     SparseCase,
     SparseShape,
     Verdict,
@@ -34,7 +34,7 @@ from longreel.ops._block_sparse_attention import executed_flops
 from longreel.ops.registry import OPS
 from longreel.testing.budget import PEER_BUDGETS
 
-TINY = Shape(frames=70, patches=16, width=24, queries=3, output_size=2)
+TINY = PatchShape(frames=70, patches=16, width=24, queries=3, output_size=2)
 SPARSE = SparseShape(frames=5, vision=7, voco=2, text=6, heads=4, kv_heads=2, head_dim=12)
 # what torch.compile makes is measured, not tested
 EAGER = [
@@ -139,7 +139,7 @@ def test_pool_rows_refuse_what_they_cannot_pool() -> None:
     [
         ({"op": "nothing"}, "is not one of adaptive_pool"),
         ({"backward": "some"}, "allowed are none, query, all"),
-        ({"shape": Shape(patches=15)}, "must be a square"),
+        ({"shape": PatchShape(patches=15)}, "must be a square"),
     ],
 )
 def test_bad_case(arguments: dict[str, object], message: str) -> None:

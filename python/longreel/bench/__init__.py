@@ -2,9 +2,9 @@
 
 from longreel.bench.cases import BACKWARD, CASES, SIZES, BenchCase, measure, op_names
 from longreel.bench.check import ErrorSum, Verdict
-from longreel.bench.harness import Variant, compare
+from longreel.bench.harness import Contender, compare
 from longreel.bench.ops.block_sparse_attention import SparseCase, SparseShape
-from longreel.bench.patch_case import PatchCase, Shape
+from longreel.bench.patch_case import PatchCase, PatchShape
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import Roof, RoofMeter
 from longreel.bench.tables import markdown_table, rich_table
@@ -22,10 +22,10 @@ __all__ = [
     "Report",
     "Roof",
     "RoofMeter",
-    "Shape",
+    "PatchShape",
     "SparseCase",
     "SparseShape",
-    "Variant",
+    "Contender",
     "Verdict",
     "compare",
     "markdown_table",

@@ -19,7 +19,7 @@ Form = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Shape:
+class PatchShape:
     """F frames of N patches of width C, M query rows shared by all frames, output_size x output_size content tokens."""
 
     frames: int = 3600
@@ -55,13 +55,13 @@ class PatchCase(BenchCase):
     by name; PLAIN is the obvious form, the yardstick of the error budget.
     """
 
-    shape: Shape
+    shape: PatchShape
     INPUTS: ClassVar[tuple[str, ...]]
     OUTPUTS: ClassVar[tuple[str, ...]]
     KEYWORDS: ClassVar[tuple[str, ...]] = ()
     PEERS: ClassVar[Mapping[str, Peer]]
     PLAIN: ClassVar[Callable[..., Outputs]]
-    SIZES: ClassVar[Mapping[str, Shape]] = {"small": Shape(32, 64, 256, 8, 2), "hour": Shape()}
+    SIZES: ClassVar[Mapping[str, PatchShape]] = {"small": PatchShape(32, 64, 256, 8, 2), "hour": PatchShape()}
 
     def __post_init__(self) -> None:
         super().__post_init__()

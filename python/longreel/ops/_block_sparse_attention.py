@@ -147,7 +147,7 @@ def _check_shapes(**tensors: Tensor) -> None:
 
 
 def _check_layout(plan: PlannedLayout, q: Tensor, k: Tensor, global_k: Tensor | None) -> None:
-    """The layout speaks of these rows and keys."""
+    """The layout expects these rows and keys."""
     if plan.bounds.device != q.device:
         raise ValueError(
             f"the layout is planned for {plan.bounds.device} and q is on {q.device}: use layout.to(q.device)"
@@ -163,7 +163,7 @@ def _check_sizes(samples: tuple[int, ...], queries: int, keys: int, q: Tensor, k
     if queries != q.shape[1]:
         raise ValueError(f"the layout has {queries} query rows and q has {q.shape[1]}: they must be as many")
     if keys > k.shape[1]:
-        raise ValueError(f"the layout speaks of {keys} keys and k has {k.shape[1]}: at least so many are needed")
+        raise ValueError(f"layout expects at least {keys} keys, k has {k.shape[1]}")
     for several in samples:
         if several != 1 and several != q.shape[0]:
             raise ValueError(
