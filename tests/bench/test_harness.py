@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from longreel.bench import Cost, Report, RoofMeter, Contender, Verdict, compare, harness
+from longreel.bench import Contender, Cost, Report, RoofMeter, Verdict, compare, harness
 from longreel.measure import machine
 from longreel.measure.machine import Neighbours
 from longreel.measure.memory import peak_memory, storage_bytes
