@@ -20,12 +20,14 @@ class Decoder(Protocol):
     """What is asked of a `VSTDecoder`; see there."""
 
     per_picture: int
-    width: int
-    vst: Tensor
     inv_freq: Tensor
     constant_layer: int
     backend: str | None
 
+    @property
+    def width(self) -> int: ...
+    @property
+    def vst(self) -> Tensor: ...
     def embed(self, ids: Tensor) -> Tensor: ...
     def windows(self, visual: int) -> list[tuple[int, int]]: ...
     def rows(self, embeds: Tensor, rows: Rows) -> Tensor: ...
