@@ -8,8 +8,6 @@ from torch import Tensor
 
 from longreel.nn.qformer import QFormer
 from longreel.nn.qformer_parts import Attention
-from longreel.ops._qformer_attention import OP, lower
-from longreel.ops.op import run
 
 
 class FeaturePart(NamedTuple):
@@ -30,13 +28,13 @@ def read_in_parts(qformer: QFormer, query_tokens: Tensor, parts: Callable[[], It
         [1, M, E]; without gradients.
 
     Raises:
-        ValueError: there is no part. As `longreel.qformer_attention`.
+        ValueError: there is no part.
     """
     rows = qformer.embeddings(query_tokens[None])
     for layer in qformer.layers:
         rows = _self_attend(layer.attention, rows)
         if layer.crossattention is not None:
-            read = _attend(layer.crossattention, rows, parts(), qformer.backend)
+            read = _attend(layer.crossattention, rows, parts())
             rows = layer.crossattention.output(read, rows)
         rows = layer.of_queries(rows)
     return rows
@@ -49,19 +47,20 @@ def _self_attend(attention: Attention, rows: Tensor) -> Tensor:
     return out
 
 
-def _attend(attention: Attention, rows: Tensor, parts: Iterable[FeaturePart], backend: str | None) -> Tensor:
+def _attend(attention: Attention, rows: Tensor, parts: Iterable[FeaturePart]) -> Tensor:
     """rows [1, M, E] -> [1, M, E], before the output projection; sums in float32 (float64 of that)."""
     inner = attention.inner
-    query = inner.query(rows)
+    query, wide = inner.query(rows), torch.promote_types(rows.dtype, torch.float32)
     total: tuple[Tensor, Tensor] | None = None
     for features, table in parts:
-        low = lower(
-            query, features, inner.key.weight, inner.value.weight, inner.value.bias, num_heads=inner.heads,
-            frame_table=table,
-        )  # fmt: skip
-        out, lse = run(OP, low, backend)
+        if table is not None:
+            features = (features.unflatten(1, (len(table), -1)) + table[:, None]).flatten(1, 2)
+        key, value = (inner.split(project(features)) for project in (inner.key, inner.value))
+        # [1, H, M, S], as wide as float32 at least
+        scores = (inner.split(query) @ key.mT * key.shape[-1] ** -0.5).to(wide)
+        out, lse = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2), scores.logsumexp(-1)
         # [1, M, H, D] and [1, M, H, 1]
-        out, lse = out.unflatten(-1, (inner.heads, -1)).to(lse.dtype), lse.transpose(1, 2)[..., None]
+        out, lse = out.to(wide), lse.transpose(1, 2)[..., None]
         total = (out, lse) if total is None else _merged(*total, out, lse)
     if total is None:
         raise ValueError("there is no part of the features to read")

@@ -27,6 +27,10 @@ class AudioTower(nn.Module):
         head = (nn.LayerNorm(size.width, eps=1e-6), nn.Identity(), nn.Linear(size.width, size.out, bias=False))
         self.modality_heads = nn.ModuleDict({"audio": nn.Sequential(*head)})
         self.modality_postprocessors = nn.ModuleDict({"audio": nn.ModuleDict({"1": _Scale()})})
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight") and parameter.dim() in (2, 4):
+                # Wide enough that the sound matters to the end.
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
 
     def forward(self, mels: Tensor) -> tuple[Tensor, Tensor]:
         """mels [A, mels, length] -> CLS after the last norm [A, width], and embeddings [A, out]."""
@@ -63,6 +67,8 @@ class _Stem(nn.Module):
 
     def forward(self, mels: Tensor) -> Tensor:
         proj, norm, dtype = self.rgbt_stem["proj"], self.rgbt_stem["norm_layer"], self.cls_token.dtype
+        assert isinstance(proj, nn.Conv2d)
+        assert isinstance(norm, nn.LayerNorm)
         wide = torch.promote_types(dtype, torch.float32)
         with torch.autocast(mels.device.type, enabled=False):
             patches = F.conv2d(mels[:, None].to(wide), proj.weight.to(wide), stride=proj.stride)

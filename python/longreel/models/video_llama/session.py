@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longreel._explain import explain
 from longreel.cache.file import CacheFile, write
 from longreel.models.record import EXACT, OURS
 from longreel.models.system import Answer, Chunk, Clock, Kept, Session
-from longreel.models.video_llama.adapter import Adapter
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.positions import check
 from longreel.models.video_llama.prompts import Questions
@@ -41,7 +39,6 @@ class VideoLlamaSession(Session):
         self._spool, self._held = FrameSpool(), list[Tensor]()
         self._frames, self._sound = 0, list[Tensor]()
         self._visual, self._heard = torch.empty(0), torch.empty(0)
-        self._backend: str | None = None
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         self._frames += len(chunk.frames)
@@ -57,8 +54,6 @@ class VideoLlamaSession(Session):
                 self._spool.add(tokens)
             else:
                 self._held.append(tokens)
-        if self._path == OURS:
-            self._backend = self._backend or _backend(self._adapter, tokens)
 
     def finish(self, clock: Clock) -> Kept:
         with clock("video"):
@@ -75,7 +70,7 @@ class VideoLlamaSession(Session):
 
     def _kept(self) -> Kept:
         tokens = len(self._visual) + len(self._heard)
-        return Kept(tokens, self._visual.nbytes + self._heard.nbytes, backend=self._backend)
+        return Kept(tokens, self._visual.nbytes + self._heard.nbytes, backend="reference")
 
     def prepare(self, index: int, clock: Clock) -> None:
         if self._path == EXACT and index == 0:
@@ -104,20 +99,8 @@ class VideoLlamaSession(Session):
         if file.header.get("format") != FORMAT or file.names != {"video", "audio"}:
             file.refuse(f"its format is {file.header.get('format')!r} and it holds {sorted(file.names)}")
         width = size.language.width
-        shapes = [file.shape("video"), file.shape("audio")]
-        if shapes not in ([(size.video.queries, width), (heard, width)] for heard in (0, size.listen.queries)):
-            file.refuse(f"its tokens are {shapes}")
+        seen, heard = file.shape("video"), file.shape("audio")
+        if seen != (size.video.queries, width) or heard not in ((0, width), (size.listen.queries, width)):
+            file.refuse(f"its tokens are {list(seen)} and {list(heard)}")
         self._visual, self._heard = (file.tensor(name).to(like.dtype) for name in ("video", "audio"))
         return self._kept()
-
-
-def _backend(adapter: Adapter, tokens: Tensor) -> str | None:
-    """Which backend longreel chooses where the video Q-Former reads these frames' tokens."""
-    qformer: Any = adapter.video_Qformer["bert"]
-    if qformer.backend is not None:
-        return str(qformer.backend)
-    inner = qformer.layers[0].crossattention.inner
-    return explain(
-        "qformer_attention", adapter.video_query_tokens.to(tokens), tokens.flatten(0, 1)[None], inner.key.weight,
-        inner.value.weight, inner.value.bias, num_heads=inner.heads,
-    ).chosen  # fmt: skip

@@ -42,7 +42,7 @@ class FrameSpool:
             self._file.seek(first * math.prod(self._like.shape[1:]) * self._like.element_size())
             left = _bytes(part)
             while left:
-                count = self._file.readinto(left)  # type: ignore[attr-defined]  # an unbuffered file has it
+                count = self._file.readinto(left)
                 if not count:
                     raise OSError("the temporary file of the frames' tokens ends early")
                 left = left[count:]

@@ -79,9 +79,10 @@ class VideoLlamaSystem(System):
         )  # fmt: skip
 
     def prompts(self, preset: VideoLlamaPreset, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
+        from longreel.models.video_llama.checkpoint import language_folder
         from longreel.models.video_llama.prompts import by_bytes, by_vocabulary
 
-        asked = None if folder is None else by_vocabulary(texts, folder, length or ANSWER)
+        asked = None if folder is None else by_vocabulary(texts, language_folder(folder), length or ANSWER)
         return asked or by_bytes(texts, length or IDS)
 
     def build(

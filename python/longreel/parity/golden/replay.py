@@ -35,9 +35,8 @@ REPLAYERS: dict[str, Replayer] = {
     "videoxl_decoder*": videoxl_decoder.replay,
     "videollama_video_branch*": videollama_branches.video,
     "videollama_audio_branch*": videollama_branches.audio,
-    "videollama_audio_mel*": videollama_audio.mel,
     "videollama_audio_trunk*": videollama_audio.trunk,
-    "videollama_audio_chain*": videollama_audio.chain,
+    "videollama_audio_[cm]*": videollama_audio.waveforms,
 }
 
 

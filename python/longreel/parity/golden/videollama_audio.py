@@ -11,6 +11,11 @@ from longreel.parity.golden.files import GoldenCase
 from longreel.parity.golden.videollama_branches import audio_adapter
 
 
+def waveforms(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """`mel` or `chain`, by what the case has."""
+    return (chain if "embedding" in case.outputs else mel)(case, backend, dtype)
+
+
 def mel(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """``clip_range`` int64 [..., 8, 2], and ``mel`` [clips, 1, 128, 204] of the clips that the truth (or the output) has."""
     if "samples" in case.inputs(dtype):

@@ -73,7 +73,7 @@ def qformer_size(config: dict[str, Any]) -> QFormerSize:
 
 def _preset(
     config: Any, *, tower: int = 4, frame: QFormerSize = _NONE, video: QFormerSize = _NONE,
-    listen: QFormerSize = _NONE, audio: AudioTowerSize = _NO_AUDIO, **rows: int,
+    listen: QFormerSize = _NONE, audio: AudioTowerSize = _NO_AUDIO, **rows: Any,
 ) -> VideoLlamaPreset:  # fmt: skip
     return VideoLlamaPreset(
         name="golden",
