@@ -97,7 +97,7 @@ def test_extract_and_later_questions(tmp_path: Path, loud: Path) -> None:
         assert file.get_tensor("audio").shape == (8, 20)
         assert file.get_tensor("audio.times").tolist() == [18 * index / 8 for index in range(8)]
         assert (file.get_tensor("audio").norm(dim=-1) - 20).abs().max() < 1e-4
-    _, first = run(tmp_path, loud, *ASKED, "--keep", kept)
+    _, first = run(tmp_path, loud, *ASKED, "--save-memory", kept)
     for path in (out, kept):
         _, later = run(tmp_path, path, *ASKED)
         assert checksums(later) == checksums(first)
@@ -117,7 +117,7 @@ def test_without_sound_it_only_sees(tmp_path: Path, clip: Path, loud: Path) -> N
     assert line["tokens"] == 6
     assert "listen" not in line["stages_s"]["longreel"]
     kept = tmp_path / "kept.safetensors"
-    _, first = run(tmp_path, clip, "--keep", kept)
+    _, first = run(tmp_path, clip, "--save-memory", kept)
     assert checksums(run(tmp_path, kept)[1]) == checksums(first)
 
 

@@ -188,6 +188,10 @@ class System(ABC):
 
         return None if self.audio is None else open_audio(path, rate=self.audio.rate, seconds=self.audio.seconds)
 
+    def cut(self, preset: Any, options: Any) -> Callable[[Tensor], Tensor] | None:
+        """How a picture that comes alone is cut: uint8 [h, w, 3] -> frames [T, image, image, 3]; None: it is one frame."""
+        return None
+
     @abstractmethod
     def prompts(self, preset: Any, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
         """In the vocabularies of a checkpoint's `folder` where it has them, else as bytes; answers of at most `length` ids."""
