@@ -109,7 +109,7 @@ class _Sound:
 
     def write(self, until: Fraction) -> None:
         """What begins before `until` seconds and was not written before."""
-        while self._time * self._base < min(until, self._end):
+        while self._time * self._base < until and self._time * self._base < self._end:
             data, duration = self._packets[self._written % len(self._packets)]
             packet = av.Packet(data)
             packet.stream, packet.time_base = self._stream, self._base
