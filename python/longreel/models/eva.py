@@ -1,4 +1,4 @@
-"""EVA-g, the vision tower of several systems: transformers' BLIP-2 tower, and the names that EVA's own checkpoints have."""
+"""EVA-g, the vision tower of several systems: transformers' BLIP-2 tower, and the names of EVA's own checkpoints."""
 
 import re
 
