@@ -15,9 +15,9 @@ from typer.testing import Result
 
 from longreel.data.audio import AudioBlocks
 from longreel.models.sizes import LanguageSize, TowerSize
-from longreel.models.video_llama import PRESETS, AudioTowerSize, QFormerSize, VideoLlamaPreset
+from longreel.models.video_llama import PRESETS, AudioTowerSize, BranchSize, VideoLlamaPreset
 
-_QFORMER = QFormerSize(width=16, layers=2, heads=2, mlp=32, queries=6)
+_QFORMER = BranchSize(width=16, layers=2, heads=2, mlp=32, queries=6)
 SMALL = VideoLlamaPreset(
     name="small-for-tests",
     tower=TowerSize(image=28, patch=14, width=16, layers=1, heads=2, mlp=32),

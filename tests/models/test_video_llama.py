@@ -15,9 +15,9 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.video_llama import (
-    Adapter,
     AudioTowerSize,
-    QFormerSize,
+    Branches,
+    BranchSize,
     VideoLlama,
     VideoLlamaPreset,
     clip_ranges,
@@ -31,7 +31,7 @@ from longreel.models.video_llama.positions import positions
 from longreel.models.video_llama.spool import FrameSpool
 from longreel.parity.golden.files import read
 
-_QFORMER = QFormerSize(width=24, layers=2, heads=2, mlp=32, queries=6)
+_QFORMER = BranchSize(width=24, layers=2, heads=2, mlp=32, queries=6)
 SMALL = VideoLlamaPreset(
     name="small-for-tests",
     tower=TowerSize(image=28, patch=14, width=16, layers=1, heads=2, mlp=32),
@@ -46,9 +46,9 @@ SMALL = VideoLlamaPreset(
 )
 
 
-def adapter(**options: object) -> Adapter:
+def adapter(**options: object) -> Branches:
     torch.manual_seed(1)
-    return Adapter(SMALL, **options).eval().requires_grad_(False)
+    return Branches(SMALL, **options).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

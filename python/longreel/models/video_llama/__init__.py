@@ -6,8 +6,8 @@ from longreel.models._lazy import lazily
 from longreel.models.video_llama.system import SYSTEM
 
 if TYPE_CHECKING:
-    from longreel.models.video_llama.adapter import Adapter
     from longreel.models.video_llama.audio_tower import AudioTower
+    from longreel.models.video_llama.branches import Branches
     from longreel.models.video_llama.clips import clip_ranges, clips_of
     from longreel.models.video_llama.mel import log_mel
     from longreel.models.video_llama.model import VideoLlama
@@ -17,13 +17,26 @@ if TYPE_CHECKING:
         SMALL,
         TINY,
         AudioTowerSize,
-        QFormerSize,
+        BranchSize,
         VideoLlamaPreset,
     )
     from longreel.models.video_llama.reference import published
 
 __all__ = [
-    "PRESETS", "SEVEN_B", "SMALL", "SYSTEM", "TINY", "Adapter", "AudioTower", "AudioTowerSize", "QFormerSize", "VideoLlama",
-    "VideoLlamaPreset", "clip_ranges", "clips_of", "log_mel", "published",
+    "PRESETS",
+    "SEVEN_B",
+    "SMALL",
+    "SYSTEM",
+    "TINY",
+    "AudioTower",
+    "AudioTowerSize",
+    "BranchSize",
+    "Branches",
+    "VideoLlama",
+    "VideoLlamaPreset",
+    "clip_ranges",
+    "clips_of",
+    "log_mel",
+    "published",
 ]  # fmt: skip
-__getattr__ = lazily(__name__, __all__, ("presets", "clips", "mel", "audio_tower", "adapter", "reference", "model"))
+__getattr__ = lazily(__name__, __all__, ("presets", "clips", "mel", "audio_tower", "branches", "reference", "model"))

@@ -10,8 +10,8 @@ from longreel.models.eva import eva_tower
 from longreel.models.generation import answer_behind, unheard
 from longreel.models.sizes import computed_in
 from longreel.models.tower import encode, placed
-from longreel.models.video_llama.adapter import Adapter
 from longreel.models.video_llama.audio_tower import AudioTower
+from longreel.models.video_llama.branches import Branches
 from longreel.models.video_llama.mel import log_mel
 from longreel.models.video_llama.presets import VideoLlamaPreset
 from longreel.models.weights import language_model, weights_from
@@ -25,7 +25,7 @@ class VideoLlama(nn.Module):
     Args:
         preset: every size. seed: of the weights.
         device: where the weights are made and everything runs; "meta" makes sizes alone.
-        options: of `Adapter`.
+        options: of `Branches`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class VideoLlama(nn.Module):
         with weights_from(seed, device, dtype):
             self.tower = eva_tower(preset.tower)
             self.audio_encoder = AudioTower(preset.audio)
-            self.adapter = Adapter(preset, **options)
+            self.adapter = Branches(preset, **options)
             self.language = language_model(preset.language, dtype)
         parts: tuple[nn.Module, ...] = (self.tower, self.audio_encoder, self.adapter)
         for part in parts:

@@ -6,7 +6,7 @@ from longreel.models.sizes import LanguageSize, TowerSize
 
 
 @dataclass(frozen=True, slots=True)
-class QFormerSize:
+class BranchSize:
     """BERT over `queries` learned queries that attend to what it reads in every `every`-th layer; it reads no text."""
 
     width: int
@@ -48,9 +48,9 @@ class VideoLlamaPreset:
 
     name: str
     tower: TowerSize
-    frame: QFormerSize
-    video: QFormerSize
-    listen: QFormerSize
+    frame: BranchSize
+    video: BranchSize
+    listen: BranchSize
     audio: AudioTowerSize
     language: LanguageSize
     frames: int = 32
@@ -62,9 +62,9 @@ class VideoLlamaPreset:
 TINY = VideoLlamaPreset(
     name="tiny",
     tower=TowerSize(image=224, patch=14, width=192, layers=4, heads=3, mlp=768),
-    frame=QFormerSize(width=192, layers=4, heads=3, mlp=768, queries=32, every=2),
-    video=QFormerSize(width=192, layers=2, heads=3, mlp=768, queries=32),
-    listen=QFormerSize(width=192, layers=2, heads=3, mlp=768, queries=8),
+    frame=BranchSize(width=192, layers=4, heads=3, mlp=768, queries=32, every=2),
+    video=BranchSize(width=192, layers=2, heads=3, mlp=768, queries=32),
+    listen=BranchSize(width=192, layers=2, heads=3, mlp=768, queries=8),
     audio=AudioTowerSize(width=96, layers=2, heads=3, mlp=384, out=128),
     language=LanguageSize(width=256, layers=4, heads=4, kv_heads=2, mlp=704, vocabulary=260, positions=4096),
 )
@@ -72,15 +72,15 @@ TINY = VideoLlamaPreset(
 SMALL = VideoLlamaPreset(
     name="small",
     tower=TowerSize(image=224, patch=14, width=384, layers=12, heads=6, mlp=1536),
-    frame=QFormerSize(width=384, layers=6, heads=6, mlp=1536, queries=32, every=2),
-    video=QFormerSize(width=384, layers=2, heads=6, mlp=1536, queries=32),
-    listen=QFormerSize(width=384, layers=2, heads=6, mlp=1536, queries=8),
+    frame=BranchSize(width=384, layers=6, heads=6, mlp=1536, queries=32, every=2),
+    video=BranchSize(width=384, layers=2, heads=6, mlp=1536, queries=32),
+    listen=BranchSize(width=384, layers=2, heads=6, mlp=1536, queries=8),
     audio=AudioTowerSize(width=192, layers=4, heads=3, mlp=768, out=256),
     language=LanguageSize(width=512, layers=8, heads=8, kv_heads=4, mlp=1408, vocabulary=260, positions=4096),
 )
 
 # EVA-g without its last block and norm, BERT-base, ImageBind-Huge's audio trunk, Llama-2-7B: the released sizes.
-_BERT = QFormerSize(width=768, layers=2, heads=12, mlp=3072, queries=32)
+_BERT = BranchSize(width=768, layers=2, heads=12, mlp=3072, queries=32)
 SEVEN_B = VideoLlamaPreset(
     name="7b",
     tower=TowerSize(image=224, patch=14, width=1408, layers=39, heads=16, mlp=6144),

@@ -16,7 +16,7 @@ _HEAR, _SEE = "This is heard: ", "This is seen: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions(Prompts):
+class HeardQuestions(Prompts):
     """P questions; `prompts` are for a video without sound. hearing: with sound, the ids before the sound, between the two, and
     behind the video, of each."""
 
@@ -28,19 +28,19 @@ class Questions(Prompts):
         return max(max(sum(map(len, parts)) for parts in (*self.prompts, *self.hearing)) + self.length, 0)
 
 
-def by_bytes(questions: Sequence[str], length: int) -> Questions:
+def by_bytes(questions: Sequence[str], length: int) -> HeardQuestions:
     """Questions for random weights: bytes as ids, `length` to choose."""
     check(questions)
     bos = torch.tensor([BOS])
     between = torch.tensor(as_bytes("\n"))
     after = [torch.tensor(as_bytes(text)) for text in questions]
-    return Questions(
+    return HeardQuestions(
         texts=tuple(questions), length=length, prompts=tuple((bos, ids) for ids in after),
         hearing=tuple((bos, between, ids) for ids in after),
     )  # fmt: skip
 
 
-def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> Questions | None:
+def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> HeardQuestions | None:
     """Questions in a checkpoint's own vocabulary; None where `folder` has no tokenizer.
 
     Raises:
@@ -57,7 +57,7 @@ def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> Questi
     after = [ids_of(speech, f"{_CLOSE}{text}{_END}") for text in questions]
     seen, heard = begun(f"{_BEGIN}{_OPEN}"), begun(f"{_BEGIN}{_HEAR}{_OPEN}")
     between = ids_of(speech, f"{_CLOSE}{_SEE}{_OPEN}")
-    return Questions(
+    return HeardQuestions(
         texts=tuple(questions), length=length, prompts=tuple((seen, ids) for ids in after),
         hearing=tuple((heard, between, ids) for ids in after), stop=speech.eos_token_id, decode=decoder(speech),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The reference path: the Q-Formers of an `Adapter` by transformers, in the released order of operations."""
+"""The reference path: the Q-Formers of an `Branches` by transformers, in the released order of operations."""
 
 import copy
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from longreel.models.video_llama.adapter import Adapter
+from longreel.models.video_llama.branches import Branches
 from longreel.nn import QFormer, QFormerOutput
 
 
-def published(adapter: Adapter) -> Adapter:
+def published(adapter: Branches) -> Branches:
     """`adapter` with its own weights, of which nothing is copied, and transformers' Q-Formers; without gradients."""
     twin = copy.copy(adapter)
     twin._modules = dict(adapter._modules)
@@ -23,7 +23,7 @@ def published(adapter: Adapter) -> Adapter:
 
 
 class PublishedQFormer(nn.Module):
-    """Called as `longreel.nn.QFormer` is, as far as an `Adapter` calls it; positions are added to every key first."""
+    """Called as `longreel.nn.QFormer` is, as far as an `Branches` calls it; positions are added to every key first."""
 
     def __init__(self, qformer: QFormer) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from longreel.models.record import EXACT, OURS
 from longreel.models.system import Answer, Chunk, Clock, Kept, Session
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.positions import check
-from longreel.models.video_llama.prompts import Questions
+from longreel.models.video_llama.prompts import HeardQuestions
 from longreel.models.video_llama.reference import published
 from longreel.models.video_llama.spool import FrameSpool
 
@@ -26,7 +26,7 @@ class VideoLlamaSession(Session):
     """Ours keeps the frames' tokens on disk and reads them once a layer; the reference path, and the truth where it is EXACT,
     has all of them in memory and every key and value projected."""
 
-    def __init__(self, model: VideoLlama, prompts: Questions, path: str, expected: int | None) -> None:
+    def __init__(self, model: VideoLlama, prompts: HeardQuestions, path: str, expected: int | None) -> None:
         self._model, self._prompts, self._path = model, prompts, path
         size, adapter = model.preset, model.adapter
         needed = size.video.queries + size.listen.queries + prompts.longest

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from longreel.models.sizes import LanguageSize, TowerSize
-from longreel.models.video_llama import Adapter, AudioTowerSize, QFormerSize, VideoLlamaPreset, published
+from longreel.models.video_llama import AudioTowerSize, Branches, BranchSize, VideoLlamaPreset, published
 from longreel.parity.golden.files import GoldenCase
 
 # Of sizes that a file has no part of.
-_NONE = QFormerSize(width=4, layers=1, heads=1, mlp=4, queries=1)
+_NONE = BranchSize(width=4, layers=1, heads=1, mlp=4, queries=1)
 _NO_AUDIO = AudioTowerSize(width=4, layers=1, heads=1, mlp=4, out=4)
 
 
@@ -37,7 +37,7 @@ def audio(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str
     return {"qformer": seen[0], "tokens": out}
 
 
-def audio_adapter(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> Adapter:
+def audio_adapter(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> Branches:
     """With the audio branch of the case's file."""
     config = case.file.config
     size = config["audio_qformer"]
@@ -48,9 +48,9 @@ def audio_adapter(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> 
 
 def adapter_of(
     preset: VideoLlamaPreset, weights: dict[str, Tensor], backend: str | None, dtype: torch.dtype
-) -> Adapter:
+) -> Branches:
     """What `weights` have of it; transformers' Q-Formers on the reference backend."""
-    adapter = Adapter(preset, backend=backend).to(dtype).eval()
+    adapter = Branches(preset, backend=backend).to(dtype).eval()
     there = {name: weights[name] for name in adapter.state_dict() if name in weights}
     unread = [name for name in weights if name not in there and not name.endswith("position_ids")]
     if any(not name.startswith("audio_encoder.") for name in unread):
@@ -59,9 +59,9 @@ def adapter_of(
     return published(adapter) if backend == "reference" else adapter
 
 
-def qformer_size(config: dict[str, Any]) -> QFormerSize:
+def qformer_size(config: dict[str, Any]) -> BranchSize:
     """The sizes of a golden file's Q-Former."""
-    return QFormerSize(
+    return BranchSize(
         width=config["hidden_size"],
         layers=config["num_hidden_layers"],
         heads=config["num_attention_heads"],
@@ -72,8 +72,8 @@ def qformer_size(config: dict[str, Any]) -> QFormerSize:
 
 
 def _preset(
-    config: Any, *, tower: int = 4, frame: QFormerSize = _NONE, video: QFormerSize = _NONE,
-    listen: QFormerSize = _NONE, audio: AudioTowerSize = _NO_AUDIO, **rows: Any,
+    config: Any, *, tower: int = 4, frame: BranchSize = _NONE, video: BranchSize = _NONE,
+    listen: BranchSize = _NONE, audio: AudioTowerSize = _NO_AUDIO, **rows: Any,
 ) -> VideoLlamaPreset:  # fmt: skip
     return VideoLlamaPreset(
         name="golden",

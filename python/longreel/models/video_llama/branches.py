@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longreel.models.video_llama.positions import positions
-from longreel.models.video_llama.presets import QFormerSize, VideoLlamaPreset
+from longreel.models.video_llama.presets import BranchSize, VideoLlamaPreset
 from longreel.nn import QFormer, QFormerConfig
 from longreel.nn.qformer_stream import FeaturePart, read_in_parts
 
 AudioScale = Literal["released", "unit"]
 
 
-class Adapter(nn.Module):
+class Branches(nn.Module):
     """Three Q-Formers, two tables of positions and two projections.
 
     C is the width of the patches, E that of the Q-Formers, Ea the audio embeddings', H the language model's; M = 32 and Ma = 8
@@ -133,7 +133,7 @@ class Adapter(nn.Module):
         return positions(self.video_frame_position_embedding.weight, frames, self.interpolate, "frames")
 
 
-def _qformer(size: QFormerSize, reads: int, backend: str | None) -> tuple[nn.ModuleDict, nn.Parameter]:
+def _qformer(size: BranchSize, reads: int, backend: str | None) -> tuple[nn.ModuleDict, nn.Parameter]:
     """The Q-Former under its released name, and its queries [1, M, E]."""
     config = QFormerConfig(
         hidden_size=size.width,
