@@ -16,7 +16,7 @@ class PlannedLayout:
 
     start [B]: keys before start[b] are padding on the left and seen by no row, also where a tile says "full".
     global_index [B, G]: the key at each place of G, -1 pads.
-    extent [Sk, 0]: holds no number; its shape says how many keys the layout speaks of, also to a compiled graph.
+    extent [Sk, 0]: holds no number; its shape says how many keys the layout expects, also to a compiled graph.
     start_given: `start` came from with_start, so it may not be the layout's own.
     rule: the attention of the layout's rule where every sample is one document of that one, unpadded and whole; else "".
     A plan of one sample serves any batch.
@@ -31,9 +31,9 @@ class PlannedLayout:
     bounds: Tensor
     tiles: Tensor
     order: Tensor
-    units: Tensor
-    runs: Tensor
-    unit_order: Tensor
+    kv_blocks: Tensor
+    query_ranges: Tensor
+    kv_order: Tensor
     start_given: bool = False
     rule: str = ""
 
