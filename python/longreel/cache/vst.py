@@ -19,7 +19,12 @@ from longreel.ops._vst_rotate import vst_rotate
 from longreel.ops.common.layouts import planned
 from longreel.rotary import rotary_tables
 
-FORMAT = "longreel-vst-cache/1"
+FORMAT = "longreel-vst-cache/2"
+
+
+def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had no frequencies: they were those of the configuration."""
+    return header | {"options": {"inv_freq": None} | header["options"]}
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,14 @@ class VSTCache(CompressedCache):
         config: of the language model.
         capacity: prefix and VST tokens that there is room for.
         text_capacity: tokens of text that a fork has room for.
-        inv_freq: float32 ``[D/2]``, the model's (``rotary_emb.inv_freq``); None: from the configuration's default rotary.
+        inv_freq: float32 ``[D/2]``, the model's (``rotary_emb.inv_freq``); None: from the configuration's default rotary. They are
+            saved with the cache, whose text goes on at the same ones.
         max_bytes: that keys and values may take (see CompressedCache); buffers that would take more are not made.
     """
 
     FORMAT = FORMAT
-    OPTIONS: ClassVar = ("capacity", "text_capacity")
+    OLDER: ClassVar = {"longreel-vst-cache/1": _from_version_1}
+    OPTIONS: ClassVar = ("capacity", "text_capacity", "inv_freq")
     COUNTS = VSTCounts
     LAYER = VSTLayer
 
@@ -83,7 +90,7 @@ class VSTCache(CompressedCache):
         *,
         capacity: int,
         text_capacity: int = 2048,
-        inv_freq: Tensor | None = None,
+        inv_freq: Tensor | Sequence[float] | None = None,
         max_bytes: int | None = None,
     ) -> None:
         for name, value in (("capacity", capacity), ("text_capacity", text_capacity)):
@@ -96,7 +103,16 @@ class VSTCache(CompressedCache):
         self.capacity, self.text_capacity = capacity, text_capacity
         for layer in self.layers:
             layer._capacity, layer.text_capacity = capacity, text_capacity
-        self.inv_freq = _inverse_frequencies(config, self.head_dim) if inv_freq is None else inv_freq
+        if inv_freq is None:
+            inv_freq = _inverse_frequencies(config, self.head_dim)
+        elif not isinstance(inv_freq, Tensor):
+            inv_freq = torch.tensor([float(each) for each in inv_freq])
+        if inv_freq.shape != (self.head_dim // 2,):
+            raise ValueError(f"inv_freq is [{self.head_dim // 2}] for heads of {self.head_dim}; given {list(inv_freq.shape)}")
+        self.inv_freq = inv_freq
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"inv_freq": self.inv_freq.tolist()}
 
     def planned_bytes(self, batch: int, dtype: torch.dtype, text: bool = False) -> int:
         """Bytes of the buffers for the video, or those for the `text` of a fork, in all layers; exactly what is allocated."""
@@ -156,10 +172,6 @@ class VSTCache(CompressedCache):
         own, rows, video = self.layers[layer], q.shape[1], self.tokens
         if own.video_tokens != video:
             raise ValueError("this cache's text stands behind its video (update): attend() would lose its place")
-        if layer == 0:
-            # A step that failed half-way left some layers ahead.
-            for each in self.layers:
-                each.text_tokens = self.layers[-1].text_tokens
         length, text_length = self._length_tensors(k)
         cos, sin = (t[video:] for t in self._angles(k, video + self.text_capacity))
         text = own.text(rows, k, v)
@@ -183,9 +195,11 @@ class VSTCache(CompressedCache):
             k_before=text_length,
             backend=backend,
         )
-        own.text_tokens += rows
         if layer == len(self.layers) - 1:
+            # All at once: a step that fails half-way leaves every layer as it was.
             text_length += rows
+            for each in self.layers:
+                each.text_tokens += rows
             self._step = None
         return out
 
@@ -202,6 +216,37 @@ class VSTCache(CompressedCache):
             for layer in self.layers:
                 layer.grow(capacity)
         self.capacity = capacity
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """transformers' way of caching text: one layer's rows behind what it holds, all of which is returned."""
+        if layer_idx == 0:
+            # A step that failed half-way left some layers ahead.
+            for layer in self.layers:
+                if layer.tokens > self.layers[-1].tokens:
+                    layer.crop(self.get_seq_length() - layer.get_seq_length())
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions so far, by the last layer: a step that failed half-way does not count."""
+        return int(self.layers[-1].get_seq_length())
+
+    def append(self, decoder: Callable[..., Any], embeds: Tensor, segments: Sequence[Any], **inputs: Any) -> None:
+        """See CompressedCache. An `attention_mask` among the inputs may mask nothing: chunks have no padding."""
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, Tensor) and not bool(mask.bool().all()):
+            raise ValueError("attention_mask masks tokens of a chunk: chunks have no padding, give other lengths")
+        super().append(decoder, embeds, segments, **inputs)
+
+    def _check_room(self, embeds: Tensor, tokens: int) -> None:
+        super()._check_room(embeds, tokens)
+        like = embeds.new_empty(embeds.shape[0], self.heads, 0, self.head_dim)
+        if self.tokens:
+            like = self.layers[0].keys[..., :0, :]
+        for layer in self.layers:
+            layer.check_room(tokens - self.tokens, like, like)
 
     def _stage(self, embeds: Tensor, segments: Sequence[Any]) -> Step:
         now = self.counts

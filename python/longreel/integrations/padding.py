@@ -1,6 +1,7 @@
 """A 2-D attention mask: where its padding stands."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ class Gap:
             for end in self.ends
         )
         return VideoLayout.batch(list(samples))
+
+    @lru_cache(maxsize=16)  # noqa: B019 (a value, and few)
+    def shortest(self) -> VideoLayout:
+        """Of the rows up to where the last padding ends; the same object each time, behind which steps are planned once."""
+        return self.layout(max(self.ends))
 
 
 def padding(mask: Tensor) -> Tensor | Gap | None:

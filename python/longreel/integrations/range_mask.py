@@ -9,6 +9,7 @@ from torch import Tensor
 from longreel.integrations import packed
 from longreel.integrations.mask_functions import MaskRule
 from longreel.integrations.padding import Gap
+from longreel.integrations.steps import step_of
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import InForce
 from longreel.layout.documents import chunked, chunks, repeated, text_documents, windowed, without_first
@@ -30,8 +31,9 @@ def _computed(what: str) -> MaskError:
 
 @dataclass(eq=False)
 class RangeMask:
-    """What the query rows of one forward pass may see, for all its layers: rows `first` .. first + queries of `keys` keys.
+    """What the query rows of one forward pass may see, for all its layers: rows `place` .. place + queries of `keys` keys.
 
+    place: where it lies on the device, as in a cache of fixed size, the host does not read it for a step of text.
     batch: samples. start: int32 [B], keys before start[b] are left padding; None: there is none. in_force: of `use_layout`, at
     the beginning of the pass. rule: of the model's own mask. dropped: keys before the first one, that a sliding cache let go.
     real: the 2-D mask that was given, bool [B, >= dropped + end]. gap: padding between what a cache holds and a shorter
@@ -41,7 +43,7 @@ class RangeMask:
     batch: int
     queries: int
     keys: int
-    first: int
+    place: int | Tensor
     start: Tensor | None
     in_force: InForce
     rule: MaskRule
@@ -94,6 +96,11 @@ class RangeMask:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = __or__ = __ror__ = _compute
     __invert__ = __neg__ = __len__ = __iter__ = __float__ = __int__ = __truediv__ = _compute
     __hash__ = object.__hash__
+
+    @property
+    def first(self) -> int:
+        """The first row, read by the host."""
+        return int(self.place)
 
     @property
     def end(self) -> int:
@@ -155,6 +162,11 @@ class RangeMask:
             raise ValueError(
                 "under torch.compile positions are not read: pass a planned layout, see VideoLayout.causal, .packed"
             )
+        if isinstance(self.place, Tensor):
+            alone = (layout, documents, self.gap, rule.window, rule.chunk) == (None,) * 5
+            if alone and (step := self._step(None, batch, device)) is not None:
+                return step
+            self.place = int(self.place)
         window, chunk = bound = self._bound()
         if self.gap is not None and (layout is not None or bound != (None, None)):
             raise ValueError(
@@ -169,6 +181,9 @@ class RangeMask:
             )
         if documents is not None and chunk is not None:
             raise ValueError(f"packed documents cannot be combined with this model's own chunks of {chunk} rows")
+        step = self._step(None, batch, device) if documents is None and chunk is None else None
+        if step is not None:
+            return step
         if self.gap is not None:
             return planned(self.gap.layout(self.keys).rows(self.first, self.end), device)
         if documents is not None:
@@ -179,6 +194,16 @@ class RangeMask:
             own = VideoLayout.causal(self.end) if window is None else VideoLayout.sliding_window(self.end, window)
         plan = planned(own.rows(self.first, self.end), device)
         return plan if self.start is None else plan.with_start(self.start.to(device))
+
+    def _step(self, layout: Layout | None, batch: int, device: torch.device) -> PlannedLayout | None:
+        """The plan where the pass is a step of text behind a cache."""
+        if self.in_force.backend == "flash":
+            return None
+        window = None if isinstance(self.place, Tensor) else self._bound()[0]
+        plan = step_of(layout, self.gap, self.place, self.queries, window, batch, device)
+        return (
+            plan if plan is None or layout is not None or self.start is None else plan.with_start(self.start.to(device))
+        )
 
     def _chunked(self, chunk: int, batch: int) -> VideoLayout:
         """Documents of `chunk` rows behind the padding, without the keys that a cache let go."""
@@ -208,6 +233,9 @@ class RangeMask:
         whole = layout.layout if isinstance(layout, PlannedLayout) else layout
         if documents is not None:
             documents.check(layout)
+        elif bound == (None, None) and (step := self._step(layout, batch, device)) is not None:
+            self._check_padding(step)
+            return step
         cut = self.dropped if bound != (None, None) and whole.window is None else 0
         if bound[1] is not None and isinstance(layout, PlannedLayout) and layout.start_given:
             raise ValueError(

@@ -1,0 +1,41 @@
+"""Forward passes that are steps of text behind what a cache holds: planned once, and moved to where each begins."""
+
+import torch
+from torch import Tensor
+
+from longreel.integrations.padding import Gap
+from longreel.layout import PlannedLayout, VideoLayout, text_steps
+
+
+def step_of(
+    layout: VideoLayout | PlannedLayout | None,
+    gap: Gap | None,
+    place: int | Tensor,
+    rows: int,
+    window: int | None,
+    batch: int,
+    device: torch.device,
+) -> PlannedLayout | None:
+    """The plan of rows `place` .. place + rows behind a layout, a gap, or text alone in a `window`.
+
+    place: on the device only behind text alone, where a step may begin anywhere.
+
+    Returns:
+        None where the pass is no such step: it is a part of the layout or of its window, or has gradients, which plans of steps
+        have not.
+    """
+    if torch.is_grad_enabled():
+        return None
+    whole = layout.layout if isinstance(layout, PlannedLayout) else layout
+    if layout is not None and whole is None:
+        return None
+    if gap is not None:
+        whole, batch = gap.shortest(), 1
+    steps = text_steps(whole, rows, device, window=window, batch=1 if whole is None else batch)
+    if steps is None or (not isinstance(place, Tensor) and place < max(steps.least, 1)):
+        return None
+    plan = steps.at(place)
+    if isinstance(layout, PlannedLayout):
+        times = plan.bounds.shape[0] // layout.bounds.shape[0]
+        return plan.with_start(layout.start.to(device).repeat_interleave(times))
+    return plan
