@@ -156,6 +156,9 @@ def test_options_belong_to_their_system(clip: Path) -> None:
     refused(call("run", clip, "--loudness", 2), "--loudness: an option of toy, this run is llama-vid")
     refused(call("run", clip, "--system", "toy", "--voco", 2), "--voco: an option of voco-llama, this run is toy")
     refused(call("extract", clip, "--system", "toy", "--drop-cls", "--out", "f.safetensors"), "an option of llama-vid")
-    refused(call("run", clip, "--keep", "k.safetensors"), "--keep: an option of voco-llama, toy, this run is llama-vid")
+    refused(
+        call("run", clip, "--keep", "k.safetensors"),
+        "--save-memory: an option of voco-llama, video-xl, toy, this run is llama-vid",
+    )
     said = " ".join(call("run", "--help").stdout.replace("│", " ").split())
     assert "toy: how much the sound counts." in said

@@ -41,7 +41,7 @@ Input = Annotated[
     list[Path],
     typer.Argument(
         help="A video, one or several images, a file of features (`longreel extract`), or a saved memory"
-        f" (`longreel run --keep`; {_saving()})."
+        f" (`longreel run --save-memory`; {_saving()})."
     ),
 ]
 System = Annotated[str, typer.Option(help=f"One of: {', '.join(registry.SYSTEMS)}.")]
@@ -58,10 +58,12 @@ Frames = Annotated[
     typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {_frames()}."),
 ]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
-Keep = Annotated[
+SaveMemory = Annotated[
     Path | None,
     typer.Option(
-        help=f"{_saving()}: save what is kept of the frames: a later run on this file decodes and sees nothing."
+        "--save-memory",
+        "--keep",
+        help=f"{_saving()}: save what is kept of the frames: `longreel ask` answers from this file, nothing is decoded.",
     ),
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Append the figures to this file, as a line of JSON.")]

@@ -50,7 +50,7 @@ class Setup:
         """As `open_input`."""
         return open_input(
             paths, self.system, self.preset, weights=self.weights, prefix=self.prefix, frames=frames, chunk=chunk,
-            pin=self.device.type == "cuda",
+            pin=self.device.type == "cuda", cut=self.system.cut(self.preset, self.options),
         )  # fmt: skip
 
     def model(self, source: Input, prompts: Prompts | None = None) -> Any:
@@ -145,7 +145,7 @@ def setup_of(
         if name not in own:
             _refuse(flag(name), [other for other in registry.every() if name in _names(other)], found)
     if save and found.memory is None:
-        _refuse("--keep", [other for other in registry.every() if other.memory is not None], found)
+        _refuse("--save-memory", [other for other in registry.every() if other.memory is not None], found)
     _check_choices(found, given)
     if preset not in found.presets:
         raise ValueError(f"--preset {preset!r}: {system} has {', '.join(found.presets)}")

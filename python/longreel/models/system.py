@@ -176,6 +176,10 @@ class System(ABC):
         """Prefix tokens (CLS) of the features that the tower makes."""
         return 0
 
+    def cut(self, preset: Any, options: Any) -> Callable[[Tensor], Tensor] | None:
+        """How a picture that comes alone is cut: uint8 [h, w, 3] -> frames [T, image, image, 3]; None: it is one frame."""
+        return None
+
     @abstractmethod
     def prompts(self, preset: Any, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
         """In the vocabularies of a checkpoint's `folder` where it has them, else as bytes; answers of at most `length` ids."""

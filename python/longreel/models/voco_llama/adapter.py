@@ -5,28 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel import use_layout
 from longreel.cache import VoCoCache
+from longreel.models.trainable import Trainable
 from longreel.models.voco_llama.tokens import IMAGE, VoCoCollator, VoCoRule
-
-
-class Trainable:
-    """What transformers' Trainer asks of a model, answered by the language model inside."""
-
-    language: PreTrainedModel
-
-    @property
-    def config(self) -> PreTrainedConfig:
-        return self.language.config
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        self.language.activation_checkpointing_enable(**options)
-
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        self.language.gradient_checkpointing_enable(**options)
 
 
 class VoCoDecoder(Trainable, nn.Module):

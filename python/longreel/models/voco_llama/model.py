@@ -1,31 +1,28 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from longreel import use_layout
 from longreel._transformers import with_cache
 from longreel.cache import VoCoCache
 from longreel.models.checkpoint import refuse_untaken
+from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.generation import greedy, unheard
-from longreel.models.sizes import TowerSize, computed_in
+from longreel.models.sizes import computed_in
 from longreel.models.tower import encode, placed
-from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
+from longreel.models.trainable import Trainable
+from longreel.models.voco_llama.adapter import VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
 from longreel.models.weights import language_model, weights_from
 from longreel.nn.context_attention import build_projector
 
-TOWER, _PROJECTOR, _LANGUAGE = (
-    "model.vision_tower.vision_tower.vision_model.",
-    "model.mm_projector.",
-    "decoder.language.",
-)
+_LANGUAGE = "decoder.language."
 
 
 class VoCoLlama(Trainable, nn.Module):
@@ -53,7 +50,7 @@ class VoCoLlama(Trainable, nn.Module):
         tower, device = preset.tower, torch.device(device)
         dtype = computed_in(preset, device)
         with weights_from(seed, device, dtype):
-            self.tower, width = _tower(tower), preset.language.width
+            self.tower, width = clip_tower(tower), preset.language.width
             self.projector = build_projector(preset.projector, tower.width, width)
             parts: tuple[nn.Module, ...] = (self.projector, self.tower)
             for part in parts:
@@ -143,16 +140,8 @@ def released_name(name: str) -> str:
     if room == "tower":
         return TOWER + rest
     if room == "projector":
-        return _PROJECTOR + rest
+        return PROJECTOR + rest
     return name.removeprefix(_LANGUAGE)
-
-
-def left_out(layers: int, depth: int | None) -> re.Pattern[str]:
-    """Released names that no model of `layers` tower layers uses: made anew by every one, or of the tower's last layers, up to
-    `depth` of them (None: any), and its last norm."""
-    last = r"\d+" if depth is None else "|".join(map(str, range(layers, depth))) or "none"
-    tower = rf"encoder\.layers\.({last})\..*|post_layernorm\..*"
-    return re.compile(rf".*\.rotary_emb\.inv_freq|.*\.position_ids|{re.escape(TOWER)}({tower})")
 
 
 def from_released(released: Mapping[str, Tensor], model: VoCoLlama) -> dict[str, Tensor]:
@@ -177,17 +166,3 @@ def from_released(released: Mapping[str, Tensor], model: VoCoLlama) -> dict[str,
 def to_released(model: VoCoLlama) -> dict[str, Tensor]:
     """Parameters under their released names."""
     return {released_name(name): value for name, value in model.state_dict().items()}
-
-
-def _tower(size: TowerSize) -> CLIPVisionModel:
-    config = CLIPVisionConfig(
-        hidden_size=size.width,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        image_size=size.image,
-        patch_size=size.patch,
-    )
-    tower = CLIPVisionModel(config)
-    tower.post_layernorm = nn.Identity()  # type: ignore[assignment]
-    return tower.eval().requires_grad_(False)
