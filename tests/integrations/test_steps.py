@@ -76,9 +76,9 @@ def test_generate_is_the_same_and_plans_a_step_once(
     made: list[Any] = []
     plan = planning.plan
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **named: Any) -> Any:
         made.append(args)
-        return plan(*args)
+        return plan(*args, **named)
 
     monkeypatch.setattr(planning, "plan", counted)
     torch.manual_seed(1)
@@ -93,7 +93,7 @@ def test_windows_that_the_cache_slides(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = generated(eager, ids, 14)
     made: list[Any] = []
     plan = planning.plan
-    monkeypatch.setattr(planning, "plan", lambda *args: (made.append(args), plan(*args))[1])
+    monkeypatch.setattr(planning, "plan", lambda *args, **named: (made.append(args), plan(*args, **named))[1])
     assert generated(model, ids, 14) == expected
     # The prompt, a step before the window is full, and one behind.
     assert len(made) <= 4

@@ -28,8 +28,8 @@ class Gap:
 
     @lru_cache(maxsize=16)  # noqa: B019 (a value, and few)
     def shortest(self) -> VideoLayout:
-        """Of the rows up to where the last padding ends; the same object each time, behind which steps are planned once."""
-        return self.layout(max(self.ends))
+        """Up to the first real row of every sample; the same object each time, behind which steps are planned once."""
+        return self.layout(max(self.ends) + 1)
 
 
 def padding(mask: Tensor) -> Tensor | Gap | None:
