@@ -35,7 +35,7 @@ RIGHT, REFUSED, UNUSED, WRONG, INSIDE, UNBUILT = (
 )
 
 
-class Verdict(NamedTuple):
+class Found(NamedTuple):
     name: str
     verdict: str
     note: str
@@ -79,14 +79,14 @@ def tokens(model: Any, ids: Tensor, mask: Tensor | None = None, **more: Any) -> 
     return model.generate(ids, **given | more)
 
 
-def judge(name: str) -> Verdict:
+def judge(name: str) -> Found:
     try:
         eager = build(name, "eager")
         first = next(inputs())
         if not torch.isfinite(logits(eager, first[1])).all():
-            return Verdict(name, UNBUILT, "its tiny form gives no finite numbers")
+            return Found(name, UNBUILT, "its tiny form gives no finite numbers")
     except Exception as error:
-        return Verdict(name, UNBUILT, line(error))
+        return Found(name, UNBUILT, line(error))
     calls = Calls()
     integration.AttentionInterface.register(integration.NAME, calls)
     try:
@@ -100,15 +100,15 @@ def judge(name: str) -> Verdict:
                 continue
             wrong = compare(what, expected, run(ours, what))
             if wrong:
-                return Verdict(name, WRONG if calls.count else UNUSED, wrong)
+                return Found(name, WRONG if calls.count else UNUSED, wrong)
             done.append(what)
     except Exception as error:
-        return Verdict(name, REFUSED if is_line(error) else INSIDE, line(error))
+        return Found(name, REFUSED if is_line(error) else INSIDE, line(error))
     finally:
         integration.AttentionInterface.register(integration.NAME, integration.attention)
     if not calls.count:
-        return Verdict(name, UNUSED, "it has no softmax attention, or computes it itself")
-    return Verdict(name, RIGHT, f"not judged, as eager fails: {', '.join(unjudged)}" if unjudged else "")
+        return Found(name, UNUSED, "it has no softmax attention, or computes it itself")
+    return Found(name, RIGHT, f"not judged, as eager fails: {', '.join(unjudged)}" if unjudged else "")
 
 
 def checks(eager: Any, ours: Any) -> Iterator[tuple[str, Callable[[Any, str | None], tuple[Tensor, Tensor | None]]]]:
@@ -160,7 +160,7 @@ def is_line(error: BaseException) -> bool:
     return ours and isinstance(error, (ValueError, longreel.BackendError)) and "\n" not in str(error).strip()
 
 
-def written(verdicts: list[Verdict]) -> str:
+def written(verdicts: list[Found]) -> str:
     """The page of docs: what was run, and a table."""
     counts = ", ".join(
         f"{kind} {sum(v.verdict == kind for v in verdicts)}" for kind in (RIGHT, REFUSED, UNUSED, UNBUILT)

@@ -18,6 +18,7 @@ CHECKS = (
     fences.ops_together,
     fences.foreign_to_schemas,
     fences.hidden_modules,
+    fences.repeated_classes,
     fences.native_arrows,
 )
 
@@ -83,6 +84,7 @@ FAULTS = [
     (fences.foreign_to_schemas, "schemas.py", "from longreel import backends", "longreel"),
     (fences.hidden_modules, "ops/compress_frames.py", "x = 1", "longreel.ops.compress_frames"),
     (fences.hidden_modules, "explain.py", "x = 1", "longreel.explain"),
+    (fences.repeated_classes, "models/setup.py", "class Verdict:\n    pass", "Verdict: longreel."),
     (fences.homeless, "attic.py", "x = 1", "longreel.attic"),
     (fences.homeless, "attic/__init__.py", "x = 1", "longreel.attic"),
     (fences.native_arrows, "../../csrc/layout/planner.h", '#include "adaptive_pool/pool_window.h"', "includes adaptive_pool"),

@@ -60,11 +60,11 @@ def test_a_step_of_text_waits_for_nothing() -> None:
 def test_a_chunk_behind_others_waits_for_nothing() -> None:
     """The layer's part of a chunk step; its tables and its plan are made before, on the host."""
     cache = watched()
-    stage = cache._stage(
+    made = cache._append_of(
         torch.zeros(1, VideoLayout.vst(ratio=[CHUNK]).length, 1, device="cuda", dtype=torch.bfloat16),
         cache.chunks([CHUNK]),
     )
-    cache._step, given = stage, [rows(1620, layer) for layer in range(LAYERS)]
+    cache._step, given = made, [rows(1620, layer) for layer in range(LAYERS)]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

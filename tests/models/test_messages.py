@@ -81,7 +81,7 @@ def test_pictures_of_voco_tokens() -> None:
         with pytest.raises(ValueError, match=rf"vision must be floating \[pictures, {rows}, 32\], given "):
             decoder(torch.zeros(1, 5, dtype=torch.long), vision)
     with pytest.raises(ValueError, match=r"vision must be floating .*, given torch.float32 \[2, 9, 31\]"):
-        decoder.see(torch.zeros(2, rows, 31))
+        decoder.encode(torch.zeros(2, rows, 31))
     with pytest.raises(ValueError, match=r"input_ids must be int64 \[B, S\], given torch.int64 \[5\]"):
         decoder.embed(torch.zeros(5, dtype=torch.long))
 
@@ -91,7 +91,7 @@ def test_another_attention_would_show_the_pictures() -> None:
     model = system(count=2)
     rows, ids = model.decoder.rule.rows, torch.arange(3, 8)
     vision = torch.randn(1, rows, 32)
-    cache = model.decoder.see(vision)
+    cache = model.decoder.encode(vision)
     batch = model.decoder.collator()([{"input_ids": [1, -200, 5, 6], "vision": vision}])
     model.decoder(**batch)
     for other in ("sdpa", "eager"):
@@ -99,7 +99,7 @@ def test_another_attention_would_show_the_pictures() -> None:
         for call in (
             lambda: model.decoder(**batch),
             lambda: model.decoder.generate(**batch, max_new_tokens=1),
-            lambda: model.decoder.see(vision),
+            lambda: model.decoder.encode(vision),
             lambda: model.decoder.ask(cache, ids, max_new_tokens=1),
         ):
             with pytest.raises(

@@ -121,13 +121,32 @@ def test_golden_files_with_all_chunks_at_once(golden_folder: Path) -> None:
 
 
 @torch.no_grad()
-def test_one_vst_row_of_the_first_layer_for_all() -> None:
-    texts = []
-    for once in (True, False):
-        torch.manual_seed(0)
-        decoder = adapted(constant_vst=once, backend="reference").double()
-        texts.append(decoder.answer(decoder.see(vision(32).double(), prefix=[1]), ids(4))[1])
-    torch.testing.assert_close(*texts, rtol=1e-13, atol=1e-13)
+@pytest.mark.parametrize("switch", ["constant_vst", "skip_unread"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_what_is_skipped_changes_nothing(switch: str, layers: int) -> None:
+    """In float64, and on the CPU's kernels; the last chunk is a shorter one, the ratio divides no chunk."""
+    for backend, dtype, near in (("reference", torch.float64, 1e-13), ("cpu", torch.float32, 1e-4)):
+        texts = []
+        for on in (True, False):
+            torch.manual_seed(0)
+            language = Qwen2ForCausalLM(Qwen2Config(**(SIZES | {"num_hidden_layers": layers})))
+            given = {switch: on, "backend": backend}
+            decoder = VSTDecoder(language, per_picture=4, chunk=12, ratio=5, **given).to(dtype).eval()
+            texts.append(decoder.answer(decoder.see(vision(32).to(dtype), prefix=[1]), ids(4))[1])
+        torch.testing.assert_close(*texts, rtol=near, atol=near)
+
+
+def test_rows_that_nobody_reads_are_not_computed() -> None:
+    """Of the last two layers the MLP of the first sees VST rows only, that of the second none."""
+    decoder, rows = adapted(), list[tuple[int, int]]()
+    for i, layer in enumerate(decoder.language.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda _, given, i=i: rows.append((i, given[0].shape[1])))
+    decoder.see(vision(24))
+    assert rows == [(0, 15), (1, 3)] * 2
+    rows.clear()
+    decoder.skip_unread = False
+    decoder.see(vision(24))
+    assert rows == [(0, 15), (1, 15), (2, 15)] * 2
 
 
 @torch.no_grad()

@@ -129,11 +129,11 @@ class VSTCache(CompressedCache):
         Raises:
             MemoryError: the rows do not fit. ValueError: they are not those of the step.
         """
-        stage, own = self._step, self.layers[layer]
-        if stage is None or isinstance(stage, TextStep):
+        step, own = self._step, self.layers[layer]
+        if step is None or isinstance(step, TextStep):
             return self._attend_text(layer, q, k, v, backend)
-        rotated = vst_rotate(q, k, v, stage.cos, stage.sin, stage.plan, backend=backend)
-        prefix, vst = stage.kept
+        rotated = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
+        prefix, vst = step.kept
         rows = slice(0, prefix) if not vst else slice(k.shape[1] - vst, None)
         new = [t[:, rows] if not (prefix and vst) else torch.cat([t[:, :prefix], t[:, rows]], 1) for t in (k, v)]
         memory = own.memory(prefix + vst, k, v)
@@ -141,7 +141,7 @@ class VSTCache(CompressedCache):
         (mem_k, mem_v), (new_k, new_v), (cos, sin) = memory, new, self._angles(k, self.capacity)
         vst_append_(mem_k, mem_v, length, new_k, new_v, cos, sin, backend=backend)
         q, k, v = rotated
-        out: Tensor = vst_attention(q, k, v, mem_k, mem_v, length, stage.plan, backend=backend)
+        out: Tensor = vst_attention(q, k, v, mem_k, mem_v, length, step.plan, backend=backend)
         own.hold(memory, own.video_tokens + prefix + vst)
         return out
 
@@ -223,7 +223,7 @@ class VSTCache(CompressedCache):
         for layer in self.layers:
             layer.check_room(tokens - self.tokens, like, like)
 
-    def _stage(self, embeds: Tensor, segments: Sequence[Any]) -> Step:
+    def _append_of(self, embeds: Tensor, segments: Sequence[Any]) -> Step:
         now = self.counts
         parts = tuple(Segment(*segment) for segment in segments)
         document = Document(parts, Rule("vst", True, True))
@@ -236,8 +236,8 @@ class VSTCache(CompressedCache):
         cos, sin = rotary_tables(self.inv_freq.to(device), at)
         return Step(counts, document.segments, planned(layout, device), cos, sin, kept)
 
-    def _run(self, decoder: Callable[..., Any], embeds: Tensor, stage: Step, inputs: dict[str, Any]) -> None:
-        self._step = stage
+    def _run(self, decoder: Callable[..., Any], embeds: Tensor, step: Step, inputs: dict[str, Any]) -> None:
+        self._step = step
         try:
             decoder(inputs_embeds=embeds, past_key_values=self, use_cache=True, **inputs)
         finally:

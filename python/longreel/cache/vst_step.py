@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from longreel.cache.compressed import Stage
+from longreel.cache.compressed import Append
 from longreel.cache.saved import Counts
 from longreel.layout import PlannedLayout, Segment
 from longreel.layout.segments import chunk_of
@@ -28,7 +28,7 @@ class VSTCounts(Counts):
 
 
 @dataclass(frozen=True)
-class Step(Stage):
+class Step(Append):
     """What all layers of one step share. plan: of the rows, grouped. cos, sin: of the rows in position order. kept: of the
     rows, the first `kept[0]` (prefix) and the last `kept[1]` (VST) go to the memory."""
 

@@ -27,7 +27,7 @@ class Segment(NamedTuple):
     carry: int = 0
 
 
-class Chunk(NamedTuple):
+class VSTChunk(NamedTuple):
     """The numbers of one "vst" segment: visual row i stands at (i * (ratio + 1) + carry) // ratio, VST row j at
     first + j * (ratio + 1), counted from the segment's start."""
 
@@ -56,12 +56,12 @@ def chunk_segment(visual: int, ratio: int, carry: int) -> Segment:
     return Segment("vst", visual + (visual + carry) // ratio, ratio, carry)
 
 
-def chunk_of(segment: Segment) -> Chunk:
+def chunk_of(segment: Segment) -> VSTChunk:
     """Counts of a "vst" segment from its length: VST row j is row first + j * (ratio + 1)."""
     first = segment.ratio - segment.carry
     vst = max(0, -(-(segment.length - first) // (segment.ratio + 1)))
     visual = segment.length - vst
-    return Chunk(visual, vst, first, (visual + segment.carry) % segment.ratio)
+    return VSTChunk(visual, vst, first, (visual + segment.carry) % segment.ratio)
 
 
 def _check_chunk(segment: Segment) -> None:

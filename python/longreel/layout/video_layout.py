@@ -193,7 +193,7 @@ class VideoLayout:
 
     @property
     def keys(self) -> int:
-        """Keys Sk that the layout speaks of; a cache may hold more."""
+        """Keys Sk that the layout expects; a cache may hold more."""
         return self.length if self.window is None else self.window[1]
 
     @property

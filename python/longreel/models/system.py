@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_o
 import torch
 from torch import Tensor
 
-from longreel.models.prompts import Prompts
+from longreel.models.prompts import IDS, Prompts, by_bytes
 from longreel.models.sizes import Preset
 
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -180,9 +180,9 @@ class System(ABC):
         """How a picture that comes alone is cut: uint8 [h, w, 3] -> frames [T, image, image, 3]; None: it is one frame."""
         return None
 
-    @abstractmethod
     def prompts(self, preset: Any, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
         """In the vocabularies of a checkpoint's `folder` where it has them, else as bytes; answers of at most `length` ids."""
+        return by_bytes(texts, length or IDS)
 
     @abstractmethod
     def build(
@@ -206,9 +206,9 @@ class System(ABC):
             ValueError: too many positions for the language model. MemoryError: the path does not fit.
         """
 
-    @abstractmethod
     def steps(self, preset: Any) -> int:
         """Ops one after the other on the paths that are compared: their errors add up like a random walk."""
+        return 1
 
     def comparable(self, model: Any, prompts: Prompts, expected: int | None) -> Part | None:
         """The first frames that the reference path can take, where it cannot take all that are expected."""

@@ -14,6 +14,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 import longreel.integrations.transformers  # noqa: F401
 from longreel import use_layout
 from longreel.cache.vst import VSTCache
+from longreel.cache.vst_last import one_chunk
 from longreel.layout import RatioDraw
 from longreel.layout.ratios import chunk_lengths
 from longreel.layout.segments import chunk_of
@@ -53,6 +54,7 @@ class VSTDecoder(Trainable, nn.Module):
         per_picture: visual tokens that an IMAGE among the ids stands for.
         backend: of the ops; None chooses.
         constant_vst: the first layer projects one VST row for all, since they are alike there; the numbers are the same.
+        skip_unread: at inference the last two layers of a chunk compute what the memory takes from them; the same numbers.
         rule: fields of `VSTRule`.
     """
 
@@ -63,6 +65,7 @@ class VSTDecoder(Trainable, nn.Module):
         per_picture: int = 144,
         backend: str | None = None,
         constant_vst: bool = True,
+        skip_unread: bool = True,
         **rule: Any,
     ) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ class VSTDecoder(Trainable, nn.Module):
         language.set_attn_implementation("longreel")
         add_vst(language.get_decoder())
         self.language, self.per_picture, self.backend = language, per_picture, backend
-        self.constant_layer = 0 if constant_vst else -1
+        self.constant_layer, self.skip_unread = 0 if constant_vst else -1, skip_unread
         self.inv_freq = inverse_frequencies(language.config)
         self._draw = self.ratios()
 
@@ -217,13 +220,15 @@ class VSTDecoder(Trainable, nn.Module):
     def rows(self, embeds: Tensor, rows: Rows) -> Tensor:
         """Hidden states [B, R, E] of embeddings [B, R, E], rows grouped [raw | VST], through all layers and the last norm."""
         decoder: Any = self.language.get_decoder()
-        x = embeds
-        for layer in decoder.layers:
+        out: Tensor = decoder.norm(self._through(decoder.layers, embeds, rows))
+        return out
+
+    def _through(self, layers: Any, x: Tensor, rows: Rows) -> Tensor:
+        for layer in layers:
             x = layer(
                 x, attention_mask=None, position_ids=None, past_key_values=None, position_embeddings=None, vst=rows
             )
-        out: Tensor = decoder.norm(x)
-        return out
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[B, R, E] -> [B, R, V]."""
@@ -236,8 +241,19 @@ class VSTDecoder(Trainable, nn.Module):
         if cache.tokens + more > cache.capacity:
             cache.grow(max(2 * cache.capacity, cache.tokens + more))
 
-        def run(*, inputs_embeds: Tensor, past_key_values: VSTCache, use_cache: bool) -> Tensor:
-            return self.rows(inputs_embeds, CachedRows(past_key_values, n_raw, self.constant_layer, self.backend))
+        def run(*, inputs_embeds: Tensor, past_key_values: VSTCache, use_cache: bool) -> None:
+            rows, decoder = (
+                CachedRows(past_key_values, n_raw, self.constant_layer, self.backend),
+                self.language.get_decoder(),
+            )
+            layers: Any = decoder.layers
+            # An offloaded layer has its weights only while it is called.
+            called = any(hasattr(layer, "_hf_hook") for layer in layers)
+            alone = self.skip_unread and not called and one_chunk(past_key_values)
+            whole = len(layers) - 2 if alone else len(layers)
+            x = self._through(layers[: max(whole, 0)], inputs_embeds, rows)
+            if alone:
+                rows.finish(layers[max(whole, 0) :], x)
 
         cache.append(run, embeds, segments)
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 from longreel import VideoLayout, block_sparse_attention
 from longreel.cache.vst import VSTCache
+from longreel.cache.vst_last import attend_vst, store
 from longreel.integrations.range_mask import RangeMask
 from longreel.layout import global_positions, query_positions
 from longreel.layout.segments import chunk_of
@@ -83,6 +85,23 @@ class VSTAttention(nn.Module):
         )
         return q, k, v
 
+    def project_vst(self, x: Tensor, n_raw: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `project`, with the queries of the VST rows only [B, R - n_raw, H, D]."""
+        raw, vst = x[:, :n_raw], x[:, n_raw:]
+        q = self.get_submodule(VST_NAMES[0])(vst).unflatten(-1, (-1, self.head_dim))
+        k, v = (
+            torch.cat([self.get_submodule(ours)(raw), self.get_submodule(own)(vst)], 1).unflatten(
+                -1, (-1, self.head_dim)
+            )
+            for ours, own in zip(PROJECTIONS[1:], VST_NAMES[1:], strict=True)
+        )
+        return q, k, v
+
+    def vst_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, n, Hkv, D] of VST rows x [B, n, E]."""
+        k, v = (self.get_submodule(name)(x).unflatten(-1, (-1, self.head_dim)) for name in VST_NAMES[1:])
+        return k, v
+
     def _fused(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None] | None:
         """Weights and biases of all three behind one another, raw and VST, made anew when one changed; None where a layer is
         not a plain linear one (LoRA, quantised) and has to be called itself."""
@@ -151,6 +170,23 @@ class CachedRows:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.cache.attend(layer, q, k, v, self.backend)
+
+    def finish(self, layers: Sequence[Any], x: Tensor) -> None:
+        """The last two layers of a chunk of which nobody reads a row: all that the memory takes from them.
+
+        x: [B, R, E], what comes into them.
+        """
+        last = len(self.cache.layers) - 1
+        if len(layers) == 1:
+            x = x[:, self.n_raw :]
+        else:
+            before = layers[0]
+            q, k, v = before.self_attn.project_vst(before.input_layernorm(x), self.n_raw)
+            out = attend_vst(self.cache, last - 1, q, k, v, self.backend)
+            x = x[:, self.n_raw :] + before.self_attn.o_proj(out.flatten(2))
+            x = x + before.mlp(before.post_attention_layernorm(x))
+        k, v = layers[-1].self_attn.vst_keys(layers[-1].input_layernorm(x))
+        store(self.cache, last, k, v, self.backend)
 
 
 class LayoutRows:

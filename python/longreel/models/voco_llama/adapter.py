@@ -21,7 +21,7 @@ class VoCoDecoder(Trainable, nn.Module):
 
         decoder = VoCoDecoder(LlamaForCausalLM.from_pretrained(...), rows=576, count=1)
         loss = decoder(**decoder.collator()(samples)).loss          # masked training
-        cache = decoder.see(vision, prefix=[1])                     # stage 1, once a video
+        cache = decoder.encode(vision, prefix=[1])                  # stage 1, once a video
         ids = decoder.ask(cache, question, max_new_tokens=32)       # stage 2, as often as liked
 
     Args:
@@ -94,10 +94,10 @@ class VoCoDecoder(Trainable, nn.Module):
         with use_layout(layout):
             return self.language.generate(inputs_embeds=self.embed(input_ids, vision), **options)  # type: ignore[operator]
 
-    def see(
+    def encode(
         self, vision: Tensor, *, prefix: list[int] | None = None, cache: VoCoCache | None = None, at_once: int = 8
     ) -> VoCoCache:
-        """Stage 1: frames [F, rows, H] into a cache that keeps their VoCo rows.
+        """Stage 1: frames [F, rows, H] into a cache of their VoCo tokens.
 
         prefix: ids before the first frame (BOS). cache: of earlier frames, which it is appended to. at_once: frames of one
         forward pass, where every frame has a group of its own.
@@ -129,6 +129,9 @@ class VoCoDecoder(Trainable, nn.Module):
             cache.append(self.language.get_decoder(), torch.cat([before, embeds], 1), rows)
             prefix = []
         return cache
+
+    # Its name until 0.1.0.
+    see = encode
 
     def cache(self) -> VoCoCache:
         """An empty cache under this decoder's rule."""

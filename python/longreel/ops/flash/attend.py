@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout._ranges import ranges
-from longreel.ops.flash.pieces import Call, calls
+from longreel.ops.flash.pieces import FlashCall, calls
 from longreel.ops.flash.varlen import missing, varlen
 
 
@@ -148,7 +148,7 @@ def _with_lse(
     return grad_out, pad(out, (0, 1)), tensors
 
 
-def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[Call, ...]:
+def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[FlashCall, ...]:
     return calls(layout, len(q), k.shape[1], global_index.shape[1], q.device) if q.numel() else ()
 
 
@@ -157,7 +157,7 @@ def _flattened(*tensors: Tensor) -> list[Tensor]:
     return [t.flatten(0, 1) for t in tensors]
 
 
-def _operands(call: Call, tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _operands(call: FlashCall, tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The call's rows of q and its keys and values."""
     q, k, v, far_k, far_v = tensors
     chosen_k, chosen_v = (far_k, far_v) if call.is_global else (k, v)

@@ -45,7 +45,7 @@ class Piece(NamedTuple):
     sequences: tuple[Sequence, ...]
 
 
-class Call(NamedTuple):
+class FlashCall(NamedTuple):
     """A piece on a device. rows and keys of the flattened batch: a range, or int64 indices; cu_q, cu_k int32 [n + 1] say where
     the n sequences end in them, lengths how many rows and keys each has."""
 
@@ -105,7 +105,7 @@ def executed_pairs(layout: VideoLayout) -> int:
 
 @lru_cache(maxsize=16)
 @ordinary_tensors()
-def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[Call, ...]:
+def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[FlashCall, ...]:
     """The pieces of the layout for `batch` samples, each of `keys` rows of K and `places` of G."""
     made = []
     for piece in pieces(layout):
@@ -122,7 +122,7 @@ def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch
             ends = np.cumsum([(0, 0), *lengths], axis=0, dtype=np.int32)
             cu_q, cu_k = (torch.tensor(column, device=device) for column in ends.T)
             where = _places(rows, device), _places(seen, device)
-            made.append(Call(piece.is_global, piece.causal, *where, cu_q, cu_k, tuple(lengths)))
+            made.append(FlashCall(piece.is_global, piece.causal, *where, cu_q, cu_k, tuple(lengths)))
     return tuple(made)
 
 

@@ -54,7 +54,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Replayed:
     """One case: every quantity that was compared, or why none was."""
 
     file: str
@@ -88,19 +88,19 @@ def replayer(name: str) -> Replayer | None:
     return next((function for pattern, function in REPLAYERS.items() if fnmatch(name, pattern)), None)
 
 
-def replay(file: GoldenFile, backend: str | None = None, dtype: torch.dtype = torch.float32) -> Iterator[Verdict]:
+def replay(file: GoldenFile, backend: str | None = None, dtype: torch.dtype = torch.float32) -> Iterator[Replayed]:
     """A verdict for every case of `file`. What cannot be replayed or compared is a failure, said in the verdict."""
     function = replayer(file.name)
     for case in file.cases.values():
         if function is None:
-            yield Verdict(file.name, case.name, (), "no replayer for this file")
+            yield Replayed(file.name, case.name, (), "no replayer for this file")
             continue
         try:
             results = function(case, backend, dtype)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            yield Verdict(file.name, case.name, (), f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            yield Replayed(file.name, case.name, (), f"{type(error).__name__}: {str(error).splitlines()[0]}")
             continue
-        yield Verdict(file.name, case.name, tuple(judge(case, results, dtype)))
+        yield Replayed(file.name, case.name, tuple(judge(case, results, dtype)))
 
 
 def judge(case: GoldenCase, results: dict[str, Tensor], dtype: torch.dtype) -> Iterator[Judged]:

@@ -126,7 +126,7 @@ def bad_cases() -> list[BadCase]:
         ),
         bad("key-counts", ValueError, "k has 10 keys and v has 9", v=k[:, :9]),
         bad("rows", ValueError, "the layout has 10 query rows and q has 9", q=q[:, :9]),
-        bad("keys", ValueError, "speaks of 10 keys and k has 9", k=k[:, :9], v=k[:, :9]),
+        bad("keys", ValueError, "layout expects at least 10 keys, k has 9", k=k[:, :9], v=k[:, :9]),
         bad("samples", ValueError, "the layout has 3 samples and q has 2", layout=VideoLayout.batch([layout] * 3)),
         bad("not-a-layout", TypeError, "layout is a Tensor; allowed: VideoLayout", layout=q),
         bad("plan-elsewhere", ValueError, "planned for meta and q is on", layout=layout.to("meta")),
