@@ -21,18 +21,21 @@ def step_of(
     place: on the device only behind text alone, where a step may begin anywhere.
 
     Returns:
-        None where the pass is no such step: it is a part of the layout or of its window, or has gradients, which plans of steps
-        have not.
+        None where the pass is no such step: it is a part of the layout or of its window, is compiled, or has gradients, which
+        plans of steps have not.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     whole = layout.layout if isinstance(layout, PlannedLayout) else layout
     if layout is not None and whole is None:
         return None
     if gap is not None:
         whole, batch = gap.shortest(), 1
+    least = max(1, 1 if whole is None else whole.length, 1 if window is None else window - 1)
+    if not isinstance(place, Tensor) and place < least:
+        return None
     steps = text_steps(whole, rows, device, window=window, batch=1 if whole is None else batch)
-    if steps is None or (not isinstance(place, Tensor) and place < max(steps.least, 1)):
+    if steps is None:
         return None
     plan = steps.at(place)
     if isinstance(layout, PlannedLayout):
