@@ -44,6 +44,10 @@ HALF_FORWARD = {
         TileConfig(128, 32, 8, 2, "two stages: 128 KiB, 96 with heads of 192"),
         TileConfig(64, 32, 4, 2, "half the rows: 96 KiB"),
     ),
+    512: (
+        TileConfig(64, 32, 8, 2, "128 registers of sums a thread; 192 KiB"),
+        TileConfig(32, 16, 8, 2, "64 registers of sums a thread; 96 KiB"),
+    ),
 }
 HALF_DECODE = {
     64: (TileConfig(64, 64, 4, 4, "one read of the keys serves every row and head of a group; four stages in flight"),),
@@ -55,6 +59,7 @@ HALF_DECODE = {
         TileConfig(32, 32, 4, 3, "three stages of 32 KiB: 112 KiB"),
         TileConfig(32, 32, 4, 2, "two stages: 80 KiB"),
     ),
+    512: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB: 80 KiB"),),
 }
 HALF_DQ = {
     64: (TileConfig(128, 64, 8, 3, "q and the output's gradient stay; three stages hide a read; 80 KiB"),),
@@ -68,6 +73,10 @@ HALF_DQ = {
         TileConfig(64, 32, 8, 2, "two stages: 128 KiB, 96 with heads of 192"),
         TileConfig(32, 32, 4, 2, "half the rows: 96 KiB"),
     ),
+    512: (
+        TileConfig(32, 32, 8, 2, "64 registers of sums a thread; 192 KiB"),
+        TileConfig(16, 16, 8, 2, "half of both: 96 KiB"),
+    ),
 }
 HALF_DKV = {
     64: (TileConfig(64, 64, 4, 2, "keys on the long side of the product: 64 registers of two sums a thread"),),
@@ -75,6 +84,10 @@ HALF_DKV = {
     256: (
         TileConfig(32, 64, 8, 2, "64 keys keep Hopper's wide product, at 128 registers of two sums a thread; 128 KiB"),
         TileConfig(32, 32, 8, 2, "half the keys: 96 KiB"),
+    ),
+    512: (
+        TileConfig(32, 32, 8, 2, "128 registers of two sums a thread; 192 KiB"),
+        TileConfig(16, 16, 8, 2, "half of both: 96 KiB"),
     ),
 }
 # fp32 products run on the ordinary cores, operands in registers: small tiles over many warps, or sums spill.
@@ -85,6 +98,7 @@ SINGLE_FORWARD = {
         TileConfig(32, 16, 8, 3, "half the rows for twice the head; 128 KiB"),
         TileConfig(32, 16, 8, 2, "two stages: 96 KiB"),
     ),
+    512: (TileConfig(16, 16, 8, 1, "32 registers of sums a thread; one stage: 96 KiB"),),
 }
 SINGLE_DECODE = {
     64: (TileConfig(32, 32, 8, 3, "three stages of 16 KiB; 56 KiB"),),
@@ -93,16 +107,19 @@ SINGLE_DECODE = {
         TileConfig(16, 16, 4, 3, "three stages of 32 KiB; 112 KiB"),
         TileConfig(16, 16, 4, 2, "two stages: 80 KiB"),
     ),
+    512: (TileConfig(16, 16, 8, 1, "one stage: 96 KiB"),),
 }
 SINGLE_DQ = {
     64: (TileConfig(32, 32, 4, 2, "two tiles of rows stay, so fewer rows than forward; a third stage spills; 48 KiB"),),
     128: (TileConfig(32, 16, 8, 2, "half the keys over twice the warps; a third stage spills; 64 KiB"),),
     256: (TileConfig(16, 16, 8, 2, "half the rows too; 96 KiB"),),
+    512: (TileConfig(16, 16, 8, 1, "the least tiles there are; 128 KiB"),),
 }
 SINGLE_DKV = {
     64: (TileConfig(32, 32, 8, 2, "two sums of 32 x 64 over eight warps; 48 KiB"),),
     128: (TileConfig(16, 32, 8, 2, "half the rows a step; 64 KiB"),),
     256: (TileConfig(16, 16, 8, 2, "half the keys too; 96 KiB"),),
+    512: (TileConfig(16, 16, 8, 1, "the least tiles there are; 128 KiB"),),
 }
 FITTING = {
     "forward": (HALF_FORWARD, SINGLE_FORWARD, TileConfig.forward_bytes),
@@ -119,7 +136,7 @@ def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, sha
     plan, whole multiples waste nothing.
     """
     half, single, needed = FITTING[kernel]
-    for config in (half if itemsize == 2 else single)[pow2(head, 64, 256)]:
+    for config in (half if itemsize == 2 else single)[pow2(head, 64, 512)]:
         if needed(config, sum(head_parts(head)), itemsize) <= shared:
             return replace(
                 config, rows=min(config.rows, pow2(rows, 16, 128)), keys=min(config.keys, pow2(keys, 16, 128))

@@ -10,13 +10,14 @@ from longreel.layout import PlannedLayout, VideoLayout, text_steps
 def step_of(
     layout: VideoLayout | PlannedLayout | None,
     gap: Gap | None,
+    start: Tensor | None,
     place: int | Tensor,
     rows: int,
     window: int | None,
     batch: int,
     device: torch.device,
 ) -> PlannedLayout | None:
-    """The plan of rows `place` .. place + rows behind a layout, a gap, or text alone in a `window`.
+    """The plan of rows `place` .. place + rows behind a layout, a gap, or text alone in a `window`, padded up to `start`.
 
     place: on the device only behind text alone, where a step may begin anywhere.
 
@@ -27,7 +28,7 @@ def step_of(
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     whole = layout.layout if isinstance(layout, PlannedLayout) else layout
-    if layout is not None and whole is None:
+    if layout is not None and not isinstance(whole, VideoLayout):
         return None
     if gap is not None:
         whole, batch = gap.shortest(), 1
@@ -39,6 +40,7 @@ def step_of(
         return None
     plan = steps.at(place)
     if isinstance(layout, PlannedLayout):
-        times = plan.bounds.shape[0] // layout.bounds.shape[0]
-        return plan.with_start(layout.start.to(device).repeat_interleave(times))
-    return plan
+        start = layout.start.repeat_interleave(plan.bounds.shape[0] // layout.bounds.shape[0])
+    elif layout is not None:
+        start = None
+    return plan if start is None else plan.with_start(start.to(device))

@@ -45,7 +45,7 @@ class VSTDecoder(Trainable, nn.Module):
 
         decoder = VSTDecoder(Qwen2ForCausalLM.from_pretrained(...), ratio=8)
         loss = decoder(ids, vision, labels=labels).loss                 # training: ids with one IMAGE a picture
-        cache = decoder.see(vision, prefix=[1, 2])                      # chunks into a memory, once a video
+        cache = decoder.encode(vision, prefix=[1, 2])                   # chunks into a memory, once a video
         answer = decoder.ask(cache, question, max_new_tokens=32)        # as often as liked
 
     Args:
@@ -117,7 +117,7 @@ class VSTDecoder(Trainable, nn.Module):
         return cache
 
     @torch.no_grad()
-    def see(
+    def encode(
         self,
         vision: Tensor,
         *,
