@@ -1,4 +1,4 @@
-"""A small decoder of Qwen2's maths with VST weights, apart from the package's models: what the caches are tested with."""
+"""Video-XL's decoder written out on a state dict: what drives a VSTCache in its tests, and its training pass."""
 
 from collections.abc import Sequence
 from typing import Any
