@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma3TextConfig, PhiConfig, Qwen2Config
+from vst_decoder import Decoder, Grouped, append
 
 from longreel import VideoLayout
 from longreel.cache import VSTCache
 from longreel.layout import Segment, planning
-from longreel.parity.golden.videoxl_decoder import Decoder, Grouped, append
 from longreel.testing.budget import check
 
 WIDTH, PREFIX, WINDOW = 32, 5, 24
