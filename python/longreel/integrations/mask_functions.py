@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
+from transformers.masking_utils import causal_mask_function, or_masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +29,23 @@ class MaskRule:
 
 
 CAUSAL = MaskRule(causal=True)
+_UNION = or_masks(causal_mask_function).__name__
+_BLOCKS = "has a mask whose picture tokens see later ones (blocks), which longreel attention does not compute yet"
 
 
-def unread(local_size: int | None, config: Any) -> MaskRule:
+def unread(function: Callable, own: bool, local_size: int | None, config: Any) -> MaskRule:
     """Under torch.compile closures are not read. Transformers then takes every pass for packed; what it says of windows and
-    chunks is their size."""
+    chunks is their size, of blocks that they come last, and of functions that a model adds that there are some (`own`)."""
     chunks = local_size is not None and getattr(config, "attention_chunk_size", None) == local_size
+    objection = None
+    if function.__name__ == _UNION:
+        objection = _BLOCKS
+    elif own:
+        objection = "has a mask function of its own, which is not read under torch.compile"
     return MaskRule(
-        causal=True, unread=True, window=None if chunks else local_size, chunk=local_size if chunks else None
-    )
+        causal=True, unread=True, window=None if chunks else local_size, chunk=local_size if chunks else None,
+        objection=objection,
+    )  # fmt: skip
 
 
 def read(function: Callable) -> MaskRule:
@@ -68,9 +76,7 @@ def _read(function: Callable, rule: MaskRule) -> MaskRule:
         # Inside a document positions are consecutive, so a mask of differences of positions is one of rows.
         return _read(held["mask_function"], replace(rule, positions=held["position_ids"]))
     if piece in ("or_masks", "blockwise_overlay"):
-        objection = (
-            "has a mask whose picture tokens see later ones (blocks), which longreel attention does not compute yet"
-        )
+        objection = _BLOCKS
     elif piece.startswith(("bidirectional", "sliding_window_bidirectional")):
         objection = "attends in both directions, longreel attention is causal or under a layout"
     else:

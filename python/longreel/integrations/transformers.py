@@ -38,6 +38,7 @@ def range_mask(
     local_size: int | None = None,
     config: Any = None,
     device: torch.device | None = None,
+    use_vmap: bool = False,
     **_: Any,
 ) -> RangeMask:
     """The mask interface: sizes and left padding of a forward pass instead of a mask.
@@ -59,7 +60,7 @@ def range_mask(
     if mask_function is causal_mask_function:
         rule = mask_functions.CAUSAL
     elif torch.compiler.is_compiling():
-        rule = mask_functions.unread(local_size, config)
+        rule = mask_functions.unread(mask_function, use_vmap, local_size, config)
     else:
         rule = mask_functions.read(mask_function)
     start: Tensor | Gap | None = None
