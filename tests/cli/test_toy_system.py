@@ -163,7 +163,7 @@ def test_options_belong_to_their_system(clip: Path) -> None:
     refused(call("extract", clip, "--system", "toy", "--drop-cls", "--out", "f.safetensors"), "an option of llama-vid")
     refused(
         call("run", clip, "--keep", "k.safetensors"),
-        "--save-memory: an option of voco-llama, video-xl, toy, this run is llama-vid",
+        "--save-memory: an option of voco-llama, video-xl, video-llama, toy, this run is llama-vid",
     )
     said = " ".join(call("run", "--help").stdout.replace("│", " ").split())
     assert "toy: how much the sound counts." in said

@@ -1,6 +1,7 @@
 """RangeMask: what a model is given where others make a mask of rows x keys: sizes, lowered once a forward pass."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from longreel.integrations import packed
 from longreel.integrations.mask_functions import MaskRule
+from longreel.integrations.mask_sets import layout_of
 from longreel.integrations.padding import Gap
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import InForce
@@ -76,6 +78,11 @@ class RangeMask:
             end = self.keys if not rest or rest[0].stop is None else rest[0].stop
             if end >= self.first + self.queries:
                 return self
+        rows = parts[2] if len(parts) == 4 and len(rest) == 1 and parts[2] is rest[0] else None
+        if isinstance(rows, slice) and rows.stop is None and rows.step is None:
+            # As Gemma 4 goes on with the last rows alone in layers that share keys.
+            first = slice(*rows.indices(self.queries)).start
+            return replace(self, queries=self.queries - first, first=self.first + first, _plan=None)
         raise _computed(f"it takes the part {index} of it")
 
     @classmethod
@@ -149,8 +156,8 @@ class RangeMask:
         self, layout: Layout | None, batch: int, device: torch.device, grows: bool, documents: packed.Documents | None
     ) -> PlannedLayout:
         rule = self.rule
-        if rule.objection is not None:
-            raise ValueError(f"this model {rule.objection}")
+        if rule.function is not None:
+            return self._evaluated(rule.function, layout, batch, device, documents)
         if rule.unread and layout is None:
             raise ValueError(
                 "under torch.compile positions are not read: pass a planned layout, see VideoLayout.causal, .packed"
@@ -179,6 +186,39 @@ class RangeMask:
             own = VideoLayout.causal(self.end) if window is None else VideoLayout.sliding_window(self.end, window)
         plan = planned(own.rows(self.first, self.end), device)
         return plan if self.start is None else plan.with_start(self.start.to(device))
+
+    def _evaluated(
+        self,
+        function: Callable[..., Any],
+        layout: Layout | None,
+        batch: int,
+        device: torch.device,
+        documents: packed.Documents | None,
+    ) -> PlannedLayout:
+        """The plan of a mask that is more than causal rows under a window, chunks or documents."""
+        rule = self.rule
+        others = {
+            "a layout": layout is not None,
+            "padding behind what a cache holds": self.gap is not None,
+            "packed documents": documents is not None and rule.documents is None,
+        }
+        if any(others.values()):
+            raise ValueError(
+                "this model's own mask shows rows other keys than those before them, which cannot be combined with"
+                f" {next(other for other, given in others.items() if given)}"
+            )
+        own = layout_of(
+            function, self._spans(), self.first, self.queries, self.keys, self.dropped, rule.vmap, self.device or device
+        )
+        return planned(repeated(own, batch).rows(self.first, self.end), device)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """First and last + 1 real key of every sample: rows may see later ones, padding on the right too."""
+        if self.real is None:
+            return [(0, self.end)] * self.batch
+        real = self.real[:, self.dropped : self.dropped + self.end].to("cpu", torch.bool)
+        count, first = real.sum(1), real.to(torch.uint8).argmax(1)
+        return list(zip(first.tolist(), (first + count).tolist(), strict=True))
 
     def _chunked(self, chunk: int, batch: int) -> VideoLayout:
         """Documents of `chunk` rows behind the padding, without the keys that a cache let go."""

@@ -19,9 +19,10 @@ from transformers import AttentionInterface, AttentionMaskInterface  # noqa: E40
 from transformers.masking_utils import causal_mask_function  # noqa: E402
 
 from longreel.integrations import keywords, mask_functions  # noqa: E402
-from longreel.integrations.lazy import NAME, register  # noqa: E402
+from longreel.integrations.lazy import NAME, TOWERS, register  # noqa: E402
 from longreel.integrations.padding import Gap, padding  # noqa: E402
 from longreel.integrations.range_mask import Layout, RangeMask  # noqa: E402
+from longreel.integrations.towers import attention as tower_attention  # noqa: E402
 from longreel.layout.context import in_force  # noqa: E402
 from longreel.ops._block_sparse_attention import block_sparse_attention  # noqa: E402
 
@@ -62,7 +63,7 @@ def range_mask(
     elif torch.compiler.is_compiling():
         rule = mask_functions.unread(mask_function, use_vmap, local_size, config)
     else:
-        rule = mask_functions.read(mask_function)
+        rule = mask_functions.read(mask_function, use_vmap)
     start: Tensor | Gap | None = None
     if attention_mask is not None:
         if attention_mask.ndim != 2 or attention_mask.shape[1] < dropped + first + q_length:
@@ -105,7 +106,9 @@ def attention(
             f"{name}: a mask of its own ({keywords.described(attention_mask)}) cannot be combined with longreel attention;"
             " allowed: a 2-D attention_mask, and a layout"
         )
-    if not (is_causal in (None, True) and getattr(module, "is_causal", True)):
+    # What a model hands to the mask interface says all; a layer that is given no mask says itself whether it is causal.
+    causal = is_causal in (None, True) and (attention_mask is not None or getattr(module, "is_causal", True))
+    if not causal and (attention_mask is None or attention_mask.rule.function is None):
         raise ValueError(
             f"{name} is not causal, longreel attention is; give it another, as in attn_implementation="
             '{"text_config": "longreel", "vision_config": "sdpa"}'
@@ -142,5 +145,7 @@ def attention(
 
 
 AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, range_mask)
+AttentionInterface.register(TOWERS, tower_attention)
+for name in (NAME, TOWERS):
+    AttentionMaskInterface.register(name, range_mask)
 register()

@@ -5,10 +5,10 @@ from longreel.layout._positions import global_positions, positions, query_positi
 from longreel.layout._ranges import Ranges, RowBounds, ranges, row_bounds
 from longreel.layout._slots import cached, cached_ranges, slots
 from longreel.layout.dense import dense_mask
-from longreel.layout.draw import to_ascii, to_svg
 from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_mask_mod
 from longreel.layout.global_keys import global_index
 from longreel.layout.labels import ignored_labels, kinds
+from longreel.layout.pictures import draw, to_ascii, to_svg
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.planning import lowered_to, plan
 from longreel.layout.ratios import RatioDraw
@@ -35,6 +35,7 @@ __all__ = [
     "cached",
     "cached_ranges",
     "cost",
+    "draw",
     "executed_pairs",
     "flashmask_row_indices",
     "flex_block_mask",

@@ -23,7 +23,7 @@ from longreel.measure.memory import PeakMeter
 from longreel.models.memory import RANDOM, SavedMemory, check_made_by, describe, open_memory
 from longreel.models.record import OURS, RunRecord
 from longreel.models.sizes import Preset, computed_in
-from longreel.models.system import AudioSpec, Chunk, InputFacts, Model, System
+from longreel.models.system import Chunk, InputFacts, Model, System
 
 AUDIO = "audio"
 Progress = Callable[[int], None]
@@ -94,6 +94,7 @@ def open_input(
     *,
     weights: str = RANDOM,
     prefix: int = 0,
+    options: Any = None,
     frames: str | None = None,
     chunk: int | None = None,
     pin: bool = False,
@@ -102,7 +103,7 @@ def open_input(
     """A video, images, a feature file or a saved memory, for a system.
 
     Args:
-        prefix: prefix tokens (CLS) that the tower is to give; a feature file has its own.
+        prefix: prefix tokens (CLS) that the tower is to give; a feature file has its own. options: of the system.
         frames, chunk: which frames of a video, and how many at a time; None where they were not given.
         pin: features into page-locked memory. cut: into what a picture that comes alone is cut.
 
@@ -127,18 +128,18 @@ def open_input(
             )
         still = features.about.get("kind") == "images"
         return Input(InputFacts(found, still, features.expected), features=features)
-    stream: Stream = open_frames(list(paths), frames or system.frames, size=size.tower.image, chunk=chunk or size.chunk)
+    stream: Stream = open_frames(
+        list(paths), frames or system.frames, size=size.tower.image, fit=system.fit, chunk=chunk or size.chunk
+    )
     if cut is not None and stream.still and stream.expected == 1:
         stream.close()
         stream = Pieces(open_frames(list(paths), chunk=1), cut, chunk or size.chunk)
-    sound = None if system.audio is None or stream.still else _sound(paths[0], system.audio)
+    try:
+        sound = None if stream.still else system.sound(paths[0], preset, options)
+    except BaseException:
+        stream.close()
+        raise
     return Input(InputFacts(prefix, stream.still, stream.expected), frames=stream, sound=sound)
-
-
-def _sound(path: Path, spec: AudioSpec) -> Any:
-    from longreel.data.audio import open_audio
-
-    return open_audio(path, rate=spec.rate, seconds=spec.seconds)
 
 
 def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:

@@ -149,7 +149,8 @@ class System(ABC):
 
         name: of --system. presets: by name. Options: a frozen dataclass whose fields are made by `option`.
         stages: its own ones, in order, the language model's last.
-        frames: which of a video are taken where nothing is said. audio: as the model takes it, None where it hears nothing.
+        frames: which of a video are taken where nothing is said. fit: how they are made square, as in `longreel.data.frames`.
+        audio: as the model takes it, None where it hears nothing.
         memory: what a saved memory holds, None where what is kept depends on the question.
         streams: the reference path takes chunk by chunk too, so that every length fits that path.
         comparable_frames: that ours, the reference path and float64 take beside each other at true size.
@@ -159,6 +160,7 @@ class System(ABC):
     Options: ClassVar[type[Any]]
     stages: ClassVar[tuple[Stage, ...]]
     frames: ClassVar[str] = "fps:1"
+    fit: ClassVar[Literal["crop", "stretch"]] = "crop"
     audio: ClassVar[AudioSpec | None] = None
     memory: ClassVar[str | None] = None
     streams: ClassVar[bool] = True
@@ -175,6 +177,16 @@ class System(ABC):
     def prefix(self, options: Any) -> int:
         """Prefix tokens (CLS) of the features that the tower makes."""
         return 0
+
+    def sound(self, path: Path, preset: Any, options: Any) -> Any:
+        """The sound of a video as a `longreel.data.audio.AudioClips` or its like; None, and one MediaWarning, without any.
+
+        Raises:
+            ValueError: an option that this sound has no use for. MediaError: the file cannot be read.
+        """
+        from longreel.data.audio import open_audio
+
+        return None if self.audio is None else open_audio(path, rate=self.audio.rate, seconds=self.audio.seconds)
 
     def cut(self, preset: Any, options: Any) -> Callable[[Tensor], Tensor] | None:
         """How a picture that comes alone is cut: uint8 [h, w, 3] -> frames [T, image, image, 3]; None: it is one frame."""
@@ -219,9 +231,10 @@ class System(ABC):
         return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
 
 
-def option(default: Any, help: str, *, least: int | None = None, tower: bool = False) -> Any:
-    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features."""
-    return field(default=default, metadata={"help": help, "least": least, "tower": tower})
+def option(default: Any, help: str, *, least: int | None = None, tower: bool = False, sound: bool = False) -> Any:
+    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features, or
+    what of the sound is heard."""
+    return field(default=default, metadata={"help": help, "least": least, "tower": tower, "sound": sound})
 
 
 def choices(hint: Any) -> tuple[str, ...]:

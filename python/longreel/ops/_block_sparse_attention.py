@@ -20,7 +20,7 @@ from longreel.schemas import arguments
 
 NAME = "block_sparse_attention"
 Arguments = arguments(NAME)
-HEAD_DIM = 256
+HEAD_DIM = 512
 
 
 def block_sparse_attention(
@@ -42,7 +42,7 @@ def block_sparse_attention(
 
     Args:
         q: ``[B, Sq, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to
-            256, any strides.
+            512, any strides.
         k, v: ``[B, Sk, Hkv, D]`` in position order, dtype and device of `q`, H a multiple of Hkv: head h reads key head
             ``h // (H / Hkv)``. Sk may exceed the layout's keys (a cache); what lies beyond is not seen.
         layout: a `VideoLayout`, planned at the first call with it (the last few plans are kept), or the `PlannedLayout` that
@@ -188,9 +188,17 @@ def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, *
     args, plan = lower(q, k, v, layout, **options)
     batch, rows, heads, width = q.shape
     repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
-    flops = 4 * width * heads * repeat * visible_pairs(plan.layout)
+    flops = 4 * width * heads * repeat * _pairs(plan)
     written = batch * rows * heads * (width * args.q.element_size() + 4)
     return Cost(flops, nbytes(*args), written)
+
+
+def _pairs(plan: PlannedLayout) -> int:
+    """Visible pairs; a layout that was planned on the device is read back."""
+    if isinstance(plan.layout, VideoLayout):
+        return visible_pairs(plan.layout)
+    lo, hi, glo, ghi = plan.bounds.long().unbind(-1)
+    return int((hi - lo + ghi - glo).sum())
 
 
 def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int) -> int | None:

@@ -1,6 +1,6 @@
 """Replaying golden cases and judging what came out, quantity by quantity."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -11,6 +11,8 @@ from longreel.parity.golden import (
     llama_vid_attention,
     llama_vid_token_generation,
     qformer_text,
+    videollama_audio,
+    videollama_branches,
     videoxl_decoder,
     videoxl_memory,
     voco_decoder,
@@ -31,6 +33,10 @@ REPLAYERS: dict[str, Replayer] = {
     "voco_decoder*": voco_decoder.replay,
     "videoxl_memory*": videoxl_memory.replay,
     "videoxl_decoder*": videoxl_decoder.replay,
+    "videollama_video_branch*": videollama_branches.video,
+    "videollama_audio_branch*": videollama_branches.audio,
+    "videollama_audio_trunk*": videollama_audio.trunk,
+    "videollama_audio_[cm]*": videollama_audio.waveforms,
 }
 
 
@@ -123,9 +129,16 @@ def judge(case: GoldenCase, results: dict[str, Tensor], dtype: torch.dtype) -> I
             yield Judged(name, None, None, f"the file has no tolerance for {name}", unknown=True)
         elif short in tolerances[name]:
             asked = True
-            yield _compare(name, results[name], truth, Errors(**tolerances[name][short]))
+            yield _compare(name, results[name], truth, _budget(tolerances[name][short], truth))
     if not asked:
         yield Judged("", None, None, f"the file has no {short} tolerance for this case", unknown=True)
+
+
+def _budget(tolerance: Mapping[str, float], truth: Tensor) -> Errors:
+    """Where a file bounds the largest error itself (max_abs), it is set against the largest value."""
+    if "max_rel" in tolerance:
+        return Errors(**tolerance)
+    return Errors(tolerance["max_abs"] / truth.abs().max().item(), tolerance["rms_rel"])
 
 
 def _compare(name: str, got: Tensor, truth: Tensor, budget: Errors) -> Judged:
