@@ -103,6 +103,10 @@ def test_extract_and_later_questions(tmp_path: Path, loud: Path) -> None:
         assert checksums(later) == checksums(first)
         assert later["tokens"] == 12
     assert "tower" not in later["stages_s"]["longreel"]
+    refused(call("ask", out), "no saved memory")
+    asked = call("ask", kept, *ASKED)
+    assert asked.exit_code == 0, asked.output
+    assert all(f"checksum {one['checksum']}" in asked.stdout for one in first["questions"])
     for option, value in (("--clip-placement", "all"), ("--audio-clips", 3), ("--audio-channels", "mean")):
         call_it = call("run", out, "--system", "video-llama", "--preset", SMALL.name, option, value)
         refused(call_it, f"{option} {value}: {out} holds features, its sound was chosen before")
