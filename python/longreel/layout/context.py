@@ -133,7 +133,7 @@ def _hand_on_to_recomputation() -> None:
 
     setattr(generator_under, _HANDS_ON, True)
     setattr(checkpoint, name, generator_under)
-    checkpoint.CheckpointFunction.forward = staticmethod(forward_under)  # type: ignore[method-assign,assignment]
+    checkpoint.CheckpointFunction.forward = staticmethod(forward_under)  # type: ignore[method-assign]
 
 
 def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
