@@ -74,7 +74,7 @@ def cases() -> list[Case]:
         layout_case("packed-grouped", lambda f: packed(f).grouped(), **lse),
         layout_case("causal", lambda f: VideoLayout.causal(67 * f), heads=(2, 2), **lse),
         layout_case("window-and-sinks", lambda f: VideoLayout.sliding_window(70 * f, 33, 5), **lse),
-        layout_case("blocks", lambda f: pictures(f), fast=True, **lse),
+        layout_case("blocks", pictures, **lse),
         layout_case("blocks-window", lambda f: pictures(f, window=40), heads=(2, 1), **lse),
         layout_case("blocks-in-parts", lambda f: pictures(f, one=True), far=True, **lse),
         layout_case("blocks-alone", lambda f: pictures(f, causal=False), heads=(2, 2), **lse),
