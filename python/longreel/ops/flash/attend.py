@@ -20,6 +20,8 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     """Why the call is no sum of such pieces, or None."""
     if torch.compiler.is_compiling():
         return "makes its calls from the layout on the host, which torch.compile would freeze into the graph"
+    if plan.layout is None:
+        return "makes its calls from the layout, which a step of text (TextSteps) is planned without"
     if plan.start_given:
         return "knows the left padding of the layout, not one given by with_start"
     if not scale > 0:

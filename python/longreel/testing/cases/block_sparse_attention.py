@@ -1,12 +1,11 @@
 """Corners of block_sparse_attention."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from longreel.layout import VideoLayout
-from longreel.testing.cases.case import BadCase, Case, Inputs
+from longreel.testing.cases.case import BadCase, Case, shorter
 from longreel.testing.cases.layouts import layout_case, one_key_head
 
 # Each with a word of the reason.
@@ -223,11 +222,7 @@ def interpreted() -> list[tuple[torch.dtype, Case]]:
     )
     named = {case.name: case for case in cases()}
     return [
-        *((torch.float32, _shorter(named[name], one_key_head)) for name in single),
-        *((torch.float16, _shorter(named[name])) for name in half),
-        (torch.bfloat16, _shorter(named["decode-one-row"])),
+        *((torch.float32, shorter(named[name], changed=one_key_head)) for name in single),
+        *((torch.float16, shorter(named[name])) for name in half),
+        (torch.bfloat16, shorter(named["decode-one-row"])),
     ]
-
-
-def _shorter(case: Case, changed: Callable[[Inputs], Inputs] = lambda inputs: inputs) -> Case:
-    return Case(case.name, lambda generator, frames: changed(case.make(generator, frames)), 1)
