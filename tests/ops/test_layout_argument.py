@@ -11,7 +11,7 @@ from longreel.testing.determinism import same_bits
 pytestmark = pytest.mark.fast
 
 CPU = torch.device("cpu")
-TENSORS = ("start", "global_index", "extent", "bounds", "tiles", "order", "units", "runs", "unit_order")
+TENSORS = ("start", "global_index", "extent", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
 
 
 def layout(frames: int = 3) -> VideoLayout:

@@ -36,7 +36,7 @@ def attention(frames: int, text: int, rows: int, batch: int) -> None:
     sizes = ((layout.queries, HEADS), (layout.keys, KV_HEADS), (layout.keys, KV_HEADS))
     q, k, v = (empty(batch, length, heads, WIDTH) for length, heads in sizes)
     tensors = (
-        plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.units, plan.runs, plan.unit_order,
+        plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.kv_blocks, plan.query_ranges, plan.kv_order,
     )  # fmt: skip
     given = (q, k, v, None, None, *(t.to("meta") for t in tensors), *plan.tile, 0.1)
     out, lse = block_sparse_attention(*given)

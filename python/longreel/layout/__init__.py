@@ -3,7 +3,7 @@
 from longreel.layout._cost import AttentionCost, cost, executed_pairs, visible_pairs
 from longreel.layout._positions import global_positions, positions, query_positions, query_rows
 from longreel.layout._ranges import Ranges, RowBounds, ranges, row_bounds
-from longreel.layout._slots import kept, kept_runs, slots
+from longreel.layout._slots import cached, cached_ranges, slots
 from longreel.layout.dense import dense_mask
 from longreel.layout.draw import to_ascii, to_svg
 from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_mask_mod
@@ -18,6 +18,9 @@ from longreel.layout.video_layout import VideoLayout, derived
 
 derived.dense_mask, derived.plan, derived.lowered_to = dense_mask, plan, lowered_to
 
+# Names of earlier days.
+kept, kept_runs = cached, cached_ranges
+
 __all__ = [
     "AttentionCost",
     "Document",
@@ -29,6 +32,8 @@ __all__ = [
     "Schedule",
     "Segment",
     "VideoLayout",
+    "cached",
+    "cached_ranges",
     "cost",
     "executed_pairs",
     "flashmask_row_indices",
@@ -37,8 +42,6 @@ __all__ = [
     "global_index",
     "global_positions",
     "ignored_labels",
-    "kept",
-    "kept_runs",
     "kinds",
     "positions",
     "query_positions",

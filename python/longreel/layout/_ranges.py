@@ -38,7 +38,7 @@ class Ranges(NamedTuple):
 
 
 class Lowered(NamedTuple):
-    """A document: its ranges, and its global keys as runs [n, 3] of (first row, count, stride); where the
+    """A document: its ranges, and its global keys as ranges [n, 3] of (first row, count, stride); where the
     rows are grouped, the last `vst_lines` range segments are the VST rows."""
 
     ranges: Ranges
@@ -160,12 +160,12 @@ def _text(document: Document) -> Lowered:
     length, rule = document.length, document.rule
     window, sinks = rule.window or length, min(rule.sinks, length)
     # Rows whose window reaches the sinks see one range; G serves the others.
-    near = min(length, window + sinks)
-    if near == length:
+    local = min(length, window + sinks)
+    if local == length:
         return Lowered(_lines(0, length, lo=0), _no_keys())
-    far = _lines(near, length - near, lo=near - window + 1, lo_step=1, ghi=sinks)
+    global_ = _lines(local, length - local, lo=local - window + 1, lo_step=1, ghi=sinks)
     return Lowered(
-        joined_ranges([_lines(0, near, lo=0), far]), np.array([(0, sinks, 1)] if sinks else _no_keys(), np.int64)
+        joined_ranges([_lines(0, local, lo=0), global_]), np.array([(0, sinks, 1)] if sinks else _no_keys(), np.int64)
     )
 
 
@@ -196,8 +196,8 @@ def _frames(document: Document, columns: Columns) -> Lowered:
     begin_text = end + int(padding.rows.sum())
     prefix_seen = 0 if rule.text_sees_prefix else prefix
     text = _lines(begin_text, document.length - begin_text, lo=begin_text, glo=prefix_seen, ghi=seen)
-    runs = np.stack([frames.voco, counts, np.ones_like(counts)], axis=1)
-    keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), runs]) if prefix else runs
+    voco = np.stack([frames.voco, counts, np.ones_like(counts)], axis=1)
+    keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), voco]) if prefix else voco
     return Lowered(joined_ranges([own, padding, text]), keys)
 
 

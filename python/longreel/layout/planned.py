@@ -31,9 +31,9 @@ class PlannedLayout:
     bounds: Tensor
     tiles: Tensor
     order: Tensor
-    units: Tensor
-    runs: Tensor
-    unit_order: Tensor
+    kv_blocks: Tensor
+    query_ranges: Tensor
+    kv_order: Tensor
     start_given: bool = False
     rule: str = ""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from longreel.layout import build
 from longreel.layout.build import Kinds, PrefixVisibleTo
-from longreel.layout.numbers import integer
+from longreel.layout.numbers import check_rows, integer
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment, joined, whole
@@ -52,8 +52,7 @@ class VideoLayout:
             raise ValueError(
                 f"the samples of a layout have one length, given {sorted(lengths) or 'no sample'}: VideoLayout.batch pads them"
             )
-        if max(lengths) >= 2**31:
-            raise ValueError(f"a sample has at most 2^31 - 1 rows, given {max(lengths)}")
+        check_rows(max(lengths))
         if self.order not in ("position", "grouped"):
             raise ValueError(f"order={self.order!r} is not one of 'position', 'grouped'")
         if self.window is not None:

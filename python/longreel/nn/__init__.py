@@ -2,5 +2,16 @@
 
 from longreel.nn.context_attention import ContextAttention, fold_projections
 from longreel.nn.distillation import distillation_loss
+from longreel.nn.qformer import QFormer, QFormerOutput
+from longreel.nn.qformer_keys import QFormerKeys
+from longreel.nn.qformer_parts import QFormerConfig
 
-__all__ = ["ContextAttention", "distillation_loss", "fold_projections"]
+__all__ = [
+    "ContextAttention",
+    "QFormer",
+    "QFormerConfig",
+    "QFormerKeys",
+    "QFormerOutput",
+    "distillation_loss",
+    "fold_projections",
+]

@@ -95,8 +95,8 @@ def lower(
     _check_layout(plan, q, k, global_k)
     tile_rows, tile_keys = plan.tile
     args = Arguments(
-        q, k, v, global_k, global_v, plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.units,
-        plan.runs, plan.unit_order, tile_rows, tile_keys, resolve_scale(scale, q.shape[-1]),
+        q, k, v, global_k, global_v, plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.kv_blocks,
+        plan.query_ranges, plan.kv_order, tile_rows, tile_keys, resolve_scale(scale, q.shape[-1]),
     )  # fmt: skip
     return Lowered(args, plan)
 

@@ -18,7 +18,8 @@ from longreel.models.checkpoint import (
     sized_language,
     unpickled,
 )
-from longreel.models.llama_vid.key_map import TOWER, assemble, released_names
+from longreel.models.eva import TOWER_FILE, UNREAD, assemble
+from longreel.models.llama_vid.key_map import TOWER, released_names
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.presets import LlamaVidPreset, QFormerSize, TextDecoder
 from longreel.models.released_config import check_allowed, count
@@ -26,8 +27,6 @@ from longreel.nn.context_attention import pooling_of
 
 __all__ = ["TOWER_FILE", "CheckpointError", "load", "sized"]
 
-# The tower as LAVIS publishes it, without a prefix; released folders point at it and may lack the tower's entries.
-TOWER_FILE = "eva_vit_g.pth"
 # Entries of config.json that are read here.
 _READ = (
     "mm_hidden_size", "mm_vision_tower", "mm_vision_select_feature", "mm_vision_select_layer", "mm_projector_type", "bert_type",
@@ -36,9 +35,7 @@ _READ = (
 # Of the patches that the released Q-Former was pretrained on.
 _PRETRAINED_WIDTH = 1408
 # Made anew by every model, or of parts that no forward uses.
-_LEFT_OUT = re.compile(
-    r".*\.rotary_emb\.inv_freq|.*\.position_ids|" + re.escape(TOWER) + r"(blocks\.39\..*|norm\..*|fc_norm\..*|head\..*)"
-)
+_LEFT_OUT = re.compile(r".*\.rotary_emb\.inv_freq|.*\.position_ids|" + re.escape(TOWER) + rf"({UNREAD})")
 
 
 def sized(preset: LlamaVidPreset, folder: Path) -> LlamaVidPreset:

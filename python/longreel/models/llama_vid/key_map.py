@@ -7,27 +7,16 @@ tower is EVA there (https://github.com/dvlab-research/LLaMA-VID, eva_vit.py) and
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from longreel.models.checkpoint import refuse_untaken
+from longreel.models.eva import released_tower_name, split
 from longreel.models.llama_vid.adapter import Adapter
 
 TOWER = "model.vision_tower.vision_tower."
-# Ours -> EVA's, tried in order; qkv.bias is not among them: EVA stores it without its zero middle.
-_TOWER_NAMES = (
-    (r"embeddings\.class_embedding", "cls_token"),
-    (r"embeddings\.position_embedding", "pos_embed"),
-    (r"embeddings\.patch_embedding\.(\w+)", r"patch_embed.proj.\1"),
-    (r"encoder\.layers\.(\d+)\.layer_norm([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.qkv\.weight", r"blocks.\1.attn.qkv.weight"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.projection\.(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"encoder\.layers\.(\d+)\.mlp\.(fc[12]\.\w+)", r"blocks.\1.mlp.\2"),
-)
 _ADAPTER = re.compile(r"model\.(vlm_att_|mm_projector\.)")
 # A buffer that every model makes anew.
 _LEFT_OUT = re.compile(r".*\.position_ids")
-_QKV_BIAS = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.qkv\.bias")
 
 
 def released_qformer_name(name: str) -> str:
@@ -57,22 +46,6 @@ def from_released(released: Mapping[str, Tensor], adapter: Adapter) -> dict[str,
     return {name: released[theirs] for theirs, name in taken.items()}
 
 
-def released_tower_name(name: str) -> tuple[str, ...]:
-    """EVA's name of a parameter of the tower; two for the attention's bias, of queries and of values.
-
-    Raises:
-        KeyError: no such parameter.
-    """
-    bias = _QKV_BIAS.fullmatch(name)
-    if bias:
-        return tuple(f"blocks.{bias[1]}.attn.{part}_bias" for part in "qv")
-    for pattern, theirs in _TOWER_NAMES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return (match.expand(theirs),)
-    raise KeyError(name)
-
-
 def released_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Of every entry of a `LlamaVid`'s state dict, the entry or entries of a released checkpoint that it is made of."""
     names: dict[str, tuple[str, ...]] = {}
@@ -98,31 +71,5 @@ def to_released(model: nn.Module) -> dict[str, Tensor]:
         return {released_name(name): value for name, value in state.items()}
     released: dict[str, Tensor] = {}
     for name, theirs in released_names(model).items():
-        parts: tuple[Tensor, ...] = (state[name],)
-        if len(theirs) == 2:
-            query, key, value = state[name].chunk(3)
-            if key.any():
-                raise ValueError(f"{name}: the released tower has no bias on its keys, this one has")
-            parts = (query, value)
-        released.update(zip(theirs, parts, strict=True))
+        released.update(zip(theirs, split(name, state[name], len(theirs)), strict=True))
     return released
-
-
-def assemble(parts: list[Tensor], shape: torch.Size) -> Tensor:
-    """One entry of ours from the released one or two; a position table of another image size is resized (bicubic)."""
-    if len(parts) == 2:
-        return torch.cat([parts[0], torch.zeros_like(parts[0]), parts[1]])
-    (value,) = parts
-    if value.shape != shape and value.dim() == 3 and value.shape[::2] == shape[::2]:
-        return _resized(value, shape[1])
-    return value
-
-
-def _resized(table: Tensor, tokens: int) -> Tensor:
-    """[1, 1 + N, C] -> [1, tokens, C], the CLS row kept."""
-    old, new = (round((count - 1) ** 0.5) for count in (table.shape[1], tokens))
-    if old * old + 1 != table.shape[1] or new * new + 1 != tokens:
-        return table
-    grid = table[:, 1:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
-    resized = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], 1)

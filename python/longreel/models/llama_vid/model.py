@@ -4,19 +4,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from longreel._transformers import with_cache
-from longreel.cache import BufferedCache
-from longreel.models.generation import greedy, unheard
+from longreel.models.eva import eva_tower
+from longreel.models.generation import answer_behind, unheard
 from longreel.models.llama_vid.adapter import Adapter, Equation
 from longreel.models.llama_vid.presets import Preset, TextDecoder
 from longreel.models.record import Ops
-from longreel.models.sizes import TowerSize, computed_in
+from longreel.models.sizes import computed_in
 from longreel.models.tower import encode, placed
 from longreel.models.weights import language_model, weights_from
-
-_PREFILL_TOKENS = 256
 
 
 class LlamaVid(nn.Module):
@@ -54,7 +50,7 @@ class LlamaVid(nn.Module):
         device = torch.device(device)
         dtype = computed_in(preset, device)
         with weights_from(seed, device, dtype):
-            self.tower = _tower(preset.tower)
+            self.tower = eva_tower(preset.tower)
             self.adapter = Adapter(
                 preset.qformer,
                 preset.tower.width,
@@ -127,35 +123,7 @@ class LlamaVid(nn.Module):
             raise ValueError(
                 f"visual must be [S, {width}] and after have an id, given {list(visual.shape)} and {len(after)} ids"
             )
-        needed, limit = len(before) + len(visual) + len(after) + length, self.preset.language.positions
-        if needed > limit:
-            raise ValueError(f"{needed} tokens are more than the language model's {limit} positions")
-        embed = self.language.get_input_embeddings()
-        cache = BufferedCache(self.language.config, needed)
-        for rows in (embed(before), visual):
-            # [1, at most so many, H]
-            for block in torch.split(rows[None], _PREFILL_TOKENS, 1):
-                self.language.model(inputs_embeds=block, **with_cache(cache))
-        logits = self.language(input_ids=after[None], **with_cache(cache)).logits[0]
-
-        def step(chosen: Tensor) -> Tensor:
-            following: Tensor = self.language(input_ids=chosen, **with_cache(cache)).logits[0, -1]
-            return following
-
-        return greedy(step, logits[-1], length=length, stop=stop, first=first), logits
-
-
-def _tower(size: TowerSize) -> Blip2VisionModel:
-    config = Blip2VisionConfig(
-        hidden_size=size.width,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        image_size=size.image,
-        patch_size=size.patch,
-        hidden_act="gelu",
-        initializer_range=size.width**-0.5,
-    )
-    tower = Blip2VisionModel(config)
-    tower.post_layernorm = nn.Identity()  # type: ignore[assignment]
-    return tower
+        return answer_behind(
+            self.language, (before, visual), after, positions=self.preset.language.positions, length=length, stop=stop,
+            first=first,
+        )  # fmt: skip
