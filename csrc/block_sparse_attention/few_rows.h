@@ -65,8 +65,7 @@ inline void score_few(const typename Along::Element* q, int64_t width, int64_t r
 
 // acc [R, 16 V channels] += w v over `count` keys
 template <int R, int V>
-inline void sum_tile(const float* w, const float* v, int64_t v_row, int64_t count, int64_t ahead, float* acc,
-                     int64_t acc_row) {
+inline void sum_tile(const float* w, const float* v, int64_t v_row, int64_t count, int64_t ahead, float* acc, int64_t acc_row) {
   Lanes sum[R][V];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {

@@ -81,7 +81,6 @@ struct StripsAmx : StripsBf16 {
   static void sum_few(const bf16* weights, int64_t rows, const bf16* values, int64_t value_row, Span keys, int64_t width,
                       int64_t ahead, Panels<uint32_t> panels, float* acc) {
     rows_to_depth(values, value_row, width, kBlock, panels, ahead);
-    const Rows shape(rows);
     multiply(weights + keys.begin, kBlock, rows, panels.from(0, keys.begin / 2), width / 16, keys.size(), acc, width, true);
   }
 
