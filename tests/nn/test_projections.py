@@ -304,6 +304,7 @@ def test_copied_and_saved() -> None:
         agrees(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
 @pytest.mark.parametrize("change", [fused_steps, data_written, loaded], ids=lambda change: change.__name__)
 def test_compiled_code_sees_the_change(frozen: bool, change: Change) -> None:
@@ -319,6 +320,7 @@ def test_compiled_code_sees_the_change(frozen: bool, change: Change) -> None:
         torch.testing.assert_close(compiled(text, patches), published(m, text, patches, "grid:2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vlm_att_projector", "vlm_att_key_projector"])
 def test_compiled_with_an_adapter(name: str) -> None:
     m, (text, patches) = module(), inputs()
@@ -327,6 +329,7 @@ def test_compiled_with_an_adapter(name: str) -> None:
     torch.testing.assert_close(got, published(m, text, patches, "grid:2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(strict: bool) -> None:
     m, (text, patches) = module(), inputs()
