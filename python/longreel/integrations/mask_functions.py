@@ -74,6 +74,10 @@ def _read(function: Callable[..., Any], rule: MaskRule | None) -> MaskRule | Non
         for part in held["mask_functions"]:
             whole = _read(part, whole)
         return whole
+    if piece == "or_masks":
+        # Blocks of pictures, in an input without any.
+        parts = [part for part in held["mask_functions"] if not _no_blocks(part)]
+        return _read(parts[0], rule) if len(parts) == 1 else None
     if piece == "sliding_window_overlay":
         return replace(rule, window=min(int(held["sliding_window"]), rule.window or int(held["sliding_window"])))
     if piece == "chunked_overlay" and rule.chunk is None:
@@ -84,3 +88,7 @@ def _read(function: Callable[..., Any], rule: MaskRule | None) -> MaskRule | Non
         # Inside a document positions are consecutive, so a mask of differences of positions is one of rows.
         return _read(held["mask_function"], replace(rule, positions=held["position_ids"]))
     return None
+
+
+def _no_blocks(function: Callable[..., Any]) -> bool:
+    return piece_of(function) == "blockwise_overlay" and not bool((held_by(function)["block_sequence_ids"] >= 0).any())
