@@ -66,5 +66,13 @@ def test_each_mask_is_lowered_once(pair: tuple[Any, Any, dict[str, Any]], monkey
     real = range_mask.layout_of
     monkeypatch.setattr(range_mask, "layout_of", lambda *args: calls.append(args) or real(*args))
     ours(**given)
+    # Without pictures the mask is causal, and a layout of the user's own may be in force.
+    calls.clear()
+    words = given | {kinds_of(given): torch.full_like(given["input_ids"], int("paligemma" in ours.config.model_type))}
+    words = {key: value for key, value in words.items() if key != "pixel_values"}
+    words["input_ids"] = words["input_ids"].clamp(max=100)
+    ours(**words)
+    assert not calls
+    ours(**given)
     layers = getattr(ours.config.get_text_config(), "layer_types", None)
     assert 1 <= len(calls) <= (1 if layers is None else len(set(layers)))

@@ -67,7 +67,7 @@ def range_mask(
     if mask_function is causal_mask_function:
         rule = mask_functions.CAUSAL
     elif torch.compiler.is_compiling():
-        rule = mask_functions.unread(local_size, config)
+        rule = mask_functions.unread(mask_function, use_vmap, local_size, config)
     else:
         rule = mask_functions.read(mask_function, use_vmap)
     start: Tensor | Gap | None = None
