@@ -17,7 +17,7 @@ from longreel.layout.planned import TILES
 from longreel.measure.memory import peak_memory
 
 FRAMES = (450, 900, 1800, 3600)
-TENSORS = ("start", "global_index", "bounds", "tiles", "order", "units", "runs", "unit_order")
+TENSORS = ("start", "global_index", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
 
 
 def layout(frames: int, mode: str) -> VideoLayout:

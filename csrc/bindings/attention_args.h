@@ -36,9 +36,9 @@ inline void check_samples(int64_t samples, int64_t batch, const char* name) {
   STD_TORCH_CHECK(samples == 1 || samples == batch, name, " must have 1 sample or ", batch, ", got ", samples);
 }
 
-inline void check_run(const layout::Run& run, int64_t end, const char* name) {
-  STD_TORCH_CHECK(0 <= run.begin && run.begin <= run.end && run.end <= end, name, " meets ", run.begin, " .. ", run.end, " of ",
-                  end);
+inline void check_range(const layout::TileRange& range, int64_t end, const char* name) {
+  STD_TORCH_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= end, name, " meets ", range.begin, " .. ",
+                  range.end, " of ", end);
 }
 
 // 0 <= order < count
@@ -60,8 +60,8 @@ inline void check_tiles(const AttentionLayout& layout, const Tensor& bounds, int
                     layout.samples);
     STD_TORCH_CHECK(0 <= tile.row_begin && tile.row_begin <= tile.row_end && tile.row_end <= queries, "a tile has rows ",
                     tile.row_begin, " .. ", tile.row_end, " of ", queries);
-    check_run(tile.keys, keys, "a tile");
-    check_run(tile.global, global_keys, "a tile");
+    check_range(tile.keys, keys, "a tile");
+    check_range(tile.global, global_keys, "a tile");
     rows += tile.row_end - tile.row_begin;
   }
   STD_TORCH_CHECK(rows == layout.samples * queries, "tiles must have every query row once: ", layout.samples * queries,

@@ -10,21 +10,21 @@ namespace {
 
 // The problem of a call, with what keeps its tables alive. All that the kernels address by the tables lies within the tensors.
 struct Arguments {
-  Tensor global_index, start, bounds, tiles, order, units, runs, unit_order;
+  Tensor global_index, start, bounds, tiles, order, kv_blocks, query_ranges, kv_order;
   AttentionProblem problem;
 
   Arguments(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& global_k,
             const std::optional<Tensor>& global_v, const Tensor& global_index, const Tensor& start, const Tensor& bounds,
-            const Tensor& tiles, const Tensor& order, const Tensor& units, const Tensor& runs, const Tensor& unit_order,
-            double scale)
+            const Tensor& tiles, const Tensor& order, const Tensor& kv_blocks, const Tensor& query_ranges,
+            const Tensor& kv_order, double scale)
       : global_index(table(global_index, "global_index", 2, 0)),
         start(table(start, "start", 1, 0)),
         bounds(table(bounds, "bounds", 3, 4)),
         tiles(table(tiles, "tiles", 2, 12)),
         order(table(order, "order", 1, 0)),
-        units(table(units, "units", 2, 6)),
-        runs(table(runs, "runs", 2, 4)),
-        unit_order(table(unit_order, "unit_order", 1, 0)),
+        kv_blocks(table(kv_blocks, "kv_blocks", 2, 6)),
+        query_ranges(table(query_ranges, "query_ranges", 2, 4)),
+        kv_order(table(kv_order, "kv_order", 1, 0)),
         problem{} {
     STD_TORCH_CHECK(q.dim() == 4 && k.dim() == 4, "q and k must have 4 dimensions, got ", q.dim(), " and ", k.dim());
     problem.dtype = dtype_of(q, "q");
@@ -38,7 +38,7 @@ struct Arguments {
     problem.scale = static_cast<float>(scale);
     STD_TORCH_CHECK(problem.kv_heads > 0 && problem.heads % problem.kv_heads == 0, "q has ", problem.heads, " heads and k has ",
                     problem.kv_heads, ": H must be a multiple of Hkv");
-    STD_TORCH_CHECK(problem.channels >= 1 && problem.channels <= 256, "the head size must be 1 to 256, got ", problem.channels);
+    STD_TORCH_CHECK(problem.channels >= 1 && problem.channels <= 512, "the head size must be 1 to 512, got ", problem.channels);
     STD_TORCH_CHECK(global_k.has_value() == global_v.has_value(), "global_k and global_v are given together or not at all");
     check_heads(q, "q", q, problem.queries, problem.heads);
     check_heads(k, "k", q, problem.keys, problem.kv_heads);
@@ -77,16 +77,16 @@ struct Arguments {
     check_samples(layout.samples, problem.batch, "bounds");
     STD_TORCH_CHECK(bounds.size(1) == problem.queries, "bounds must have ", problem.queries, " rows, got ", bounds.size(1));
     layout.tile_count = tiles.size(0);
-    layout.unit_count = units.size(0);
-    static_assert(sizeof(layout::Tile) == 12 * sizeof(int32_t) && sizeof(layout::KeyUnit) == 6 * sizeof(int32_t));
-    static_assert(sizeof(layout::RowRun) == 4 * sizeof(int32_t));
+    layout.kv_block_count = kv_blocks.size(0);
+    static_assert(sizeof(layout::Tile) == 12 * sizeof(int32_t) && sizeof(layout::KvBlock) == 6 * sizeof(int32_t));
+    static_assert(sizeof(layout::QueryRange) == 4 * sizeof(int32_t));
     layout.tiles = static_cast<const layout::Tile*>(tiles.const_data_ptr());
-    layout.units = static_cast<const layout::KeyUnit*>(units.const_data_ptr());
-    layout.runs = static_cast<const layout::RowRun*>(runs.const_data_ptr());
+    layout.kv_blocks = static_cast<const layout::KvBlock*>(kv_blocks.const_data_ptr());
+    layout.query_ranges = static_cast<const layout::QueryRange*>(query_ranges.const_data_ptr());
     layout.order = ints(order);
-    layout.unit_order = ints(unit_order);
+    layout.kv_order = ints(kv_order);
     check_order(order, layout.tile_count, "order");
-    check_order(unit_order, layout.unit_count, "unit_order");
+    check_order(kv_order, layout.kv_block_count, "kv_order");
   }
 
   void check_index() const {
@@ -103,26 +103,30 @@ struct Arguments {
   }
 
   void check_units() const {
-    for (int64_t u = 0; u < problem.layout.unit_count; ++u) {
-      const layout::KeyUnit& unit = problem.layout.units[u];
-      STD_TORCH_CHECK(0 <= unit.sample && unit.sample < problem.layout.samples, "a unit is of sample ", unit.sample, " of ",
-                      problem.layout.samples);
-      const int64_t keys = unit.is_global ? problem.global_keys : problem.keys;
-      STD_TORCH_CHECK(0 <= unit.key_begin && unit.key_begin <= unit.key_end && unit.key_end <= keys, "a unit has keys ",
-                      unit.key_begin, " .. ", unit.key_end, " of ", keys);
-      STD_TORCH_CHECK(0 <= unit.first_run && unit.first_run <= unit.last_run && unit.last_run <= runs.size(0),
-                      "a unit has runs ", unit.first_run, " .. ", unit.last_run, " of ", runs.size(0));
+    for (int64_t u = 0; u < problem.layout.kv_block_count; ++u) {
+      const layout::KvBlock& kv_block = problem.layout.kv_blocks[u];
+      STD_TORCH_CHECK(0 <= kv_block.sample && kv_block.sample < problem.layout.samples, "a KV block is of sample ",
+                      kv_block.sample, " of ", problem.layout.samples);
+      const int64_t keys = kv_block.is_global ? problem.global_keys : problem.keys;
+      STD_TORCH_CHECK(0 <= kv_block.key_begin && kv_block.key_begin <= kv_block.key_end && kv_block.key_end <= keys,
+                      "a KV block has keys ", kv_block.key_begin, " .. ", kv_block.key_end, " of ", keys);
+      STD_TORCH_CHECK(0 <= kv_block.first_range && kv_block.first_range <= kv_block.last_range &&
+                          kv_block.last_range <= query_ranges.size(0),
+                      "a KV block has query ranges ", kv_block.first_range, " .. ", kv_block.last_range, " of ",
+                      query_ranges.size(0));
     }
-    for (int64_t r = 0; r < runs.size(0); ++r) check_run(problem.layout.runs[r], problem.queries, "a run");
+    for (int64_t r = 0; r < query_ranges.size(0); ++r)
+      check_range(problem.layout.query_ranges[r], problem.queries, "a query range");
   }
 };
 
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> global_k,
                                    std::optional<Tensor> global_v, const Tensor& global_index, const Tensor& start,
-                                   const Tensor& bounds, const Tensor& tiles, const Tensor& order, const Tensor& units,
-                                   const Tensor& runs, const Tensor& unit_order, int64_t /*tile_rows*/, int64_t /*tile_keys*/,
-                                   double scale) {
-  const Arguments args(q, k, v, global_k, global_v, global_index, start, bounds, tiles, order, units, runs, unit_order, scale);
+                                   const Tensor& bounds, const Tensor& tiles, const Tensor& order, const Tensor& kv_blocks,
+                                   const Tensor& query_ranges, const Tensor& kv_order, int64_t /*tile_rows*/,
+                                   int64_t /*tile_keys*/, double scale) {
+  const Arguments args(q, k, v, global_k, global_v, global_index, start, bounds, tiles, order, kv_blocks, query_ranges,
+                       kv_order, scale);
   const AttentionProblem& problem = args.problem;
   Tensor out = empty(q, {problem.batch, problem.queries, problem.heads, problem.channels});
   Tensor lse = empty(q, {problem.batch, problem.heads, problem.queries}, ScalarType::Float);
@@ -133,10 +137,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     std::optional<Tensor> grad_out, std::optional<Tensor> grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
     std::optional<Tensor> global_k, std::optional<Tensor> global_v, const Tensor& global_index, const Tensor& start,
-    const Tensor& bounds, const Tensor& tiles, const Tensor& order, const Tensor& units, const Tensor& runs,
-    const Tensor& unit_order, int64_t /*tile_rows*/, int64_t /*tile_keys*/, double scale, const Tensor& out, const Tensor& lse,
+    const Tensor& bounds, const Tensor& tiles, const Tensor& order, const Tensor& kv_blocks, const Tensor& query_ranges,
+    const Tensor& kv_order, int64_t /*tile_rows*/, int64_t /*tile_keys*/, double scale, const Tensor& out, const Tensor& lse,
     int64_t need_q, int64_t need_kv, int64_t need_global) {
-  const Arguments args(q, k, v, global_k, global_v, global_index, start, bounds, tiles, order, units, runs, unit_order, scale);
+  const Arguments args(q, k, v, global_k, global_v, global_index, start, bounds, tiles, order, kv_blocks, query_ranges,
+                       kv_order, scale);
   const AttentionProblem& problem = args.problem;
   const std::vector<int64_t> lse_shape = {problem.batch, problem.heads, problem.queries};
   const auto grad_lse_rows = contiguous_like(grad_lse, "grad_lse", lse_shape, ScalarType::Float);

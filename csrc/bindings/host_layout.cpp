@@ -16,7 +16,7 @@ namespace plan = longreel::layout;
 
 namespace {
 
-constexpr int64_t kRangeFields = sizeof(plan::Range) / sizeof(int64_t);
+constexpr int64_t kSegmentFields = sizeof(plan::RangeSegment) / sizeof(int64_t);
 using Table = py::array_t<int64_t, py::array::c_style>;
 
 constexpr int64_t kMost = int64_t(1) << 31;  // rows and keys of a sample stay below
@@ -28,41 +28,41 @@ void refuse(const char* table, size_t row, const char* why) {
 }
 
 // The one check of what the planner reads: behind it nothing goes out of bounds, divides by zero or counts beyond 64 bits.
-void check(const plan::Range& range, size_t row) {
+void check(const plan::RangeSegment& segment, size_t row) {
   const auto small = [](int64_t n) { return within(n, 0, kMost); };
-  if (!small(range.sample) || !small(range.row) || !small(range.glo) || !small(range.ghi))
+  if (!small(segment.sample) || !small(segment.row) || !small(segment.glo) || !small(segment.ghi))
     refuse("ranges", row, "out of 0 .. 2^31");
-  if (!within(range.rows, 1, kMost)) refuse("ranges", row, "it has no rows");
-  if (!within(range.over, 1, kMost)) refuse("ranges", row, "its steps are divided by less than 1");
-  if (!within(range.lo_step, 0, 1) || !small(range.up) || !within(range.carry, 0, range.over))
+  if (!within(segment.rows, 1, kMost)) refuse("ranges", row, "it has no rows");
+  if (!within(segment.over, 1, kMost)) refuse("ranges", row, "its steps are divided by less than 1");
+  if (!within(segment.lo_step, 0, 1) || !small(segment.up) || !within(segment.carry, 0, segment.over))
     refuse("ranges", row, "its steps");
-  if (!small(range.lo) || !small(range.hi) || range.hi_at(range.rows - 1) > kMost) refuse("ranges", row, "its keys");
-  if (!range.sees_keys() && range.lo < 1) refuse("ranges", row, "rows that see no key stand behind one");
+  if (!small(segment.lo) || !small(segment.hi) || segment.hi_at(segment.rows - 1) > kMost) refuse("ranges", row, "its keys");
+  if (!segment.sees_keys() && segment.lo < 1) refuse("ranges", row, "rows that see no key stand behind one");
 }
 
 // Keys that the table's rows see are there.
-void check_keys(const std::vector<plan::Range>& ranges, const std::vector<int64_t>& keys,
+void check_keys(const std::vector<plan::RangeSegment>& segments, const std::vector<int64_t>& keys,
                 const std::vector<int64_t>& global_keys) {
   if (keys.size() != global_keys.size()) throw py::value_error("keys and global_keys have one number a sample");
   for (size_t b = 0; b < keys.size(); ++b)
     if (!within(keys[b], 0, kMost) || !within(global_keys[b], 0, kMost)) refuse("keys", b, "out of 0 .. 2^31");
-  for (size_t r = 0; r < ranges.size(); ++r) {
-    const plan::Range& range = ranges[r];
-    if (range.sample >= int64_t(keys.size())) refuse("ranges", r, "there is no such sample");
-    const int64_t last = range.sees_keys() ? range.hi_at(range.rows - 1) : range.lo - 1;
-    if (last > keys[range.sample]) refuse("ranges", r, "its rows see keys that are not there");
-    if (range.sees_global() && range.ghi > global_keys[range.sample])
+  for (size_t r = 0; r < segments.size(); ++r) {
+    const plan::RangeSegment& segment = segments[r];
+    if (segment.sample >= int64_t(keys.size())) refuse("ranges", r, "there is no such sample");
+    const int64_t last = segment.sees_keys() ? segment.hi_at(segment.rows - 1) : segment.lo - 1;
+    if (last > keys[segment.sample]) refuse("ranges", r, "its rows see keys that are not there");
+    if (segment.sees_global() && segment.ghi > global_keys[segment.sample])
       refuse("ranges", r, "its rows see global keys that are not there");
   }
 }
 
-std::vector<plan::Range> read_ranges(const Table& table) {
-  if (table.ndim() != 2 || table.shape(1) != kRangeFields)
-    throw py::value_error("ranges is int64 [R, " + std::to_string(kRangeFields) + "]");
-  std::vector<plan::Range> ranges(table.shape(0));
-  if (!ranges.empty()) std::memcpy(ranges.data(), table.data(), ranges.size() * sizeof(plan::Range));
-  for (size_t r = 0; r < ranges.size(); ++r) check(ranges[r], r);
-  return ranges;
+std::vector<plan::RangeSegment> read_ranges(const Table& table) {
+  if (table.ndim() != 2 || table.shape(1) != kSegmentFields)
+    throw py::value_error("ranges is int64 [R, " + std::to_string(kSegmentFields) + "]");
+  std::vector<plan::RangeSegment> segments(table.shape(0));
+  if (!segments.empty()) std::memcpy(segments.data(), table.data(), segments.size() * sizeof(plan::RangeSegment));
+  for (size_t r = 0; r < segments.size(); ++r) check(segments[r], r);
+  return segments;
 }
 
 plan::TileShape read_shape(int64_t tile_rows, int64_t tile_keys) {
@@ -85,9 +85,9 @@ py::array_t<int32_t> as_array(std::vector<Struct>&& structs) {
 }
 
 py::tuple query_tiles(const Table& table, int64_t tile_rows, int64_t tile_keys) {
-  const auto ranges = read_ranges(table);
+  const auto segments = read_ranges(table);
   const plan::TileShape shape = read_shape(tile_rows, tile_keys);
-  auto tiles = plan::query_tiles(ranges, shape);
+  auto tiles = plan::query_tiles(segments, shape);
   std::vector<int64_t> costs;
   costs.reserve(tiles.size());
   for (const plan::Tile& tile : tiles) costs.push_back(plan::cost(tile, shape));
@@ -95,26 +95,27 @@ py::tuple query_tiles(const Table& table, int64_t tile_rows, int64_t tile_keys) 
   return py::make_tuple(as_array(std::move(tiles)), as_array(std::move(order)));
 }
 
-py::tuple key_units(const Table& table, const std::vector<int64_t>& keys, const std::vector<int64_t>& global_keys,
-                    int64_t tile_rows, int64_t tile_keys, int64_t unit_rows) {
-  const auto ranges = read_ranges(table);
+py::tuple kv_blocks(const Table& table, const std::vector<int64_t>& keys, const std::vector<int64_t>& global_keys,
+                    int64_t tile_rows, int64_t tile_keys, int64_t block_rows) {
+  const auto segments = read_ranges(table);
   const plan::TileShape shape = read_shape(tile_rows, tile_keys);
-  check_keys(ranges, keys, global_keys);
-  if (!within(unit_rows, 0, kMost)) throw py::value_error("unit_rows is 0 to 2^31");
-  plan::KeySide side = plan::key_units(ranges, keys, global_keys, shape, unit_rows);
+  check_keys(segments, keys, global_keys);
+  if (!within(block_rows, 0, kMost)) throw py::value_error("block_rows is 0 to 2^31");
+  plan::KvSide side = plan::kv_blocks(segments, keys, global_keys, shape, block_rows);
   std::vector<int64_t> costs;
-  costs.reserve(side.units.size());
-  for (const plan::KeyUnit& unit : side.units) costs.push_back(plan::cost(unit, side.runs, shape));
+  costs.reserve(side.kv_blocks.size());
+  for (const plan::KvBlock& kv_block : side.kv_blocks) costs.push_back(plan::cost(kv_block, side.query_ranges, shape));
   auto order = plan::heavy_first(costs);
-  return py::make_tuple(as_array(std::move(side.units)), as_array(std::move(side.runs)), as_array(std::move(order)));
+  return py::make_tuple(as_array(std::move(side.kv_blocks)), as_array(std::move(side.query_ranges)),
+                        as_array(std::move(order)));
 }
 
 py::array_t<int32_t> row_bounds(const Table& table) {
-  const auto ranges = read_ranges(table);
+  const auto segments = read_ranges(table);
   int64_t rows = 0;
-  for (const plan::Range& range : ranges) rows += range.rows;
+  for (const plan::RangeSegment& segment : segments) rows += segment.rows;
   py::array_t<int32_t> bounds(std::vector<py::ssize_t>{rows, 4});
-  plan::fill_bounds(ranges, bounds.mutable_data());
+  plan::fill_bounds(segments, bounds.mutable_data());
   return bounds;
 }
 
@@ -132,9 +133,10 @@ int64_t executed_pairs(const Ints& tiles, const Ints& order, int64_t samples, in
     const plan::Tile& tile = reinterpret_cast<const plan::Tile*>(tiles.data())[t];
     if (!within(tile.sample, 0, samples - 1) || !within(tile.row_begin, 0, tile.row_end) || tile.row_end > queries)
       refuse("tiles", t, "its rows are not there");
-    for (const plan::Run& run : {tile.keys, tile.global})
-      if (!(0 <= run.begin && run.begin <= run.full_begin && run.full_begin <= run.full_end && run.full_end <= run.end))
-        refuse("tiles", t, "a run is not begin, full_begin, full_end, end in order");
+    for (const plan::TileRange& range : {tile.keys, tile.global})
+      if (!(0 <= range.begin && range.begin <= range.full_begin && range.full_begin <= range.full_end &&
+            range.full_end <= range.end))
+        refuse("tiles", t, "a range is not begin, full_begin, full_end, end in order");
   }
   longreel::AttentionProblem problem{};
   problem.batch = problem.layout.samples = samples;
@@ -153,9 +155,9 @@ int64_t executed_pairs(const Ints& tiles, const Ints& order, int64_t samples, in
 void bind_layout(py::module_& m) {
   m.def("query_tiles", &query_tiles, py::arg("ranges"), py::arg("tile_rows"), py::arg("tile_keys"),
         "Range segments int64 [R, 11] -> tiles int32 [T, 12] and their order int32 [T], heavy first.");
-  m.def("key_units", &key_units, py::arg("ranges"), py::arg("keys"), py::arg("global_keys"), py::arg("tile_rows"),
-        py::arg("tile_keys"), py::arg("unit_rows"),
-        "Range segments -> units int32 [U, 6], row runs int32 [N, 4] and the units' order int32 [U], heavy first.");
+  m.def("kv_blocks", &kv_blocks, py::arg("ranges"), py::arg("keys"), py::arg("global_keys"), py::arg("tile_rows"),
+        py::arg("tile_keys"), py::arg("block_rows"),
+        "Range segments -> kv_blocks int32 [U, 6], query_ranges int32 [N, 4] and kv_order int32 [U], heavy first.");
   m.def("executed_pairs", &executed_pairs, py::arg("tiles"), py::arg("order"), py::arg("samples"), py::arg("queries"),
         py::arg("heads"), py::arg("kv_heads"), py::arg("channels"),
         "(query row, key) pairs that the CPU's attention multiplies for one head over all samples, masked lanes among them.");

@@ -7,7 +7,7 @@ namespace longreel {
 
 struct AttentionKernels {
   void (*forward)(const AttentionProblem&, const QuerySchedule&, const AttentionOutputs&, const Pool&);
-  void (*backward)(const AttentionProblem&, const QuerySchedule&, const KeySchedule&, const AttentionGradients&, const Pool&);
+  void (*backward)(const AttentionProblem&, const QuerySchedule&, const KvSchedule&, const AttentionGradients&, const Pool&);
 };
 
 AttentionKernels attention_kernels_portable(Dtype dtype);

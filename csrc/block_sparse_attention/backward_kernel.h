@@ -7,7 +7,7 @@
 namespace longreel {
 namespace {
 
-// Where the sums of ds q and p dout of G's units stay until all are made: [B, Hkv, rows, 2, width].
+// Where the sums of ds q and p dout of G's KV blocks stay until all are made: [B, Hkv, rows, 2, width].
 struct GlobalSums {
   float* data;
   int64_t rows, width, kv_heads;
@@ -17,13 +17,13 @@ struct GlobalSums {
   }
 };
 
-// Sums over the units of global key g are added to key_sum and value_sum, unit after unit.
-inline void add_global(const AttentionProblem& problem, const KeySchedule& schedule, const GlobalSums& sums, int64_t b,
+// Sums over the KV blocks of global key g are added to key_sum and value_sum, KV block after KV block.
+inline void add_global(const AttentionProblem& problem, const KvSchedule& schedule, const GlobalSums& sums, int64_t b,
                        int64_t kv_head, int64_t g, float* key_sum, float* value_sum) {
   const int64_t sample = problem.layout.samples == 1 ? 0 : b;
-  const Span units = schedule.units_of.data()[sample * problem.global_keys + g];
-  for (int64_t u = units.begin; u < units.end; ++u) {
-    const float* from = sums.at(b, kv_head, schedule.row_of.data()[u] + g - problem.layout.units[u].key_begin);
+  const Span kv_blocks = schedule.blocks_of.data()[sample * problem.global_keys + g];
+  for (int64_t u = kv_blocks.begin; u < kv_blocks.end; ++u) {
+    const float* from = sums.at(b, kv_head, schedule.row_of.data()[u] + g - problem.layout.kv_blocks[u].key_begin);
     for (int64_t c = 0; c < sums.width; c += 16) {
       store(key_sum + c, load(key_sum + c) + load(from + c));
       store(value_sum + c, load(value_sum + c) + load(from + sums.width + c));
@@ -51,7 +51,7 @@ struct KeyGradients {
 };
 
 template <class T, class P>
-void attention_backward(const AttentionProblem& problem, const QuerySchedule& queries, const KeySchedule& keys,
+void attention_backward(const AttentionProblem& problem, const QuerySchedule& queries, const KvSchedule& keys,
                         const AttentionGradients& gradients, const Pool& threads) {
   const int64_t copies = schedule_copies(problem), kv_heads = problem.kv_heads,
                 width = round_up(problem.channels, 16 * P::pair);
@@ -60,7 +60,7 @@ void attention_backward(const AttentionProblem& problem, const QuerySchedule& qu
   const float scale = std::abs(problem.scale);
 
   Arena counted(nullptr), row_size(nullptr), query_size(nullptr), key_size(nullptr);
-  const int64_t global_rows = keys.row_of.data()[problem.layout.unit_count];
+  const int64_t global_rows = keys.row_of.data()[problem.layout.kv_block_count];
   const auto take_sums = [&](Arena& arena) {
     const int64_t count = want_global ? problem.batch * kv_heads * global_rows * 2 * width : 0;
     return GlobalSums{arena.take<float>(count), global_rows, width, kv_heads};
@@ -69,7 +69,7 @@ void attention_backward(const AttentionProblem& problem, const QuerySchedule& qu
   take_sums(counted);
   RowTermMaker<T, P>(problem, gradients, no_terms, row_size);
   BackwardDq<T, P>(problem, gradients, no_terms, queries.most_strips, query_size);
-  BackwardDkv<T, P>(problem, gradients, no_terms, keys.most_units, keys.most_strips, key_size);
+  BackwardDkv<T, P>(problem, gradients, no_terms, keys.most_blocks, keys.most_strips, key_size);
   const int64_t row_bytes = 2 * width * static_cast<int64_t>(sizeof(float));
   const int64_t worker_bytes = std::max({row_size.used(), query_size.used(), key_size.used(), row_bytes});
 
@@ -117,21 +117,21 @@ void attention_backward(const AttentionProblem& problem, const QuerySchedule& qu
       });
 
   // finish(dkv, group, b, kv_head) once the sums of a group are made
-  const auto sweep_keys = [&](const std::vector<UnitGroup>& groups, auto finish) {
+  const auto sweep_keys = [&](const std::vector<KvGroup>& groups, auto finish) {
     for_items(
         static_cast<int64_t>(groups.size()) * heads_each, 1,
-        [&](Arena& arena) { return BackwardDkv<T, P>(problem, gradients, terms, keys.most_units, keys.most_strips, arena); },
+        [&](Arena& arena) { return BackwardDkv<T, P>(problem, gradients, terms, keys.most_blocks, keys.most_strips, arena); },
         [&](BackwardDkv<T, P>& dkv, int64_t item) {
-          const UnitGroup& group = groups.data()[item / heads_each];
+          const KvGroup& group = groups.data()[item / heads_each];
           const int64_t copy = item % heads_each, b = sample_of_copy(group.sample, copy), kv_head = copy % kv_heads;
           dkv.run(group, b, kv_head);
           finish(dkv, group, b, kv_head);
         });
   };
   if (want_global) {
-    sweep_keys(keys.global, [&](const BackwardDkv<T, P>& dkv, const UnitGroup& group, int64_t b, int64_t kv_head) {
-      dkv.for_keys(group, [&](int64_t unit, int64_t g, const float* key_sum, const float* value_sum) {
-        float* to = sums.at(b, kv_head, keys.row_of.data()[unit] + g - problem.layout.units[unit].key_begin);
+    sweep_keys(keys.global, [&](const BackwardDkv<T, P>& dkv, const KvGroup& group, int64_t b, int64_t kv_head) {
+      dkv.for_keys(group, [&](int64_t kv_block, int64_t g, const float* key_sum, const float* value_sum) {
+        float* to = sums.at(b, kv_head, keys.row_of.data()[kv_block] + g - problem.layout.kv_blocks[kv_block].key_begin);
         std::copy_n(value_sum, width, std::copy_n(key_sum, width, to));
       });
     });
@@ -151,7 +151,7 @@ void attention_backward(const AttentionProblem& problem, const QuerySchedule& qu
   if (want_keys) {
     const KeyGradients<T> grads = {static_cast<T*>(gradients.grad_k), static_cast<T*>(gradients.grad_v), problem.keys, kv_heads,
                                    problem.channels};
-    sweep_keys(keys.keys, [&](const BackwardDkv<T, P>& dkv, const UnitGroup& group, int64_t b, int64_t kv_head) {
+    sweep_keys(keys.keys, [&](const BackwardDkv<T, P>& dkv, const KvGroup& group, int64_t b, int64_t kv_head) {
       const int64_t table = problem.layout.index_samples == 1 ? 0 : b;
       const int32_t* place = own_global ? nullptr : keys.place.data() + table * problem.keys;
       dkv.for_keys(group, [&](int64_t, int64_t key, float* key_sum, float* value_sum) {
@@ -159,7 +159,7 @@ void attention_backward(const AttentionProblem& problem, const QuerySchedule& qu
         grads.write(b, key, kv_head, scale, key_sum, value_sum);
       });
     });
-    // Keys of a cache that the layout does not speak of.
+    // Keys of a cache that the layout does not expect.
     for_items(problem.batch * problem.keys, 1024, rows_of_floats, [&](float*, int64_t item) {
       const int64_t b = item / problem.keys, key = item % problem.keys;
       if (key < keys.covered.data()[problem.layout.samples == 1 ? 0 : b]) return;

@@ -33,10 +33,10 @@ struct AttentionLayout {
   int64_t index_samples, start_samples, samples;
   const layout::Tile* tiles;
   const int32_t* order;
-  const layout::KeyUnit* units;
-  const layout::RowRun* runs;
-  const int32_t* unit_order;
-  int64_t tile_count, unit_count;
+  const layout::KvBlock* kv_blocks;
+  const layout::QueryRange* query_ranges;
+  const int32_t* kv_order;
+  int64_t tile_count, kv_block_count;
 };
 
 struct AttentionProblem {

@@ -27,7 +27,7 @@ void block_sparse_attention_backward_cpu(const AttentionProblem& problem, const 
                                          const Pool& threads) {
   if (problem.batch == 0) return;
   const QuerySchedule queries = backward_schedule(problem);
-  const KeySchedule keys = key_schedule(problem);
+  const KvSchedule keys = kv_schedule(problem);
   choose_kernels(problem.dtype).backward(problem, queries, keys, gradients, threads);
 }
 

@@ -10,7 +10,7 @@ constexpr int64_t kItems = 32;
 // Blocks that are worth a part of their own.
 constexpr int64_t kPartBlocks = 16;
 
-Span span_of(const layout::Run& run) { return {run.begin, run.end}; }
+Span span_of(const layout::TileRange& range) { return {range.begin, range.end}; }
 
 bool overlaps(Span all, Span next) { return all.empty() || next.empty() || !all.common(next).empty(); }
 
@@ -122,13 +122,13 @@ QuerySchedule backward_schedule(const AttentionProblem& problem) {
 int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_visible, Step* steps) {
   int64_t count = 0;
   for (int64_t s = group.strips.begin; s < group.strips.end; ++s) {
-    const layout::Run& run = block.is_global ? strips[s].global : strips[s].keys;
-    const Span met = span_of(run).common(block.keys);
+    const layout::TileRange& range = block.is_global ? strips[s].global : strips[s].keys;
+    const Span met = span_of(range).common(block.keys);
     if (met.empty()) continue;
     const int64_t begin = (met.begin - block.keys.begin) / kLanes * kLanes;
     const int64_t end = round_up(met.end - block.keys.begin, kLanes);
     const Span whole = {block.keys.begin + begin, block.keys.begin + end};
-    const Span full = Span{run.full_begin, run.full_end}.common(may_be_visible);
+    const Span full = Span{range.full_begin, range.full_end}.common(may_be_visible);
     steps[count++] = {s - group.strips.begin, {begin, end}, full.begin <= whole.begin && whole.end <= full.end};
   }
   return count;
@@ -148,42 +148,42 @@ int64_t executed_pairs(const AttentionProblem& problem) {
   return pairs;
 }
 
-KeySchedule key_schedule(const AttentionProblem& problem) {
+KvSchedule kv_schedule(const AttentionProblem& problem) {
   const AttentionLayout& layout = problem.layout;
   const int64_t most = most_strips(problem, 4);
-  KeySchedule schedule;
-  schedule.row_of.assign(layout.unit_count + 1, 0);
-  schedule.units_of.assign(layout.samples * problem.global_keys, {});
+  KvSchedule schedule;
+  schedule.row_of.assign(layout.kv_block_count + 1, 0);
+  schedule.blocks_of.assign(layout.samples * problem.global_keys, {});
   schedule.covered.assign(layout.samples, 0);
-  std::vector<UnitGroup> groups;
-  std::vector<Span> groups_of(layout.unit_count);
+  std::vector<KvGroup> groups;
+  std::vector<Span> groups_of(layout.kv_block_count);
   int64_t strips = 0;
-  for (int64_t u = 0; u < layout.unit_count; ++u) {
-    const layout::KeyUnit& unit = layout.units[u];
-    const int64_t keys = unit.key_end - unit.key_begin, own = strips_in(keys);
-    schedule.row_of[u + 1] = schedule.row_of[u] + (unit.is_global ? keys : 0);
-    if (unit.is_global) {
-      Span* const units_of = schedule.units_of.data() + unit.sample * problem.global_keys;
-      for (int64_t g = unit.key_begin; g < unit.key_end; ++g) extend(units_of[g], {u, u + 1});
+  for (int64_t u = 0; u < layout.kv_block_count; ++u) {
+    const layout::KvBlock& kv_block = layout.kv_blocks[u];
+    const int64_t keys = kv_block.key_end - kv_block.key_begin, own = strips_in(keys);
+    schedule.row_of[u + 1] = schedule.row_of[u] + (kv_block.is_global ? keys : 0);
+    if (kv_block.is_global) {
+      Span* const blocks_of = schedule.blocks_of.data() + kv_block.sample * problem.global_keys;
+      for (int64_t g = kv_block.key_begin; g < kv_block.key_end; ++g) extend(blocks_of[g], {u, u + 1});
     } else {
-      schedule.covered[unit.sample] = std::max<int64_t>(schedule.covered[unit.sample], unit.key_end);
+      schedule.covered[kv_block.sample] = std::max<int64_t>(schedule.covered[kv_block.sample], kv_block.key_end);
     }
-    // Units of one block of G meet different rows: apart, they are work for several threads.
-    const bool joins = !groups.empty() && groups.back().sample == unit.sample &&
-                       groups.back().is_global == bool(unit.is_global) && strips + own <= most &&
-                       layout.units[u - 1].key_begin != unit.key_begin;
+    // KV blocks of one block of G meet different rows: apart, they are work for several threads.
+    const bool joins = !groups.empty() && groups.back().sample == kv_block.sample &&
+                       groups.back().is_global == bool(kv_block.is_global) && strips + own <= most &&
+                       layout.kv_blocks[u - 1].key_begin != kv_block.key_begin;
     if (!joins) {
-      groups.push_back({unit.sample, bool(unit.is_global), {u, u}});
+      groups.push_back({kv_block.sample, bool(kv_block.is_global), {u, u}});
       strips = 0;
     }
-    groups.back().units.end = u + 1;
+    groups.back().kv_blocks.end = u + 1;
     strips += own;
-    schedule.most_units = std::max(schedule.most_units, groups.back().units.size());
+    schedule.most_blocks = std::max(schedule.most_blocks, groups.back().kv_blocks.size());
     schedule.most_strips = std::max(schedule.most_strips, strips);
     const int64_t group = groups.size();
     groups_of[u] = {group - 1, group};
   }
-  for (int64_t g : heavy_first(layout.unit_order, groups_of, groups.size())) {
+  for (int64_t g : heavy_first(layout.kv_order, groups_of, groups.size())) {
     (groups[g].is_global ? schedule.global : schedule.keys).push_back(groups[g]);
   }
   if (!problem.own_global()) {

@@ -49,7 +49,7 @@ LONGREEL_INLINE int64_t schedule_copies(const AttentionProblem& problem) {
 // At most sixteen query rows of a tile.
 struct QueryStrip {
   int64_t row, rows;
-  layout::Run keys, global;
+  layout::TileRange keys, global;
 };
 
 struct KeyBlock {
@@ -111,22 +111,22 @@ int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlo
 // (query row, key) pairs that the forward pass multiplies for one head, masked lanes among them, over all samples of the layout.
 int64_t executed_pairs(const AttentionProblem& problem);
 
-// Units, one behind the other, of one sample, all of K or blocks of G.
-struct UnitGroup {
+// KV blocks, one behind the other, of one sample, all of K or blocks of G.
+struct KvGroup {
   int64_t sample;
   bool is_global;
-  Span units;
+  Span kv_blocks;
 };
 
-struct KeySchedule {
-  std::vector<UnitGroup> global, keys;      // heavy before light
-  int64_t most_units = 0, most_strips = 0;  // of a group
-  std::vector<int64_t> row_of;              // [units + 1]: rows of G's sums before the unit's
-  std::vector<Span> units_of;               // [samples, G]: the units that sum the gradient of a global key
-  std::vector<int32_t> place;               // [index_samples, Sk]: where a key stands in G, or -1
-  std::vector<int64_t> covered;             // [samples]: keys of K that some unit has
+struct KvSchedule {
+  std::vector<KvGroup> global, keys;         // heavy before light
+  int64_t most_blocks = 0, most_strips = 0;  // of a group
+  std::vector<int64_t> row_of;               // [kv_blocks + 1]: rows of G's sums before the KV block's
+  std::vector<Span> blocks_of;               // [samples, G]: the KV blocks that sum the gradient of a global key
+  std::vector<int32_t> place;                // [index_samples, Sk]: where a key stands in G, or -1
+  std::vector<int64_t> covered;              // [samples]: keys of K that some KV block has
 };
 
-KeySchedule key_schedule(const AttentionProblem& problem);
+KvSchedule kv_schedule(const AttentionProblem& problem);
 
 }  // namespace longreel

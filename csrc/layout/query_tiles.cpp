@@ -24,7 +24,7 @@ struct Union {
     begin = std::min(begin, first_begin);
     end = std::max(end, last_end);
   }
-  Run run(int64_t step) const {
+  TileRange stepped(int64_t step) const {
     if (empty()) return {0, 0, 0, 0};
     const int64_t full_begin = begin + up_to(all_begin - begin, step);
     const int64_t full_end = full_begin + down_to(std::max<int64_t>(0, all_end - full_begin), step);
@@ -35,44 +35,44 @@ struct Union {
 
 // A tile that still grows: part of one range segment, or several short ones whole.
 struct OpenTile {
-  int64_t sample = 0, row = 0, rows = 0, range = 0;
+  int64_t sample = 0, row = 0, rows = 0, segment = 0;
   Union keys, global;
 
-  bool takes(const Range& next, int64_t most) const {
+  bool takes(const RangeSegment& next, int64_t most) const {
     return rows > 0 && sample == next.sample && rows + next.rows <= most &&
            !keys.apart_from(next.lo, next.sees_keys() ? next.hi_at(next.rows - 1) : next.lo) &&
            !global.apart_from(next.glo, next.ghi);
   }
-  void add(const Range& next, int64_t index, int64_t from, int64_t to) {
+  void add(const RangeSegment& next, int64_t index, int64_t from, int64_t to) {
     if (rows == 0) {
       sample = next.sample;
       row = next.row + from;
-      range = index;
+      segment = index;
     }
     rows += to - from;
     keys.add(next.lo_at(from), next.hi_at(to - 1), next.lo_at(to - 1), next.hi_at(from));
     global.add(next.glo, next.ghi, next.glo, next.ghi);
   }
   Tile closed(int64_t step) const {
-    return {int32_t(sample), int32_t(row), int32_t(row + rows), int32_t(range), keys.run(step), global.run(step)};
+    return {int32_t(sample), int32_t(row), int32_t(row + rows), int32_t(segment), keys.stepped(step), global.stepped(step)};
   }
 };
 
 }  // namespace
 
-std::vector<Tile> query_tiles(const std::vector<Range>& ranges, TileShape shape) {
+std::vector<Tile> query_tiles(const std::vector<RangeSegment>& segments, TileShape shape) {
   std::vector<Tile> tiles;
   OpenTile open;
   const auto close = [&] {
     if (open.rows > 0) tiles.push_back(open.closed(shape.keys));
     open = OpenTile();
   };
-  for (size_t r = 0; r < ranges.size(); ++r) {
-    const Range& range = ranges[r];
-    if (!open.takes(range, shape.rows)) close();
-    for (int64_t from = 0; from < range.rows; from += shape.rows) {
-      open.add(range, int64_t(r), from, std::min(range.rows, from + shape.rows));
-      if (range.rows > shape.rows) close();
+  for (size_t r = 0; r < segments.size(); ++r) {
+    const RangeSegment& segment = segments[r];
+    if (!open.takes(segment, shape.rows)) close();
+    for (int64_t from = 0; from < segment.rows; from += shape.rows) {
+      open.add(segment, int64_t(r), from, std::min(segment.rows, from + shape.rows));
+      if (segment.rows > shape.rows) close();
     }
   }
   close();
@@ -80,7 +80,7 @@ std::vector<Tile> query_tiles(const std::vector<Range>& ranges, TileShape shape)
 }
 
 int64_t cost(const Tile& tile, TileShape shape) {
-  const auto steps = [&](const Run& run) { return (run.end - run.begin + shape.keys - 1) / shape.keys; };
+  const auto steps = [&](const TileRange& range) { return (range.end - range.begin + shape.keys - 1) / shape.keys; };
   return steps(tile.keys) + steps(tile.global);
 }
 
@@ -98,20 +98,20 @@ std::vector<int32_t> heavy_first(const std::vector<int64_t>& costs) {
   return order;
 }
 
-void fill_bounds(const std::vector<Range>& ranges, int32_t* bounds) {
-  for (const Range& range : ranges) {
-    int64_t lo = range.lo, hi = range.hi + range.carry / range.over, rest = range.carry % range.over;
-    const int64_t whole = range.up / range.over, part = range.up % range.over;
-    for (int64_t i = 0; i < range.rows; ++i, bounds += 4) {
+void fill_bounds(const std::vector<RangeSegment>& segments, int32_t* bounds) {
+  for (const RangeSegment& segment : segments) {
+    int64_t lo = segment.lo, hi = segment.hi + segment.carry / segment.over, rest = segment.carry % segment.over;
+    const int64_t whole = segment.up / segment.over, part = segment.up % segment.over;
+    for (int64_t i = 0; i < segment.rows; ++i, bounds += 4) {
       bounds[0] = int32_t(lo);
       bounds[1] = int32_t(hi);
-      bounds[2] = int32_t(range.glo);
-      bounds[3] = int32_t(range.ghi);
-      lo += range.lo_step;
+      bounds[2] = int32_t(segment.glo);
+      bounds[3] = int32_t(segment.ghi);
+      lo += segment.lo_step;
       hi += whole;
       rest += part;
-      if (rest >= range.over) {
-        rest -= range.over;
+      if (rest >= segment.over) {
+        rest -= segment.over;
         ++hi;
       }
     }

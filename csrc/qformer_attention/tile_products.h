@@ -95,7 +95,7 @@ struct TileProducts {
           store_row(from, std::min<int64_t>(k - j, 32), staged[0] + r * 64, kTile, lost);
         }
         char* to = panels.data + (i / 16 * panels.k32 + j / 32) * kTile;
-        for (int p = 0; p < Planes; ++p) transpose_block(staged[p], 64, to + p * panels.plane);
+        for (int p = 0; p < Planes; ++p) transpose_block(staged[p], 64, to + p * panels.plane, 64);
       }
     }
   }
@@ -232,7 +232,7 @@ struct TileProducts {
         _mm512_store_si512(staged[p] + k * 32, _mm512_or_si512(even[p], _mm512_slli_epi32(odd[p], 16)));
       }
     }
-    for (int p = 0; p < Planes; ++p) transpose_block(staged[p], 64, to + p * plane);
+    for (int p = 0; p < Planes; ++p) transpose_block(staged[p], 64, to + p * plane, 64);
   }
 
   static void pair(const float* even, const float* odd, __mmask16 inside, char* to, int64_t plane) {

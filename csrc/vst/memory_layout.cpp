@@ -13,10 +13,10 @@ bool alike(const int32_t* numbers, int64_t batch) {
   return numbers == nullptr || std::all_of(numbers, numbers + batch, [&](int32_t n) { return n == numbers[0]; });
 }
 
-// All that a run from the first key on meets, with `more` keys in front of it.
-layout::Run behind(const layout::Run& run, int32_t more) {
-  if (more == 0) return run;
-  return {0, 0, more + (run.full_begin == 0 ? run.full_end : 0), more + run.end};
+// All that a range from the first key on meets, with `more` keys in front of it.
+layout::TileRange behind(const layout::TileRange& range, int32_t more) {
+  if (more == 0) return range;
+  return {0, 0, more + (range.full_begin == 0 ? range.full_end : 0), more + range.end};
 }
 
 }  // namespace

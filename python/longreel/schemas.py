@@ -18,7 +18,8 @@ _POOL = "int prefix, int pitch, int height, int width, int out_height, int out_w
 # The layout tensors are those of longreel.layout.PlannedLayout.
 _SPARSE = (
     "Tensor q, Tensor k, Tensor v, Tensor? global_k, Tensor? global_v, Tensor global_index, Tensor start, Tensor bounds,"
-    " Tensor tiles, Tensor order, Tensor units, Tensor runs, Tensor unit_order, int tile_rows, int tile_keys, float scale"
+    " Tensor tiles, Tensor order, Tensor kv_blocks, Tensor query_ranges, Tensor kv_order, int tile_rows, int tile_keys,"
+    " float scale"
 )
 _QFORMER = (
     "Tensor query, Tensor x, Tensor w_k, Tensor w_v, Tensor? b_v, Tensor? key_mask, Tensor? frame_table, int frame_size,"

@@ -35,7 +35,7 @@ def arguments(layout: VideoLayout, dtype: torch.dtype, head: int) -> tuple[Tenso
     sizes = ((layout.queries, HEADS), (layout.keys, KV_HEADS), (layout.keys, KV_HEADS))
     q, k, v = (torch.empty(1, rows, heads, head, dtype=dtype, device="meta") for rows, heads in sizes)
     tensors = (
-        plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.units, plan.runs, plan.unit_order,
+        plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.kv_blocks, plan.query_ranges, plan.kv_order,
     )  # fmt: skip
     return q, k, v, None, None, *(t.to("meta") for t in tensors), *plan.tile, head**-0.5
 

@@ -28,7 +28,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (
             "run a.safetensors --system voco-llama --keep a.safetensors",
-            "--keep a.safetensors: is the file of the input",
+            "--save-memory a.safetensors: is the file of the input",
         ),
         ("run a.safetensors --features folder/../a.safetensors", "is the file of the input"),
         ("run a.safetensors --features hard.safetensors", "is the file of the input"),
@@ -39,7 +39,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run a.png --features b.safetensors --json b.safetensors", "--json b.safetensors: is the file of --features"),
         (
             "run a.png --system voco-llama --features new.safetensors --keep dangling.safetensors",
-            "--keep dangling.safetensors: is the file of --features",
+            "--save-memory dangling.safetensors: is the file of --features",
         ),
         ("extract a.safetensors --out hard.safetensors", "--out hard.safetensors: is the file of the input"),
         ("extract a.png --out b.safetensors --json ./b.safetensors", "is the file of --out"),

@@ -79,7 +79,7 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
         patch.setattr(dense, "MASK_BYTES", 1000)
         given = ["--system", "voco-llama", "--preset", small.name, "--ops", "reference"]
         refused(call("run", clip, *given), "dense mask", NO_ROOM)
-        refused(call("run", clip, *given, "--keep", tmp_path / "k.safetensors"), "--keep needs longreel's")
+        refused(call("run", clip, *given, "--keep", tmp_path / "k.safetensors"), "--save-memory needs longreel's")
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,10 @@ def check_rows(layout: VideoLayout, samples: list[Sample]) -> None:
     np.testing.assert_array_equal(query_rows(layout), np.tile(np.arange(layout.length), (len(samples), 1)))
     # The first row that is not padding; a sample of padding alone has none.
     assert layout.start == tuple(next((i for i, kind in enumerate(s.kinds()) if kind), layout.length) for s in samples)
+    if not grows(layout):
+        with pytest.raises(ValueError, match="appended rows"):
+            kept(layout)
+        return
     assert kept(layout) == [len(sample.kept()) for sample in samples]
     for own, sample in zip(slots(layout), samples, strict=True):
         np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.kept())
@@ -125,9 +129,13 @@ def check_rows(layout: VideoLayout, samples: list[Sample]) -> None:
     assert not (ignored_labels(layout) & (kinds(layout) == TEXT))[:, -1:].any() or layout.length == 0
 
 
-def painted(layout: VideoLayout, run: np.ndarray, row: int, row_end: int, step: int, out: np.ndarray) -> None:
-    """Counts every pair of the run's keys and rows once; checks that a run is whole steps where it says full."""
-    begin, full_begin, full_end, end = run.tolist()
+def grows(layout: VideoLayout) -> bool:
+    return all(document.rule.grows for documents in layout.samples for document in documents)
+
+
+def painted(layout: VideoLayout, range: np.ndarray, row: int, row_end: int, step: int, out: np.ndarray) -> None:
+    """Counts every pair of the range's keys and rows once; checks that a range is whole steps where it says full."""
+    begin, full_begin, full_end, end = range.tolist()
     assert begin <= full_begin <= full_end <= end
     assert (full_begin - begin) % step == 0
     assert (full_end - full_begin) % step == 0
@@ -141,11 +149,11 @@ def check_schedule(layout: VideoLayout, expected: np.ndarray, rng: np.random.Gen
     shape = (layout.batch_size, layout.queries)
     near, far = (np.zeros((*shape, mask.shape[2]), int) for mask in near_far)
     covered = np.zeros(shape, int)
-    for sample, row, row_end, _, *runs in schedule.tiles.tolist():
+    for sample, row, row_end, _, *keys in schedule.tiles.tolist():
         assert 0 < row_end - row <= tile[0]
         covered[sample, row:row_end] += 1
-        painted(layout, np.array(runs[:4]), row, row_end, tile[1], near[sample])
-        painted(layout, np.array(runs[4:]), row, row_end, tile[1], far[sample])
+        painted(layout, np.array(keys[:4]), row, row_end, tile[1], near[sample])
+        painted(layout, np.array(keys[4:]), row, row_end, tile[1], far[sample])
     assert (covered == 1).all()
     for counts, mask in ((near, near_far[0]), (far, near_far[1])):
         assert ((counts > 0) >= mask).all(), "a visible pair is in no tile"
@@ -154,26 +162,28 @@ def check_schedule(layout: VideoLayout, expected: np.ndarray, rng: np.random.Gen
     exact = executed_pairs(schedule, (1, 1))
     assert exact == (near > 0).sum() + (far > 0).sum()
     assert expected.sum() <= exact <= executed_pairs(schedule)
-    check_key_side(layout, schedule.units, schedule.runs, tile, near_far)
-    assert sorted(schedule.unit_order.tolist()) == list(range(len(schedule.units)))
+    check_key_side(layout, schedule.kv_blocks, schedule.query_ranges, tile, near_far)
+    assert sorted(schedule.kv_order.tolist()) == list(range(len(schedule.kv_blocks)))
     np.testing.assert_array_equal(schedule.bounds, np.stack(row_bounds(layout), -1))
 
 
-def check_key_side(layout: VideoLayout, units: np.ndarray, runs: np.ndarray, tile: tuple[int, int], near_far) -> None:
+def check_key_side(
+    layout: VideoLayout, blocks: np.ndarray, ranges: np.ndarray, tile: tuple[int, int], near_far
+) -> None:
     near, far = (np.zeros(mask.shape, int) for mask in near_far)
     keys = np.zeros((layout.batch_size, layout.keys), int)
-    for sample, is_global, begin, end, first, last in units.tolist():
+    for sample, is_global, begin, end, first, last in blocks.tolist():
         assert 0 < end - begin <= tile[1]
         out = (far if is_global else near)[sample].T
         if not is_global:
             keys[sample, begin:end] += 1
-        for run in runs[first:last]:
-            painted(layout, run, begin, end, tile[0], out)
+        for range in ranges[first:last]:
+            painted(layout, range, begin, end, tile[0], out)
     assert (keys == 1).all()
     for counts, mask in ((near, near_far[0]), (far, near_far[1])):
         assert np.isin(counts, (0, 1, 3)).all(), "a pair is summed twice"
-        assert ((counts > 0) >= mask).all(), "a visible pair is in no unit"
-        assert (mask[counts == 3]).all(), "a full run holds a hidden pair"
+        assert ((counts > 0) >= mask).all(), "a visible pair is in no KV block"
+        assert (mask[counts == 3]).all(), "a full range holds a hidden pair"
 
 
 def check_plain_planner(layout: VideoLayout, tile: tuple[int, int]) -> None:
@@ -187,10 +197,10 @@ def check_plain_planner(layout: VideoLayout, tile: tuple[int, int]) -> None:
         _native.HOST.query_tiles(table, *tile), plain_planner.query_tiles(table, *tile), strict=True
     ):
         np.testing.assert_array_equal(compiled, plain)
-    for unit_rows in (5, 1000):
-        arguments = (table, near, counts, *tile, unit_rows)
+    for block_rows in (5, 1000):
+        arguments = (table, near, counts, *tile, block_rows)
         for compiled, plain in zip(
-            _native.HOST.key_units(*arguments), plain_planner.key_units(*arguments), strict=True
+            _native.HOST.kv_blocks(*arguments), plain_planner.kv_blocks(*arguments), strict=True
         ):
             np.testing.assert_array_equal(compiled, plain)
     np.testing.assert_array_equal(_native.HOST.row_bounds(table), plain_planner.row_bounds(table))
@@ -209,6 +219,10 @@ def check_flex(layout: VideoLayout, expected: np.ndarray) -> None:
 
 
 def check_flashmask(layout: VideoLayout, expected: np.ndarray) -> None:
+    if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        with pytest.raises(ValueError, match="causal layouts"):
+            flashmask_row_indices(layout)
+        return
     if below_diagonal_holes(expected) > 1:
         with pytest.raises(ValueError, match="two intervals"):
             flashmask_row_indices(layout)
@@ -279,18 +293,22 @@ def check_decoding(layout: VideoLayout, expected: np.ndarray, rng: np.random.Gen
     step = layout.rows(a, b)
     assert (step.queries, step.keys) == (b - a, b)
     np.testing.assert_array_equal(step.dense_mask(), expected[:, a:b, :b])
-    assert visible_pairs(step) == expected[:, a:b].sum()
+    assert visible_pairs(step) == expected[:, a:b, :b].sum()
     if b > a:
         check_schedule(step, expected[:, a:b, :b], rng)
         check_attention(step, expected[:, a:b, :b], rng, tally)
     np.testing.assert_array_equal(query_positions(step), positions(layout)[:, a:b])
-    if not any(documents[-1].padding for documents in layout.samples):
+    if grows(layout) and not any(documents[-1].padding for documents in layout.samples):
         grown = layout.extend(3).dense_mask()
         np.testing.assert_array_equal(grown[:, : layout.length, : layout.length], expected)
         assert grown[:, range(-3, 0), range(-3, 0)].all()
 
 
 def check_grouped(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator, tally: Tally) -> None:
+    if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        with pytest.raises(ValueError, match="causal documents alone"):
+            layout.grouped()
+        return
     grouped, own = layout.grouped(), kinds(layout)
     rows = query_rows(grouped)
     for b in range(layout.batch_size):

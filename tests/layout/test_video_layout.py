@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from longreel.layout import (
     Segment,
     VideoLayout,
+    cached_ranges,
     cost,
     executed_pairs,
     flashmask_row_indices,
@@ -16,7 +17,6 @@ from longreel.layout import (
     global_positions,
     ignored_labels,
     kept,
-    kept_runs,
     positions,
     slots,
     to_ascii,
@@ -66,7 +66,7 @@ def test_vst_ratios() -> None:
 def test_vst_memory_is_what_video_xl_keeps() -> None:
     layout = VideoLayout.vst(visual=2880, ratio=8, prefix=14, text=20)
     assert kept(layout) == [14 + 360 + 20]
-    assert kept_runs(layout)[0].tolist() == [[0, 14, 1], [22, 180, 9], [1642, 180, 9], [3254, 20, 1]]
+    assert cached_ranges(layout)[0].tolist() == [[0, 14, 1], [22, 180, 9], [1642, 180, 9], [3254, 20, 1]]
     # A VST key moves from its place in the chunk to its place in the memory.
     assert global_index(layout)[0, 14] == 22
     assert positions(layout)[0, 22] == 22
@@ -232,9 +232,9 @@ def test_a_plan_reaches_the_device_as_int32() -> None:
         plan.bounds,
         plan.tiles,
         plan.order,
-        plan.units,
-        plan.runs,
-        plan.unit_order,
+        plan.kv_blocks,
+        plan.query_ranges,
+        plan.kv_order,
     ):
         assert tensor.dtype == torch.int32
         assert tensor.is_contiguous()
@@ -244,6 +244,7 @@ def test_a_plan_reaches_the_device_as_int32() -> None:
         plan.with_start(torch.tensor([1, 2]))
 
 
+@pytest.mark.slow
 def test_a_compiled_graph_serves_any_number_of_frames() -> None:
     counter = CompileCounter()
 
@@ -275,6 +276,7 @@ def test_left_padding_from_the_device_equals_padding_in_the_layout() -> None:
     assert (lse[2, :, :5] == -torch.inf).all()
 
 
+@pytest.mark.slow
 def test_reference_passes_gradcheck_with_moved_global_keys() -> None:
     layout = VideoLayout.batch([VideoLayout.vst(visual=4, chunk=2, ratio=2, prefix=1, text=1), VideoLayout.causal(3)])
     plan = layout.to("cpu")

@@ -50,10 +50,10 @@ def test_any_tile_of_the_plan(tile: tuple[int, int]) -> None:
 
 
 def test_global_keys_summed_over_several_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "UNIT_ROWS", 20)
+    monkeypatch.setattr(schedule, "BLOCK_ROWS", 20)
     inputs = SMALL.inputs()
     planned = inputs["layout"].to("cpu", tile=(16, 16))
-    keys = [tuple(unit[:3]) for unit in planned.units.tolist()]
+    keys = [tuple(block[:3]) for block in planned.kv_blocks.tolist()]
     assert len(set(keys)) < len(keys)
     check(inputs | {"layout": planned}, torch.float32)
 

@@ -11,7 +11,7 @@ from longreel.testing.determinism import same_bits
 pytestmark = pytest.mark.fast
 
 CPU = torch.device("cpu")
-TENSORS = ("start", "global_index", "extent", "bounds", "tiles", "order", "units", "runs", "unit_order")
+TENSORS = ("start", "global_index", "extent", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
 
 
 def layout(frames: int = 3) -> VideoLayout:
@@ -73,6 +73,7 @@ def test_an_unplanned_layout_under_compile_is_one_clear_error() -> None:
         function(*tensors(made), made)
 
 
+@pytest.mark.slow
 def test_a_graph_that_may_break_plans_outside() -> None:
     made = layout()
     args = tensors(made)
@@ -95,6 +96,7 @@ class Model(torch.nn.Module):
         return rows
 
 
+@pytest.mark.slow
 def test_a_model_compiles_once_for_any_number_of_frames() -> None:
     """Rows and plan are marked dynamic; neither the layout nor its tensors' sizes become part of the graph."""
     model = Model()

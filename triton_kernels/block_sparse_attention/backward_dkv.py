@@ -236,7 +236,7 @@ def backward_dkv(
     config = tile_config("backward_dkv", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card.shared)
     blocks = triton.cdiv(call.tile_keys, config.keys)
     slots = triton.cdiv(global_keys, call.tile_keys) * blocks
-    chunks = triton.cdiv(queries, schedule.unit_rows(queries))
+    chunks = triton.cdiv(queries, schedule.block_rows(queries))
     sums = Sums(
         terms.lse.new_empty((batch, kv_heads, slots, chunks, 2, config.keys, head) if want_global else 0),
         torch.zeros(batch // samples, slots, dtype=torch.int32, device=call.q.device),

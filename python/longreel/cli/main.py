@@ -2,7 +2,7 @@
 
 import typer
 
-from longreel.cli import bench, extract, profile, run
+from longreel.cli import ask, bench, extract, profile, run
 from longreel.cli.doctor import doctor
 
 
@@ -15,7 +15,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     app.command()(doctor)
-    for command in (bench, run, extract, profile):
+    for command in (bench, run, ask, extract, profile):
         command.register(app)
     return app
 

@@ -41,7 +41,7 @@ Input = Annotated[
     list[Path],
     typer.Argument(
         help="A video, one or several images, a file of features (`longreel extract`), or a saved memory"
-        f" (`longreel run --keep`; {_saving()})."
+        f" (`longreel run --save-memory`; {_saving()})."
     ),
 ]
 System = Annotated[str, typer.Option(help=f"One of: {', '.join(registry.SYSTEMS)}.")]
@@ -58,10 +58,12 @@ Frames = Annotated[
     typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {_frames()}."),
 ]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
-Keep = Annotated[
+SaveMemory = Annotated[
     Path | None,
     typer.Option(
-        help=f"{_saving()}: save what is kept of the frames: a later run on this file decodes and sees nothing."
+        "--save-memory",
+        "--keep",
+        help=f"{_saving()}: save what is kept of the frames: `longreel ask` answers from this file, nothing is decoded.",
     ),
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Append the figures to this file, as a line of JSON.")]
@@ -81,7 +83,7 @@ class _Flag:
 def with_options(command: Callable[..., None], *, tower: bool = False) -> Callable[..., None]:
     """`command` with a flag for every option of every system in place of its parameter `own`, which gets them by name.
 
-    tower: only those that change the tower's features.
+    tower: only those that change the features of the towers, or what they are made of.
     """
     hints = get_type_hints(command, include_extras=True)
     flags = _flags(tower)
@@ -107,7 +109,7 @@ def _flags(tower: bool) -> dict[str, _Flag]:
     for system in registry.every():
         kinds = get_type_hints(system.Options)
         for each in fields(system.Options):
-            if tower and not each.metadata["tower"]:
+            if tower and not (each.metadata["tower"] or each.metadata["sound"]):
                 continue
             flag = _Flag(_kind(kinds[each.name]), each.metadata["least"])
             held = flags.setdefault(each.name, flag)

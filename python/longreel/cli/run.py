@@ -18,10 +18,10 @@ from longreel.cli.options import (
     Frames,
     Input,
     JsonFile,
-    Keep,
     MemoryCap,
     Own,
     PresetName,
+    SaveMemory,
     System,
     with_options,
 )
@@ -51,7 +51,7 @@ def run(
     features: Annotated[
         Path | None, typer.Option(help="Keep the patch features here: a later run on this file decodes nothing.")
     ] = None,
-    keep: Keep = None,
+    save_memory: SaveMemory = None,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Draw time by stage and memory over frames to this PNG.")] = None,
     backend: Annotated[
@@ -62,7 +62,7 @@ def run(
     chunk: Chunk = None,
     count: Annotated[int | None, typer.Option(min=1, help="The first frames only, so many at most.")] = None,
 ) -> None:
-    """Decode, see, compress, answer: a video end to end, streamed, with the time of every stage."""
+    """Decode, encode, compress, answer: a video end to end, streamed, with the time of every stage."""
     with one_line_errors():
         from longreel.models.inputs import expected_frames
         from longreel.models.setup import named, setup_of
@@ -70,15 +70,16 @@ def run(
         from longreel.report import run_table
         from longreel.report.lines import json_line
 
-        check_apart(inputs, features=features, keep=keep, json=json_file, plot=plot)
-        setup = setup_of(system, preset, checkpoint, device, own, backend=backend, save=keep is not None)
+        saving = {"save-memory": save_memory}
+        check_apart(inputs, features=features, **saving, json=json_file, plot=plot)
+        setup = setup_of(system, preset, checkpoint, device, own, backend=backend, save=save_memory is not None)
         _cap_memory(setup.device, memory_cap)
-        path = _path(ops, compare=compare, plot=plot is not None, keep=keep is not None)
+        path = _path(ops, compare=compare, plot=plot is not None, **{"save-memory": save_memory is not None})
         prompts = setup.prompts(question or [QUESTION], answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         check_output(features, ".safetensors")
-        check_output(keep, ".safetensors")
+        check_output(save_memory, ".safetensors")
         if plot is not None:
             from longreel.report import run_picture
         console, log = consoles()
@@ -91,7 +92,15 @@ def run(
             told = open_files.enter_context(progress(log, expected))
             whole = compare and part is None
             record = setup.run(
-                model, source, prompts, ops=path, compare=whole, frames=count, writer=writer, save=keep, progress=told
+                model,
+                source,
+                prompts,
+                ops=path,
+                compare=whole,
+                frames=count,
+                writer=writer,
+                save=save_memory,
+                progress=told,
             )
         compared = record if whole else None
         if part is not None:

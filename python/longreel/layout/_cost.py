@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from longreel.layout._ranges import ranges
-from longreel.layout.global_keys import global_runs
+from longreel.layout.global_keys import global_ranges
 from longreel.layout.numbers import count
 from longreel.layout.schedule import Schedule, Table
 from longreel.layout.video_layout import VideoLayout
@@ -48,7 +48,7 @@ def cost(
     element_size = count("element_size", element_size)
     each = 4 * head_dim * heads
     batch, queries, keys = layout.batch_size, layout.queries, layout.keys
-    gathered = sum(int(runs[:, 1].sum()) for runs in global_runs(layout))
+    gathered = sum(int(keys[:, 1].sum()) for keys in global_ranges(layout))
     row = head_dim * element_size
     return AttentionCost(
         dense=each * batch * queries * keys,
@@ -63,7 +63,7 @@ def visible_pairs(layout: VideoLayout) -> int:
     """(query, key) pairs that the layout shows, over all samples: O(range segments)."""
     r = ranges(layout)
     triangle = r.rows * (r.rows - 1) // 2
-    near = r.rows * (r.hi - r.lo) - triangle * r.lo_step
+    local = r.rows * (r.hi - r.lo) - triangle * r.lo_step
     # Where the period is 1 the sum has a closed form; grouped chunks are few.
     straight = r.over == 1
     rise = np.where(straight, r.up * triangle + r.rows * r.carry, 0)
@@ -71,7 +71,7 @@ def visible_pairs(layout: VideoLayout) -> int:
         floor_sum(*map(int, line))
         for line in zip(r.rows[~straight], r.over[~straight], r.up[~straight], r.carry[~straight], strict=True)
     )
-    return int((near + rise + r.rows * (r.ghi - r.glo)).sum()) + bent
+    return int((local + rise + r.rows * (r.ghi - r.glo)).sum()) + bent
 
 
 def executed_pairs(schedule: Schedule, lanes: tuple[int, int] | None = None) -> int:

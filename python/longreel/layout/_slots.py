@@ -8,8 +8,8 @@ from longreel.layout.global_keys import expanded
 from longreel.layout.video_layout import VideoLayout
 
 
-def kept_runs(layout: VideoLayout) -> list[Ints]:
-    """Per sample the rows kept, as runs int64 [n, 3] of (first row, count, stride), in slot order.
+def cached_ranges(layout: VideoLayout) -> list[Ints]:
+    """Per sample the rows cached, as ranges int64 [n, 3] of (first row, count, stride), in slot order.
 
     VoCo: the VoCo rows (and the prefix where text sees it), then text. Video-XL: prefix, VST, text. A sliding window: the
     sinks and the rows still in reach. Each document keeps its own; padding keeps nothing.
@@ -25,16 +25,16 @@ def kept_runs(layout: VideoLayout) -> list[Ints]:
     return samples
 
 
-def kept(layout: VideoLayout) -> list[int]:
+def cached(layout: VideoLayout) -> list[int]:
     """Slots that each sample fills."""
-    return [int(runs[:, 1].sum()) for runs in kept_runs(layout)]
+    return [int(ranges[:, 1].sum()) for ranges in cached_ranges(layout)]
 
 
 def slots(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, S]: the cache slot of every row, -1 for a row that is dropped."""
     out = np.full((layout.batch_size, layout.length), -1, np.int32)
-    for b, runs in enumerate(kept_runs(layout)):
-        rows = expanded(runs)
+    for b, ranges in enumerate(cached_ranges(layout)):
+        rows = expanded(ranges)
         out[b, rows] = np.arange(len(rows))
     return out
 
@@ -44,12 +44,12 @@ def _next_row_sees(lowered: Lowered) -> Ints:
     last = own.rows[-1] - 1
     lo = int(own.lo[-1] + last * own.lo_step[-1])
     hi = int(own.hi[-1] + (last * own.up[-1] + own.carry[-1]) // own.over[-1]) - 1
-    runs = lowered.global_keys
-    # The part glo .. ghi of G, run by run.
-    before = np.cumsum(runs[:, 1]) - runs[:, 1]
-    skip = np.clip(own.glo[-1] - before, 0, runs[:, 1])
-    count = np.clip(own.ghi[-1] - before, 0, runs[:, 1]) - skip
-    far = np.stack([runs[:, 0] + skip * runs[:, 2], count, runs[:, 2]], axis=1)
-    near = np.array([(lo, hi - lo, 1)], np.int64)
-    every = np.concatenate([far, near])
+    ranges = lowered.global_keys
+    # The part glo .. ghi of G, range by range.
+    before = np.cumsum(ranges[:, 1]) - ranges[:, 1]
+    skip = np.clip(own.glo[-1] - before, 0, ranges[:, 1])
+    count = np.clip(own.ghi[-1] - before, 0, ranges[:, 1]) - skip
+    global_ = np.stack([ranges[:, 0] + skip * ranges[:, 2], count, ranges[:, 2]], axis=1)
+    local = np.array([(lo, hi - lo, 1)], np.int64)
+    every = np.concatenate([global_, local])
     return every[every[:, 1] > 0]

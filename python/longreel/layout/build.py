@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longreel.layout.numbers import check_segments, count
+from longreel.layout.numbers import check_rows, check_segments, count
 from longreel.layout.ratios import RatioDraw, chunk_lengths
 from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_of, chunk_segment, joined, whole
 
@@ -43,9 +43,7 @@ def voco(
         raise ValueError(f"mode={mode!r} is not one of 'independent', 'causal'")
     if prefix_visible_to not in ("first", "frames", "all"):
         raise ValueError(f"prefix_visible_to={prefix_visible_to!r} is not one of 'first', 'frames', 'all'")
-    rows = prefix + frames * (vision + separator + voco) + text
-    if rows >= 2**31:
-        raise ValueError(f"a sample has at most 2^31 - 1 rows, given {rows}")
+    check_rows(prefix + frames * (vision + separator + voco) + text)
     check_segments(frames * (2 + bool(separator)))
     frame = joined([Segment("vision", vision), Segment("text", separator), Segment("voco", voco)])
     segments = (*joined([Segment("prefix", prefix)]), *frame * frames, *joined([Segment("text", text)]))
@@ -62,6 +60,7 @@ def vst(
         raise ValueError("give ratio= (a number, or a list of (visual tokens, ratio)) or ratio_mix=, not both")
     prefix, text = count("prefix", prefix), count("text", text)
     visual = visual if visual is None else count("visual", visual)
+    check_rows(prefix + (visual or 0) + text)
     if isinstance(ratio, Sequence):
         check_segments(len(ratio))
         chunks = [_pair(each) for each in ratio]
@@ -110,15 +109,15 @@ def from_kinds(row: NDArray[np.int64], rule: Rule) -> tuple[Document, ...]:
     edges = np.flatnonzero(np.diff(row)) + 1
     starts = np.concatenate([[0], edges]).astype(np.int64)[: len(row)]
     lengths = np.diff([*starts, len(row)])
-    runs = [
+    pieces = [
         Segment(GIVEN_KINDS[kind], length) for kind, length in zip(row[starts].tolist(), lengths.tolist(), strict=True)
     ]
     if not (row == VOCO_KIND).any():
-        return documents(runs, Rule("text"))
-    first = next(i for i, run in enumerate(runs) if run.kind != "padding")
-    if runs[first].kind == "text":
-        runs[first] = Segment("prefix", runs[first].length)
-    return documents(runs, rule)
+        return documents(pieces, Rule("text"))
+    first = next(i for i, piece in enumerate(pieces) if piece.kind != "padding")
+    if pieces[first].kind == "text":
+        pieces[first] = Segment("prefix", pieces[first].length)
+    return documents(pieces, rule)
 
 
 VOCO_KIND = GIVEN_KINDS.index("voco")

@@ -20,14 +20,14 @@ def visible(layout: VideoLayout) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         )
     bounds = row_bounds(layout)
     key, place = np.arange(layout.keys), np.arange(index.shape[1])
-    near = (key >= bounds.lo[..., None]) & (key < bounds.hi[..., None])
-    far = (place >= bounds.glo[..., None]) & (place < bounds.ghi[..., None])
-    return near, far
+    local = (key >= bounds.lo[..., None]) & (key < bounds.hi[..., None])
+    global_ = (place >= bounds.glo[..., None]) & (place < bounds.ghi[..., None])
+    return local, global_
 
 
 def dense_mask(layout: VideoLayout) -> NDArray[np.bool_]:
     """bool [B, Sq, Sk], True = visible."""
-    near, far = visible(layout)
+    local, global_ = visible(layout)
     for b, keys in enumerate(global_index(layout)):
-        near[b][:, keys[keys >= 0]] |= far[b][:, keys >= 0]
-    return near
+        local[b][:, keys[keys >= 0]] |= global_[b][:, keys >= 0]
+    return local

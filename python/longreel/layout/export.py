@@ -24,9 +24,9 @@ def flex_mask_mod(layout: VideoLayout, device: torch.device | str = "cpu") -> An
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         s = b * 0 if shared else b
-        near = (lo[s, q] <= k) & (k < hi[s, q])
-        far = (glo[s, q] <= place[s, k]) & (place[s, k] < ghi[s, q])
-        return near | far
+        local = (lo[s, q] <= k) & (k < hi[s, q])
+        global_ = (glo[s, q] <= place[s, k]) & (place[s, k] < ghi[s, q])
+        return local | global_
 
     return mask_mod
 
@@ -59,6 +59,8 @@ def flashmask_row_indices(layout: VideoLayout) -> NDArray[np.int32]:
     """
     if layout.window is not None or layout.order != "position":
         raise ValueError("FlashMask indices are for whole layouts in position order")
+    if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        raise ValueError("FlashMask indices are of causal layouts: rows of a block see later ones")
     out = np.zeros((layout.batch_size, 1, layout.keys, 2), np.int32)
     for b in range(layout.batch_size):
         out[b, 0] = _hidden_rows(layout, b)
@@ -96,9 +98,9 @@ def _blocks(layout: VideoLayout, q_size: int, k_size: int) -> tuple[NDArray[np.b
         for i in range(q_blocks):
             lo, hi, glo, ghi = (array[b, i * q_size : (i + 1) * q_size, None] for array in bounds)
             # [rows, k_blocks], keys of the block that the row sees
-            near = np.minimum(hi, edges + k_size) - np.maximum(lo, edges)
-            far = np.minimum(ghi, before[1:]) - np.maximum(glo, before[:-1])
-            seen = np.maximum(near, 0) + np.maximum(far, 0)
+            local = np.minimum(hi, edges + k_size) - np.maximum(lo, edges)
+            global_ = np.minimum(ghi, before[1:]) - np.maximum(glo, before[:-1])
+            seen = np.maximum(local, 0) + np.maximum(global_, 0)
             some[b, i] = (seen > 0).any(0)
             full[b, i] = (seen == k_size).all(0) & (len(seen) == q_size)
     return some, full
@@ -108,37 +110,37 @@ def _hidden_rows(layout: VideoLayout, sample: int) -> NDArray[np.int32]:
     """[Sk, 2] for one sample."""
     keys, r = layout.keys, ranges(layout)
     own = [i for i in range(len(r.rows)) if r.sample[i] == sample]
-    # Rows that see the key locally are key .. near; from afar, far .. last.
-    near = np.arange(keys)
+    # Rows that see the key locally are key .. local; as a global key, global_ .. last.
+    local = np.arange(keys)
     places = global_index(layout)[sample]
     places = places[places >= 0]
-    far, last, seen = (np.full(len(places), fill, np.int64) for fill in (keys, 0, 0))
+    global_, last, seen = (np.full(len(places), fill, np.int64) for fill in (keys, 0, 0))
     for i in own:
         row, rows, lo = int(r.row[i]), int(r.rows[i]), int(r.lo[i])
         if r.lo_step[i] == 0:
-            _require_contiguous(near, lo, row)
-            near[lo : row + rows] = row + rows
+            _require_contiguous(local, lo, row)
+            local[lo : row + rows] = row + rows
         elif lo < r.hi[i]:
             window = np.arange(lo, row + rows)
-            near[lo : row + rows] = np.minimum(window + (row - lo) + 1, row + rows)
+            local[lo : row + rows] = np.minimum(window + (row - lo) + 1, row + rows)
         g = slice(int(r.glo[i]), int(r.ghi[i]))
-        far[g] = np.minimum(far[g], row)
+        global_[g] = np.minimum(global_[g], row)
         last[g] = row + rows
         seen[g] += rows
-    hidden = np.stack([near, np.full(keys, keys)], axis=1)
+    hidden = np.stack([local, np.full(keys, keys)], axis=1)
     for place, key in enumerate(places):
         if seen[place] == 0:
             continue
-        if seen[place] != last[place] - far[place] or not (far[place] == near[key] or last[place] == keys):
+        if seen[place] != last[place] - global_[place] or not (global_[place] == local[key] or last[place] == keys):
             raise ValueError(
                 f"key {key} of sample {sample} is hidden from two intervals of rows: FlashMask has room for one"
             )
-        hidden[key] = (last[place], keys) if far[place] == near[key] else (near[key], far[place])
+        hidden[key] = (last[place], keys) if global_[place] == local[key] else (local[key], global_[place])
     return hidden.astype(np.int32)
 
 
-def _require_contiguous(near: NDArray[np.int64], lo: int, row: int) -> None:
+def _require_contiguous(local: NDArray[np.int64], lo: int, row: int) -> None:
     """Keys lo .. row that rows from `row` on see must have been seen by all rows before."""
-    if not (near[lo:row] >= row).all():
-        key = lo + int(np.flatnonzero(near[lo:row] < row)[0])
+    if not (local[lo:row] >= row).all():
+        key = lo + int(np.flatnonzero(local[lo:row] < row)[0])
         raise ValueError(f"key {key} is hidden from two intervals of rows: FlashMask has room for one")

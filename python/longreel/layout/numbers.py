@@ -30,3 +30,8 @@ def count(name: str, value: SupportsIndex | object, least: int = 0) -> int:
 def check_segments(number: int) -> None:
     if number > MOST_SEGMENTS:
         raise ValueError(f"a sample has at most {MOST_SEGMENTS} segments (2^24), given {number}")
+
+
+def check_rows(number: int) -> None:
+    if number >= 2**31:
+        raise ValueError(f"a sample has at most 2^31 - 1 rows, given {number}")

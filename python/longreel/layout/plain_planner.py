@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from longreel.layout._ranges import Ints, Ranges, expanded_bounds
 
 Table = NDArray[np.int32]
-Run = tuple[int, int, int, int]
+TileRange = tuple[int, int, int, int]
 
 
 def row_bounds(table: Ints) -> Table:
@@ -23,20 +23,20 @@ def query_tiles(table: Ints, tile_rows: int, tile_keys: int) -> tuple[Table, Tab
     tiles, costs, first = [], [], 0
     for sample, row, rows, segment in _tile_rows(table, bounds, tile_rows):
         own = bounds[first : first + rows]
-        near, far = _common(own[:, 0], own[:, 1], tile_keys), _common(own[:, 2], own[:, 3], tile_keys)
-        tiles.append((sample, row, row + rows, segment, *near, *far))
-        costs.append(sum(-(-(run[3] - run[0]) // tile_keys) for run in (near, far)))
+        local, global_ = _common(own[:, 0], own[:, 1], tile_keys), _common(own[:, 2], own[:, 3], tile_keys)
+        tiles.append((sample, row, row + rows, segment, *local, *global_))
+        costs.append(sum(-(-(own[3] - own[0]) // tile_keys) for own in (local, global_)))
         first += rows
     return _table(tiles, 12), heavy_first(costs)
 
 
-def key_units(
-    table: Ints, keys: Sequence[int], global_keys: Sequence[int], tile_rows: int, tile_keys: int, unit_rows: int
+def kv_blocks(
+    table: Ints, keys: Sequence[int], global_keys: Sequence[int], tile_rows: int, tile_keys: int, block_rows: int
 ) -> tuple[Table, Table, Table]:
-    """units [U, 6], row runs [N, 4] and the units' order [U]."""
+    """kv_blocks [U, 6], query_ranges [N, 4] and kv_order [U]."""
     bounds = row_bounds(table).astype(np.int64)
-    units: list[tuple[int, ...]] = []
-    runs: list[Run] = []
+    blocks: list[tuple[int, ...]] = []
+    ranges: list[TileRange] = []
     for is_global, counts in ((0, keys), (1, global_keys)):
         for sample, count in enumerate(counts):
             cuts = [0, count] if is_global else sorted({0, count, *_key_cuts(table, sample)})
@@ -44,11 +44,11 @@ def key_units(
                 for begin in range(a, b, tile_keys):
                     end = min(b, begin + tile_keys)
                     seen = _merged(_rows_that_see(table, bounds, sample, is_global, begin, end))
-                    for group in _split(seen, unit_rows if is_global else None):
-                        units.append((sample, is_global, begin, end, len(runs), len(runs) + len(group)))
-                        runs += [_stepped(run, tile_rows) for run in group]
-    costs = [sum(-(-(run[3] - run[0]) // tile_rows) for run in runs[unit[4] : unit[5]]) for unit in units]
-    return _table(units, 6), _table(runs, 4), heavy_first(costs)
+                    for group in _split(seen, block_rows if is_global else None):
+                        blocks.append((sample, is_global, begin, end, len(ranges), len(ranges) + len(group)))
+                        ranges += [_stepped(own, tile_rows) for own in group]
+    costs = [sum(-(-(own[3] - own[0]) // tile_rows) for own in ranges[block[4] : block[5]]) for block in blocks]
+    return _table(blocks, 6), _table(ranges, 4), heavy_first(costs)
 
 
 def heavy_first(costs: Sequence[int]) -> Table:
@@ -90,7 +90,7 @@ def _touching(bounds: Ints) -> bool:
     return True
 
 
-def _common(lo: Ints, hi: Ints, step: int) -> Run:
+def _common(lo: Ints, hi: Ints, step: int) -> TileRange:
     """The keys that some row sees, and those that every row sees, in whole steps from the first."""
     some = lo < hi
     if not some.any():
@@ -100,8 +100,8 @@ def _common(lo: Ints, hi: Ints, step: int) -> Run:
     return _stepped((begin, *full, end), step)
 
 
-def _stepped(run: Run, step: int) -> Run:
-    begin, full_begin, full_end, end = run
+def _stepped(own: TileRange, step: int) -> TileRange:
+    begin, full_begin, full_end, end = own
     full_begin = begin + -(-max(0, full_begin - begin) // step) * step
     full_end = full_begin + max(0, full_end - full_begin) // step * step
     return (begin, full_begin, full_end, end) if full_begin < full_end else (begin, begin, begin, end)
@@ -134,21 +134,21 @@ def _rows_that_see(
         yield (a, row + int(whole[0]), row + int(whole[-1]) + 1, b) if len(whole) else (a, b, b, b)
 
 
-def _merged(seen: Iterator[Run]) -> list[Run]:
-    out: list[Run] = []
-    for run in seen:
+def _merged(seen: Iterator[TileRange]) -> list[TileRange]:
+    out: list[TileRange] = []
+    for own in seen:
         last = out[-1] if out else None
-        if last and last[3] == run[0] and last[2] == last[3] and run[1] == run[0]:
-            out[-1] = (last[0], last[1], run[2], run[3])
+        if last and last[3] == own[0] and last[2] == last[3] and own[1] == own[0]:
+            out[-1] = (last[0], last[1], own[2], own[3])
         else:
-            out.append(run)
+            out.append(own)
     return out
 
 
-def _split(seen: list[Run], most: int | None) -> list[list[Run]]:
+def _split(seen: list[TileRange], most: int | None) -> list[list[TileRange]]:
     if most is None:
         return [seen]
-    groups: list[list[Run]] = [[]]
+    groups: list[list[TileRange]] = [[]]
     room = most
     for begin, full_begin, full_end, end in seen:
         while end - begin > room:

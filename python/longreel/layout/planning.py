@@ -8,10 +8,10 @@ from longreel import _native
 from longreel.layout import plain_planner
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
-from longreel.layout.global_keys import global_index, global_runs
+from longreel.layout.global_keys import global_index, global_ranges
 from longreel.layout.numbers import count
 from longreel.layout.planned import TILES, PlannedLayout
-from longreel.layout.schedule import Schedule, unit_rows
+from longreel.layout.schedule import Schedule, block_rows
 from longreel.layout.video_layout import VideoLayout
 
 
@@ -21,13 +21,13 @@ def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     # The compiled planner where it is installed; the plain one computes the same arrays.
     planner: Any = plain_planner if _native.HOST is None else _native.HOST
     table = ranges(layout).table()
-    counts = [int(runs[:, 1].sum()) for runs in global_runs(layout)]
+    counts = [int(keys[:, 1].sum()) for keys in global_ranges(layout)]
     tiles, order = planner.query_tiles(table, rows, keys)
-    units, runs, unit_order = planner.key_units(
-        table, [layout.keys] * layout.batch_size, counts, rows, keys, unit_rows(layout.queries)
+    kv_blocks, query_ranges, kv_order = planner.kv_blocks(
+        table, [layout.keys] * layout.batch_size, counts, rows, keys, block_rows(layout.queries)
     )
     per_row = planner.row_bounds(table).reshape(layout.batch_size, layout.queries, 4) if bounds else None
-    return Schedule((rows, keys), tiles, order, units, runs, unit_order, per_row)
+    return Schedule((rows, keys), tiles, order, kv_blocks, query_ranges, kv_order, per_row)
 
 
 @torch.compiler.disable(
@@ -38,9 +38,9 @@ def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int,
     device = torch.device(device)
     schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
     with ordinary_tensors():
-        bounds, tiles, order, units, runs, unit_order = (
+        bounds, tiles, order, kv_blocks, query_ranges, kv_order = (
             torch.from_numpy(getattr(schedule, name)).to(device)
-            for name in ("bounds", "tiles", "order", "units", "runs", "unit_order")
+            for name in ("bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
         )
         start = torch.tensor(layout.start, dtype=torch.int32, device=device)
         index = torch.from_numpy(global_index(layout)).to(device)
@@ -54,9 +54,9 @@ def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int,
         bounds,
         tiles,
         order,
-        units,
-        runs,
-        unit_order,
+        kv_blocks,
+        query_ranges,
+        kv_order,
         rule=one_rule(layout),
     )
 

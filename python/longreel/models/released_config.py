@@ -109,7 +109,8 @@ def _language_config(
     if config.get("auto_map"):
         raise CheckpointError(f"{where}: auto_map names code of the checkpoint's own, which is not run")
     for name, allowed in _ALLOWED.items():
-        check_allowed(config, where, name, allowed)
+        if name not in own:
+            check_allowed(config, where, name, allowed)
     base = {*PreTrainedConfig().to_dict(), *GenerationConfig().to_dict()}
     known = {*CONFIG_MAPPING[_LANGUAGES[kind]]().to_dict(), *_OLDER}
     for name, value in config.items():

@@ -31,11 +31,16 @@ def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
         raise TypeError(f"pixels must be a uint8 tensor, given {given}")
     if pixels.shape[1:] != (image, image, 3):
         raise ValueError(f"pixels must be [F, {image}, {image}, 3], given {list(pixels.shape)}")
-    mean, std = (torch.tensor(value, device=out.device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
     if not len(pixels):
         return out
     step = _CPU_FRAMES if out.device.type == "cpu" else len(pixels)
     for batch, place in zip(torch.split(pixels, step), torch.split(out, step), strict=True):
-        values = ((batch.to(out.device) - mean) / std).permute(0, 3, 1, 2).to(out.dtype)
+        values = normalised(batch, out.device, out.dtype)
         place.copy_(tower(pixel_values=values).last_hidden_state[:, -out.shape[1] :])
     return out
+
+
+def normalised(pixels: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """uint8 RGB [F, h, w, 3] -> what a tower takes, [F, 3, h, w]."""
+    mean, std = (torch.tensor(value, device=device) * 255 for value in (_PIXEL_MEAN, _PIXEL_STD))
+    return ((pixels.to(device) - mean) / std).permute(0, 3, 1, 2).to(dtype)

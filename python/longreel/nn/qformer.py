@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from longreel.nn.linear import untouched
+from longreel.nn.linear import changed
 from longreel.nn.qformer_keys import QFormerKeys, Stacked, make_keys
 from longreel.nn.qformer_parts import Attention, Embeddings, Encoder, Layer, QFormerConfig, initialise
 
@@ -165,7 +165,7 @@ class QFormer(nn.Module):
                 (f"encoder.layer.{index}.{name}.self", part.inner) for name, part in attentions if part is not None
             ]
         for name, module in held:
-            if module is not None and not untouched(module):
+            if module is not None and changed(module):
                 raise ValueError(f"{name} has a hook or a forward of its own and is not called; hook the modules in it")
 
     def _draws(self) -> bool:

@@ -45,8 +45,8 @@ def block_sparse_attention(
     # A row without keys takes a softmax over zeros that `some` removes: no NaN, no gradient.
     some = mask.any(-1, keepdim=True)
     scores = torch.where(some, scores.masked_fill(~mask, -torch.inf), 0.0)
-    near, far = (scores.softmax(-1) * some).split([k.shape[1], global_k.shape[1]], -1)
-    out = torch.einsum("bhqk,bkhd->bqhd", near, v) + torch.einsum("bhqk,bkhd->bqhd", far, global_v)
+    local, global_ = (scores.softmax(-1) * some).split([k.shape[1], global_k.shape[1]], -1)
+    out = torch.einsum("bhqk,bkhd->bqhd", local, v) + torch.einsum("bhqk,bkhd->bqhd", global_, global_v)
     return out, scores.logsumexp(-1).where(some[..., 0], -torch.inf)
 
 
@@ -57,7 +57,7 @@ def visible(keys: int, bounds: Tensor, global_index: Tensor, start: Tensor) -> T
     key = torch.arange(keys, device=bounds.device)
     place = torch.arange(global_index.shape[1], device=bounds.device)
     first = start[:, None, None]
-    near = (lo <= key) & (key < hi) & (key >= first)
-    far = (glo <= place) & (place < ghi) & (global_index[:, None] >= first)
-    batch = max(near.shape[0], far.shape[0])
-    return torch.cat([near.expand(batch, -1, -1), far.expand(batch, -1, -1)], -1)
+    local = (lo <= key) & (key < hi) & (key >= first)
+    global_ = (glo <= place) & (place < ghi) & (global_index[:, None] >= first)
+    batch = max(local.shape[0], global_.shape[0])
+    return torch.cat([local.expand(batch, -1, -1), global_.expand(batch, -1, -1)], -1)

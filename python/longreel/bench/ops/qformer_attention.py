@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BACKWARD, Case, Tensors
+from longreel.bench.case import BACKWARD, BenchCase, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Peer
 from longreel.bench.qformer_peers import absorbed_chunked, absorbed_training, projections_sdpa, projections_training
@@ -32,7 +32,7 @@ class QFormerShape:
         return f"{self.queries} queries of {self.heads} heads of {self.head_dim} over keys {keys}"
 
 
-class QFormerCase(Case):
+class QFormerCase(BenchCase):
     """`backward`: "query" is all gradients but that of the keys, as behind a frozen tower; "all" has it too."""
 
     shape: QFormerShape

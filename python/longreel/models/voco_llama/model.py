@@ -1,31 +1,28 @@
 """VoCo-LLaMA (arXiv 2406.12275) from pixels to answers: CLIP tower, projector, and a decoder with VoCo tokens."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from longreel import use_layout
 from longreel._transformers import with_cache
 from longreel.cache import VoCoCache
 from longreel.models.checkpoint import refuse_untaken
+from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.generation import greedy, unheard
-from longreel.models.sizes import TowerSize, computed_in
+from longreel.models.sizes import computed_in
 from longreel.models.tower import encode, placed
-from longreel.models.voco_llama.adapter import Trainable, VoCoDecoder
+from longreel.models.trainable import Trainable
+from longreel.models.voco_llama.adapter import VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
 from longreel.models.voco_llama.tokens import VoCoCollator
 from longreel.models.weights import language_model, weights_from
 from longreel.nn.context_attention import build_projector
 
-TOWER, _PROJECTOR, _LANGUAGE = (
-    "model.vision_tower.vision_tower.vision_model.",
-    "model.mm_projector.",
-    "decoder.language.",
-)
+_LANGUAGE = "decoder.language."
 
 
 class VoCoLlama(Trainable, nn.Module):
@@ -53,14 +50,14 @@ class VoCoLlama(Trainable, nn.Module):
         tower, device = preset.tower, torch.device(device)
         dtype = computed_in(preset, device)
         with weights_from(seed, device, dtype):
-            self.tower, width = _tower(tower), preset.language.width
+            self.tower, width = clip_tower(tower), preset.language.width
             self.projector = build_projector(preset.projector, tower.width, width)
             parts: tuple[nn.Module, ...] = (self.projector, self.tower)
             for part in parts:
                 part.to(dtype)
             language = language_model(preset.language, dtype)
         token = preset.language.vocabulary - 1
-        self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
+        self.decoder = VoCoDecoder(language, patches_per_frame=tower.patches, voco_tokens=count, token=token, **rule)
 
     @property
     def device(self) -> torch.device:
@@ -95,15 +92,18 @@ class VoCoLlama(Trainable, nn.Module):
         return self.decoder.generate(input_ids, self._vision(pixels), **options)
 
     @torch.no_grad()
-    def see(self, pixels: Tensor, **options: Any) -> VoCoCache:
-        """Stage 1 over frames [F, image, image, 3]; see `VoCoDecoder.see`."""
+    def encode_video(self, pixels: Tensor, **options: Any) -> VoCoCache:
+        """Stage 1 over frames [F, image, image, 3]; see `VoCoDecoder.encode`."""
         return self.read(self.encode(pixels), **options)
+
+    # Its name until 0.1.0.
+    see = encode_video
 
     @torch.no_grad()
     def read(self, features: Tensor, **options: Any) -> VoCoCache:
-        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.see`."""
+        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.encode`."""
         with use_layout(None, backend=self.backend):
-            return self.decoder.see(self.projector(features), **options)
+            return self.decoder.encode(self.projector(features), **options)
 
     def ask(self, cache: VoCoCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""
@@ -143,16 +143,8 @@ def released_name(name: str) -> str:
     if room == "tower":
         return TOWER + rest
     if room == "projector":
-        return _PROJECTOR + rest
+        return PROJECTOR + rest
     return name.removeprefix(_LANGUAGE)
-
-
-def left_out(layers: int, depth: int | None) -> re.Pattern[str]:
-    """Released names that no model of `layers` tower layers uses: made anew by every one, or of the tower's last layers, up to
-    `depth` of them (None: any), and its last norm."""
-    last = r"\d+" if depth is None else "|".join(map(str, range(layers, depth))) or "none"
-    tower = rf"encoder\.layers\.({last})\..*|post_layernorm\..*"
-    return re.compile(rf".*\.rotary_emb\.inv_freq|.*\.position_ids|{re.escape(TOWER)}({tower})")
 
 
 def from_released(released: Mapping[str, Tensor], model: VoCoLlama) -> dict[str, Tensor]:
@@ -177,17 +169,3 @@ def from_released(released: Mapping[str, Tensor], model: VoCoLlama) -> dict[str,
 def to_released(model: VoCoLlama) -> dict[str, Tensor]:
     """Parameters under their released names."""
     return {released_name(name): value for name, value in model.state_dict().items()}
-
-
-def _tower(size: TowerSize) -> CLIPVisionModel:
-    config = CLIPVisionConfig(
-        hidden_size=size.width,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        image_size=size.image,
-        patch_size=size.patch,
-    )
-    tower = CLIPVisionModel(config)
-    tower.post_layernorm = nn.Identity()  # type: ignore[assignment]
-    return tower.eval().requires_grad_(False)

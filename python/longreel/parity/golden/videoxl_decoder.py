@@ -1,120 +1,43 @@
 """Video-XL's decoder: prefix, chunks, text and decoding over a VSTCache; training with all chunks in one pass."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config
 
-from longreel import VideoLayout, block_sparse_attention
-from longreel.cache.vst import VSTCache
-from longreel.layout import RatioDraw, global_positions, query_positions
-from longreel.layout.ratios import chunk_lengths
-from longreel.ops._vst_project import vst_project
-from longreel.ops._vst_rotate import vst_rotate
+from longreel.layout import RatioDraw
+from longreel.models.video_xl import IGNORED, IMAGE, CachedRows, VSTDecoder
 from longreel.parity.golden.files import GoldenCase
 from longreel.rotary import rotary_tables, rotated
 
-
-class Decoder:
-    """Qwen2's maths on a state dict with weights of their own for VST rows; rows are grouped [raw | VST]."""
-
-    def __init__(self, config: Qwen2Config, weights: dict[str, Tensor], backend: str | None = None) -> None:
-        self.sizes, self.weights, self.backend = config, weights, backend
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads or 0
-        width = config.hidden_size // self.heads
-        self.inv_freq = 1.0 / (1e6 ** (torch.arange(0, width, 2).float() / width))
-
-    def __call__(
-        self, *, inputs_embeds: Tensor, past_key_values: Any, use_cache: bool = True, n_raw: int | None = None
-    ) -> Tensor:
-        """[B, R, E] -> [B, R, E]; `past_key_values.attend` is each layer's attention. n_raw: rows that are not VST."""
-        x, n_raw = inputs_embeds, inputs_embeds.shape[1] if n_raw is None else n_raw
-        for i in range(self.sizes.num_hidden_layers):
-            q, k, v = self._project(i, self._norm(x, f"layers.{i}.input_layernorm"), n_raw)
-            out = past_key_values.attend(i, q, k, v, backend=self.backend).flatten(2)
-            x = x + F.linear(out, self._weight(f"layers.{i}.self_attn.o_proj.weight"))
-            y = self._norm(x, f"layers.{i}.post_attention_layernorm")
-            gate, up, down = (self._weight(f"layers.{i}.mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
-            x = x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
-        return self._norm(x, "norm")
-
-    def embed(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self._weight("embed_tokens.weight"))[None]
-
-    def vst(self, count: int) -> Tensor:
-        return self._weight("beacon_embed_tokens.weight").expand(1, count, -1)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weights["lm_head.weight"])[0]
-
-    def _weight(self, name: str) -> Tensor:
-        return self.weights[f"model.{name}"]
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.sizes.rms_norm_eps)
-        return self._weight(f"{name}.weight") * scaled.to(x.dtype)
-
-    def _project(self, layer: int, x: Tensor, n_raw: int) -> tuple[Tensor, Tensor, Tensor]:
-        def fused(prefix: str, kind: str) -> Tensor:
-            return torch.cat([self._weight(f"layers.{layer}.self_attn.{prefix}{name}_proj.{kind}") for name in "qkv"])
-
-        raw, vst = ([fused(prefix, kind) for kind in ("weight", "bias")] for prefix in ("", "beacon_"))
-        return vst_project(x, n_raw, *raw, *vst, heads=self.heads, kv_heads=self.kv_heads)
+_SIZES = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "intermediate_size",
+    "vocab_size",
+)  # fmt: skip
 
 
-class Grouped:
-    """`attend` for one pass over all rows of a layout, differentiable: VST keys are global keys at their final rotation."""
-
-    def __init__(self, layout: VideoLayout, inv_freq: Tensor) -> None:
-        layout = layout.grouped()
-        self.plan, at = layout.to("cpu"), torch.from_numpy(query_positions(layout)[0])
-        self.place = self.plan.bounds[0, :, 1].long() - 1
-        tables = rotary_tables(inv_freq, at)
-        # in position order
-        self.cos, self.sin = (t[self.place.argsort()] for t in tables)
-        self.final = rotary_tables(inv_freq, torch.from_numpy(global_positions(layout)[0]))
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
-        index = self.plan.global_index[0].long()
-        # rows of the grouped order that are global, in the order of the memory
-        rows = self.place.argsort()[index]
-        q, rotated_k, moved_v = vst_rotate(q, k, v, self.cos, self.sin, self.plan, backend=backend)
-        wide = torch.promote_types(k.dtype, torch.float32)
-        global_k = rotated(k[:, rows].to(wide), *(t[:, None].to(wide) for t in self.final)).to(k.dtype)
-        out: Tensor = block_sparse_attention(
-            q, rotated_k, moved_v, self.plan, global_k=global_k, global_v=v[:, rows], backend=backend
-        )
-        return out
-
-
-def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype, at_once: int = 1) -> dict[str, Tensor]:
     """``text_logits``, ``decode_logits``, and ``memory_*`` [layers, Hkv, entries, D] with keys not rotated; or ``loss`` and
-    ``grad.*``."""
-    known = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps")
-    config = Qwen2Config(**{name: case.file.config[name] for name in known})
-    decoder = Decoder(config, case.file.weights(dtype), backend)
-    inputs = case.inputs(dtype)
-    return _train(case, decoder, inputs) if "labels" in inputs else _generate(case, decoder, inputs)
+    ``grad.*``. at_once: chunks of one forward pass."""
+    decoder, inputs = _decoder(case, backend, dtype), case.inputs(dtype)
+    return _train(case, decoder, inputs) if "labels" in inputs else _generate(case, decoder, inputs, at_once)
 
 
 @torch.no_grad()
-def _generate(case: GoldenCase, decoder: Decoder, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    features, ids = inputs["visual_features"][None], inputs["text_ids"]
-    draw = RatioDraw(case.params["ratios"])
-    cache = VSTCache(decoder.sizes, capacity=64, text_capacity=32, inv_freq=decoder.inv_freq)
-    cache.append(decoder, decoder.embed(inputs["prefix_ids"]), [("prefix", len(inputs["prefix_ids"]))])
-    at = 0
-    for length in chunk_lengths(features.shape[1], case.file.config["window"]):
-        append(cache, decoder, features[:, at : at + length], [(length, draw.next(length))])
-        at += length
+def _generate(case: GoldenCase, decoder: VSTDecoder, inputs: dict[str, Tensor], at_once: int) -> dict[str, Tensor]:
+    features, draw = inputs["visual_features"], RatioDraw(case.params["ratios"])
+    cache = decoder.encode(
+        features, prefix=inputs["prefix_ids"].tolist(), chunks=decoder.windows(len(features), draw), at_once=at_once
+    )
     asked = cache.fork()
-    results = {"text_logits": decoder.logits(decoder(inputs_embeds=decoder.embed(ids), past_key_values=asked))}
-    steps = [decoder(inputs_embeds=decoder.embed(i[None]), past_key_values=asked) for i in inputs["decode_ids"]]
-    results["decode_logits"] = decoder.logits(torch.cat(steps, 1))
+
+    def logits(ids: Tensor) -> Tensor:
+        rows = CachedRows(asked, len(ids), backend=decoder.backend)
+        return decoder.logits(decoder.rows(decoder.embed(ids), rows))[0]
+
+    results = {"text_logits": logits(inputs["text_ids"])}
+    results["decode_logits"] = torch.cat([logits(one[None]) for one in inputs["decode_ids"]])
     cos, sin = rotary_tables(decoder.inv_freq, asked.layers[0].tokens)
     keys, values = zip(*(layer.cached() for layer in asked.layers), strict=True)
     wide = torch.promote_types(keys[0].dtype, torch.float32)
@@ -122,34 +45,30 @@ def _generate(case: GoldenCase, decoder: Decoder, inputs: dict[str, Tensor]) -> 
     return results | {"memory_values": torch.cat(values)}
 
 
-def append(cache: VSTCache, decoder: Decoder, features: Tensor, chunks: Sequence[tuple[int, int]]) -> None:
-    """Features [B, visual, E] of these chunks (visual tokens, ratio), in one pass."""
-    segments = cache.chunks(chunks)
-    vst = sum(segment.length for segment in segments) - features.shape[1]
-    embeds = torch.cat([features, decoder.vst(vst).expand(features.shape[0], -1, -1)], 1)
-    cache.append(decoder, embeds, segments, n_raw=features.shape[1])
-
-
-def _train(case: GoldenCase, decoder: Decoder, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _train(case: GoldenCase, decoder: VSTDecoder, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     features = inputs["visual_features"].requires_grad_()
-    leaves = {name: weight.requires_grad_() for name, weight in decoder.weights.items()}
-    prefix, text = inputs["prefix_ids"], inputs["text_ids"]
-    layout = VideoLayout.vst(
-        visual=len(features),
-        chunk=case.file.config["window"],
-        ratio=case.params["ratios"][0],
-        prefix=len(prefix),
-        text=len(text),
-    )
-    vst = layout.length - len(prefix) - len(features) - len(text)
-    rows = [decoder.embed(prefix), features[None], decoder.embed(text), decoder.vst(vst)]
-    hidden = decoder(
-        inputs_embeds=torch.cat(rows, 1), past_key_values=Grouped(layout, decoder.inv_freq), n_raw=layout.length - vst
-    )
-    raw = decoder.logits(hidden[:, : layout.length - vst])
-    # A row predicts the next; labels are of prefix, video and text.
-    loss = F.cross_entropy(raw[:-1], inputs["labels"][1:], ignore_index=-100)
+    # One picture of all its visual tokens.
+    decoder.per_picture = len(features)
+    ids = torch.cat([inputs["prefix_ids"], torch.tensor([IMAGE]), inputs["text_ids"]])
+    labels = inputs["labels"]
+    before = len(inputs["prefix_ids"])
+    labels = torch.cat([labels[:before], torch.tensor([IGNORED]), labels[before + len(features) :]])
+    loss = decoder(ids[None], features[None], labels=labels[None]).loss
     loss.backward()
-    grads = {name.removeprefix("grad."): None for name in case.outputs if name.startswith("grad.")}
-    found = {name: features.grad if name == "visual_features" else leaves[name].grad for name in grads}
-    return {"loss": loss.detach()[None]} | {f"grad.{name}": grad for name, grad in found.items() if grad is not None}
+    leaves: dict[str, Any] = {"visual_features": features, **dict(decoder.language.named_parameters())}
+    wanted = (name.removeprefix("grad.") for name in case.outputs if name.startswith("grad."))
+    return {"loss": loss.detach()[None]} | {f"grad.{name}": leaves[name].grad for name in wanted}
+
+
+def _decoder(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> VSTDecoder:
+    sizes = {name: case.file.config[name] for name in _SIZES}
+    rope = {"rope_type": "default", "rope_theta": case.file.config["rope_theta"]}
+    config = Qwen2Config(**sizes, rope_parameters=rope, pad_token_id=None)
+    weights = case.file.weights(dtype)
+    # The files' vocabulary has rows for markers.
+    config.vocab_size = len(weights["lm_head.weight"])
+    language = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    ratios = case.params["ratios"]
+    decoder = VSTDecoder(language, chunk=case.file.config["window"], ratio=tuple(ratios), backend=backend)
+    decoder.language.load_state_dict(weights)
+    return decoder.eval()

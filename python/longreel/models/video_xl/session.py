@@ -1,0 +1,183 @@
+"""A path through Video-XL: windows into a memory as the frames come, then every question on it."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreel._explain import explain
+from longreel.layout import VideoLayout
+from longreel.models.generation import greedy
+from longreel.models.prompts import Prompts
+from longreel.models.record import EXACT
+from longreel.models.system import Answer, Chunk, Clock, Kept, Session
+from longreel.models.video_xl.model import VideoXL
+from longreel.models.video_xl.published import Published
+
+
+class WindowedSession(Session):
+    """Visual tokens wait until a window is full; the last window may be a shorter one."""
+
+    def __init__(self, model: VideoXL, prompts: Prompts, expected: int | None) -> None:
+        check_ratio(model)
+        check_positions(model, prompts, expected or 1)
+        self._model, self._prompts, self._frames = model, prompts, 0
+        self._prefix = prompts.prompts[0][0]
+        # [n, E], fewer than a window.
+        self._waiting = list[Tensor]()
+
+    def consume(self, chunk: Chunk, clock: Clock) -> None:
+        check_positions(self._model, self._prompts, self._frames + len(chunk.frames))
+        self._frames += len(chunk.frames)
+        with clock("project"):
+            tokens = torch.cat([*self._waiting, self._project(chunk.frames).flatten(0, 1)])
+        window = self._model.preset.window
+        whole = len(tokens) - len(tokens) % window
+        with clock("memory"):
+            self._see(tokens[:whole])
+        # What waits must not hold on to what is done.
+        self._waiting = [tokens[whole:].clone()]
+
+    def finish(self, clock: Clock) -> Kept:
+        with clock("memory"):
+            self._see(torch.cat(self._waiting))
+        self._waiting = []
+        return self._kept()
+
+    @abstractmethod
+    def _project(self, features: Tensor) -> Tensor:
+        """[F, N, C] -> [F, tokens, E]."""
+
+    @abstractmethod
+    def _see(self, tokens: Tensor) -> None:
+        """Visual tokens [n, E]: whole windows, or at the end of the video a shorter one."""
+
+    @abstractmethod
+    def _kept(self) -> Kept: ...
+
+
+class MemorySession(WindowedSession):
+    """A `VSTCache`; each question on a fork of it."""
+
+    def __init__(self, model: VideoXL, prompts: Prompts, expected: int | None) -> None:
+        super().__init__(model, prompts, expected)
+        room = len(self._prefix) + vst_of(model, expected or 1)
+        self._cache = model.decoder.cache(room, text_capacity=prompts.longest)
+
+    def _project(self, features: Tensor) -> Tensor:
+        return self._model.project(features)
+
+    def _see(self, tokens: Tensor) -> None:
+        self._cache = self._model.decoder.encode(
+            tokens, prefix=self._prefix.tolist(), cache=self._cache, at_once=self._model.preset.at_once
+        )
+
+    def _kept(self) -> Kept:
+        read = len(self._prefix) + self._frames * self._model.preset.frame
+        return Kept(self._cache.tokens, self._cache.nbytes, read, self._model.backend or _backend(self._model))
+
+    def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
+        asked, after = self._prompts, self._prompts.prompts[index][1]
+        return Answer(*self._model.answer(self._cache, after, length=asked.length, stop=asked.stop, first=on_first))
+
+    def compared(self) -> Tensor:
+        return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in self._cache.layers])
+
+    def save(self, path: Path, about: Mapping[str, Any]) -> None:
+        self._cache.save(path, about)
+
+    def load(self, path: Path, frames: int) -> Kept:
+        self._cache = self._model.decoder.load(path, text_capacity=self._prompts.longest)
+        self._frames = frames
+        return self._kept()
+
+
+class PublishedSession(WindowedSession):
+    """The reference path, and the truth where it is `EXACT`."""
+
+    def __init__(self, model: VideoXL, prompts: Prompts, path: str, expected: int | None) -> None:
+        super().__init__(model, prompts, expected)
+        self._path: Published | None = None
+        self._exact = path == EXACT
+
+    def _project(self, features: Tensor) -> Tensor:
+        if self._path is None:
+            model = copy.deepcopy(self._model).double() if self._exact else self._model
+            self._path = Published(model)
+            self._path.text(self._prefix)
+        return self._path.project(features.double() if self._exact else features)
+
+    def _see(self, tokens: Tensor) -> None:
+        assert self._path is not None
+        at = 0
+        for length, ratio in self._model.decoder.windows(len(tokens)):
+            self._path.window(tokens[at : at + length], ratio)
+            at += length
+
+    def _kept(self) -> Kept:
+        assert self._path is not None
+        tokens = self._path.size
+        each = sum(2 * k[0, :, 0].numel() * k.element_size() for k, _ in self._path._held())
+        return Kept(tokens, tokens * each, len(self._prefix) + self._frames * self._model.preset.frame)
+
+    def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
+        assert self._path is not None
+        asked, fork = self._prompts, self._path.fork()
+        logits = fork.text(asked.prompts[index][1])
+        ids = greedy(
+            lambda one: fork.text(one[0])[-1], logits[-1], length=asked.length, stop=asked.stop, first=on_first
+        )
+        return Answer(ids, logits)
+
+    def compared(self) -> Tensor:
+        assert self._path is not None
+        return self._path.rotated()
+
+
+def vst_of(model: VideoXL, frames: int) -> int:
+    """VST tokens of so many frames, at least."""
+    preset, carry, vst = model.preset, 0, 0
+    for length, ratio in model.decoder.windows(frames * preset.frame, model.decoder.ratios()):
+        vst, carry = vst + (length + carry) // ratio, (length + carry) % ratio
+    return vst
+
+
+def check_ratio(model: VideoXL) -> None:
+    """ValueError where a last window of one frame would leave nothing."""
+    given = model.decoder.rule.ratio
+    if max(given if isinstance(given, tuple) else (given,)) > model.preset.frame:
+        raise ValueError(
+            f"--ratio {given}: a frame has {model.preset.frame} visual tokens, and nothing of it would stay"
+        )
+
+
+def check_positions(model: VideoXL, questions: Prompts, frames: int) -> None:
+    """ValueError where the memory, the longest question and its answer have no room among the positions."""
+    limit, frame = model.preset.language.positions, model.preset.frame
+    ratio = model.decoder.rule.ratio
+    most = max(ratio) if isinstance(ratio, tuple) else ratio
+    needed = frames * frame // most + questions.longest
+    if needed > limit:
+        raise ValueError(
+            f"{frames:,} frames at ratio {most} need {needed:,} positions, more than the language model's {limit:,}:"
+            f" {max(0, limit - questions.longest) * most // frame:,} frames fit"
+        )
+
+
+def _backend(model: VideoXL) -> str | None:
+    """Which backend longreel chooses for a window's attention."""
+    preset = model.preset
+    ratio = model.decoder.ratios().next(preset.window)
+    layout = VideoLayout.vst(visual=preset.window, ratio=[(preset.window, ratio)]).grouped()
+    size = preset.language
+    q, k = (
+        torch.empty(1, layout.length, n, size.head, dtype=model.dtype, device=model.device)
+        for n in (size.heads, size.kv_heads)
+    )
+    memory = torch.empty(1, size.kv_heads, preset.window, size.head, dtype=model.dtype, device=model.device)
+    length = torch.zeros(1, dtype=torch.int32, device=model.device)
+    return explain("vst_attention", q, k, k, memory, memory, length, layout).chosen

@@ -1,0 +1,100 @@
+"""Video-XL as a `System`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from longreel.models.prompts import ANSWER, IDS, Prompts
+from longreel.models.system import LANGUAGE, InputFacts, Session, Stage, System, option
+from longreel.models.video_xl.presets import PRESETS, VideoXLPreset
+
+if TYPE_CHECKING:
+    from longreel.models.video_xl.model import VideoXL
+
+
+@dataclass(frozen=True)
+class VideoXLOptions:
+    """Of the command line."""
+
+    ratio: int = option(8, "visual tokens of a VST token; default 8.", least=1)
+    tiles: Literal["released", "paper", "none"] = option(
+        "released",
+        "how one picture alone is cut: by the best of all grids (released, the default), by its size (paper), not (none).",
+        tower=True,
+    )
+
+
+class VideoXLSystem(System):
+    """Keys and values of prefix and VST tokens. The reference path is the released order of operations, window after window."""
+
+    name = "video-xl"
+    Options = VideoXLOptions
+    stages = (
+        Stage("project", "projector and pooling"),
+        Stage("memory", "video memory", ours=True),
+        LANGUAGE,
+    )
+    # 1 fps, and uniformly the most that is claimed for one card where that would be more.
+    frames = "fps:1,max=2048"
+    memory = "prefix and VST tokens' keys and values"
+    comparable_frames = 20
+
+    @property
+    def presets(self) -> Mapping[str, VideoXLPreset]:
+        return PRESETS
+
+    def sized(self, preset: VideoXLPreset, folder: Path) -> VideoXLPreset:
+        from longreel.models.video_xl.checkpoint import sized
+
+        return sized(preset, folder)
+
+    def cut(self, preset: VideoXLPreset, options: VideoXLOptions) -> Callable[[Tensor], Tensor] | None:
+        from longreel.models.video_xl.tiles import tiles
+
+        if options.tiles == "none":
+            return None
+        return partial(tiles, side=preset.tower.image, most=preset.tiles, rule=options.tiles)
+
+    def prompts(self, preset: VideoXLPreset, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
+        from longreel.models.video_xl.prompts import by_bytes, by_vocabulary
+
+        asked = None if folder is None else by_vocabulary(texts, folder, length or ANSWER)
+        return asked or by_bytes(texts, length or IDS)
+
+    def build(
+        self,
+        preset: VideoXLPreset,
+        options: VideoXLOptions,
+        given: InputFacts,
+        prompts: Prompts | None,
+        *,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        backend: str | None = None,
+    ) -> "VideoXL":
+        from longreel.models.video_xl.checkpoint import load
+        from longreel.models.video_xl.model import VideoXL
+
+        model = VideoXL(preset, ratio=options.ratio, backend=backend, device=device).eval()
+        if checkpoint is not None:
+            load(model, checkpoint)
+        return model
+
+    def session(self, model: Any, prompts: Prompts, path: str, *, expected: int | None, compare: bool) -> Session:
+        from longreel.models.record import OURS
+        from longreel.models.video_xl.session import MemorySession, PublishedSession
+
+        if path == OURS:
+            return MemorySession(model, prompts, expected)
+        return PublishedSession(model, prompts, path, expected)
+
+    def steps(self, preset: VideoXLPreset) -> int:
+        return preset.language.layers
+
+
+SYSTEM = VideoXLSystem()
