@@ -84,22 +84,11 @@ class Absorbed {
     if constexpr (Products::rounds) Products::pack_panels(rows_, padded_, p_.rows(), p_.channels, lost_, true);
   }
 
-  // out [keys, columns] = keys . rows; with `exactly` without rounding the rows
-  void dots(const typename Products::Left& keys, int64_t count, float* out, int64_t columns, bool exactly) const {
+  // out [keys, columns] = keys . rows; with `exactly` also what rounding took off the rows, which a softmax would make much of
+  void dots(const typename Products::Left& keys, int64_t count, float* out, int64_t columns, bool exactly = true) const {
     Products::dots(keys, count, panels_, columns, out, columns);
     if constexpr (Products::rounds) {
       if (exactly) Products::dots(keys, count, lost_, columns, out, columns, true);
-    }
-  }
-
-  // Scores: rounded rows will do unless the scores are large.
-  void scores(const typename Products::Left& keys, int64_t count, float* out, int64_t columns) const {
-    dots(keys, count, out, columns, false);
-    if constexpr (Products::rounds) {
-      constexpr float kLarge = 32;
-      Lanes most = splat(0.0f);
-      for (int64_t i = 0; i < count * columns; i += 16) most = max(most, max(load(out + i), splat(0.0f) - load(out + i)));
-      if (!(max_of(most) < kLarge)) Products::dots(keys, count, lost_, columns, out, columns, true);
     }
   }
 

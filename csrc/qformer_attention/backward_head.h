@@ -44,6 +44,10 @@ class QFormerHead {
     if (wanted_.query) {
       Products::pack(d_absorbed_, padded_, 1, p_.queries, p_.channels, left_);
       Products::dots(left_, p_.queries, w_k.panels(h), depth, out_, out_row);
+      if constexpr (Products::rounds) {
+        Products::pack(d_absorbed_, padded_, 1, p_.queries, p_.channels, left_, true);
+        Products::dots(left_, p_.queries, w_k.panels(h), depth, out_, out_row, true);
+      }
       for (int64_t i = 0; i < p_.queries; ++i) {
         for (int64_t d = 0; d < depth; ++d) into.query[i * width + h * depth + d] = p_.scale * out_[i * out_row + d];
       }

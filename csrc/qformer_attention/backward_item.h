@@ -81,6 +81,8 @@ class QFormerItem {
     by_keys_ = Products::take_left(block_, p.rows(), arena);
     query_rows_ = Products::take_rows(p.rows(), p.channels, arena);
     upstream_rows_ = Products::take_rows(p.rows(), p.channels, arena);
+    if (Products::rounds) lost_query_rows_ = Products::take_rows(p.rows(), p.channels, arena);
+    if (Products::rounds) lost_upstream_rows_ = Products::take_rows(p.rows(), p.channels, arena);
     dx_ = arena.take<float>(round_up(keys, 32) * padded_);
   }
 
@@ -97,6 +99,10 @@ class QFormerItem {
     if (wanted_.x) {
       Products::pack_rows(queries_.rows(), padded_, p_.rows(), p_.channels, query_rows_);
       Products::pack_rows(upstream_.rows(), padded_, p_.rows(), p_.channels, upstream_rows_);
+      if constexpr (Products::rounds) {
+        Products::pack_rows(queries_.rows(), padded_, p_.rows(), p_.channels, lost_query_rows_, true);
+        Products::pack_rows(upstream_.rows(), padded_, p_.rows(), p_.channels, lost_upstream_rows_, true);
+      }
     }
     for (int64_t n = begin; n < end; n += block_) block(sample, n, std::min(n + block_, end), n > begin, into);
     return true;
@@ -139,7 +145,7 @@ class QFormerItem {
     } else {
       Products::pack_keys(rows.data, rows.stride, rows.padded, p_.channels, keys_);
     }
-    queries_.scores(keys_, rows.padded, scores_, columns_);
+    queries_.dots(keys_, rows.padded, scores_, columns_);
     // In the keys' gradients nothing makes up for a dp that does not fit delta.
     upstream_.dots(keys_, rows.padded, dp_, columns_, wanted_.x);
     for (int64_t i = 0; i < rows.padded; ++i) {
@@ -158,12 +164,16 @@ class QFormerItem {
     if (!wanted_.x) return;
     Products::pack(dp_, columns_, 1, rows.padded, p_.rows(), by_keys_);
     Products::sums(by_keys_, rows.padded, query_rows_, p_.channels, dx_, padded_, false);
+    // What rounding takes off a query is the same for every key, and adds up in a frame's gradient.
+    const bool summed = Products::rounds && g_.grad_table != nullptr;
+    if (summed) Products::sums(by_keys_, rows.padded, lost_query_rows_, p_.channels, dx_, padded_, true);
     if constexpr (Products::rounds) {
       Products::pack(dp_, columns_, 1, rows.padded, p_.rows(), by_keys_, true);
       Products::sums(by_keys_, rows.padded, query_rows_, p_.channels, dx_, padded_, true);
     }
     Products::pack(scores_, columns_, 1, rows.padded, p_.rows(), by_keys_);
     Products::sums(by_keys_, rows.padded, upstream_rows_, p_.channels, dx_, padded_, true);
+    if (summed) Products::sums(by_keys_, rows.padded, lost_upstream_rows_, p_.channels, dx_, padded_, true);
     T* to = grad_x(sample, begin);
     for (int64_t i = 0; i < rows.count; ++i) write_scaled(dx_ + i * padded_, 1.0f, p_.channels, to + i * p_.channels);
   }
@@ -185,7 +195,7 @@ class QFormerItem {
   Absorbed<T, Products> queries_, upstream_;
   float *scores_, *dp_, *lse_, *delta_, *dx_ = nullptr;
   typename Products::Left keys_, by_rows_, by_keys_;
-  typename Products::Rows values_, query_rows_, upstream_rows_;
+  typename Products::Rows values_, query_rows_, upstream_rows_, lost_query_rows_, lost_upstream_rows_;
 };
 
 }  // namespace

@@ -48,7 +48,7 @@ class QFormerSums {
       } else {
         Products::pack_keys(rows.data, rows.stride, rows.padded, p_.channels, keys_);
       }
-      absorbed.scores(keys_, rows.padded, scores_, columns_);
+      absorbed.dots(keys_, rows.padded, scores_, columns_);
       for (int64_t i = 0; i < rows.padded; ++i) {
         if (i < rows.count && KeyReader<T, Products>::visible(p_, sample, n + i)) continue;
         std::fill_n(scores_ + i * columns_, columns_, -std::numeric_limits<float>::infinity());

@@ -100,16 +100,16 @@ struct TileProducts {
     }
   }
 
-  // rows [k, n] -> tiles of pairs of rows
-  template <class From>
-  static void pack_rows(const From* rows, int64_t stride, int64_t k, int64_t n, Rows& right) {
+  // rows [k, n] -> tiles of pairs of rows; lost: as above
+  template <class From, class... Lost>
+  static void pack_rows(const From* rows, int64_t stride, int64_t k, int64_t n, Rows& right, Lost... lost) {
     right.k32 = ceil_div(k, 32);
     for (int64_t c = 0; c < n; c += 16) {
       const __mmask16 inside = n - c >= 16 ? __mmask16(0xffff) : first_lanes(n - c);
       for (int64_t i = 0; i < right.k32 * 32; i += 2) {
         char* to = right.data + (c / 16 * right.k32 + i / 32) * kTile + i % 32 * 32;
         pair(i < k ? rows + i * stride + c : nullptr, i + 1 < k ? rows + (i + 1) * stride + c : nullptr, inside, to,
-             right.plane);
+             right.plane, lost...);
       }
     }
   }
@@ -235,10 +235,10 @@ struct TileProducts {
     for (int p = 0; p < Planes; ++p) transpose_block(staged[p], 64, to + p * plane, 64);
   }
 
-  static void pair(const float* even, const float* odd, __mmask16 inside, char* to, int64_t plane) {
+  static void pair(const float* even, const float* odd, __mmask16 inside, char* to, int64_t plane, bool lost = false) {
     __m512i low[Planes], high[Planes];
-    split(even == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(inside, even), low);
-    split(odd == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(inside, odd), high);
+    split(even == nullptr ? _mm512_setzero_ps() : taken(_mm512_maskz_loadu_ps(inside, even), lost), low);
+    split(odd == nullptr ? _mm512_setzero_ps() : taken(_mm512_maskz_loadu_ps(inside, odd), lost), high);
     for (int p = 0; p < Planes; ++p) {
       _mm512_store_si512(to + p * plane, _mm512_or_si512(low[p], _mm512_slli_epi32(high[p], 16)));
     }
