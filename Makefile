@@ -18,6 +18,8 @@ say  = printf '\033[1m%s\033[0m\n'
 pip := $(py) -m pip --disable-pip-version-check -q
 # Tests side by side: as many workers as cores, at most 4 (a worker takes up to 2 GiB).
 workers := -n auto --maxprocesses 4 --dist worksteal
+# With bytecode kept: to write every assert anew is a third of what it takes to collect the tests.
+pytest := env -u PYTHONDONTWRITEBYTECODE $(py) -m pytest
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
@@ -54,13 +56,13 @@ build: $(package) build/.native ## set-up, and the native libraries up to date
 
 test: build ## set-up, then every test that needs no GPU
 	@$(say) "test: everything that needs no GPU"
-	@$(py) -m pytest $(workers) $(ARGS)
+	@$(pytest) $(workers) $(ARGS)
 
 check: build ## the inner loop: fast tests and lint
 	@$(say) "check: lint"
 	@$(MAKE) --no-print-directory lint
 	@$(say) "check: fast tests"
-	@$(py) -m pytest -m fast $(workers) $(ARGS)
+	@$(pytest) -m "fast and not slow" $(workers) $(ARGS)
 
 docs: build ## docs/benchmarks.md and README's figures from benchmarks/results
 	@$(py) benchmarks/tables.py

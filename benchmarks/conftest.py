@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from longreel.bench.cases import CASES, DTYPES, SIZES, Case, shape_of
+from longreel.bench.cases import CASES, DTYPES, SIZES, BenchCase, shape_of
 from longreel.bench.tables import size
 from longreel.measure.memory import free_memory
 
@@ -40,16 +40,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def held() -> list[Case]:
+def held() -> list[BenchCase]:
     """The one case whose inputs are in memory."""
     return []
 
 
 @pytest.fixture
-def measure(benchmark: BenchmarkFixture, held: list[Case]) -> Callable[[Case, str], None]:
+def measure(benchmark: BenchmarkFixture, held: list[BenchCase]) -> Callable[[BenchCase, str], None]:
     """Check a variant, then time it; on a GPU a call ends when its kernels have."""
 
-    def run(case: Case, name: str) -> None:
+    def run(case: BenchCase, name: str) -> None:
         if case not in held:
             for other in held:
                 other.release()

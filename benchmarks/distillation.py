@@ -13,7 +13,7 @@ from torch import Tensor
 
 from longreel.bench.cases import DTYPES
 from longreel.bench.check import ErrorSum, Verdict, judge
-from longreel.bench.harness import Variant, compare
+from longreel.bench.harness import Contender, compare
 from longreel.bench.tables import rich_table
 from longreel.nn import distillation_loss
 from longreel.ops.common.cost import Cost
@@ -72,7 +72,7 @@ def main(
     products = 4 if train_head else 3
     report = compare(
         [
-            Variant(
+            Contender(
                 name,
                 lambda name=name: lambda: once(name, student, teacher, head, teacher_head),  # type: ignore[misc]
                 budgets=1.0 if name == "ours" else 3.0,

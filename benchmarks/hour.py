@@ -1,6 +1,6 @@
 """An hour of real video through a system on this machine, ours beside the reference path.
 
-    python benchmarks/hour.py [--seconds 3600] [--cache DIR] [any option of `longreel run`]
+    python benchmarks/hour.py [--seconds 3600] [--cache DIR] [--sound] [any option of `longreel run`]
 
 Makes the clip (once, under --cache), then calls `longreel run CLIP --compare --plot DIR/hour.png`.
 """
@@ -23,10 +23,11 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache"), help="folder of the video and the picture (.cache)"
     )
+    parser.add_argument("--sound", action="store_true", help="a video with sound, of another clip")
     args, options = parser.parse_known_args()
     start = time.perf_counter()
     try:
-        clip = hour_clip(args.cache, args.seconds)
+        clip = hour_clip(args.cache, args.seconds, audio=args.sound)
     except (MediaError, OSError, ValueError) as error:
         sys.exit(f"hour: {error}")
     size = clip.stat().st_size / 2**20

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from longreel.bench.cases import DTYPES
 from longreel.bench.check import ErrorSum, Verdict, judge
-from longreel.bench.harness import Variant, compare
+from longreel.bench.harness import Contender, compare
 from longreel.bench.peers import STEP, chunk, linear
 from longreel.bench.tables import rich_table
 from longreel.nn import ContextAttention
@@ -115,7 +115,7 @@ def main(
 
         report = compare(
             [
-                Variant(
+                Contender(
                     name,
                     lambda form=FORMS[name][0]: lambda: form(module, text, patches),  # type: ignore[misc]
                     FORMS[name][1],

@@ -32,13 +32,13 @@ def main(
         num_key_value_heads=32,
     )  # fmt: skip
     language = AutoModelForCausalLM.from_config(config, dtype=kind)
-    decoder = VoCoDecoder(language, rows=ROWS, count=1, shared=False, mode="causal").eval()
+    decoder = VoCoDecoder(language, patches_per_frame=ROWS, voco_tokens=1, shared=False, mode="causal").eval()
     vision = torch.randn(frames, ROWS, WIDTH).to(kind)
     questions = torch.randint(1, 32000, (3, text))
     # The first calls of everything, on one frame.
-    decoder.ask(decoder.see(vision[:1], prefix=[1]), questions[0], max_new_tokens=1)
+    decoder.ask(decoder.encode(vision[:1], prefix=[1]), questions[0], max_new_tokens=1)
     start = time.perf_counter()
-    cache = decoder.see(vision, prefix=[1])
+    cache = decoder.encode(vision, prefix=[1])
     seen = time.perf_counter()
     decoder.ask(cache, questions[1], max_new_tokens=1)
     first = time.perf_counter()

@@ -164,6 +164,22 @@ def hidden_modules(root: Path) -> list[str]:
     ]
 
 
+# A piece of a layout, and a piece of a file: data knows no layout.
+TWICE = {"Segment"}
+
+
+def repeated_classes(root: Path) -> list[str]:
+    """Classes of one name in two modules, private ones aside: a name has one meaning."""
+    found: dict[str, list[str]] = {}
+    for module, path in modules(root).items():
+        if any(part.startswith("_") for part in module.split(".")):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    return [f"{name}: {', '.join(places)}" for name, places in found.items() if len(places) > 1 and name not in TWICE]
+
+
 def native_arrows(root: Path) -> list[str]:
     """Includes that point up, or from one op to another without a line in the table."""
     allowed, found = order(root).includes, []

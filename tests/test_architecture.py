@@ -18,6 +18,7 @@ CHECKS = (
     fences.ops_together,
     fences.foreign_to_schemas,
     fences.hidden_modules,
+    fences.repeated_classes,
     fences.native_arrows,
 )
 
@@ -66,7 +67,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FAULTS = [
     (circles, "layout/video_layout.py", "def f():\n    from longreel.layout._ranges import ranges", "layout._ranges"),
-    (circles, "layout/segments.py", "import longreel.layout.draw", "layout.segments"),
+    (circles, "layout/segments.py", "import longreel.layout.pictures", "layout.segments"),
     (fences.arrows_up, "models/llama_vid/model.py", "from longreel.models.voco_llama import model", "models.voco_llama.model"),
     (fences.arrows_up, "models/system.py", "from longreel.models.voco_llama import system", "models is on floor"),
     (fences.arrows_up, "backends.py", "if 0:\n    from longreel.ops import registry", "longreel.backends imports"),
@@ -83,6 +84,7 @@ FAULTS = [
     (fences.foreign_to_schemas, "schemas.py", "from longreel import backends", "longreel"),
     (fences.hidden_modules, "ops/compress_frames.py", "x = 1", "longreel.ops.compress_frames"),
     (fences.hidden_modules, "explain.py", "x = 1", "longreel.explain"),
+    (fences.repeated_classes, "models/setup.py", "class Verdict:\n    pass", "Verdict: longreel."),
     (fences.homeless, "attic.py", "x = 1", "longreel.attic"),
     (fences.homeless, "attic/__init__.py", "x = 1", "longreel.attic"),
     (fences.native_arrows, "../../csrc/layout/planner.h", '#include "adaptive_pool/pool_window.h"', "includes adaptive_pool"),

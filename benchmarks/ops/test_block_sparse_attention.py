@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from longreel.bench.cases import Case
+from longreel.bench.cases import BenchCase
 
 OP = "block_sparse_attention"
 
 
-def test_block_sparse_attention(case: Case, variant: str, measure: Callable[[Case, str], None]) -> None:
+def test_block_sparse_attention(case: BenchCase, variant: str, measure: Callable[[BenchCase, str], None]) -> None:
     measure(case, variant)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from longreel.bench.cases import Case
+from longreel.bench.cases import BenchCase
 
 OP = "compress_frames"
 
 
-def test_compress_frames(case: Case, variant: str, measure: Callable[[Case, str], None]) -> None:
+def test_compress_frames(case: BenchCase, variant: str, measure: Callable[[BenchCase, str], None]) -> None:
     measure(case, variant)

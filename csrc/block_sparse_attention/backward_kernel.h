@@ -159,7 +159,7 @@ void attention_backward(const AttentionProblem& problem, const QuerySchedule& qu
         grads.write(b, key, kv_head, scale, key_sum, value_sum);
       });
     });
-    // Keys of a cache that the layout does not speak of.
+    // Keys of a cache that the layout does not expect.
     for_items(problem.batch * problem.keys, 1024, rows_of_floats, [&](float*, int64_t item) {
       const int64_t b = item / problem.keys, key = item % problem.keys;
       if (key < keys.covered.data()[problem.layout.samples == 1 ? 0 : b]) return;

@@ -13,35 +13,21 @@ from longreel.backends import BackendError
 from longreel.integrations.lazy import register as _register
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
-from longreel.ops._adaptive_pool import adaptive_pool
-from longreel.ops._block_sparse_attention import block_sparse_attention
-from longreel.ops._compress_frames import CompressedFrames, compress_frames
-from longreel.ops._context_attention import context_attention
-from longreel.ops._vst_append_ import vst_append_
-from longreel.ops._vst_attention import vst_attention
-from longreel.ops._vst_project import vst_project
-from longreel.ops._vst_rotate import vst_rotate
+from longreel.ops import *  # noqa: F403, every op's public function
+from longreel.ops import __all__ as _ops
 from longreel.rotary import rotary_tables
 
 __all__ = [
     "BackendError",
-    "CompressedFrames",
     "Explanation",
     "PlannedLayout",
     "VideoLayout",
     "__version__",
-    "adaptive_pool",
-    "block_sparse_attention",
-    "compress_frames",
-    "context_attention",
     "explain",
     "rotary_tables",
     "use_layout",
-    "vst_append_",
-    "vst_attention",
-    "vst_project",
-    "vst_rotate",
 ]
+__all__ += _ops
 
 # attn_implementation="longreel", now or when transformers is imported.
 _register()

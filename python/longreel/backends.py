@@ -54,6 +54,9 @@ FLASH_ATTN = _flash_attn()
 # Every op's rows, best first: an op declares its own, see `longreel.ops.op`.
 TABLE: dict[str, tuple[Row, ...]] = {}
 
+# What `choose` found for an op, a device and a dtype, where nothing else of a call decides.
+CHOSEN: dict[tuple[str, torch.device, torch.dtype], str] = {}
+
 
 def reference_row(op: str) -> Row:
     """The last row of every op."""
@@ -64,6 +67,7 @@ def reference_row(op: str) -> Row:
 def declare(rows: tuple[Row, ...]) -> None:
     """Enter the rows of one op."""
     TABLE[rows[0].op] = rows
+    CHOSEN.clear()
     _MISSING.update({(row.op, row.backend): _missing(row) for row in rows})
 
 

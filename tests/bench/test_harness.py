@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from longreel.bench import Cost, Report, RoofMeter, Variant, Verdict, compare, harness
+from longreel.bench import Contender, Cost, Report, RoofMeter, Verdict, compare, harness
 from longreel.measure import machine
 from longreel.measure.machine import Neighbours
 from longreel.measure.memory import peak_memory, storage_bytes
@@ -23,7 +23,7 @@ def roof() -> RoofMeter:
 
 
 def run(variants: dict[str, Callable[[], Any]], **options: Any) -> Report:
-    made = [Variant(name, lambda call=call: call) for name, call in variants.items()]
+    made = [Contender(name, lambda call=call: call) for name, call in variants.items()]
 
     def check(result: Any) -> Verdict:
         return Verdict(abs(float(result.sum()) - 4.0), f"sum is {float(result.sum())}")
@@ -66,7 +66,7 @@ def test_a_variant_may_use_the_budgets_it_declares() -> None:
         return torch.ones(4)
 
     report = compare(
-        [Variant("loose", lambda: call, budgets=3.0), Variant("strict", lambda: call)],
+        [Contender("loose", lambda: call, budgets=3.0), Contender("strict", lambda: call)],
         work=Cost(1, 1, 1), check=lambda result: Verdict(2.0, "twice the budget"), device=CPU, dtype=torch.float32,
         baseline="loose", repeats=1, min_time=0.0, roof=roof(),
     )  # fmt: skip
@@ -84,7 +84,7 @@ def test_an_error_is_one_line_in_its_row() -> None:
 
 
 def test_too_little_memory_refuses_before_the_call() -> None:
-    made = [Variant("huge", lambda: pytest.fail("was made"), needs=2**60)]
+    made = [Contender("huge", lambda: pytest.fail("was made"), needs=2**60)]
     report = compare(
         made, work=Cost(1, 1, 1), check=lambda result: Verdict(0.0, None), device=CPU, dtype=torch.float32,
         baseline="huge", roof=roof(),

@@ -60,6 +60,7 @@ def test_public_names_of_a_system_are_there(system: object) -> None:
         _ = package.nothing
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_model() -> None:
     code = """
 import sys
@@ -75,6 +76,7 @@ print(result.exit_code, result.stderr)
     assert done.stdout.startswith("2 longreel: needs packages that are not installed (")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [None, (4, 57)])
 def test_without_transformers_the_rest_of_the_command_line_works(version: tuple[int, int] | None) -> None:
     code = f"""

@@ -84,7 +84,12 @@ def test_paths_take_turns_and_float64_is_not_timed(tmp_path: Path, loud: Path, m
     monkeypatch.setattr(toy_system.ToySession, "consume", noted)
     timed, clock = set[str](), RunRecord.clock
     monkeypatch.setattr(RunRecord, "clock", lambda self, *names: timed.update(names[1:]) or clock(self, *names))
-    line = run(tmp_path, loud, "--frames", "fps:5", "--chunk", 4, "--compare")
+    lines = tmp_path / "run.jsonl"
+    shown = call("run", loud, "--system", "toy", "--frames", "fps:5", "--chunk", 4, "--compare", "--json", lines).stdout
+    line = json.loads(lines.read_text())
+    elapsed = next(text for text in shown.splitlines() if text.startswith("elapsed"))
+    parts = [part.rpartition(" ")[0] for part in elapsed.partition(": ")[2].split(", ")]
+    assert parts == ["stages", "reference path's own", "warm-up", "float64 truth", "the rest"]
     first, second = ["longreel", "reference"], ["reference", "longreel"]
     assert order == [*first, *first, "float64", *second, "float64", *first, "float64"], "a warm-up, then three chunks"
     assert list(line["stages_s"]) == first
@@ -158,7 +163,7 @@ def test_options_belong_to_their_system(clip: Path) -> None:
     refused(call("extract", clip, "--system", "toy", "--drop-cls", "--out", "f.safetensors"), "an option of llama-vid")
     refused(
         call("run", clip, "--keep", "k.safetensors"),
-        "--save-memory: an option of voco-llama, video-xl, toy, this run is llama-vid",
+        "--save-memory: an option of voco-llama, video-xl, video-llama, toy, this run is llama-vid",
     )
     said = " ".join(call("run", "--help").stdout.replace("│", " ").split())
     assert "toy: how much the sound counts." in said

@@ -1,25 +1,20 @@
 """A whole system in few lines: frames and sound, an option and a saved memory of its own. Nothing more is asked of one."""
 
-import json
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from longreel.models.prompts import Prompts, as_bytes, check
 from longreel.models.record import EXACT, OURS
 from longreel.models.sizes import LanguageSize, TowerSize
-from longreel.models.system import LANGUAGE, Answer, AudioSpec, Kept, Session, Stage, System, option
-
-TOWER = TowerSize(image=28, patch=14, width=12, layers=0, heads=1, mlp=0)
-LANGUAGE_MODEL = LanguageSize(12, 0, 1, 1, 0, 260, 1 << 20)
+from longreel.models.system import LANGUAGE, Answer, AudioSpec, Stage, System, option
+from longreel.models.tensor_session import TensorSession
 
 
 @dataclass(frozen=True)
 class ToyPreset:
     name: str = "tiny"
-    tower: TowerSize = TOWER
-    language: LanguageSize = LANGUAGE_MODEL
+    tower: TowerSize = TowerSize(image=28, patch=14, width=12, layers=0, heads=1, mlp=0)  # noqa: RUF009
+    language: LanguageSize = LanguageSize(12, 0, 1, 1, 0, 260, 1 << 20)  # noqa: RUF009
     chunk: int = 3
     dtype: str = "float32"
 
@@ -42,7 +37,9 @@ class ToyModel:
         return samples.unflatten(1, (2, 12, -1)).abs().mean(3)  # two tokens a clip
 
 
-class ToySession(Session):
+class ToySession(TensorSession):
+    FORMAT, backend = "toy/1", "toy"
+
     def __init__(self, model, prompts, path):
         self.model, self.prompts, self.tokens, self.halves = model, prompts, [], path != OURS
         self.dtype = torch.float64 if path == EXACT else torch.float32
@@ -54,9 +51,8 @@ class ToySession(Session):
                     part = weight * part.to(self.dtype)
                     self.tokens.append(part[:, ::2].sum(1) + part[:, 1::2].sum(1) if self.halves else part.sum(1))
 
-    def finish(self, clock):
-        self.kept = torch.cat(self.tokens)
-        return Kept(len(self.kept), self.kept.nbytes, backend="toy")
+    def gather(self):
+        return torch.cat(self.tokens)
 
     def answer(self, index, on_first):
         asked, table = self.prompts.prompts[index][1], self.model.table.to(self.dtype)
@@ -64,35 +60,17 @@ class ToySession(Session):
         on_first()
         return Answer(logits[-1].topk(self.prompts.length).indices, logits)
 
-    def compared(self):
-        return self.kept
-
-    def save(self, path, about):
-        save_file({"kept": self.kept}, path, {"longreel": json.dumps({"format": "toy/1", "about": about})})
-
-    def load(self, path, frames):
-        self.tokens = [load_file(path)["kept"]]
-        return self.finish(None)
-
 
 class ToySystem(System):
     name, presets, Options = "toy", {"tiny": ToyPreset()}, ToyOptions
     stages = (Stage("sum", "sums", ours=True), LANGUAGE)
     audio, memory = AudioSpec(rate=240, seconds=0.5), "sums of frames and of sound"
 
-    def prompts(self, preset, texts, length, folder):
-        check(texts)
-        ids = [(torch.tensor([1]), torch.tensor(as_bytes(text))) for text in texts]
-        return Prompts(texts=tuple(texts), prompts=tuple(ids), length=length or 3)
-
     def build(self, preset, options, given, prompts, *, device, checkpoint=None, backend=None):
         return ToyModel(preset, options, device)
 
     def session(self, model, prompts, path, *, expected, compare):
         return ToySession(model, prompts, path)
-
-    def steps(self, preset):
-        return 1
 
 
 SYSTEM = ToySystem()

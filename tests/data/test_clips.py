@@ -31,6 +31,27 @@ def test_length_order_and_content(tmp_path: Path, encode: Encode) -> None:
     assert (pixels.unflatten(0, (5, 60)).std(1).mean((1, 2, 3)) > 1).all()
 
 
+def test_with_sound(tmp_path: Path) -> None:
+    path = hour_clip(tmp_path, 12, audio=True)
+    with av.open(str(path)) as container:
+        sound, pictures = container.streams.audio[0], container.streams.video[0]
+        assert (sound.codec_context.name, sound.codec_context.channels, pictures.frames) == ("aac", 6, 300)
+        assert (pictures.width, pictures.height) == (640, 360)
+        packets = [packet for packet in container.demux(sound) if packet.size]
+    assert [packet.pts for packet in packets] == [1024 * index for index in range(len(packets))]
+    assert sound.duration * sound.time_base == pytest.approx(12, abs=0.03)
+    with av.open(str(path)) as container:
+        waves = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    loudness = torch.tensor([float(abs(wave).mean()) for wave in waves])
+    assert loudness[-1] > 0.001
+    torch.testing.assert_close(loudness[5:240], loudness[254:489], rtol=0.05, atol=1e-4)
+    assert hour_clip(tmp_path, 12, audio=True) == path
+    silent = hour_clip(tmp_path, 1)
+    with pytest.raises(MediaError, match="has no sound to repeat"):
+        hour_clip(tmp_path, 1, silent, audio=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bigbuckbunny-12s-sound.mp4", "bikes-1s.mp4"]
+
+
 def test_made_once_and_only_whole(tmp_path: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     source = encode("again.mp4", frames=10)
     first = hour_clip(tmp_path, 2, source)

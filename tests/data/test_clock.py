@@ -155,6 +155,7 @@ def test_frames_without_stamps_have_the_rate_of_the_stream(encode: Encode) -> No
     assert read(path, "uniform:4")[0] == [0, 10, 20, 30]
 
 
+@pytest.mark.slow
 def test_a_hole_leaves_the_clock_alone(encode: Encode, tmp_path: Path) -> None:
     data = encode(
         "hole.mp4",

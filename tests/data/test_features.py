@@ -20,6 +20,7 @@ def write(path: Path, features: torch.Tensor, chunk: int = 4) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_features_need_no_decoder(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", torch.randn(3, 2, 4))
     code = f"""

@@ -114,6 +114,46 @@ def test_damage_ends_as_straight_through(
         same(collect(path, spec, workers), wanted)
 
 
+B_FRAMES = {"qp": "30", "g": "25", "bf": "2", "preset": "medium"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damage_among_reordered_frames_is_the_same_for_any_workers(
+    seed: int, encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(encode("reordered.mp4", frames=110, options=MP4, coder=B_FRAMES).read_bytes())
+    draw = random.Random(seed)
+    for _ in range(4):
+        data[draw.randrange(len(data) // 2, len(data))] ^= 0xFF
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    wanted = straight(path, "uniform:40", monkeypatch)
+    same(collect(path, "uniform:40", 3), wanted)
+    same(straight(path, "uniform:40", monkeypatch), wanted)
+
+
+@pytest.mark.parametrize("name", ["hole.mp4", "hole.ts"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_what_is_shown_around_a_hole_is_a_picture_of_the_whole_file_at_its_time(
+    name: str, share: float, encode: Encode, tmp_path: Path
+) -> None:
+    whole = encode(name, frames=110, options=MP4 if name.endswith("mp4") else None, coder=B_FRAMES)
+    clean, times, _ = collect(whole, "fps:25", 1)
+    data = bytearray(whole.read_bytes())
+    start = int(len(data) * share)
+    data[start : start + 2000] = bytes(2000)
+    path = tmp_path / name
+    path.write_bytes(data)
+    pixels, shown, said = collect(path, "fps:25", 1)
+    assert len(pixels) == len(clean)
+    assert len(set(shown)) > 60
+    assert len(said) == 1
+    by_time = {round(25 * time): picture for picture, time in zip(clean, times, strict=True)}
+    for number, (picture, time) in enumerate(zip(pixels, shown, strict=True)):
+        assert round(25 * time) <= number
+        assert torch.equal(picture, by_time[round(25 * time)]), (number, time)
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.avi", "raw.h264"])
 def test_files_without_a_full_index_go_straight_through(
     name: str, encode: Encode, readers: list[SegmentReader | None]

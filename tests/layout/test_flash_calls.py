@@ -15,7 +15,7 @@ from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.dense import visible
 from longreel.ops.flash import attend as attending
 from longreel.ops.flash import pieces as cutting
-from longreel.ops.flash.pieces import Call, calls, pieces
+from longreel.ops.flash.pieces import FlashCall, calls, pieces
 from longreel.ops.flash.varlen import PACKAGE, TORCH
 from longreel.ops.registry import OPS
 from longreel.testing.cases.block_sparse_attention import cases
@@ -256,7 +256,7 @@ def test_few_long_runs_of_global_keys() -> None:
 @pytest.mark.parametrize("width", [72, 80, 256])
 def test_shapes_on_meta_tensors(width: int) -> None:
     """PyTorch's own account of the shapes that its kernels return."""
-    call = Call(
+    call = FlashCall(
         False, True, slice(0, 9), slice(0, 9), *(torch.tensor([0, 4, 9], dtype=torch.int32, device="meta"),) * 2,
         lengths=((4, 4), (5, 5)),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from test_voco_llama import SMALL as VOCO
 from test_voco_llama import system
 
 from longreel.models.llama_vid import LlamaVid
-from longreel.models.voco_llama import VoCoLlama
+from longreel.models.voco_llama import VoCoDecoder, VoCoLlama
 
 pytestmark = pytest.mark.fast
 
@@ -81,9 +81,21 @@ def test_pictures_of_voco_tokens() -> None:
         with pytest.raises(ValueError, match=rf"vision must be floating \[pictures, {rows}, 32\], given "):
             decoder(torch.zeros(1, 5, dtype=torch.long), vision)
     with pytest.raises(ValueError, match=r"vision must be floating .*, given torch.float32 \[2, 9, 31\]"):
-        decoder.see(torch.zeros(2, rows, 31))
+        decoder.encode(torch.zeros(2, rows, 31))
     with pytest.raises(ValueError, match=r"input_ids must be int64 \[B, S\], given torch.int64 \[5\]"):
         decoder.embed(torch.zeros(5, dtype=torch.long))
+
+
+def test_names_until_0_1_0() -> None:
+    decoder = system(count=2).decoder
+    rule = decoder.rule
+    old = VoCoDecoder(decoder.language, rows=rule.rows, count=2, token=rule.token)
+    new = VoCoDecoder(decoder.language, patches_per_frame=rule.rows, voco_tokens=2, token=rule.token)
+    assert old.rule == new.rule
+    assert VoCoDecoder.see is VoCoDecoder.encode
+    assert VoCoLlama.see is VoCoLlama.encode_video
+    with pytest.raises(TypeError, match="needs patches_per_frame, of a picture, and voco_tokens"):
+        VoCoDecoder(decoder.language, patches_per_frame=4)
 
 
 def test_another_attention_would_show_the_pictures() -> None:
@@ -91,7 +103,7 @@ def test_another_attention_would_show_the_pictures() -> None:
     model = system(count=2)
     rows, ids = model.decoder.rule.rows, torch.arange(3, 8)
     vision = torch.randn(1, rows, 32)
-    cache = model.decoder.see(vision)
+    cache = model.decoder.encode(vision)
     batch = model.decoder.collator()([{"input_ids": [1, -200, 5, 6], "vision": vision}])
     model.decoder(**batch)
     for other in ("sdpa", "eager"):
@@ -99,7 +111,7 @@ def test_another_attention_would_show_the_pictures() -> None:
         for call in (
             lambda: model.decoder(**batch),
             lambda: model.decoder.generate(**batch, max_new_tokens=1),
-            lambda: model.decoder.see(vision),
+            lambda: model.decoder.encode(vision),
             lambda: model.decoder.ask(cache, ids, max_new_tokens=1),
         ):
             with pytest.raises(

@@ -86,7 +86,7 @@ def test_nothing_compressed_is_the_model_itself(family: str) -> None:
     decoder = VSTDecoder(language, chunk=12).eval()
     torch.testing.assert_close(decoder(text[None]).logits[0], own, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(language(input_ids=text[None]).logits[0], own, rtol=1e-4, atol=1e-5)
-    cache = decoder.see(torch.empty(0, 32), prefix=text[:7].tolist())
+    cache = decoder.encode(torch.empty(0, 32), prefix=text[:7].tolist())
     greedy, logits = decoder.answer(cache, text[7:], length=5)
     torch.testing.assert_close(logits, own[7:], rtol=1e-4, atol=1e-5)
     assert torch.equal(greedy, answered)
@@ -98,8 +98,8 @@ def test_nothing_compressed_is_the_model_itself(family: str) -> None:
 def test_chunks_one_by_one_several_at_once_and_in_the_training_pass(family: str) -> None:
     decoder = adapted(family)
     seen, prefix, text = vision(32), ids(5), ids(6, seed=3)
-    one = decoder.see(seen, prefix=prefix.tolist())
-    many = decoder.see(seen, prefix=prefix.tolist(), at_once=8)
+    one = decoder.encode(seen, prefix=prefix.tolist())
+    many = decoder.encode(seen, prefix=prefix.tolist(), at_once=8)
     assert one.tokens == many.tokens == 5 + 8
     for a, b in zip(one.layers, many.layers, strict=True):
         torch.testing.assert_close(a.keys, b.keys, rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_what_is_skipped_changes_nothing(switch: str, layers: int) -> None:
             language = Qwen2ForCausalLM(Qwen2Config(**(SIZES | {"num_hidden_layers": layers})))
             given = {switch: on, "backend": backend}
             decoder = VSTDecoder(language, per_picture=4, chunk=12, ratio=5, **given).to(dtype).eval()
-            texts.append(decoder.answer(decoder.see(vision(32).to(dtype), prefix=[1]), ids(4))[1])
+            texts.append(decoder.answer(decoder.encode(vision(32).to(dtype), prefix=[1]), ids(4))[1])
         torch.testing.assert_close(*texts, rtol=near, atol=near)
 
 
@@ -141,11 +141,11 @@ def test_rows_that_nobody_reads_are_not_computed() -> None:
     decoder, rows = adapted(), list[tuple[int, int]]()
     for i, layer in enumerate(decoder.language.model.layers):
         layer.mlp.register_forward_pre_hook(lambda _, given, i=i: rows.append((i, given[0].shape[1])))
-    decoder.see(vision(24))
+    decoder.encode(vision(24))
     assert rows == [(0, 15), (1, 3)] * 2
     rows.clear()
     decoder.skip_unread = False
-    decoder.see(vision(24))
+    decoder.encode(vision(24))
     assert rows == [(0, 15), (1, 15), (2, 15)] * 2
 
 
@@ -281,12 +281,12 @@ def plain_forms(language: PreTrainedModel) -> None:
 @torch.no_grad()
 def test_changed_weights_and_wrapped_projections_are_seen() -> None:
     decoder = adapted()
-    first = decoder.answer(decoder.see(vision(12)), ids(3))[1]
+    first = decoder.answer(decoder.encode(vision(12)), ids(3))[1]
     decoder.language.model.layers[0].self_attn.beacon_k_proj.weight.mul_(2)
-    second = decoder.answer(decoder.see(vision(12)), ids(3))[1]
+    second = decoder.answer(decoder.encode(vision(12)), ids(3))[1]
     assert not torch.allclose(first, second)
     plain_forms(decoder.language)
-    torch.testing.assert_close(decoder.answer(decoder.see(vision(12)), ids(3))[1], second, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoder.answer(decoder.encode(vision(12)), ids(3))[1], second, rtol=1e-4, atol=1e-5)
 
 
 def test_released_names(tmp_path: Path) -> None:
@@ -317,6 +317,6 @@ def test_from_pixels() -> None:
     assert next(model.tower.parameters()).grad is None
     assert model.projector[0].weight.grad is not None
     with torch.no_grad():
-        cache = model.eval().see(pixels, prefix=[1])
+        cache = model.eval().encode_video(pixels, prefix=[1])
         assert cache.tokens == 1 + 28 // 4
         assert model.ask(cache, ids(3), max_new_tokens=2).shape == (1, 2)

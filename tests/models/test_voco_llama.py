@@ -126,7 +126,7 @@ def test_two_stages_answer_as_one(rule: dict[str, Any], count: int, beams: int) 
     """Questions on a cache that saw the frames two at a time, against generate over everything."""
     model = system(**rule)
     one = sample(count, 5)
-    cache = model.see(one["pixels"], prefix=[BOS], at_once=2)
+    cache = model.encode_video(one["pixels"], prefix=[BOS], at_once=2)
     groups = 1 if model.decoder.rule.shared else count
     prefix = bool(rule.get("text_sees_prefix") or rule.get("frames_see_prefix"))
     assert cache.rows == groups * model.decoder.rule.count + prefix
@@ -141,7 +141,7 @@ def test_two_stages_answer_as_one(rule: dict[str, Any], count: int, beams: int) 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_several_questions_at_once(beams: int) -> None:
     model = system(shared=False, mode="causal")
-    cache = model.see(pictures(3), prefix=[BOS])
+    cache = model.encode_video(pictures(3), prefix=[BOS])
     questions = [torch.tensor(ids) for ids in ([5, 6, 7, 8], [9], [10, 11])]
     options: dict[str, Any] = {"max_new_tokens": 5, "num_beams": beams}
     together = model.ask(cache, questions, **options)
@@ -162,15 +162,15 @@ def test_a_batch_decodes_as_its_samples() -> None:
 def test_more_footage_and_a_cache_from_disk(tmp_path: Path) -> None:
     model = system(shared=False, mode="causal")
     frames, question = pictures(5), torch.tensor([5, 6, 7])
-    whole = model.see(frames, prefix=[BOS])
-    model.see(frames[:2], prefix=[BOS]).save(tmp_path / "cache.safetensors")
+    whole = model.encode_video(frames, prefix=[BOS])
+    model.encode_video(frames[:2], prefix=[BOS]).save(tmp_path / "cache.safetensors")
     loaded = VoCoCache.load(tmp_path / "cache.safetensors", model.language.config)
-    more = model.see(frames[2:], prefix=[BOS], cache=loaded)
+    more = model.encode_video(frames[2:], prefix=[BOS], cache=loaded)
     assert torch.equal(model.ask(more, question, max_new_tokens=6), model.ask(whole, question, max_new_tokens=6))
     for a, b in zip(whole.layers, more.layers, strict=True):
         torch.testing.assert_close(a.keys, b.keys, **CLOSE)
     with pytest.raises(ValueError, match="takes mode='independent' or 'causal'"):
-        system().see(frames, cache=loaded)
+        system().encode_video(frames, cache=loaded)
 
 
 @pytest.mark.parametrize(("model", "config"), [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)])
@@ -188,7 +188,7 @@ def test_any_decoder_gets_voco_tokens(model: Any, config: Any) -> None:
             pad_token_id=0,
         )
     )
-    decoder = VoCoDecoder(language, rows=6, count=1).eval()
+    decoder = VoCoDecoder(language, patches_per_frame=6, voco_tokens=1).eval()
     assert (decoder.rule.token, language.get_input_embeddings().num_embeddings, language.lm_head.out_features) == (
         40,
         41,
@@ -198,7 +198,7 @@ def test_any_decoder_gets_voco_tokens(model: Any, config: Any) -> None:
     batch = decoder.collator()([{"input_ids": [BOS, IMAGE, 5, 6, 7], "vision": vision}])
     decoder(**batch).loss.backward()
     assert language.get_input_embeddings().weight.grad[40].abs().sum() > 0
-    cache = decoder.see(vision, prefix=[BOS])
+    cache = decoder.encode(vision, prefix=[BOS])
     assert cache.rows == 1
     del batch["labels"]
     expected = decoder.generate(**batch, max_new_tokens=6)
@@ -262,18 +262,18 @@ def test_an_offloaded_model_answers_as_itself() -> None:
     model = system(count=2)
     frames, question = torch.randn(3, model.decoder.rule.rows, model.decoder.config.hidden_size), torch.arange(3, 8)
     options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
-    expected = model.decoder.ask(model.decoder.see(frames, prefix=[1]), question, **options)
+    expected = model.decoder.ask(model.decoder.encode(frames, prefix=[1]), question, **options)
     accelerate.cpu_offload(model.decoder.language, execution_device=torch.device("cpu"))
     assert model.decoder.language.get_input_embeddings().weight.is_meta
-    assert torch.equal(model.decoder.ask(model.decoder.see(frames, prefix=[1]), question, **options), expected)
+    assert torch.equal(model.decoder.ask(model.decoder.encode(frames, prefix=[1]), question, **options), expected)
 
 
 def test_bad_frames_and_questions() -> None:
     decoder = system(count=2).decoder
     rows, width = decoder.rule.rows, decoder.config.hidden_size
     with pytest.raises(ValueError, match=rf"vision is \[frames, {rows}, H\]; given \[2, {rows - 1}, {width}\]"):
-        decoder.see(torch.randn(2, rows - 1, width))
-    cache = decoder.see(torch.randn(2, rows, width))
+        decoder.encode(torch.randn(2, rows - 1, width))
+    cache = decoder.encode(torch.randn(2, rows, width))
     with pytest.raises(ValueError, match="at least one id"):
         decoder.ask(cache, torch.arange(0))
     two = decoder.ask(cache, torch.arange(3, 8), num_return_sequences=2, do_sample=True, max_new_tokens=3, top_k=1)

@@ -31,7 +31,6 @@ def missing(op: str, readme: str = README, budgets: Path = BUDGETS) -> list[str]
         return module is not None and all(hasattr(module, name) for name in names)
 
     parts: dict[str, Callable[[], Any]] = {
-        "public export in longreel/__init__.py": lambda: op in longreel.__all__ and hasattr(longreel, op),
         "public export in longreel/ops/__init__.py": lambda: op in ops.__all__ and hasattr(ops, op),
         "docstring of the public function": lambda: OPS[op].public.__doc__,
         f"reference in longreel/reference/{op}.py": lambda: _module(f"longreel.reference.{op}"),

@@ -14,7 +14,7 @@ from longreel.triton_kernels.compress_frames import compress_frames, compress_fr
 from longreel.triton_kernels.context_attention import context_attention, context_attention_backward
 from longreel.triton_kernels.frames import backward, forward, launch
 from longreel.triton_kernels.frames.config import frame_config
-from longreel.triton_kernels.frames.scheduler import Schedule
+from longreel.triton_kernels.frames.scheduler import FrameSchedule
 from torch import Tensor
 
 from longreel.ops.registry import OPS
@@ -123,16 +123,16 @@ def configured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Iterator[None
         yield
 
 
-def any_order(seed: int) -> Callable[..., Schedule]:
+def any_order(seed: int) -> Callable[..., FrameSchedule]:
     """Every piece of a pass's work once, in a random order, in one launch."""
     generator = torch.Generator().manual_seed(seed)
 
-    def order(config: Any, frames: int, tokens: int, slices: int, cu_seqlens: Tensor | None) -> Schedule:
+    def order(config: Any, frames: int, tokens: int, slices: int, cu_seqlens: Tensor | None) -> FrameSchedule:
         lengths = [tokens] * frames if cu_seqlens is None else cu_seqlens.diff().tolist()
         items = [(f, t) for f, length in enumerate(lengths) for t in range(config.parts(length))]
         items += [(g, -1 - k) for g in range(-(-frames // config.group)) for k in range(slices)]
         table = torch.tensor(items, dtype=torch.int32)[torch.randperm(len(items), generator=generator)]
-        return Schedule(table, 0, ((0, len(items)),))
+        return FrameSchedule(table, 0, ((0, len(items)),))
 
     return order
 

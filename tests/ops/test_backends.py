@@ -84,6 +84,7 @@ class TestEveryOp:
         assert "built without native libraries" in str(longreel.explain(op, **arguments(op)))
 
     def test_nothing_can_run(self, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backends, "CHOSEN", {})
         for row in OPS[op].rows:
             monkeypatch.setitem(backends._MISSING, (op, row.backend), f"{row.backend} is gone")
         with pytest.raises(BackendError, match=r"no backend can run this call \(.*; reference: reference is gone\)"):
@@ -113,6 +114,7 @@ class TestEveryOp:
         for computes in ("plain", "compositions"):
             monkeypatch.setitem(OPS[op].__dict__, computes, None)
         monkeypatch.setattr(schemas, "overload", None)
+        monkeypatch.setattr("longreel.ops.op.call", None)
         longreel.explain(op, **arguments(op))
 
     def test_explain_raises_for_a_misspelt_keyword(self, op: str) -> None:

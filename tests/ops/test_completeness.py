@@ -1,6 +1,7 @@
 """An op has every part that CONTRIBUTING lists, and a template op of exactly these parts passes the tests of every op."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,12 @@ import pytest
 import torch
 from completeness import README, ROOT, missing, parts_of
 
-import longreel
 from longreel import ops
 from longreel.ops.registry import OPS
 from longreel.testing.cases import corners
 
 TEMPLATE = ROOT / "tests/template_op"
+BUDGETS = TEMPLATE / "parts/budgets"
 
 
 @pytest.mark.fast
@@ -24,9 +25,20 @@ def test_op_is_complete(op: str) -> None:
     assert missing(op) == []
 
 
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The template's C++, compiled once for this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TEMPLATE))
+        import plugin
+
+        if plugin.NATIVE:
+            patch.setenv("FOO_LIBRARY", str(plugin.library(tmp_path_factory.mktemp("foo"))))
+        yield
+
+
 @pytest.fixture
-def template(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(TEMPLATE))
+def template(native: None) -> Iterator[None]:
     import plugin
 
     plugin.install()
@@ -34,11 +46,9 @@ def template(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plugin.remove()
 
 
-def test_template_op_passes_what_every_op_passes() -> None:
+def test_template_op_passes_what_every_op_passes(native: None) -> None:
     """The contract, its arguments, the backends, the benchmark, the interpreter, in a process that has the op."""
-    tests = [
-        f"tests/ops/test_{name}.py" for name in ("contract", "contract_arguments", "contract_transforms", "backends")
-    ]
+    tests = [*map(str, sorted((ROOT / "tests/ops").glob("test_contract*.py"))), "tests/ops/test_backends.py"]
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "plugin", "-k", "foo and not beyond", "-x"]
     path = os.pathsep.join([str(TEMPLATE), os.environ.get("PYTHONPATH", "")])
     for environment, files in (({}, [*tests, "tests/bench/test_cases.py"]), ({"TRITON_INTERPRET": "1"}, INTERPRETED)):
@@ -51,18 +61,17 @@ def test_template_op_passes_what_every_op_passes() -> None:
 INTERPRETED = ["tests/ops/interpreted_cases.py"]
 
 
-def test_every_missing_part_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: None) -> None:
+def test_every_missing_part_is_named(monkeypatch: pytest.MonkeyPatch, template: None) -> None:
     import plugin
 
-    (tmp_path / "foo.py").write_text("")
-    complete = {"readme": README + plugin.README, "budgets": tmp_path}
+    complete = {"readme": README + plugin.README, "budgets": BUDGETS}
     assert missing("foo", **complete) == []
-    assert missing("foo", README, tmp_path) == ["row of the ops in README.md"]
+    assert plugin.launches() == ["foo/fp32", "foo/bf16", "foo/fp16"]
+    assert missing("foo", README, BUDGETS) == ["row of the ops in README.md"]
     assert missing("foo", complete["readme"], TEMPLATE) == ["kernel budget: launches in tests/budgets/foo.py"]
-    for package, where in ((longreel, "longreel/__init__.py"), (ops, "longreel/ops/__init__.py")):
-        with monkeypatch.context() as without:
-            without.setattr(package, "__all__", [name for name in package.__all__ if name != "foo"])
-            assert missing("foo", **complete) == [f"public export in {where}"]
+    with monkeypatch.context() as without:
+        without.setattr(ops, "__all__", [name for name in ops.__all__ if name != "foo"])
+        assert missing("foo", **complete) == ["public export in longreel/ops/__init__.py"]
     for kind, part in (
         ("cases", "cases, one of them fast, in"),
         ("bad_cases", "bad input, `bad_cases()` in"),
@@ -99,6 +108,7 @@ def test_contributing_lists_the_files_of_the_template() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     text = text[text.index("## To add an op") : text.index("## What a change must keep")]
     listed = {part.replace("<op>", "foo") for part in parts_of(text)}
-    files = {str(path.relative_to(TEMPLATE / "parts")) for path in TEMPLATE.glob("parts/**/*.py")}
-    python = {f if f.startswith("triton") else f"python/longreel/{f}" for f in files}
-    assert listed == python | {"tests/budgets/foo.py", "csrc/foo/", "csrc/bindings/foo.cpp"}
+    files = [path.relative_to(TEMPLATE / "parts") for path in TEMPLATE.glob("parts/**/*") if path.is_file()]
+    places = {"triton_kernels": "triton_kernels", "budgets": "tests/budgets", "csrc": "csrc"}
+    found = {str(Path(places.get(f.parts[0], f"python/longreel/{f.parts[0]}"), *f.parts[1:])) for f in files}
+    assert listed == {re.sub("^csrc/foo/.*", "csrc/foo/", name) for name in found if "__pycache__" not in name}

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from longreel.triton_kernels.common.card import PORTABLE_SHARED, Card, card_of
 from longreel.triton_kernels.frames.config import FrameConfig
-from longreel.triton_kernels.frames.scheduler import Schedule, frames_schedule, packed_schedule
+from longreel.triton_kernels.frames.scheduler import FrameSchedule, frames_schedule, packed_schedule
 from torch import Tensor
 
 # What the interpreter stands for: sweeps follow soon after the scores.
@@ -67,7 +67,7 @@ def card(tensor: Tensor) -> Card:
     return card_of(tensor, INTERPRETED)
 
 
-def schedule(config: FrameConfig, frames: int, tokens: int, slices: int, cu_seqlens: Tensor | None) -> Schedule:
+def schedule(config: FrameConfig, frames: int, tokens: int, slices: int, cu_seqlens: Tensor | None) -> FrameSchedule:
     """`tokens`: of a frame, or of all frames where they are packed."""
     if cu_seqlens is None:
         return frames_schedule(frames, config.parts(tokens), slices, config.group, config.lag)

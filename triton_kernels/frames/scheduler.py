@@ -51,7 +51,7 @@ def arrive(counter, parties):
 
 
 @dataclass(frozen=True)
-class Schedule:
+class FrameSchedule:
     """What the programs of a pass do: `table` int32 [programs, 2] for packed patches, None where it follows from sizes;
     `launches` are (first program, programs)."""
 
@@ -60,18 +60,20 @@ class Schedule:
     launches: tuple[tuple[int, int], ...]
 
 
-def frames_schedule(frames: int, parts: int, slices: int, group: int, lag: int) -> Schedule:
+def frames_schedule(frames: int, parts: int, slices: int, group: int, lag: int) -> FrameSchedule:
     """Frames of one length. Where all of them fit between scores and sweeps, the sweeps are a launch of their own."""
     groups = -(-frames // group)
     size = slices + group * parts
     if slices == 0:
-        return Schedule(None, 0, ((0, groups * size),))
+        return FrameSchedule(None, 0, ((0, groups * size),))
     if groups <= lag:
-        return Schedule(None, groups, ((0, groups * size), (groups * size, groups * size)))
-    return Schedule(None, lag, ((0, (groups + lag) * size),))
+        return FrameSchedule(None, groups, ((0, groups * size), (groups * size, groups * size)))
+    return FrameSchedule(None, lag, ((0, (groups + lag) * size),))
 
 
-def packed_schedule(cu_seqlens: Tensor, total: int, token_tile: int, slices: int, group: int, ahead: int) -> Schedule:
+def packed_schedule(
+    cu_seqlens: Tensor, total: int, token_tile: int, slices: int, group: int, ahead: int
+) -> FrameSchedule:
     """Frames of lengths that only the device knows; sweeps come `ahead` tiles after their scores.
 
     There are at most total // token_tile + F tiles, since every frame, an empty one too, has one that is not full.
@@ -89,7 +91,7 @@ def packed_schedule(cu_seqlens: Tensor, total: int, token_tile: int, slices: int
     within = tile - (ends - tiles)[frame.clamp(max=frames - 1)]
     scored = torch.stack((torch.where(known, frame, -1), within), 1)
     if slices == 0:
-        return Schedule(scored.int(), 0, ((0, most),))
+        return FrameSchedule(scored.int(), 0, ((0, most),))
     last = torch.arange(groups, device=device).add(1).mul(group).clamp(max=frames) - 1
     # [groups], the tile before which a group's slices stand
     due = (ends[last] + min(ahead, most)).clamp(max=most)
@@ -99,5 +101,5 @@ def packed_schedule(cu_seqlens: Tensor, total: int, token_tile: int, slices: int
     table[tile + slices * torch.searchsorted(due, tile, right=True)] = scored.int()
     table[due[number // slices] + number] = swept.int()
     if ahead >= most:
-        return Schedule(table, 0, ((0, most), (most, groups * slices)))
-    return Schedule(table, 0, ((0, most + groups * slices),))
+        return FrameSchedule(table, 0, ((0, most), (most, groups * slices)))
+    return FrameSchedule(table, 0, ((0, most + groups * slices),))

@@ -1,10 +1,10 @@
 """Measuring: variants in turn, correctness before any ratio, and the roof in the same run."""
 
-from longreel.bench.cases import BACKWARD, CASES, SIZES, Case, measure, op_names
+from longreel.bench.cases import BACKWARD, CASES, SIZES, BenchCase, measure, op_names
 from longreel.bench.check import ErrorSum, Verdict
-from longreel.bench.harness import Variant, compare
+from longreel.bench.harness import Contender, compare
 from longreel.bench.ops.block_sparse_attention import SparseCase, SparseShape
-from longreel.bench.patch_case import PatchCase, Shape
+from longreel.bench.patch_case import PatchCase, PatchShape
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import Roof, RoofMeter
 from longreel.bench.tables import markdown_table, rich_table
@@ -14,18 +14,18 @@ __all__ = [
     "BACKWARD",
     "CASES",
     "SIZES",
-    "Case",
+    "BenchCase",
+    "Contender",
     "Cost",
     "ErrorSum",
     "Outcome",
     "PatchCase",
+    "PatchShape",
     "Report",
     "Roof",
     "RoofMeter",
-    "Shape",
     "SparseCase",
     "SparseShape",
-    "Variant",
     "Verdict",
     "compare",
     "markdown_table",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longreel.backends import available
 from longreel.bench.check import Verdict
-from longreel.bench.harness import Variant, compare
+from longreel.bench.harness import Contender, compare
 from longreel.bench.report import Report
 from longreel.bench.roof import RoofMeter
 from longreel.measure.machine import Record
@@ -34,7 +34,7 @@ class Noted(Protocol):
 
 
 @dataclass(frozen=True)
-class Case(ABC):
+class BenchCase(ABC):
     """One op at one shape, dtype and device; `backward` says which gradients are computed too: none, query or all.
 
     A subclass says for its ops what the inputs are, what the peers are, and how a result is checked.
@@ -132,21 +132,21 @@ class Case(ABC):
         """Every variant: our kernels, then the peers, then the reference."""
         return [*self.kernels, *self.peers, "reference"]
 
-    def variants(self, names: Sequence[str] | None = None) -> list[Variant]:
+    def variants(self, names: Sequence[str] | None = None) -> list[Contender]:
         """The variants called `names`, default all but the reference."""
         chosen = [name for name in self.names if name != "reference"] if names is None else list(names)
         return [self.variant(name) for name in chosen]
 
-    def variant(self, name: str) -> Variant:
+    def variant(self, name: str) -> Contender:
         if name in self.peers:
-            return Variant(name, partial(self.make, name), self.peers[name].note, self.needs(name), PEER_BUDGETS)
+            return Contender(name, partial(self.make, name), self.peers[name].note, self.needs(name), PEER_BUDGETS)
         if name in self.backends:
-            return Variant(name, partial(self.make, name), self.note(name), self.needs(name), self.budgets(name))
+            return Contender(name, partial(self.make, name), self.note(name), self.needs(name), self.budgets(name))
         raise ValueError(f"{self.op} has no variant {name!r} here; there are {', '.join(self.names)}")
 
 
 def measure(
-    case: Case,
+    case: BenchCase,
     *,
     names: Sequence[str] | None = None,
     repeats: int = 10,

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from longreel.bench.case import BACKWARD, CPU, DTYPES, Case, measure
+from longreel.bench.case import BACKWARD, CPU, DTYPES, BenchCase, measure
 from longreel.ops.registry import OPS
 
-__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "Case", "measure", "op_names", "shape_of"]
+__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "BenchCase", "measure", "op_names", "shape_of"]
 
 
-class _Cases(Mapping[str, type[Case]]):
+class _Cases(Mapping[str, type[BenchCase]]):
     """By op: `longreel.bench.ops.<op>.CASE`, imported when it is asked for."""
 
-    def __getitem__(self, op: str) -> type[Case]:
+    def __getitem__(self, op: str) -> type[BenchCase]:
         if op not in OPS:
             raise KeyError(op)
-        case: type[Case] = importlib.import_module(f"longreel.bench.ops.{op}").CASE
+        case: type[BenchCase] = importlib.import_module(f"longreel.bench.ops.{op}").CASE
         return case
 
     def __iter__(self) -> Iterator[str]:
@@ -27,7 +27,7 @@ class _Cases(Mapping[str, type[Case]]):
         return len(OPS)
 
 
-CASES: Mapping[str, type[Case]] = _Cases()
+CASES: Mapping[str, type[BenchCase]] = _Cases()
 SIZES = ("small", "hour")
 
 

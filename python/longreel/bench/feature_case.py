@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from longreel.bench.case import Case, Tensors
+from longreel.bench.case import BenchCase, Tensors
 from longreel.bench.patch_case import DISTINCT, PatchCase
 from longreel.data import FeatureStream
 from longreel.measure.machine import Record
@@ -20,7 +20,7 @@ class FeatureCase(PatchCase):
     features: Path = Path()
 
     @classmethod
-    def of(cls, case: Case, features: Path, frames: int | None) -> "FeatureCase":
+    def of(cls, case: BenchCase, features: Path, frames: int | None) -> "FeatureCase":
         """`case` at the file's shape; `frames` None takes as many as the file has.
 
         Raises:

@@ -22,7 +22,7 @@ MIN_ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Variant:
+class Contender:
     """One way to compute the result.
 
     Args:
@@ -42,7 +42,7 @@ class Variant:
 
 @dataclass
 class _Entry:
-    variant: Variant
+    variant: Contender
     call: Timed | None = None
     why: str | None = None
     refused: bool = False
@@ -65,7 +65,7 @@ class _Entry:
 
 
 def compare(
-    variants: Sequence[Variant],
+    variants: Sequence[Contender],
     *,
     work: Cost,
     check: Callable[[Any], Verdict],

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BACKWARD, Case, Tensors
+from longreel.bench.case import BACKWARD, BenchCase, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Outputs, Peer
 from longreel.ops.common.cost import Cost
@@ -19,7 +19,7 @@ Form = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Shape:
+class PatchShape:
     """F frames of N patches of width C, M query rows shared by all frames, output_size x output_size content tokens."""
 
     frames: int = 3600
@@ -48,20 +48,20 @@ class _Truth:
     yardsticks: dict[str, ErrorSum]
 
 
-class PatchCase(Case):
+class PatchCase(BenchCase):
     """Patches [F, N, C] whose frames repeat, queries [M, C] that all frames share.
 
     INPUTS, OUTPUTS: names of the op's tensor arguments and of its outputs. KEYWORDS: those that it takes from the shape. PEERS
     by name; PLAIN is the obvious form, the yardstick of the error budget.
     """
 
-    shape: Shape
+    shape: PatchShape
     INPUTS: ClassVar[tuple[str, ...]]
     OUTPUTS: ClassVar[tuple[str, ...]]
     KEYWORDS: ClassVar[tuple[str, ...]] = ()
     PEERS: ClassVar[Mapping[str, Peer]]
     PLAIN: ClassVar[Callable[..., Outputs]]
-    SIZES: ClassVar[Mapping[str, Shape]] = {"small": Shape(32, 64, 256, 8, 2), "hour": Shape()}
+    SIZES: ClassVar[Mapping[str, PatchShape]] = {"small": PatchShape(32, 64, 256, 8, 2), "hour": PatchShape()}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, Case, measure, op_names, shape_of
+from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, measure, op_names, shape_of
 from longreel.bench.report import Report
 from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
 from longreel.measure.machine import describe
@@ -28,7 +28,7 @@ _LEAST = 5.0
 class Result:
     """One case and what became of it: a report, or why there is none."""
 
-    case: Case
+    case: BenchCase
     report: Report | None
     why: str | None
 
@@ -39,7 +39,7 @@ def cases(
     dtypes: Sequence[torch.dtype],
     ops: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> list[Case]:
+) -> list[BenchCase]:
     """Every op, dtype and pass at its shape called `size`, `options` replacing what of it they name; the ones that matter
     most first: forward passes before backward ones."""
     names = op_names() if ops is None else ops
@@ -53,12 +53,12 @@ def cases(
 
 
 def run(
-    todo: Sequence[Case],
+    todo: Sequence[BenchCase],
     *,
     budget: float,
     results: Path | None = None,
     repeats: int = 10,
-    names: Callable[[Case], Sequence[str]] | None = None,
+    names: Callable[[BenchCase], Sequence[str]] | None = None,
     finished: Callable[[Result], None] = lambda result: None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
@@ -139,7 +139,7 @@ def _median(report: Report, name: str) -> float:
     return spread(report.outcome(name).samples).median
 
 
-def _obstacle(case: Case, chosen: Sequence[str], limit: float | None) -> str | None:
+def _obstacle(case: BenchCase, chosen: Sequence[str], limit: float | None) -> str | None:
     if limit is None:
         return "not run: the time budget was spent"
     if not set(chosen) & set(case.backends):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import Case, Tensors
+from longreel.bench.case import BenchCase, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.ops.common.cost import Cost
@@ -42,7 +42,7 @@ class VSTPeer:
     setup: Callable[[Tensors], Tensors] = dict
 
 
-class VSTCase(Case):
+class VSTCase(BenchCase):
     """Inputs by the names of the public function's arguments. The chunk's rows stand in position order, whatever the op takes,
     so that peers need not move them."""
 

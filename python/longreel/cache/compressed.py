@@ -18,7 +18,7 @@ from longreel.layout import Segment
 
 
 @dataclass(frozen=True)
-class Stage:
+class Append:
     """An `append`, checked, before anything is computed; a subclass adds what its `_run` needs.
 
     counts: once it ran. segments: those that have tokens.
@@ -69,7 +69,7 @@ class CompressedLayer(BufferedLayer):
 class CompressedCache(SavedCache):
     """A video's tokens, compressed once; any number of questions are asked of forks. The base of caches, not one itself.
 
-    A subclass names its layers' class LAYER and what SavedCache asks for, and says what an `append` will leave (`_stage`),
+    A subclass names its layers' class LAYER and what SavedCache asks for, and says what an `append` will leave (`_append_of`),
     runs it (`_run`), and what a list of segments must have left (`_counts_of`).
 
     Args:
@@ -139,24 +139,24 @@ class CompressedCache(SavedCache):
             raise ValueError(f"attn_implementation={given!r} takes no layout; a vision stage needs 'longreel'")
         if embeds.dim() != 3:
             raise ValueError(f"embeds is [B, n, H]; given {list(embeds.shape)}")
-        stage = self._stage(embeds, segments)
+        append = self._append_of(embeds, segments)
         if self.tokens and embeds.shape[0] != self.batch:
             raise ValueError(f"the cache holds {self.batch} samples and embeds {embeds.shape[0]}")
         if any(layer.tokens != self.tokens for layer in self.layers):
             raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
         if self.counts.hidden:
             raise ValueError("frames are appended to the cache itself: this fork left out the prefix that they see")
-        self._check_room(embeds, stage.counts.cached)
+        self._check_room(embeds, append.counts.cached)
         with self._unchanged_on_error():
-            self._run(decoder, embeds, stage, inputs)
-            if any(layer.tokens != stage.counts.cached for layer in self.layers):
+            self._run(decoder, embeds, append, inputs)
+            if any(layer.tokens != append.counts.cached for layer in self.layers):
                 raise ValueError(
                     "the decoder added no tokens to the cache: in training with gradient checkpointing transformers takes none;"
                     " a vision stage runs after eval()"
                 )
-        self._set(stage.counts)
+        self._set(append.counts)
         if self.segments is not None:
-            self.segments += stage.segments
+            self.segments += append.segments
 
     def fork(self, repeats: int = 1) -> Self:
         """A cache for one question: it shares the tokens that text sees, and what is added to it stays its own.
@@ -208,16 +208,20 @@ class CompressedCache(SavedCache):
         """MemoryError where so many tokens would take more than `max_bytes`."""
         if self.max_bytes is None:
             return
-        kind = embeds.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
-        if self.tokens:
-            dtype = self.layers[0].keys.dtype
-        each = 2 * len(self.layers) * embeds.shape[0] * self.heads * self.head_dim * dtype.itemsize
+        each = 2 * len(self.layers) * embeds.shape[0] * self.heads * self.head_dim * self._dtype_for(embeds).itemsize
         if each * tokens > self.max_bytes:
             raise MemoryError(
                 f"the cache may take {self.max_bytes} bytes (max_bytes): room for {self.max_bytes // each} tokens of {each} bytes"
                 f" in all layers; it holds {self.tokens}, {tokens - self.tokens} more would come"
             )
+
+    def _dtype_for(self, embeds: Tensor) -> torch.dtype:
+        """Of the keys and values that these embeddings become, or of those that are there."""
+        if self.tokens:
+            own: torch.dtype = self.layers[0].keys.dtype
+            return own
+        kind = embeds.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
@@ -229,12 +233,12 @@ class CompressedCache(SavedCache):
                 layer.restore(state)
             raise
 
-    def _stage(self, embeds: Tensor, segments: Sequence[tuple[str, int]]) -> Any:
-        """The Stage of these segments; ValueError where they are none, or are not embeds' tokens."""
+    def _append_of(self, embeds: Tensor, segments: Sequence[tuple[str, int]]) -> Any:
+        """The Append of these segments; ValueError where they are none, or are not embeds' tokens."""
         raise NotImplementedError
 
-    def _run(self, decoder: Callable[..., Any], embeds: Tensor, stage: Any, inputs: dict[str, Any]) -> None:
-        """Run a stage through the decoder, which leaves its tokens in the layers."""
+    def _run(self, decoder: Callable[..., Any], embeds: Tensor, append: Any, inputs: dict[str, Any]) -> None:
+        """Run an Append through the decoder, which leaves its tokens in the layers."""
         raise NotImplementedError
 
 

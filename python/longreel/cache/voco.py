@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from longreel._transformers import with_cache
-from longreel.cache.compressed import CompressedCache, Stage
+from longreel.cache.compressed import Append, CompressedCache
 from longreel.cache.saved import Counts
 from longreel.cache.voco_layer import VoCoLayer, narrowed_to, staged
 from longreel.layout import Segment, VideoLayout, kinds, positions
@@ -47,7 +47,7 @@ class VoCoCounts(Counts):
 
 
 @dataclass(frozen=True)
-class VisionStage(Stage):
+class VisionAppend(Append):
     """layout: of the tokens and what they see of the cache. positions: int32 [1, n]. keep: places of the tokens to cache.
     alone: they see nothing of the cache."""
 
@@ -116,7 +116,7 @@ class VoCoCache(CompressedCache):
         """`counts`, by its name until 0.1.0."""
         return self.counts
 
-    def _stage(self, embeds: Tensor, segments: Sequence[tuple[str, int]]) -> VisionStage:
+    def _append_of(self, embeds: Tensor, segments: Sequence[tuple[str, int]]) -> VisionAppend:
         now, alone = self.counts, self._layout(segments)
         if embeds.shape[1] != alone.length:
             raise ValueError(f"the segments have {alone.length} tokens and embeds {embeds.shape[1]}")
@@ -131,7 +131,7 @@ class VoCoCache(CompressedCache):
             whole = both.rows(now.cached, now.cached + alone.length)
         keep = np.flatnonzero((kind == VOCO) | ((kind == PREFIX) & self._caches_prefix))
         parts = tuple(segment for document in alone.samples[0] for segment in document.segments)
-        return VisionStage(
+        return VisionAppend(
             counts=self._counts_after(now, parts),
             segments=parts,
             layout=whole,
@@ -140,14 +140,14 @@ class VoCoCache(CompressedCache):
             alone=by_itself,
         )
 
-    def _run(self, decoder: Callable[..., Any], embeds: Tensor, stage: VisionStage, inputs: dict[str, Any]) -> None:
-        with staged(self.layers, stage.keep, stage.alone), narrowed_to(decoder, self.layers, stage.keep):
+    def _run(self, decoder: Callable[..., Any], embeds: Tensor, append: VisionAppend, inputs: dict[str, Any]) -> None:
+        with staged(self.layers, append.keep, append.alone), narrowed_to(decoder, self.layers, append.keep):
             decoder(
                 inputs_embeds=embeds,
-                position_ids=stage.positions.to(embeds.device, torch.long),
+                position_ids=append.positions.to(embeds.device, torch.long),
                 **with_cache(self),
                 use_cache=True,
-                video_layout=stage.layout,
+                video_layout=append.layout,
                 **inputs,
             )
 

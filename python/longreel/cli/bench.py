@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longreel.bench import suite
-from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, Case, op_names
+from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_names
 from longreel.bench.tables import markdown_table, rich_table
 
 Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
@@ -132,7 +132,7 @@ def _refuse_unknown(ops: list[str], options: dict[str, object]) -> None:
             raise typer.BadParameter(f"--{name.replace('_', '-')} means nothing to {', '.join(ops)}")
 
 
-def _on_features(todo: list[Case], features: Path, frames: int | None) -> list[Case]:
+def _on_features(todo: list[BenchCase], features: Path, frames: int | None) -> list[BenchCase]:
     try:
         from longreel.bench.feature_case import FeatureCase
 
@@ -143,7 +143,7 @@ def _on_features(todo: list[Case], features: Path, frames: int | None) -> list[C
         raise typer.BadParameter(str(error)) from None
 
 
-def _names(case: Case, backends: list[str] | None, peers: list[str] | None) -> list[str]:
+def _names(case: BenchCase, backends: list[str] | None, peers: list[str] | None) -> list[str]:
     ours = case.kernels if backends is None else backends
     others = [name for name in case.names if name not in case.backends] if peers is None else peers
     return [*ours, *others]

@@ -83,7 +83,7 @@ class _Flag:
 def with_options(command: Callable[..., None], *, tower: bool = False) -> Callable[..., None]:
     """`command` with a flag for every option of every system in place of its parameter `own`, which gets them by name.
 
-    tower: only those that change the tower's features.
+    tower: only those that change the features of the towers, or what they are made of.
     """
     hints = get_type_hints(command, include_extras=True)
     flags = _flags(tower)
@@ -109,7 +109,7 @@ def _flags(tower: bool) -> dict[str, _Flag]:
     for system in registry.every():
         kinds = get_type_hints(system.Options)
         for each in fields(system.Options):
-            if tower and not each.metadata["tower"]:
+            if tower and not (each.metadata["tower"] or each.metadata["sound"]):
                 continue
             flag = _Flag(_kind(kinds[each.name]), each.metadata["least"])
             held = flags.setdefault(each.name, flag)

@@ -92,7 +92,8 @@ def frames(
 
     A file that cannot be used raises MediaError, at once where the header shows it, otherwise on the way. Damage on
     the way to the end gives one MediaWarning after the last whole frame: frames that the decoder refuses or marks as
-    damaged are dropped, and the frame before them stays on screen. Nothing but local files is opened.
+    damaged are dropped with all that are predicted from them, up to the next key frame, and the frame before them stays
+    on screen. Nothing but local files is opened.
     """
     from longreel.data.animation import Animation
     from longreel.data.images import Images

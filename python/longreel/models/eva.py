@@ -1,4 +1,4 @@
-"""EVA-g, LLaMA-VID's and Video-LLaMA's vision tower: transformers' BLIP-2 tower, and the names of EVA's own checkpoints."""
+"""EVA-g, the vision tower of several systems: transformers' BLIP-2 tower, and the names of EVA's own checkpoints."""
 
 import re
 

@@ -1,5 +1,6 @@
 """What goes into every system: frames and sound through its encoders, a file of their features, or a saved memory."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from longreel.measure.memory import PeakMeter
 from longreel.models.memory import RANDOM, SavedMemory, check_made_by, describe, open_memory
 from longreel.models.record import OURS, RunRecord
 from longreel.models.sizes import Preset, computed_in
-from longreel.models.system import AudioSpec, Chunk, InputFacts, Model, System
+from longreel.models.system import Chunk, InputFacts, Model, System
 
 AUDIO = "audio"
 Progress = Callable[[int], None]
@@ -94,6 +95,7 @@ def open_input(
     *,
     weights: str = RANDOM,
     prefix: int = 0,
+    options: Any = None,
     frames: str | None = None,
     chunk: int | None = None,
     pin: bool = False,
@@ -102,7 +104,7 @@ def open_input(
     """A video, images, a feature file or a saved memory, for a system.
 
     Args:
-        prefix: prefix tokens (CLS) that the tower is to give; a feature file has its own.
+        prefix: prefix tokens (CLS) that the tower is to give; a feature file has its own. options: of the system.
         frames, chunk: which frames of a video, and how many at a time; None where they were not given.
         pin: features into page-locked memory. cut: into what a picture that comes alone is cut.
 
@@ -127,18 +129,18 @@ def open_input(
             )
         still = features.about.get("kind") == "images"
         return Input(InputFacts(found, still, features.expected), features=features)
-    stream: Stream = open_frames(list(paths), frames or system.frames, size=size.tower.image, chunk=chunk or size.chunk)
+    stream: Stream = open_frames(
+        list(paths), frames or system.frames, size=size.tower.image, fit=system.fit, chunk=chunk or size.chunk
+    )
     if cut is not None and stream.still and stream.expected == 1:
         stream.close()
         stream = Pieces(open_frames(list(paths), chunk=1), cut, chunk or size.chunk)
-    sound = None if system.audio is None or stream.still else _sound(paths[0], system.audio)
+    try:
+        sound = None if stream.still else system.sound(paths[0], preset, options)
+    except BaseException:
+        stream.close()
+        raise
     return Input(InputFacts(prefix, stream.still, stream.expected), frames=stream, sound=sound)
-
-
-def _sound(path: Path, spec: AudioSpec) -> Any:
-    from longreel.data.audio import open_audio
-
-    return open_audio(path, rate=spec.rate, seconds=spec.seconds)
 
 
 def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:
@@ -228,7 +230,7 @@ def _read(model: Model, source: Input, record: RunRecord, most: int | None) -> _
         frames = taken.features[:most].to(model.device, model.dtype, non_blocking=True)
         audio, heard = taken.others.get(AUDIO, (None, torch.empty(0)))
         if audio is not None:
-            heard = heard[heard <= times[-1]]
+            heard = heard[heard <= times[-1]] if len(times) == most else heard
             audio = audio[: len(heard)].to(model.device, model.dtype) if len(heard) else None
     return Chunk(frames, audio), times, heard
 
@@ -238,12 +240,17 @@ def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _
     assert source.frames is not None
     with record.clock("decode"):
         taken = next(source.frames, None)
-        if taken is None:
+        # Behind the last frame comes the rest of the sound, with no frame of its own.
+        times = torch.empty(0, dtype=torch.float64) if taken is None else taken.times[:most]
+        clips = None if source.sound is None else source.sound.until(times[-1].item() if len(times) else math.inf)
+    if taken is None:
+        if clips is None or not len(clips.times):
             return None
-        times = taken.times[:most]
-        clips = None if source.sound is None else source.sound.until(times[-1].item())
-    with record.clock("tower"):
-        frames = model.encode(taken.pixels[:most])
+        image = model.preset.tower.image
+        frames = model.encode(torch.empty(0, image, image, 3, dtype=torch.uint8))
+    else:
+        with record.clock("tower"):
+            frames = model.encode(taken.pixels[:most])
     if clips is None or not len(clips.times):
         return Chunk(frames, None), times, torch.empty(0)
     with record.clock("audio"):

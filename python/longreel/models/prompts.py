@@ -51,6 +51,13 @@ def as_bytes(text: str) -> list[int]:
     return [byte + _BYTES for byte in text.encode()]
 
 
+def by_bytes(questions: Sequence[str], length: int = IDS, *, before: str = "") -> Prompts:
+    """Questions for random weights: behind BOS the frames, then `before` and the question as bytes; `length` ids to choose."""
+    check(questions)
+    ids = tuple((torch.tensor([BOS]), torch.tensor(as_bytes(before + text))) for text in questions)
+    return Prompts(texts=tuple(questions), prompts=ids, length=length)
+
+
 def tokenizer(folder: Path) -> Any:
     """The language model's, from a checkpoint's folder; None where it has none, ValueError where it cannot be read."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):

@@ -45,6 +45,10 @@ class RunRecord:
     """The first call of everything, on one black frame; in no stage."""
     seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     """By stage, in order, then by path."""
+    aside: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds in no stage, by what they went to."""
+    elapsed: float = 0.0
+    """Seconds of the whole run: stages of every path, what is aside, and what has no name."""
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     """Frames done, and the peak of memory of each path while the last chunk ran (see `measure.memory.PeakMeter`)."""
     ids: dict[str, list[list[int]]] = field(default_factory=dict)
@@ -96,6 +100,13 @@ class RunRecord:
         start = self.now()
         yield
         self.seconds[name][path] += self.now() - start
+
+    @contextmanager
+    def beside(self, what: str) -> Iterator[None]:
+        """What runs is no stage's."""
+        start = self.now()
+        yield
+        self.aside[what] += self.now() - start
 
     def now(self) -> float:
         """Seconds, when all that was asked of the device is done."""

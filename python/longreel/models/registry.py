@@ -10,6 +10,7 @@ SYSTEMS = {
     "llama-vid": "longreel.models.llama_vid.system:SYSTEM",
     "voco-llama": "longreel.models.voco_llama.system:SYSTEM",
     "video-xl": "longreel.models.video_xl.system:SYSTEM",
+    "video-llama": "longreel.models.video_llama.system:SYSTEM",
 }
 
 

@@ -51,6 +51,7 @@ def run(
         MediaError: no frames, or as the input. ValueError: too many positions for the language model, or more asked of a saved
             memory than questions. MemoryError: a path that does not fit.
     """
+    began = time.perf_counter()
     paths = (OURS, REFERENCE) if compare else (ops,)
     saved = source.saved
     if saved is not None and (paths != (OURS,) or writer or save or (frames or saved.frames) != saved.frames):
@@ -64,13 +65,13 @@ def run(
     }
     start = time.perf_counter()
     _warm(system, model, prompts, paths)
-    record.startup = time.perf_counter() - start
+    record.startup = record.aside["warm-up"] = time.perf_counter() - start
     meter, clocks = PeakMeter(model.device), {path: _clock(system, record, path) for path in sessions}
     if saved is not None:
         _load(sessions[OURS], saved, record, meter)
     else:
         fed = chunks(model, source, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
-        _consume(sessions, fed, clocks, meter)
+        _consume(sessions, record, fed, clocks, meter)
         _finish(sessions, record, clocks, meter)
         if save is not None:
             with record.clock("keep", OURS):
@@ -84,6 +85,7 @@ def run(
         record.answers = tuple(prompts.decode(chosen) for chosen in record.ids[paths[0]])
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
+    record.elapsed = time.perf_counter() - began
     return record
 
 
@@ -106,7 +108,7 @@ def _clock(system: System, record: RunRecord, path: str) -> Clock:
             return contextlib.nullcontext()
         if system.stage(name).compared:
             return record.clock(name, path)
-        return record.clock(name) if path == record.paths[0] else contextlib.nullcontext()
+        return record.clock(name) if path == record.paths[0] else record.beside(f"{name} again")
 
     return clock
 
@@ -115,22 +117,29 @@ def _untimed(name: str) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def _measured(record: RunRecord, meter: PeakMeter, path: str) -> AbstractContextManager[None]:
+    """The peak of a path; the float64 truth has none, its seconds are aside."""
+    return record.beside("float64 truth") if path == EXACT else meter(path)
+
+
 def _consume(
-    sessions: Mapping[str, Session], fed: Iterator[Chunk], clocks: Mapping[str, Clock], meter: PeakMeter
+    sessions: Mapping[str, Session],
+    record: RunRecord,
+    fed: Iterator[Chunk],
+    clocks: Mapping[str, Clock],
+    meter: PeakMeter,
 ) -> None:
     timed = [path for path in sessions if path != EXACT]
     orders = itertools.cycle([timed, timed[::-1]])
     for chunk in fed:
-        for path in next(orders):
-            with meter(path):
+        for path in (*next(orders), *([EXACT] if EXACT in sessions else [])):
+            with _measured(record, meter, path):
                 sessions[path].consume(chunk, clocks[path])
-        if EXACT in sessions:
-            sessions[EXACT].consume(chunk, clocks[EXACT])
 
 
 def _finish(sessions: Mapping[str, Session], record: RunRecord, clocks: Mapping[str, Clock], meter: PeakMeter) -> None:
     for path, session in sessions.items():
-        with meter(path) if path != EXACT else contextlib.nullcontext():
+        with _measured(record, meter, path):
             kept = session.finish(clocks[path])
         if path == record.paths[0]:
             record.take(kept)
@@ -149,7 +158,7 @@ def _answer(
 ) -> None:
     answers = []
     for index in range(len(prompts.texts)):
-        with meter(path) if path != EXACT else contextlib.nullcontext():
+        with _measured(record, meter, path):
             session.prepare(index, clock)
             with clock("language"):
                 start = record.now()

@@ -48,10 +48,17 @@ class Setup:
 
     def open(self, paths: Sequence[Path], frames: str | None = None, chunk: int | None = None) -> Input:
         """As `open_input`."""
-        return open_input(
-            paths, self.system, self.preset, weights=self.weights, prefix=self.prefix, frames=frames, chunk=chunk,
-            pin=self.device.type == "cuda", cut=self.system.cut(self.preset, self.options),
+        source = open_input(
+            paths, self.system, self.preset, weights=self.weights, prefix=self.prefix, options=self.options,
+            frames=frames, chunk=chunk, pin=self.device.type == "cuda", cut=self.system.cut(self.preset, self.options),
         )  # fmt: skip
+        for each in fields(self.options) if source.features is not None else ():
+            if each.metadata["sound"] and each.name in self.given:
+                source.__exit__()
+                raise ValueError(
+                    f"{flag(each.name)} {self.given[each.name]}: {paths[0]} holds features, its sound was chosen before"
+                )
+        return source
 
     def model(self, source: Input, prompts: Prompts | None = None) -> Any:
         """The model with its weights, for an input; without `prompts` only for its encoders."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_o
 import torch
 from torch import Tensor
 
-from longreel.models.prompts import Prompts
+from longreel.models.prompts import IDS, Prompts, by_bytes
 from longreel.models.sizes import Preset
 
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -46,7 +46,8 @@ _COMMON = (
 
 class Chunk(NamedTuple):
     """What a session takes at a time, encoded: frames [F, N (+ 1), C] of the vision tower; audio [A, ...] of the audio encoder,
-    the clips that begin no later than the last of these frames, None where there are none."""
+    the clips that begin no later than the last of these frames, None where there are none. Clips that begin behind the last frame
+    of a whole input come at its end, where frames may be none."""
 
     frames: Tensor
     audio: Tensor | None = None
@@ -171,10 +172,13 @@ class System(ABC):
 
         name: of --system. presets: by name. Options: a frozen dataclass whose fields are made by `option`.
         stages: its own ones, in order, the language model's last.
-        frames: which of a video are taken where nothing is said. audio: as the model takes it, None where it hears nothing.
+        frames: which of a video are taken where nothing is said. fit: how they are made square, as in `longreel.data.frames`.
+        audio: as the model takes it, None where it hears nothing.
         memory: what a saved memory holds, None where what is kept depends on the question.
         streams: the reference path takes chunk by chunk too, so that every length fits that path.
         training: of each source, "paper" and "released", the stages: what trains, as regular expressions of parameter names.
+        long: flags of `longreel run` with which an hour goes through whole. long_video: those besides, where it is a video and
+        no feature file, of which all was chosen before.
         comparable_frames: that ours, the reference path and float64 take beside each other at true size.
     """
 
@@ -182,10 +186,13 @@ class System(ABC):
     Options: ClassVar[type[Any]]
     stages: ClassVar[tuple[Stage, ...]]
     frames: ClassVar[str] = "fps:1"
+    fit: ClassVar[Literal["crop", "stretch"]] = "crop"
     audio: ClassVar[AudioSpec | None] = None
     memory: ClassVar[str | None] = None
     streams: ClassVar[bool] = True
     training: ClassVar[Mapping[str, tuple[tuple[str, ...], ...]]] = {}
+    long: ClassVar[tuple[str, ...]] = ()
+    long_video: ClassVar[tuple[str, ...]] = ()
     comparable_frames: ClassVar[int] = 16
 
     @property
@@ -200,13 +207,23 @@ class System(ABC):
         """Prefix tokens (CLS) of the features that the tower makes."""
         return 0
 
+    def sound(self, path: Path, preset: Any, options: Any) -> Any:
+        """The sound of a video as a `longreel.data.audio.AudioClips` or its like; None, and one MediaWarning, without any.
+
+        Raises:
+            ValueError: an option that this sound has no use for. MediaError: the file cannot be read.
+        """
+        from longreel.data.audio import open_audio
+
+        return None if self.audio is None else open_audio(path, rate=self.audio.rate, seconds=self.audio.seconds)
+
     def cut(self, preset: Any, options: Any) -> Callable[[Tensor], Tensor] | None:
         """How a picture that comes alone is cut: uint8 [h, w, 3] -> frames [T, image, image, 3]; None: it is one frame."""
         return None
 
-    @abstractmethod
     def prompts(self, preset: Any, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
         """In the vocabularies of a checkpoint's `folder` where it has them, else as bytes; answers of at most `length` ids."""
+        return by_bytes(texts, length or IDS)
 
     @abstractmethod
     def build(
@@ -234,9 +251,9 @@ class System(ABC):
         """longreel's path for a video that goes on; prompts say what stands before the frames. Of systems with `memory`."""
         raise ValueError(f"{self.name}: does not take a video that goes on")
 
-    @abstractmethod
     def steps(self, preset: Any) -> int:
         """Ops one after the other on the paths that are compared: their errors add up like a random walk."""
+        return 1
 
     def comparable(self, model: Any, prompts: Prompts, expected: int | None) -> Part | None:
         """The first frames that the reference path can take, where it cannot take all that are expected."""
@@ -247,9 +264,10 @@ class System(ABC):
         return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
 
 
-def option(default: Any, help: str, *, least: int | None = None, tower: bool = False) -> Any:
-    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features."""
-    return field(default=default, metadata={"help": help, "least": least, "tower": tower})
+def option(default: Any, help: str, *, least: int | None = None, tower: bool = False, sound: bool = False) -> Any:
+    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features, or
+    what of the sound is heard."""
+    return field(default=default, metadata={"help": help, "least": least, "tower": tower, "sound": sound})
 
 
 def choices(hint: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch.autograd import forward_ad
 from longreel import backends, schemas
 from longreel.backends import Request, Row
 from longreel.ops.common.cost import Cost
+from longreel.ops.common.forward_mode import REFUSING
 
 
 class Lowered(NamedTuple):
@@ -37,13 +39,13 @@ class Backward:
     fake: Callable[..., Any] | None = None
 
 
-def _no_objection(backend: str, lowered: Lowered) -> str | None:
-    return None
+# Every op that was made, by name.
+OPS: dict[str, "Op"] = {}
 
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op. Making it registers its fakes, its autograd, its Triton kernels and its backend rows.
+    """One op. Making it registers its fakes, its autograd, its Triton kernels, its backend rows, and itself in `OPS`.
 
     public: what users call; ends in `run(OP, lowered, backend)`.
     lowering: public arguments, without `backend` and what only shapes the result, to `Lowered`; raises where they do not fit.
@@ -53,7 +55,7 @@ class Op:
     fake: low-level arguments (one NamedTuple) to empty outputs.
     backward: None for an op without `<op>_backward` in the schemas: no kernel of it has a gradient.
     compositions: by backend, a function of `Lowered` for every row of that kind.
-    objection: why a backend does not serve the values of a call.
+    objections: by backend, why it does not serve the values of a call, or None.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Op:
     fake: Callable[[Any], Any]
     backward: Backward | None = None
     compositions: Mapping[str, Callable[[Lowered], Any]] = field(default_factory=dict)
-    objection: Callable[[str, Lowered], str | None] = _no_objection
+    objections: Mapping[str, Callable[[Lowered], str | None]] = field(default_factory=dict)
     # the arguments that are changed in place
     mutates: tuple[str, ...] = field(init=False)
 
@@ -82,6 +84,7 @@ class Op:
             raise ValueError(f"{self.name}: an op that changes arguments ends in _ and has no backward")
         register(self)
         backends.declare(self.rows)
+        OPS[self.name] = self
 
     def lowered(self, *args: Any, **kwargs: Any) -> Lowered:
         """A call of the public function, checked and lowered; raises TypeError where the call would."""
@@ -122,18 +125,39 @@ class Op:
     def request(self, lowered: Lowered) -> Request:
         """The call as the backend table sees it: device and dtype are those of the first argument."""
         first = lowered.args[0]
-        transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        return Request(first.device.type, first.dtype, lambda backend: self.objection(backend, lowered), transformed)
+
+        def objection(backend: str) -> str | None:
+            return self.objections[backend](lowered) if backend in self.objections else None
+
+        return Request(first.device.type, first.dtype, objection, _transformed())
+
+
+def _transformed() -> bool:
+    return bool(torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+
+
+def _choose(op: Op, lowered: Lowered, backend: str | None) -> str:
+    """The backend that serves the call. Asked once for a device and dtype where these alone decide: a question costs 2 us."""
+    if backend is not None or torch.compiler.is_compiling() or _transformed():
+        return backends.choose(op.name, backend, op.request(lowered))
+    call = (op.name, lowered.args[0].device, lowered.args[0].dtype)
+    chosen = backends.CHOSEN.get(call)
+    if chosen is None:
+        chosen = backends.choose(op.name, None, op.request(lowered))
+        names = [row.backend for row in op.rows]
+        if not op.objections.keys() & {*names[: names.index(chosen) + 1]}:
+            backends.CHOSEN[call] = chosen
+    return chosen
 
 
 def run(op: Op, lowered: Lowered, backend: str | None) -> Any:
     """The outputs of the backend named, or of the first that can serve the call."""
-    chosen = backends.choose(op.name, backend, op.request(lowered))
+    chosen = _choose(op, lowered, backend)
     if op.mutates and wants_grad(lowered.args):
         raise RuntimeError(
             f"{op.name} changes {', '.join(op.mutates)} in place and has no gradient: use torch.no_grad()"
         )
-    if lowered.args[0].device.type == "meta":
+    if lowered.args[0].is_meta:
         outputs = call(op.name, schemas.KERNEL_BACKENDS[0], lowered.args)
     elif chosen == "reference":
         outputs = op.plain(*lowered.args)
@@ -154,11 +178,17 @@ def wants_grad(args: tuple[Any, ...]) -> bool:
 
 def call(name: str, backend: str, args: tuple[Any, ...]) -> Any:
     """Run `longreel::name.backend`. Where no gradient is wanted, Python's autograd kernel (about 5 us) is stepped over."""
-    overload = schemas.overload(name, backend)
-    if torch.compiler.is_compiling() or wants_grad(args):
+    if torch.compiler.is_compiling():
+        return schemas.overload(name, backend)(*args)
+    overload = _overload(name, backend)
+    if torch.is_inference_mode_enabled() or wants_grad(args):
+        # Inference mode steps over it itself.
         return overload(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return overload(*args)
+
+
+_overload = cache(schemas.overload)
 
 
 def register(op: Op) -> None:
@@ -181,9 +211,9 @@ def register(op: Op) -> None:
         else:
             backward, setup_context = _autograd(op.name, backend, op.backward)
             again = _refuses(f"{op.name} has no second derivative on this backend; backend='reference' has")
-            torch.library.register_autograd(f"longreel::{op.name}_backward.{backend}", again, lib=schemas.LIBRARY)
+            torch.library.register_autograd(f"longreel::{op.name}_backward.{backend}", again, lib=REFUSING)
         torch.library.register_autograd(
-            f"longreel::{op.name}.{backend}", backward, setup_context=setup_context, lib=schemas.LIBRARY
+            f"longreel::{op.name}.{backend}", backward, setup_context=setup_context, lib=REFUSING
         )
 
 

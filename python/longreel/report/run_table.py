@@ -72,7 +72,18 @@ def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) 
             found = f"[red]NO: {verdict.why}[/]"
         same = "the same ids" if record.ids[OURS] == record.ids[REFERENCE] else "[yellow]other ids[/]"
         console.print(f"same numbers   {found}, {same}")
+        console.print(elapsed(record), soft_wrap=True)
     console.print("peak memory    " + "; ".join(_peaks(record, path) for path in record.paths))
+
+
+def elapsed(record: RunRecord) -> str:
+    """Where the seconds of a comparison went: the stages of both paths, and what stands beside them."""
+    shared = {name for name in record.seconds if not differs(record, name)}
+    parts = {"stages": record.total(), "reference path's own": sum(
+        record.stage(name, REFERENCE) for name in record.seconds if name not in shared
+    ), **record.aside}  # fmt: skip
+    parts["the rest"] = max(0.0, record.elapsed - sum(parts.values()))
+    return f"elapsed        {record.elapsed:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in parts.items())
 
 
 def _size(count: float) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from longreel.bench.case import Case, Tensors
+from longreel.bench.case import BenchCase, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.sparse_peers import SPARSE_PEERS, Form, Frames, SparsePeer
 from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
@@ -44,7 +44,7 @@ class SparseShape:
         return f"{frames}, {self.mode}, {heads} of {self.head_dim}"
 
 
-class SparseCase(Case):
+class SparseCase(BenchCase):
     """q [1, S, H, D], k and v [1, S, Hkv, D] under a VoCo layout that is planned outside the clock."""
 
     shape: SparseShape

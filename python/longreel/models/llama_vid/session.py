@@ -10,13 +10,14 @@ from longreel._explain import explain
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.prompts import Questions
 from longreel.models.record import EXACT, OURS, Ops
-from longreel.models.system import Answer, Chunk, Clock, Kept, Session
+from longreel.models.system import Answer, Chunk, Clock
+from longreel.models.tensor_session import TensorSession
 
 # The float64 truth is computed for few frames at a time, so that it hardly shows beside the memory of what it judges.
 _EXACT_FRAMES = 4
 
 
-class LlamaVidSession(Session):
+class LlamaVidSession(TensorSession):
     """Text queries and compression of every chunk, for all questions at once; then the language model on each one's tokens."""
 
     def __init__(self, model: LlamaVid, prompts: Questions, path: str, expected: int | None) -> None:
@@ -25,8 +26,7 @@ class LlamaVidSession(Session):
         self._ids, self._mask = prompts.ids.to(model.device), prompts.mask.to(model.device)
         self._valid = model.adapter.query_mask(self._mask)
         self._exact = copy.deepcopy(model.adapter).double() if path == EXACT else None
-        self._kept = TokenBuffer(model.preset.language.positions - prompts.longest)
-        self._backend: str | None = None
+        self._tokens = TokenBuffer(model.preset.language.positions - prompts.longest)
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         frames = chunk.frames
@@ -37,32 +37,28 @@ class LlamaVidSession(Session):
             queries = self._model.query(self._ids, frames, self._mask, ops=self._ops)
         with clock("compress"):
             tokens = self._model.compress(queries, frames, mask=self._valid, ops=self._ops)
-            self._kept.add(tokens, len(frames), self._expected)
+            self._tokens.add(tokens, len(frames), self._expected)
         if self._ops == OURS:
-            self._backend = self._backend or _backend(self._model, queries, frames)
+            self.backend = self.backend or _backend(self._model, queries, frames)
 
     def _consume_exactly(self, frames: Tensor) -> None:
         assert self._exact is not None
         for few in torch.split(frames.double(), _EXACT_FRAMES):
             queries = self._exact.query(self._ids, few, self._mask, ops="reference")
             tokens = self._exact.compress(queries, few, mask=self._valid, ops="reference")
-            self._kept.add(tokens, len(few), self._expected)
+            self._tokens.add(tokens, len(few), self._expected)
 
-    def finish(self, clock: Clock) -> Kept:
-        kept = self._kept.whole()
-        return Kept(kept.shape[1], kept.nbytes, backend=self._backend)
+    def gather(self) -> Tensor:
+        return self._tokens.whole()
 
     def prepare(self, index: int, clock: Clock) -> None:
         if self._exact is not None and index == 0:
             self._model = copy.deepcopy(self._model).double()
 
     def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
-        visual, asked = self._kept.whole()[index], self._prompts
+        visual, asked = self.kept[index], self._prompts
         before, after = (ids.to(visual.device) for ids in asked.prompts[index])
         return Answer(*self._model.answer(visual, before, after, length=asked.length, stop=asked.stop, first=on_first))
-
-    def compared(self) -> Tensor:
-        return self._kept.whole()
 
 
 class TokenBuffer:

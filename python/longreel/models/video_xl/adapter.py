@@ -45,7 +45,7 @@ class VSTDecoder(Trainable, nn.Module):
 
         decoder = VSTDecoder(Qwen2ForCausalLM.from_pretrained(...), ratio=8)
         loss = decoder(ids, vision, labels=labels).loss                 # training: ids with one IMAGE a picture
-        cache = decoder.see(vision, prefix=[1, 2])                      # chunks into a memory, once a video
+        cache = decoder.encode(vision, prefix=[1, 2])                   # chunks into a memory, once a video
         answer = decoder.ask(cache, question, max_new_tokens=32)        # as often as liked
 
     Args:
@@ -109,13 +109,15 @@ class VSTDecoder(Trainable, nn.Module):
     def load(self, path: str | Path, *, text_capacity: int = 2048, max_bytes: int | None = None) -> VSTCache:
         """What `VSTCache.save` wrote, with so much room for text in a fork."""
         cache = VSTCache.load(path, self.language.config, self.vst.device, max_bytes=max_bytes)
+        if not torch.equal(cache.inv_freq.cpu(), self.inv_freq.cpu()):
+            raise ValueError(f"{path} holds keys at other rotary frequencies than the model's: it is of another model")
         cache.text_capacity = text_capacity
         for layer in cache.layers:
             layer.text_capacity = text_capacity
         return cache
 
     @torch.no_grad()
-    def see(
+    def encode(
         self,
         vision: Tensor,
         *,

@@ -104,14 +104,14 @@ class VideoXL(Trainable, nn.Module):
         return self.decoder(input_ids, vision, labels, **inputs)
 
     @torch.no_grad()
-    def see(self, pixels: Tensor, **options: Any) -> VSTCache:
-        """Frames [F, image, image, 3] into a memory; see `VSTDecoder.see`."""
+    def encode_video(self, pixels: Tensor, **options: Any) -> VSTCache:
+        """Frames [F, image, image, 3] into a memory; see `VSTDecoder.encode`."""
         return self.read(self.encode(pixels), **options)
 
     @torch.no_grad()
     def read(self, features: Tensor, **options: Any) -> VSTCache:
-        """The tower's features [F, N, C] into a memory; see `VSTDecoder.see`."""
-        return self.decoder.see(self.project(features).flatten(0, 1), **options)
+        """The tower's features [F, N, C] into a memory; see `VSTDecoder.encode`."""
+        return self.decoder.encode(self.project(features).flatten(0, 1), **options)
 
     def ask(self, cache: VSTCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """See `VSTDecoder.ask`."""

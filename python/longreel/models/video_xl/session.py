@@ -89,7 +89,7 @@ class MemorySession(WindowedSession, LiveSession):
         return self._model.project(features)
 
     def _see(self, tokens: Tensor) -> None:
-        self._cache = self._model.decoder.see(
+        self._cache = self._model.decoder.encode(
             tokens, prefix=self._prefix.tolist(), cache=self._cache, at_once=self._model.preset.at_once
         )
 

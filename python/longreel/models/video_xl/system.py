@@ -40,7 +40,7 @@ class VideoXLSystem(System):
         LANGUAGE,
     )
     # 1 fps, and uniformly the most that is claimed for one card where that would be more.
-    frames = "fps:1,max=2048"
+    frames, long_video = "fps:1,max=2048", ("--frames", "fps:1")
     memory = "prefix and VST tokens' keys and values"
     comparable_frames = 20
     # Pre-training of the projector; then everything, the tower too.

@@ -57,7 +57,7 @@ class VoCoLlama(Trainable, nn.Module):
                 part.to(dtype)
             language = language_model(preset.language, dtype)
         token = preset.language.vocabulary - 1
-        self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
+        self.decoder = VoCoDecoder(language, patches_per_frame=tower.patches, voco_tokens=count, token=token, **rule)
 
     @property
     def device(self) -> torch.device:
@@ -92,15 +92,18 @@ class VoCoLlama(Trainable, nn.Module):
         return self.decoder.generate(input_ids, self._vision(pixels), **options)
 
     @torch.no_grad()
-    def see(self, pixels: Tensor, **options: Any) -> VoCoCache:
-        """Stage 1 over frames [F, image, image, 3]; see `VoCoDecoder.see`."""
+    def encode_video(self, pixels: Tensor, **options: Any) -> VoCoCache:
+        """Stage 1 over frames [F, image, image, 3]; see `VoCoDecoder.encode`."""
         return self.read(self.encode(pixels), **options)
+
+    # Its name until 0.1.0.
+    see = encode_video
 
     @torch.no_grad()
     def read(self, features: Tensor, **options: Any) -> VoCoCache:
-        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.see`."""
+        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.encode`."""
         with use_layout(None, backend=self.backend):
-            return self.decoder.see(self.projector(features), **options)
+            return self.decoder.encode(self.projector(features), **options)
 
     def ask(self, cache: VoCoCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""

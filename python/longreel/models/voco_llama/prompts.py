@@ -1,19 +1,18 @@
 """Questions behind the VoCo tokens: BOS, then every frame with a newline and its VoCo tokens, then newline and conversation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from longreel.models.prompts import BOS, CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, tokenizer
+from longreel.models.prompts import CONVERSATION, Prompts, as_bytes, check, decoder, ids_of, tokenizer
+from longreel.models.prompts import by_bytes as plainly
 
 
 def by_bytes(questions: Sequence[str], length: int = 8) -> Prompts:
     """Questions for random weights: bytes as ids, `length` to choose."""
-    check(questions)
-    bos = torch.tensor([BOS])
-    prompts = tuple((bos, torch.tensor(as_bytes(f"\n{text}"))) for text in questions)
-    return Prompts(texts=tuple(questions), prompts=prompts, length=length, between=tuple(as_bytes("\n")))
+    return replace(plainly(questions, length, before="\n"), between=tuple(as_bytes("\n")))
 
 
 def by_vocabulary(questions: Sequence[str], folder: Path, length: int, vocabulary: int | None = None) -> Prompts | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+_PLAIN = (Tensor, Parameter)
 ALLOWED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -22,8 +23,7 @@ def check_tensors(**tensors: Any) -> None:
 
 def check_dense(name: str, tensor: Any) -> None:
     """A plain dense tensor."""
-    plain = type(tensor) is Tensor or type(tensor) is Parameter
-    if plain and tensor.layout is torch.strided and not tensor.is_nested:
+    if type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_nested:
         return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is {given(tensor)}; allowed: a torch.Tensor")

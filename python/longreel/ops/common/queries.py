@@ -10,6 +10,8 @@ from longreel.ops.common.arguments import check_dense, number
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Floating tensors cast as torch.autocast asks for a matrix product (float64 stays)."""
+    if not torch._C._is_any_autocast_enabled():
+        return tensors
     device = tensors[-1].device.type
     if device not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device):
         return tensors
@@ -31,13 +33,14 @@ def check_pair(query: Tensor, patches: Tensor) -> None:
         raise TypeError(f"query is {query.dtype} and patches are {patches.dtype}: they must have one dtype")
     if query.device != patches.device:
         raise ValueError(f"query is on {query.device} and patches are on {patches.device}: they must be on one device")
-    if query.dim() < 2:
-        raise ValueError(f"query must be [*q, M, C], given {tuple(query.shape)}")
-    if patches.dim() < 2:
-        raise ValueError(f"patches must be [F, N, C] (or packed [total, C]), given {tuple(patches.shape)}")
-    if query.shape[-1] != patches.shape[-1]:
-        raise ValueError(f"query has width {query.shape[-1]} and patches have width {patches.shape[-1]}")
-    if patches.shape[-1] == 0:
+    rows, tokens = query.shape, patches.shape
+    if len(rows) < 2:
+        raise ValueError(f"query must be [*q, M, C], given {tuple(rows)}")
+    if len(tokens) < 2:
+        raise ValueError(f"patches must be [F, N, C] (or packed [total, C]), given {tuple(tokens)}")
+    if rows[-1] != tokens[-1]:
+        raise ValueError(f"query has width {rows[-1]} and patches have width {tokens[-1]}")
+    if tokens[-1] == 0:
         raise ValueError("the width C of query and patches must be at least 1")
 
 
@@ -46,12 +49,14 @@ def lower_queries(
 ) -> tuple[Tensor, Tensor | None, tuple[int, ...], tuple[int, ...]]:
     """query [*q, M, C] -> [P, Q, M, C] with Q = 1 or F; mask likewise [P, Q, M]; the prompts' shape, whose product is P;
     and the batch shape of the result, *q broadcast with (F,)."""
-    lead, (m, c) = query.shape[:-2], query.shape[-2:]
+    *lead, m, c = query.shape
     sets = lead[-1] if lead else 1
     if sets == 1 or sets == frames:
-        prompts, shape = lead[:-1], (*lead[:-1], frames)
+        prompts = tuple(lead[:-1])
+        shape = (*prompts, frames)
     elif frames == 1:
-        prompts, sets, shape = lead, 1, (*lead,)
+        prompts = shape = tuple(lead)
+        sets = 1
     else:
         raise ValueError(
             f"query {tuple(query.shape)} is [*q, M, C] whose q must broadcast with ({frames},), the frames:"
@@ -73,7 +78,7 @@ def lower_queries(
                 f"query_mask {tuple(query_mask.shape)} does not broadcast to query's rows {(*lead, m)}"
             ) from None
         query_mask = query_mask.reshape(count, sets, m)
-    return query.reshape(count, sets, m, c), query_mask, (*prompts,), shape
+    return query.reshape(count, sets, m, c), query_mask, prompts, shape
 
 
 def resolve_scale(scale: float | None, width: int) -> float:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout._ranges import ranges
-from longreel.ops.flash.pieces import Call, calls
+from longreel.ops.flash.pieces import FlashCall, calls
 from longreel.ops.flash.varlen import missing, varlen
 
 
@@ -24,11 +24,13 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
         return "knows the left padding of the layout, not one given by with_start"
     if not scale > 0:
         return "takes a scale above 0: flash attention masks with an infinity that is scaled too"
+    if not isinstance(plan.layout, VideoLayout):
+        return "makes its calls on the host, which knows no layout that was planned, or moved, on the device"
     r = ranges(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():
         return "has no sliding windows: their rows see keys from different first ones on"
-    if (several & ((r.up != 1) | (r.over != 1))).any():
+    if (several & ((r.up > 1) | (r.over != 1))).any():
         return "takes rows in position order: in grouped order a row does not see one key more than the row before"
     return missing(plan.start.device)
 
@@ -146,7 +148,7 @@ def _with_lse(
     return grad_out, pad(out, (0, 1)), tensors
 
 
-def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[Call, ...]:
+def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[FlashCall, ...]:
     return calls(layout, len(q), k.shape[1], global_index.shape[1], q.device) if q.numel() else ()
 
 
@@ -155,7 +157,7 @@ def _flattened(*tensors: Tensor) -> list[Tensor]:
     return [t.flatten(0, 1) for t in tensors]
 
 
-def _operands(call: Call, tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _operands(call: FlashCall, tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The call's rows of q and its keys and values."""
     q, k, v, far_k, far_v = tensors
     chosen_k, chosen_v = (far_k, far_v) if call.is_global else (k, v)

@@ -45,7 +45,7 @@ class Piece(NamedTuple):
     sequences: tuple[Sequence, ...]
 
 
-class Call(NamedTuple):
+class FlashCall(NamedTuple):
     """A piece on a device. rows and keys of the flattened batch: a range, or int64 indices; cu_q, cu_k int32 [n + 1] say where
     the n sequences end in them, lengths how many rows and keys each has."""
 
@@ -71,10 +71,11 @@ def pieces(layout: VideoLayout) -> tuple[Piece, ...]:
     """The calls that make up the layout: O(segments log segments) sequences."""
     # (over G, causal, level) -> (sample, first key, last key) -> rows
     found: dict[tuple[bool, bool, int], dict[tuple[int, int, int], list[Span]]] = {}
-    for sample, row, rows, lo, _, hi, _, carry, over, glo, ghi in ranges(layout).table().tolist():
+    for sample, row, rows, lo, _, hi, up, carry, over, glo, ghi in ranges(layout).table().tolist():
         own = hi - 1 + (carry // over)
-        square = rows > 1 and lo <= own
-        parts = [((False, False, 0), lo, own if rows > 1 else own + 1)]
+        # Rows of a block see the same keys; others one more than the row before.
+        square = rows > 1 and up > 0 and lo <= own
+        parts = [((False, False, 0), lo, own if rows > 1 and up > 0 else own + 1)]
         parts += [((False, True, 0), own, own + rows)] if square else []
         parts += [((True, False, level), first, last) for level, first, last in _nested(glo, ghi)]
         for kind, first, last in parts:
@@ -105,7 +106,7 @@ def executed_pairs(layout: VideoLayout) -> int:
 
 @lru_cache(maxsize=16)
 @ordinary_tensors()
-def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[Call, ...]:
+def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[FlashCall, ...]:
     """The pieces of the layout for `batch` samples, each of `keys` rows of K and `places` of G."""
     made = []
     for piece in pieces(layout):
@@ -122,7 +123,7 @@ def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch
             ends = np.cumsum([(0, 0), *lengths], axis=0, dtype=np.int32)
             cu_q, cu_k = (torch.tensor(column, device=device) for column in ends.T)
             where = _places(rows, device), _places(seen, device)
-            made.append(Call(piece.is_global, piece.causal, *where, cu_q, cu_k, tuple(lengths)))
+            made.append(FlashCall(piece.is_global, piece.causal, *where, cu_q, cu_k, tuple(lengths)))
     return tuple(made)
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from longreel.backends import FLASH_ATTN
-from longreel.ops.flash.pieces import Call
+from longreel.ops.flash.pieces import FlashCall
 
 # q [total_q, H, D], k and v [total_k, Hkv, D], the call, scale -> out [total_q, H, D], lse fp32 [H, total_q]
-Forward = Callable[[Tensor, Tensor, Tensor, Call, float], tuple[Tensor, Tensor]]
+Forward = Callable[[Tensor, Tensor, Tensor, FlashCall, float], tuple[Tensor, Tensor]]
 # grad_out, q, k, v, out, lse, the call, scale -> the gradients of q, k and v
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Call, float], tuple[Tensor, Tensor, Tensor]]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, FlashCall, float], tuple[Tensor, Tensor, Tensor]]
 
 
 class Varlen(NamedTuple):
@@ -43,7 +43,7 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, call: FlashCall, scale: float) -> tuple[Tensor, Tensor]:
     outs, lses = [], []
     for rows, keys, count in _equal_lengths(call):
         operands = _stacked(q[rows], count), *(_shared(t[keys], q, count) for t in (k, v))
@@ -54,7 +54,7 @@ def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> t
 
 
 def _cpu_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: FlashCall, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     made: list[list[Tensor]] = [[], [], []]
     for rows, keys, count in _equal_lengths(call):
@@ -71,7 +71,7 @@ def _cpu_backward(
     return torch.cat(made[0]), torch.cat(made[1]), torch.cat(made[2])
 
 
-def _equal_lengths(call: Call) -> Iterator[tuple[slice, slice, int]]:
+def _equal_lengths(call: FlashCall) -> Iterator[tuple[slice, slice, int]]:
     """Rows and keys of neighbouring sequences that are equally long, and how many they are."""
     row = key = 0
     for (rows, keys), run in groupby(call.lengths):
@@ -95,7 +95,7 @@ def _shared(t: Tensor, q: Tensor, count: int) -> Tensor:
     return _stacked(t if group == 1 else t.repeat_interleave(group, 1), count)
 
 
-def _torch_forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+def _torch_forward(q: Tensor, k: Tensor, v: Tensor, call: FlashCall, scale: float) -> tuple[Tensor, Tensor]:
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
         _fitting(q), _fitting(k), _fitting(v), call.cu_q, call.cu_k, call.max_q, call.max_k,
         0.0, call.causal, False, scale=scale,
@@ -104,7 +104,7 @@ def _torch_forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) ->
 
 
 def _torch_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: FlashCall, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     no_dropout = torch.empty(2, dtype=torch.uint64, device=q.device)
     with _deterministic():
@@ -116,7 +116,7 @@ def _torch_backward(
     return grad_q, grad_k, grad_v
 
 
-def _package_forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+def _package_forward(q: Tensor, k: Tensor, v: Tensor, call: FlashCall, scale: float) -> tuple[Tensor, Tensor]:
     from flash_attn import flash_attn_varlen_func
 
     out, lse, _ = flash_attn_varlen_func(
@@ -127,7 +127,7 @@ def _package_forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) 
 
 
 def _package_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: FlashCall, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     from flash_attn.flash_attn_interface import _flash_attn_varlen_backward
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longreel.parity.golden.files import GoldenError, find
-from longreel.parity.golden.replay import Verdict, replay
+from longreel.parity.golden.replay import Replayed, replay
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _table(verdicts: list[Verdict]) -> Table:
+def _table(verdicts: list[Replayed]) -> Table:
     """A line a case; error and budget are those of the quantity nearest to its budget, or over it."""
     table = Table("file", "case", "quantity", box=None, pad_edge=False)
     for title in ("max_rel", "budget", "rms_rel", "budget"):

@@ -1,6 +1,6 @@
 """Replaying golden cases and judging what came out, quantity by quantity."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -11,6 +11,8 @@ from longreel.parity.golden import (
     llama_vid_attention,
     llama_vid_token_generation,
     qformer_text,
+    videollama_audio,
+    videollama_branches,
     videoxl_decoder,
     videoxl_memory,
     voco_decoder,
@@ -31,6 +33,10 @@ REPLAYERS: dict[str, Replayer] = {
     "voco_decoder*": voco_decoder.replay,
     "videoxl_memory*": videoxl_memory.replay,
     "videoxl_decoder*": videoxl_decoder.replay,
+    "videollama_video_branch*": videollama_branches.video,
+    "videollama_audio_branch*": videollama_branches.audio,
+    "videollama_audio_trunk*": videollama_audio.trunk,
+    "videollama_audio_[cm]*": videollama_audio.waveforms,
 }
 
 
@@ -54,7 +60,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Replayed:
     """One case: every quantity that was compared, or why none was."""
 
     file: str
@@ -88,19 +94,19 @@ def replayer(name: str) -> Replayer | None:
     return next((function for pattern, function in REPLAYERS.items() if fnmatch(name, pattern)), None)
 
 
-def replay(file: GoldenFile, backend: str | None = None, dtype: torch.dtype = torch.float32) -> Iterator[Verdict]:
+def replay(file: GoldenFile, backend: str | None = None, dtype: torch.dtype = torch.float32) -> Iterator[Replayed]:
     """A verdict for every case of `file`. What cannot be replayed or compared is a failure, said in the verdict."""
     function = replayer(file.name)
     for case in file.cases.values():
         if function is None:
-            yield Verdict(file.name, case.name, (), "no replayer for this file")
+            yield Replayed(file.name, case.name, (), "no replayer for this file")
             continue
         try:
             results = function(case, backend, dtype)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            yield Verdict(file.name, case.name, (), f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            yield Replayed(file.name, case.name, (), f"{type(error).__name__}: {str(error).splitlines()[0]}")
             continue
-        yield Verdict(file.name, case.name, tuple(judge(case, results, dtype)))
+        yield Replayed(file.name, case.name, tuple(judge(case, results, dtype)))
 
 
 def judge(case: GoldenCase, results: dict[str, Tensor], dtype: torch.dtype) -> Iterator[Judged]:
@@ -123,9 +129,16 @@ def judge(case: GoldenCase, results: dict[str, Tensor], dtype: torch.dtype) -> I
             yield Judged(name, None, None, f"the file has no tolerance for {name}", unknown=True)
         elif short in tolerances[name]:
             asked = True
-            yield _compare(name, results[name], truth, Errors(**tolerances[name][short]))
+            yield _compare(name, results[name], truth, _budget(tolerances[name][short], truth))
     if not asked:
         yield Judged("", None, None, f"the file has no {short} tolerance for this case", unknown=True)
+
+
+def _budget(tolerance: Mapping[str, float], truth: Tensor) -> Errors:
+    """Where a file bounds the largest error itself (max_abs), it is set against the largest value."""
+    if "max_rel" in tolerance:
+        return Errors(**tolerance)
+    return Errors(tolerance["max_abs"] / truth.abs().max().item(), tolerance["rms_rel"])
 
 
 def _compare(name: str, got: Tensor, truth: Tensor, budget: Errors) -> Judged:

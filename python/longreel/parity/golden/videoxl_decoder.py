@@ -27,7 +27,7 @@ def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype, at_once: i
 @torch.no_grad()
 def _generate(case: GoldenCase, decoder: VSTDecoder, inputs: dict[str, Tensor], at_once: int) -> dict[str, Tensor]:
     features, draw = inputs["visual_features"], RatioDraw(case.params["ratios"])
-    cache = decoder.see(
+    cache = decoder.encode(
         features, prefix=inputs["prefix_ids"].tolist(), chunks=decoder.windows(len(features), draw), at_once=at_once
     )
     asked = cache.fork()

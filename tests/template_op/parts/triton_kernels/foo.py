@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @triton.jit
-def _scaled(x, out, count, scale, BLOCK: tl.constexpr):
+def foo_kernel(x, out, count, scale, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < count).to(tl.float32)
     tl.store(out + at, (value * scale).to(out.dtype.element_ty), mask=at < count)
@@ -16,7 +16,7 @@ def _scaled(x, out, count, scale, BLOCK: tl.constexpr):
 def foo(x: Tensor, scale: float) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
-        _scaled[(triton.cdiv(x.numel(), 256),)](x.contiguous(), out, x.numel(), scale, 256)
+        foo_kernel[(triton.cdiv(x.numel(), 256),)](x.contiguous(), out, x.numel(), scale, 256)
     return out
 
 

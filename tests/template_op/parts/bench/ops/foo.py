@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from longreel.bench.case import Case, Tensors
+from longreel.bench.case import BenchCase, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Peer
 from longreel.ops.common.cost import Cost
@@ -20,7 +20,7 @@ class FooShape:
     width: int = 512
 
 
-class FooCase(Case):
+class FooCase(BenchCase):
     shape: FooShape
     SIZES: ClassVar[Mapping[str, FooShape]] = {"small": FooShape(10, 16), "hour": FooShape()}
 

@@ -1,0 +1,97 @@
+"""Released weights of Video-LLaMA, which come as several files in one folder:
+
+- `eva_vit_g.pth`, the vision tower; `blip2*.pth`, its last norm and the frame Q-Former; `imagebind_huge.pth`, the audio tower;
+- any other `*.pth`, Video-LLaMA's own of the video branch and of the audio branch;
+- the language model with its config.json: the folder itself, or the one folder in it that has one.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from longreel.models.checkpoint import CheckpointError, entries, fill, read_config, sized_language, unpickled
+from longreel.models.eva import TOWER_FILE, UNREAD, assemble, released_tower_name, split
+from longreel.models.video_llama.model import VideoLlama
+from longreel.models.video_llama.presets import VideoLlamaPreset
+
+__all__ = ["CheckpointError", "language_folder", "load", "sized", "to_released"]
+
+AUDIO_FILE = "imagebind_huge.pth"
+# Where each part stands in the released model.
+_TOWER, _AUDIO, _LANGUAGE = "visual_encoder.", "audio_encoder.", "llama_model."
+# Made anew by every model; the 40th block; BLIP-2's text half and heads; ImageBind's other modalities.
+_LEFT_OUT = re.compile(
+    r".*\.position_ids|.*\.rotary_emb\.inv_freq|(t5|opt|llm)_proj\..*|(vision|text)_proj\..*|itm_head\..*|temp"
+    r"|Qformer\.cls\..*|Qformer\.bert\.embeddings\.(word|position)_embeddings\..*"
+    r"|Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\..*"
+    rf"|{re.escape(_TOWER)}({UNREAD})|{re.escape(_AUDIO)}modality_\w+\.(?!audio\.).*"
+)
+
+
+def sized(preset: VideoLlamaPreset, folder: Path) -> VideoLlamaPreset:
+    """`preset` with the language model that the folder's config.json describes.
+
+    Raises:
+        CheckpointError: no such folder, no config.json or more than one, one that cannot be read, or an entry that is not
+            understood.
+    """
+    own = language_folder(folder)
+    return replace(preset, language=sized_language(preset.language, read_config(own), f"{own}/config.json", ()))
+
+
+def language_folder(folder: Path) -> Path:
+    """The language model's: `folder`, or the one folder in it that has a config.json."""
+    if (folder / "config.json").exists():
+        return folder
+    found = sorted(path.parent for path in folder.glob("*/config.json"))
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{folder}: not a checkpoint folder ({len(found) or 'no'} config.json of a language model in its folders)"
+        )
+    return found[0]
+
+
+def load(model: VideoLlama, folder: Path) -> None:
+    """Copy the released entries of `folder` into `model`, one file in memory at a time.
+
+    Raises:
+        CheckpointError: an entry is missing, unknown, or of another shape.
+    """
+    wanted = {name: released_names(name) for name in model.state_dict()}
+    fill(model, folder, _entries(folder), wanted, left_out=_LEFT_OUT, assemble=assemble)
+
+
+def released_names(name: str) -> tuple[str, ...]:
+    """Of an entry of a `VideoLlama`, the entry or entries of the released model that it is made of."""
+    room, _, rest = name.partition(".")
+    if room == "tower":
+        return tuple(_TOWER + theirs for theirs in released_tower_name(rest))
+    return ({"audio_encoder": _AUDIO, "language": _LANGUAGE, "adapter": ""}[room] + rest,)
+
+
+def to_released(model: VideoLlama) -> dict[str, Tensor]:
+    """A `VideoLlama`'s state dict under released names.
+
+    Raises:
+        ValueError: the tower has a bias on its attention's keys, for which a released checkpoint has no place.
+    """
+    released: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        theirs = released_names(name)
+        released.update(zip(theirs, split(name, value, len(theirs)), strict=True))
+    return released
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for name, value in entries(language_folder(folder)):
+        yield _LANGUAGE + name, value
+    for path in sorted(folder.glob("*.pth")):
+        prefix = {TOWER_FILE: _TOWER, AUDIO_FILE: _AUDIO}.get(path.name, "")
+        found = unpickled(path)
+        # LAVIS saves a model as one entry of several.
+        inner = found.get("model")
+        for name, value in (inner if isinstance(inner, dict) else found).items():
+            yield prefix + name, value
