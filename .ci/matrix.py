@@ -41,8 +41,7 @@ def run(folder: Path, tree: Path, *command: str) -> bool:
 
 
 def tested(folder: Path, tree: Path, half: str) -> bool:
-    """Whether all passes; each is run whatever the one before it did."""
-    return all([run(folder, tree, "-m", "pytest", "-q", *arguments) for arguments in TESTS[half]])
+    return all(run(folder, tree, "-m", "pytest", "-q", *arguments) for arguments in TESTS[half])
 
 
 def said(half: str) -> str:
