@@ -32,7 +32,7 @@ def main(
         num_key_value_heads=32,
     )  # fmt: skip
     language = AutoModelForCausalLM.from_config(config, dtype=kind)
-    decoder = VoCoDecoder(language, rows=ROWS, count=1, shared=False, mode="causal").eval()
+    decoder = VoCoDecoder(language, patches_per_frame=ROWS, voco_tokens=1, shared=False, mode="causal").eval()
     vision = torch.randn(frames, ROWS, WIDTH).to(kind)
     questions = torch.randint(1, 32000, (3, text))
     # The first calls of everything, on one frame.

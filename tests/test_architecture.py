@@ -67,7 +67,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FAULTS = [
     (circles, "layout/video_layout.py", "def f():\n    from longreel.layout._ranges import ranges", "layout._ranges"),
-    (circles, "layout/segments.py", "import longreel.layout.draw", "layout.segments"),
+    (circles, "layout/segments.py", "import longreel.layout.pictures", "layout.segments"),
     (fences.arrows_up, "models/llama_vid/model.py", "from longreel.models.voco_llama import model", "models.voco_llama.model"),
     (fences.arrows_up, "models/system.py", "from longreel.models.voco_llama import system", "models is on floor"),
     (fences.arrows_up, "backends.py", "if 0:\n    from longreel.ops import registry", "longreel.backends imports"),

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, Qwen2Config
+from vst_decoder import Decoder
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel._transformers import with_cache
 from longreel.cache import CompressedCache, VoCoCache, VSTCache
-from longreel.parity.golden.videoxl_decoder import Decoder
 
 WIDTH, LAYERS, VOCABULARY = 16, 2, 40
 

@@ -148,6 +148,7 @@ def test_a_header_that_is_none(path: Path, text: str) -> None:
         VoCoCache.load(path, model().config)
 
 
+@pytest.mark.slow
 def test_damaged_bytes(path: Path) -> None:
     """A changed byte is refused, or changes a number that it held: no other error comes out."""
     whole, chance = path.read_bytes(), random.Random(0)

@@ -134,7 +134,7 @@ def test_an_import_that_fails_may_be_tried_again(library: str, tmp_path: Path) -
 def test_a_library_of_another_shape_imports_with_a_warning(library: str, tmp_path: Path) -> None:
     (tmp_path / "somelibrary/models.py").write_text("nothing = 0")
     lazy.register()
-    with pytest.warns(UserWarning, match="attn_implementation='longreel' is not available"):
+    with pytest.warns(UserWarning, match="attn_implementation='longreel' and 'longreel_flash' are not available"):
         importlib.import_module(library)
 
 

@@ -35,7 +35,6 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 import longreel
 from longreel import VideoLayout
-from longreel.integrations.mask_functions import read
 from longreel.integrations.transformers import range_mask
 
 Pair = tuple[PreTrainedModel, PreTrainedModel]
@@ -178,7 +177,7 @@ def test_packed_documents(name: str, request: pytest.FixtureRequest) -> None:
 def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
     ours, ids = llama[0], some_ids(1, ROWS)
     with pytest.raises(
-        ValueError, match="position_ids begin anew where an attention_mask or a cache says one sequence"
+        ValueError, match="position_ids begin anew where an attention_mask, a cache or a position other than 0 says"
     ):
         ours(ids, position_ids=PACKED, attention_mask=torch.ones_like(ids))
     for given in ({"use_cache": False}, {"cu_seq_lens_q": torch.tensor([0, 5, 13])}):
@@ -189,6 +188,13 @@ def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
             ours(ids, cu_seq_lens_q=torch.tensor(bounds))
     with pytest.raises(ValueError, match="cu_seq_lens_k differ"):
         ours(ids, cu_seq_lens_q=torch.tensor([0, 5, 13]), cu_seq_lens_k=torch.tensor([0, 6, 13]))
+
+
+def test_positions_that_step_back_to_no_beginning_are_refused(llama: Pair) -> None:
+    """With a cache transformers takes them for one sequence, without one for documents."""
+    for at in (torch.arange(7).flip(0), torch.tensor([3, 4, 5, 2, 3, 4, 5])):
+        with pytest.raises(ValueError, match="a position other than 0 says one sequence"), torch.no_grad():
+            llama[0](some_ids(1, 7), position_ids=at[None], use_cache=True)
 
 
 def test_positions_of_padding_begin_no_document(llama: Pair) -> None:
@@ -274,19 +280,38 @@ def test_models_that_compute_with_their_mask_are_refused() -> None:
             compute()
 
 
-def test_mask_functions_that_no_layout_says_are_refused(llama: Pair) -> None:
-    ids = some_ids(1, 5)
-    blocks = range_mask(1, 5, 5, mask_function=or_masks(lambda b, h, q, k: k <= q, lambda b, h, q, k: q < 3))
-    for mask, line in (
-        (blocks, "picture tokens see later ones"),
-        (
-            range_mask(1, 5, 5, mask_function=lambda b, h, q, k: k <= q),
-            "a mask function that longreel attention does not know",
-        ),
-    ):
-        with pytest.raises(ValueError, match=line), torch.no_grad():
-            llama[0](ids, attention_mask=mask)
-    assert read(lambda b, h, q, k: q >= 0).objection is not None
+@pytest.mark.parametrize("vmap", [False, True])
+def test_a_mask_function_of_a_users_own_is_probed(llama: Pair, vmap: bool) -> None:
+    """Equal to the dense mask it says, or refused where two ranges a row do not hold it."""
+    ours, eager = llama
+    ids = some_ids(2, ROWS)
+
+    def prefix(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q < 5) & (k < 5)
+
+    mask = range_mask(2, ROWS, ROWS, mask_function=or_masks(lambda b, h, q, k: k <= q, prefix), use_vmap=vmap)
+    q, k = torch.arange(ROWS)[:, None], torch.arange(ROWS)
+    dense = ((k <= q) | ((q < 5) & (k < 5))).expand(2, 1, -1, -1)
+    assert not torch.equal(dense, (k <= q).expand(2, 1, -1, -1))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours(ids, attention_mask=mask).logits, eager(ids, attention_mask=bias(dense)).logits, **CLOSE
+        )
+        with (
+            pytest.raises(ValueError, match="cannot be combined with a layout"),
+            longreel.use_layout(VideoLayout.causal(ROWS)),
+        ):
+            ours(ids, attention_mask=range_mask(2, ROWS, ROWS, mask_function=prefix))
+        holes = range_mask(1, ROWS, ROWS, mask_function=lambda b, h, q, k: (k <= q) & (k % 3 != 1), use_vmap=vmap)
+        with pytest.raises(ValueError, match="a mask that longreel attention does not compute: row"):
+            ours(ids[:1], attention_mask=holes)
+        later = range_mask(1, 9, 5, mask_function=lambda b, h, q, k: q >= 0, use_vmap=vmap)
+        with pytest.raises(ValueError, match="keys behind the last row"):
+            later.plan(None, 1, torch.device("cpu"))
+
+
+def bias(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
 
 
 def test_a_short_attention_mask_is_refused() -> None:

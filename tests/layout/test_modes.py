@@ -149,6 +149,7 @@ def test_calls_of_flash_are_ordinary() -> None:
     assert not any(t.is_inference() for call in made for t in call if isinstance(t, Tensor))
 
 
+@pytest.mark.slow
 def test_planned_inside_a_compiled_graph() -> None:
     layout = new_layout()
 

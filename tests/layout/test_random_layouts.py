@@ -118,11 +118,19 @@ def check_rows(layout: VideoLayout, samples: list[Sample]) -> None:
     np.testing.assert_array_equal(query_rows(layout), np.tile(np.arange(layout.length), (len(samples), 1)))
     # The first row that is not padding; a sample of padding alone has none.
     assert layout.start == tuple(next((i for i, kind in enumerate(s.kinds()) if kind), layout.length) for s in samples)
+    if not grows(layout):
+        with pytest.raises(ValueError, match="appended rows"):
+            kept(layout)
+        return
     assert kept(layout) == [len(sample.kept()) for sample in samples]
     for own, sample in zip(slots(layout), samples, strict=True):
         np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.kept())
         np.testing.assert_array_equal(own[own >= 0], np.arange(len(sample.kept())))
     assert not (ignored_labels(layout) & (kinds(layout) == TEXT))[:, -1:].any() or layout.length == 0
+
+
+def grows(layout: VideoLayout) -> bool:
+    return all(document.rule.grows for documents in layout.samples for document in documents)
 
 
 def painted(layout: VideoLayout, range: np.ndarray, row: int, row_end: int, step: int, out: np.ndarray) -> None:
@@ -211,6 +219,10 @@ def check_flex(layout: VideoLayout, expected: np.ndarray) -> None:
 
 
 def check_flashmask(layout: VideoLayout, expected: np.ndarray) -> None:
+    if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        with pytest.raises(ValueError, match="causal layouts"):
+            flashmask_row_indices(layout)
+        return
     if below_diagonal_holes(expected) > 1:
         with pytest.raises(ValueError, match="two intervals"):
             flashmask_row_indices(layout)
@@ -281,18 +293,22 @@ def check_decoding(layout: VideoLayout, expected: np.ndarray, rng: np.random.Gen
     step = layout.rows(a, b)
     assert (step.queries, step.keys) == (b - a, b)
     np.testing.assert_array_equal(step.dense_mask(), expected[:, a:b, :b])
-    assert visible_pairs(step) == expected[:, a:b].sum()
+    assert visible_pairs(step) == expected[:, a:b, :b].sum()
     if b > a:
         check_schedule(step, expected[:, a:b, :b], rng)
         check_attention(step, expected[:, a:b, :b], rng, tally)
     np.testing.assert_array_equal(query_positions(step), positions(layout)[:, a:b])
-    if not any(documents[-1].padding for documents in layout.samples):
+    if grows(layout) and not any(documents[-1].padding for documents in layout.samples):
         grown = layout.extend(3).dense_mask()
         np.testing.assert_array_equal(grown[:, : layout.length, : layout.length], expected)
         assert grown[:, range(-3, 0), range(-3, 0)].all()
 
 
 def check_grouped(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator, tally: Tally) -> None:
+    if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        with pytest.raises(ValueError, match="causal documents alone"):
+            layout.grouped()
+        return
     grouped, own = layout.grouped(), kinds(layout)
     rows = query_rows(grouped)
     for b in range(layout.batch_size):

@@ -244,6 +244,7 @@ def test_a_plan_reaches_the_device_as_int32() -> None:
         plan.with_start(torch.tensor([1, 2]))
 
 
+@pytest.mark.slow
 def test_a_compiled_graph_serves_any_number_of_frames() -> None:
     counter = CompileCounter()
 
@@ -275,6 +276,7 @@ def test_left_padding_from_the_device_equals_padding_in_the_layout() -> None:
     assert (lse[2, :, :5] == -torch.inf).all()
 
 
+@pytest.mark.slow
 def test_reference_passes_gradcheck_with_moved_global_keys() -> None:
     layout = VideoLayout.batch([VideoLayout.vst(visual=4, chunk=2, ratio=2, prefix=1, text=1), VideoLayout.causal(3)])
     plan = layout.to("cpu")

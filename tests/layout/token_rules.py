@@ -30,7 +30,18 @@ class Tokens:
 
     def mask(self) -> np.ndarray:
         n = len(self)
+        if self.rule == "blocks":
+            return np.array([[self.in_blocks(q, k) for k in range(n)] for q in range(n)], bool).reshape(n, n)
         return np.array([[k <= q and self.sees(q, k) for k in range(n)] for q in range(n)], bool).reshape(n, n)
+
+    def in_blocks(self, q: int, k: int) -> bool:
+        """Whether row q sees key k, before or behind it."""
+        block, o = self.unit, self.options
+        alike = block[q] == block[k] >= 0
+        chunk = o["chunk"] is None or q // o["chunk"] == k // o["chunk"]
+        if o["causal"]:
+            return (k <= q or alike) and chunk and (o["window"] is None or k > q - o["window"])
+        return alike and chunk and (o["window"] is None or abs(q - k) < o["window"])
 
     def sees(self, q: int, k: int) -> bool:
         """Whether row q sees key k <= q."""
@@ -80,6 +91,9 @@ class Tokens:
         if self.rule == "padding":
             return []
         grown = Tokens(self.rule, [*self.kind, TEXT], [*self.unit, self.options.get("frames", 0)], self.options)
+        if self.rule == "blocks":
+            grown.unit[-1] = -1
+            return [k for k in range(len(self)) if grown.in_blocks(len(self), k)]
         return [k for k in range(len(self)) if grown.sees(len(self), k)]
 
 
@@ -221,7 +235,23 @@ def random_text(rng: np.random.Generator) -> Sample:
     return Sample(layout, [tokens])
 
 
-ONE = (random_voco, random_vst, random_kinds, random_frames_from_kinds, random_text)
+def random_blocks(rng: np.random.Generator) -> Sample:
+    """Blocks between text, whole or in several parts, under windows and chunks, causal or alone."""
+    causal = bool(rng.integers(4))
+    window, chunk = (int(rng.integers(1, 14)) if rng.integers(3) == 0 else None for _ in range(2))
+    parted = rng.integers(3) == 0 and (causal or window is None)
+    ids: list[int] = []
+    for number in range(int(rng.integers(1, 7))):
+        ids += [-1] * int(rng.integers(0, 5)) + [0 if parted else number] * int(rng.integers(1, 9))
+    ids += [-1] * int(rng.integers(0, 6))
+    layout = VideoLayout.blocks(ids, window=window, chunk=chunk, causal=causal)
+    tokens = Tokens("blocks", options={"causal": causal, "window": window, "chunk": chunk})
+    for block in ids:
+        tokens.add(TEXT if block < 0 else VISION, 1, block)
+    return Sample(layout, [tokens])
+
+
+ONE = (random_voco, random_vst, random_kinds, random_frames_from_kinds, random_text, random_blocks)
 
 
 def random_packed(rng: np.random.Generator) -> Sample:

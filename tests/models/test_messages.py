@@ -9,7 +9,7 @@ from test_voco_llama import SMALL as VOCO
 from test_voco_llama import system
 
 from longreel.models.llama_vid import LlamaVid
-from longreel.models.voco_llama import VoCoLlama
+from longreel.models.voco_llama import VoCoDecoder, VoCoLlama
 
 pytestmark = pytest.mark.fast
 
@@ -84,6 +84,18 @@ def test_pictures_of_voco_tokens() -> None:
         decoder.encode(torch.zeros(2, rows, 31))
     with pytest.raises(ValueError, match=r"input_ids must be int64 \[B, S\], given torch.int64 \[5\]"):
         decoder.embed(torch.zeros(5, dtype=torch.long))
+
+
+def test_names_until_0_1_0() -> None:
+    decoder = system(count=2).decoder
+    rule = decoder.rule
+    old = VoCoDecoder(decoder.language, rows=rule.rows, count=2, token=rule.token)
+    new = VoCoDecoder(decoder.language, patches_per_frame=rule.rows, voco_tokens=2, token=rule.token)
+    assert old.rule == new.rule
+    assert VoCoDecoder.see is VoCoDecoder.encode
+    assert VoCoLlama.see is VoCoLlama.encode_video
+    with pytest.raises(TypeError, match="needs patches_per_frame, of a picture, and voco_tokens"):
+        VoCoDecoder(decoder.language, patches_per_frame=4)
 
 
 def test_another_attention_would_show_the_pictures() -> None:

@@ -188,7 +188,7 @@ def test_any_decoder_gets_voco_tokens(model: Any, config: Any) -> None:
             pad_token_id=0,
         )
     )
-    decoder = VoCoDecoder(language, rows=6, count=1).eval()
+    decoder = VoCoDecoder(language, patches_per_frame=6, voco_tokens=1).eval()
     assert (decoder.rule.token, language.get_input_embeddings().num_embeddings, language.lm_head.out_features) == (
         40,
         41,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from test_context_attention import WIDTHS, inputs, module, published
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from longreel.backends import BackendError
@@ -304,6 +305,7 @@ def test_copied_and_saved() -> None:
         agrees(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
 @pytest.mark.parametrize("change", [fused_steps, data_written, loaded], ids=lambda change: change.__name__)
 def test_compiled_code_sees_the_change(frozen: bool, change: Change) -> None:
@@ -319,6 +321,7 @@ def test_compiled_code_sees_the_change(frozen: bool, change: Change) -> None:
         torch.testing.assert_close(compiled(text, patches), published(m, text, patches, "grid:2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vlm_att_projector", "vlm_att_key_projector"])
 def test_compiled_with_an_adapter(name: str) -> None:
     m, (text, patches) = module(), inputs()
@@ -327,6 +330,7 @@ def test_compiled_with_an_adapter(name: str) -> None:
     torch.testing.assert_close(got, published(m, text, patches, "grid:2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(strict: bool) -> None:
     m, (text, patches) = module(), inputs()
@@ -340,3 +344,17 @@ def test_a_shard_of_a_weight_is_refused() -> None:
     m.vlm_att_key_projector.weight = nn.Parameter(torch.empty(0, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"weight must be \[out, in\], given \[0\]: a sharded one"):
         m(text, patches)
+
+
+def test_a_hook_on_all_modules_acts() -> None:
+    """torch.nn.modules.module.register_module_forward_hook, as tools register that see every module."""
+    module, text, patches = ContextAttention(12, 33, 24), torch.randn(1, 1, 7, 12), torch.randn(6, 16, 33)
+    for name in ("vlm_att_projector", "vlm_att_key_projector"):
+        chosen, other = getattr(module, name), copy.deepcopy(module)
+        handle = register_module_forward_hook(lambda m, given, out, chosen=chosen: out * 1.5 if m is chosen else None)
+        got = module(text, patches)
+        handle.remove()
+        with torch.no_grad():
+            for parameter in getattr(other, name).parameters():
+                parameter.mul_(1.5)
+        torch.testing.assert_close(got, other(text, patches), atol=1e-5, rtol=1e-5)

@@ -73,6 +73,7 @@ def test_an_unplanned_layout_under_compile_is_one_clear_error() -> None:
         function(*tensors(made), made)
 
 
+@pytest.mark.slow
 def test_a_graph_that_may_break_plans_outside() -> None:
     made = layout()
     args = tensors(made)
@@ -95,6 +96,7 @@ class Model(torch.nn.Module):
         return rows
 
 
+@pytest.mark.slow
 def test_a_model_compiles_once_for_any_number_of_frames() -> None:
     """Rows and plan are marked dynamic; neither the layout nor its tensors' sizes become part of the graph."""
     model = Model()

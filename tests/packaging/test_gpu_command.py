@@ -104,6 +104,7 @@ def test_a_missing_tool_is_named(gpu: ModuleType, monkeypatch: pytest.MonkeyPatc
     assert not outcomes[0].failed
 
 
+@pytest.mark.slow
 def test_a_step_is_stopped_at_its_limit_and_its_output_kept(gpu: ModuleType, tmp_path: Path) -> None:
     log = tmp_path / "gpu.log"
     step = gpu.Step("tests", "long", [sys.executable, "-uc", "import time; print('begun'); time.sleep(60)"], 1.0)

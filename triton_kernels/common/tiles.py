@@ -28,8 +28,8 @@ def heads_of(tensor: Tensor | None) -> Heads | None:
 
 def head_parts(head: int) -> tuple[int, int]:
     """Widths of the two tiles that hold a head: powers of two, the second 0 where a single one is as small (80 = 64 + 16)."""
-    whole = pow2(head, 16, 256)
-    tail = pow2(head - whole // 2, 16, 256)
+    whole = pow2(head, 16, 512)
+    tail = pow2(head - whole // 2, 16, 512)
     return (whole // 2, tail) if whole // 2 >= 16 and tail < whole // 2 else (whole, 0)
 
 

@@ -62,7 +62,7 @@ def run(
     chunk: Chunk = None,
     count: Annotated[int | None, typer.Option(min=1, help="The first frames only, so many at most.")] = None,
 ) -> None:
-    """Decode, see, compress, answer: a video end to end, streamed, with the time of every stage."""
+    """Decode, encode, compress, answer: a video end to end, streamed, with the time of every stage."""
     with one_line_errors():
         from longreel.models.inputs import expected_frames
         from longreel.models.setup import named, setup_of

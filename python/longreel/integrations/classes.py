@@ -52,6 +52,40 @@ def check_classes(base: Any, name: str, chosen: Callable[[], object]) -> None:
     base.get_correct_attn_implementation, base.set_attn_implementation = answer, switch
 
 
+def check_towers(base: Any, name: str) -> None:
+    """From now on transformers' model class `base` takes the attention `name`, which has "flash" in it, for what it is: one that
+    is registered, not a package or a kernel to be loaded. Text is refused."""
+    checked, switched = base._check_and_adjust_attn_implementation, base.set_attn_implementation
+    if getattr(checked, "_longreel", False):
+        return
+
+    @wraps(checked)
+    def check(self: Any, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation != name:
+            return checked(self, attn_implementation, *args, **kwargs)
+        refuse(type(self), name)
+        _refuse_text(self.config, name)
+        return name
+
+    @wraps(switched)
+    def switch(self: Any, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> Any:
+        for part in _wanted(self.config, attn_implementation, name):
+            _refuse_text(part, name)
+        return switched(self, attn_implementation, *args, **kwargs)
+
+    check._longreel = True  # type: ignore[attr-defined]
+    base._check_and_adjust_attn_implementation, base.set_attn_implementation = check, switch
+
+
+def _refuse_text(config: Any, name: str) -> None:
+    inside = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not None]
+    if not inside and getattr(config, "vocab_size", None) is not None:
+        raise ValueError(
+            f"{type(config).__name__} is of text: {name!r} is the attention of vision towers, as in"
+            f' attn_implementation={{"text_config": "longreel", "vision_config": "{name}"}}'
+        )
+
+
 def _parts(config: Any) -> Iterator[Any]:
     """A configuration and all those inside it."""
     yield config

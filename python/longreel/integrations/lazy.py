@@ -1,4 +1,5 @@
-"""The name "longreel" made known to transformers when transformers comes: `import longreel` itself imports none of it."""
+"""The names "longreel" and "longreel_flash" made known to transformers when it comes: `import longreel` itself imports none
+of it."""
 
 import importlib
 import sys
@@ -10,9 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from longreel import _transformers
-from longreel.integrations.classes import check_classes
+from longreel.integrations.classes import check_classes, check_towers
 
-NAME = "longreel"
+# Of decoders, and of vision towers.
+NAME, TOWERS = "longreel", "longreel_flash"
 INTEGRATION = "longreel.integrations.transformers"
 # Modules of transformers that hold what we register with, and what in them; no model is loaded without the first.
 MODELS, MASKS = "transformers.modeling_utils", "transformers.masking_utils"
@@ -74,13 +76,15 @@ def _register(module: ModuleType) -> None:
     try:
         masks = module.__name__ == MASKS
         interface = module.AttentionMaskInterface if masks else module.AttentionInterface
-        if NAME not in interface._global_mapping:
-            interface.register(NAME, _late("range_mask" if masks else "attention"))
+        for name, function in ((NAME, "attention"), (TOWERS, "tower_attention")):
+            if name not in interface._global_mapping:
+                interface.register(name, _late("range_mask" if masks else function))
         if not masks:
             check_classes(module.PreTrainedModel, NAME, lambda: importlib.import_module(INTEGRATION))
+            check_towers(module.PreTrainedModel, TOWERS)
     except Exception as error:
         # Nobody's import of transformers fails for us.
-        warnings.warn(f"attn_implementation={NAME!r} is not available: {error!r}", stacklevel=2)
+        warnings.warn(f"attn_implementation={NAME!r} and {TOWERS!r} are not available: {error!r}", stacklevel=2)
 
 
 def _late(function: str) -> Callable[..., Any]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
+from transformers.masking_utils import causal_mask_function, or_masks
+
+from longreel.integrations.pieces import held_by, piece_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +17,7 @@ class MaskRule:
     window: a row sees itself and the window - 1 rows before it. chunk: rows see their own chunk of so many rows, counted from
     behind `chunk_padding` int64 [B]. documents: number of the document of each row, int64 [B, S], `positions` [B, S] with it.
     unread: the function was not read, a layout must say it all.
-    objection: the rest of a sentence that begins with the model; None: all of the above is the whole mask.
+    function: the mask function where it is not all of the above; it is evaluated, under vmap where `vmap` is set.
     """
 
     causal: bool = False
@@ -25,39 +27,57 @@ class MaskRule:
     documents: Tensor | None = None
     positions: Tensor | None = None
     unread: bool = False
-    objection: str | None = None
+    function: Callable[..., Any] | None = None
+    vmap: bool = False
 
 
 CAUSAL = MaskRule(causal=True)
+_UNION = or_masks(causal_mask_function).__name__
 
 
-def unread(local_size: int | None, config: Any) -> MaskRule:
+def unread(function: Callable, own: bool, local_size: int | None, config: Any) -> MaskRule:
     """Under torch.compile closures are not read. Transformers then takes every pass for packed; what it says of windows and
-    chunks is their size."""
+    chunks is their size, of blocks that they come last, and of functions that a model adds that there are some (`own`).
+
+    Raises:
+        ValueError: there are blocks, or functions of the model's own.
+    """
     chunks = local_size is not None and getattr(config, "attention_chunk_size", None) == local_size
+    if function.__name__ == _UNION or own:
+        raise ValueError(
+            "this model's mask is not causal rows, windows and chunks alone (blocks of picture tokens see later ones), and is not"
+            " read under torch.compile: run it uncompiled"
+        )
     return MaskRule(
         causal=True, unread=True, window=None if chunks else local_size, chunk=local_size if chunks else None
     )
 
 
-def read(function: Callable) -> MaskRule:
-    """Of a function that ``transformers.masking_utils`` composed; anything else gives an objection."""
+def read(function: Callable[..., Any], vmap: bool = False) -> MaskRule:
+    """Of a function that ``transformers.masking_utils`` composed of causal rows, windows, chunks and documents; with anything
+    else in it, it is to be evaluated."""
     rule = _read(function, MaskRule())
-    if rule.objection is None and not rule.causal:
-        return replace(rule, objection="attends in both directions, longreel attention is causal or under a layout")
+    if rule is None or not rule.causal:
+        return MaskRule(function=function, vmap=vmap, documents=None if rule is None else rule.documents)
     return rule
 
 
-def _read(function: Callable, rule: MaskRule) -> MaskRule:
+def _read(function: Callable[..., Any], rule: MaskRule | None) -> MaskRule | None:
+    """None: there is a piece that `MaskRule` does not say."""
+    if rule is None:
+        return None
     if function is causal_mask_function:
         return replace(rule, causal=True)
-    name = getattr(function, "__qualname__", type(function).__name__)
-    piece = name.split(".<locals>")[0] if getattr(function, "__module__", "") == causal_mask_function.__module__ else ""
-    held = _closure(function)
+    piece, held = piece_of(function), held_by(function)
     if piece == "and_masks":
+        whole: MaskRule | None = rule
         for part in held["mask_functions"]:
-            rule = _read(part, rule)
-        return rule
+            whole = _read(part, whole)
+        return whole
+    if piece == "or_masks":
+        # Blocks of pictures, in an input without any.
+        parts = [part for part in held["mask_functions"] if not _no_blocks(part)]
+        return _read(parts[0], rule) if len(parts) == 1 else None
     if piece == "sliding_window_overlay":
         return replace(rule, window=min(int(held["sliding_window"]), rule.window or int(held["sliding_window"])))
     if piece == "chunked_overlay" and rule.chunk is None:
@@ -67,17 +87,8 @@ def _read(function: Callable, rule: MaskRule) -> MaskRule:
     if piece == "remap_positions_for_packed_sequence":
         # Inside a document positions are consecutive, so a mask of differences of positions is one of rows.
         return _read(held["mask_function"], replace(rule, positions=held["position_ids"]))
-    if piece in ("or_masks", "blockwise_overlay"):
-        objection = (
-            "has a mask whose picture tokens see later ones (blocks), which longreel attention does not compute yet"
-        )
-    elif piece.startswith(("bidirectional", "sliding_window_bidirectional")):
-        objection = "attends in both directions, longreel attention is causal or under a layout"
-    else:
-        objection = f"has a mask function that longreel attention does not know ({name})"
-    return replace(rule, objection=rule.objection or objection)
+    return None
 
 
-def _closure(function: Callable) -> dict[str, Any]:
-    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
-    return dict(zip(code.co_freevars, (cell.cell_contents for cell in cells), strict=True)) if code else {}
+def _no_blocks(function: Callable[..., Any]) -> bool:
+    return piece_of(function) == "blockwise_overlay" and not bool((held_by(function)["block_sequence_ids"] >= 0).any())

@@ -19,9 +19,10 @@ from transformers import AttentionInterface, AttentionMaskInterface  # noqa: E40
 from transformers.masking_utils import causal_mask_function  # noqa: E402
 
 from longreel.integrations import keywords, mask_functions  # noqa: E402
-from longreel.integrations.lazy import NAME, register  # noqa: E402
+from longreel.integrations.lazy import NAME, TOWERS, register  # noqa: E402
 from longreel.integrations.padding import Gap, padding  # noqa: E402
 from longreel.integrations.range_mask import Layout, RangeMask  # noqa: E402
+from longreel.integrations.towers import attention as tower_attention  # noqa: E402
 from longreel.layout.context import in_force  # noqa: E402
 from longreel.ops._block_sparse_attention import block_sparse_attention  # noqa: E402
 
@@ -38,6 +39,7 @@ def range_mask(
     local_size: int | None = None,
     config: Any = None,
     device: torch.device | None = None,
+    use_vmap: bool = False,
     **_: Any,
 ) -> RangeMask:
     """The mask interface: sizes and left padding of a forward pass instead of a mask.
@@ -55,15 +57,22 @@ def range_mask(
         q_length, q_offset = len(cache_position), cache_position[0]
     assert q_length is not None
     dropped = int(kv_offset)
-    first = int(q_offset) - dropped
+    place: int | Tensor = (
+        int(q_offset) - dropped if isinstance(q_offset, int) or attention_mask is not None else q_offset
+    )
+    if isinstance(place, Tensor):
+        # A cache goes on to count in it.
+        place = int(place) if torch.compiler.is_compiling() or torch.is_grad_enabled() else place.clone()
+        place -= dropped
     if mask_function is causal_mask_function:
         rule = mask_functions.CAUSAL
     elif torch.compiler.is_compiling():
-        rule = mask_functions.unread(local_size, config)
+        rule = mask_functions.unread(mask_function, use_vmap, local_size, config)
     else:
-        rule = mask_functions.read(mask_function)
+        rule = mask_functions.read(mask_function, use_vmap)
     start: Tensor | Gap | None = None
     if attention_mask is not None:
+        first = int(place)
         if attention_mask.ndim != 2 or attention_mask.shape[1] < dropped + first + q_length:
             raise ValueError(
                 f"the attention mask is {list(attention_mask.shape)}, the rows so far are {dropped + first + q_length};"
@@ -72,7 +81,7 @@ def range_mask(
         start = padding(attention_mask[:, dropped : dropped + first + q_length])
     gap, start = (start, None) if isinstance(start, Gap) else (None, start)
     return RangeMask(
-        batch_size, q_length, kv_length, first, start, in_force(), rule, dropped, attention_mask, gap, device
+        batch_size, q_length, kv_length, place, start, in_force(), rule, dropped, attention_mask, gap, device
     )
 
 
@@ -104,7 +113,9 @@ def attention(
             f"{name}: a mask of its own ({keywords.described(attention_mask)}) cannot be combined with longreel attention;"
             " allowed: a 2-D attention_mask, and a layout"
         )
-    if not (is_causal in (None, True) and getattr(module, "is_causal", True)):
+    # What a model hands to the mask interface says all; a layer that is given no mask says itself whether it is causal.
+    causal = is_causal in (None, True) and (attention_mask is not None or getattr(module, "is_causal", True))
+    if not causal and (attention_mask is None or attention_mask.rule.function is None):
         raise ValueError(
             f"{name} is not causal, longreel attention is; give it another, as in attn_implementation="
             '{"text_config": "longreel", "vision_config": "sdpa"}'
@@ -122,7 +133,7 @@ def attention(
             )
         rule = mask_functions.MaskRule(causal=True, window=sliding_window)
         mask = RangeMask(query.shape[0], rows, keys, keys - rows, None, in_force(), rule)
-    if mask.queries != rows or mask.end > keys:
+    if mask.queries != rows or (isinstance(mask.place, int) and mask.end > keys):
         raise ValueError(
             f"{name}: the mask is of {mask.queries} rows over {mask.keys} keys, the layer has {rows} over {keys}"
         )
@@ -141,5 +152,7 @@ def attention(
 
 
 AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, range_mask)
+AttentionInterface.register(TOWERS, tower_attention)
+for name in (NAME, TOWERS):
+    AttentionMaskInterface.register(name, range_mask)
 register()

@@ -5,15 +5,16 @@ from longreel.layout._positions import global_positions, positions, query_positi
 from longreel.layout._ranges import Ranges, RowBounds, ranges, row_bounds
 from longreel.layout._slots import cached, cached_ranges, slots
 from longreel.layout.dense import dense_mask
-from longreel.layout.draw import to_ascii, to_svg
 from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_mask_mod
 from longreel.layout.global_keys import global_index
 from longreel.layout.labels import ignored_labels, kinds
+from longreel.layout.pictures import draw, to_ascii, to_svg
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.planning import lowered_to, plan
 from longreel.layout.ratios import RatioDraw
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment
+from longreel.layout.steps import TextSteps, text_steps
 from longreel.layout.video_layout import VideoLayout, derived
 
 derived.dense_mask, derived.plan, derived.lowered_to = dense_mask, plan, lowered_to
@@ -31,10 +32,12 @@ __all__ = [
     "Rule",
     "Schedule",
     "Segment",
+    "TextSteps",
     "VideoLayout",
     "cached",
     "cached_ranges",
     "cost",
+    "draw",
     "executed_pairs",
     "flashmask_row_indices",
     "flex_block_mask",
@@ -49,6 +52,7 @@ __all__ = [
     "ranges",
     "row_bounds",
     "slots",
+    "text_steps",
     "to_ascii",
     "to_svg",
     "visible_pairs",

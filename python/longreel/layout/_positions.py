@@ -37,7 +37,12 @@ def query_positions(layout: VideoLayout, mode: Mode | None = None) -> NDArray[np
 
 def query_rows(layout: VideoLayout) -> NDArray[np.int32]:
     """[B, Sq]: the row (of 0 .. S) that every query row is."""
-    return row_bounds(layout).hi - 1
+    if layout.order == "grouped":
+        # These rules are causal: a row's keys end with itself.
+        return row_bounds(layout).hi - 1
+    first = 0 if layout.window is None else layout.window[0]
+    row = np.arange(first, first + layout.queries, dtype=np.int32)
+    return np.ascontiguousarray(np.broadcast_to(row, (layout.batch_size, layout.queries)))
 
 
 def global_positions(layout: VideoLayout, mode: Mode | None = None) -> NDArray[np.int32]:

@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 class Ranges(NamedTuple):
     """Columns [R], one entry per range segment, in the order of the query rows. Query row `row + i`, 0 <= i < `rows`, of
-    `sample` is the token at position hi_i - 1 and sees K[lo_i : hi_i) and G[glo : ghi), where
+    `sample` sees K[lo_i : hi_i) and G[glo : ghi) (and is the token at position hi_i - 1 where its rule is causal), where
     lo_i = lo + i * lo_step (lo_step is 0 or 1) and hi_i = hi + floor((i * up + carry) / over)."""
 
     sample: Ints
@@ -47,7 +47,7 @@ class Lowered(NamedTuple):
 
 
 class RowBounds(NamedTuple):
-    """int32 [B, Sq] each: query row r sees K[lo : hi) and G[glo : ghi); the row is the token at hi - 1."""
+    """int32 [B, Sq] each: query row r sees K[lo : hi) and G[glo : ghi)."""
 
     lo: NDArray[np.int32]
     hi: NDArray[np.int32]
@@ -75,7 +75,12 @@ def ranges(layout: VideoLayout) -> Ranges:
     whole = joined_ranges(parts)
     before = np.cumsum(whole.rows) - whole.rows
     whole = whole._replace(row=before - before[np.searchsorted(whole.sample, whole.sample)])
-    return whole if layout.window is None else _clipped(whole, *layout.window)
+    if layout.window is None:
+        return whole
+    clipped = _clipped(whole, *layout.window)
+    if not any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        return clipped
+    return _without_later(clipped, layout)
 
 
 def row_bounds(layout: VideoLayout) -> RowBounds:
@@ -100,6 +105,8 @@ def lower(document: Document, grouped: bool = False) -> Lowered:
         return Lowered(_nothing(0, document.length), _no_keys())
     attention = document.rule.attention
     columns = document.columns()
+    if attention == "ranges":
+        return _given(document)
     if attention == "vst":
         return _vst(document, columns, grouped)
     if attention == "text" or not (columns.kind == VOCO).any():
@@ -169,6 +176,15 @@ def _text(document: Document) -> Lowered:
     )
 
 
+def _given(document: Document) -> Lowered:
+    # [7, lines]
+    rows, lo, lo_step, hi, hi_step, glo, ghi = np.array(document.lines, np.int64).T
+    zero, one = np.zeros_like(rows), np.ones_like(rows)
+    own = Ranges(zero, zero, rows, lo, lo_step, hi, hi_step, zero, one, glo, ghi)
+    keys = np.array([(first, count, 1) for first, count in document.members], np.int64).reshape(-1, 3)
+    return Lowered(own, keys)
+
+
 def _image(document: Document, columns: Columns) -> Lowered:
     frames = frames_of(columns)
     first, end = int(frames.voco[0]), int(frames.end[-1])
@@ -232,3 +248,32 @@ def _clipped(whole: Ranges, first: int, last: int) -> Ranges:
     )  # fmt: skip
     some = rows > 0
     return Ranges(*(column[some] for column in cut))
+
+
+def _without_later(own: Ranges, layout: VideoLayout) -> Ranges:
+    """Rows of blocks see later keys: none from the layout's last on, which it does not have yet."""
+    last = layout.keys
+    there = []
+    for documents in layout.samples:
+        start = count = 0
+        for document in documents:
+            for first, keys, stride in lower(document).global_keys.tolist():
+                count += min(keys, max(0, -(-(last - start - first) // stride)))
+            start += document.length
+        there.append(count)
+    places = np.array(there, np.int64)[own.sample]
+    glo, ghi = np.minimum(own.glo, places), np.minimum(own.ghi, places)
+    none = glo >= ghi
+    own = own._replace(glo=np.where(none, 0, glo), ghi=np.where(none, 0, ghi))
+    # A line that rises beyond the last key is level from there on.
+    rises = own.up > 0
+    below: Ints = np.where(rises, np.clip(last - own.hi, 0, own.rows), own.rows).astype(np.int64)
+    head = own._replace(rows=below, hi=np.where(rises, own.hi, np.minimum(own.hi, last)))
+    level = own._replace(
+        row=own.row + below, rows=own.rows - below, lo=own.lo + below * own.lo_step,
+        hi=np.full_like(own.hi, last), up=np.zeros_like(own.up),
+    )  # fmt: skip
+    # [2 R], a line and what is level of it side by side
+    both = Ranges(*(np.stack(pair, 1).reshape(-1) for pair in zip(head, level, strict=True)))
+    some = both.rows > 0
+    return Ranges(*(column[some] for column in both))

@@ -39,7 +39,7 @@ def _windowed(document: Document, window: int) -> Document | None:
     if document.padding or document.length <= window:
         return document
     causal = rule.attention != "vst" and not any(segment.kind == "voco" for segment in document.segments)
-    if rule.sinks or not (causal or rule.attention == "text"):
+    if rule.sinks or rule.attention == "ranges" or not (causal or rule.attention == "text"):
         return None
     return replace(document, rule=Rule("text", window=min(window, rule.window or window)))
 
@@ -75,6 +75,8 @@ def without_first(layout: "VideoLayout", rows: int) -> "VideoLayout":
             rest -= cut
             if cut == document.length:
                 continue
+            if cut and document.rule.attention == "ranges":
+                raise ValueError("a layout of blocks cannot be combined with a cache that drops keys of its own window")
             kind: Kind = "padding" if document.padding else "text"
             kept.append(document if not cut else replace(document, segments=(Segment(kind, document.length - cut),)))
         samples.append(tuple(kept))

@@ -59,6 +59,8 @@ def flashmask_row_indices(layout: VideoLayout) -> NDArray[np.int32]:
     """
     if layout.window is not None or layout.order != "position":
         raise ValueError("FlashMask indices are for whole layouts in position order")
+    if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
+        raise ValueError("FlashMask indices are of causal layouts: rows of a block see later ones")
     out = np.zeros((layout.batch_size, 1, layout.keys, 2), np.int32)
     for b in range(layout.batch_size):
         out[b, 0] = _hidden_rows(layout, b)

@@ -7,10 +7,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout import row_sets
 from longreel.layout.numbers import check_segments, count
+from longreel.layout.row_sets import Line
 
 Kind = Literal["padding", "prefix", "text", "vision", "voco", "vst"]
-Attention = Literal["text", "image", "independent", "causal", "vst"]
+Attention = Literal["text", "image", "independent", "causal", "vst", "ranges"]
 
 KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco", "vst", "prefix")
 CODE = {kind: code for code, kind in enumerate(KINDS)}
@@ -74,7 +76,7 @@ def _check_chunk(segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """Who sees whom in a document; every rule is causal.
+    """Who sees whom in a document; every rule but "ranges" is causal.
 
     attention:
       "text"         everything before it, or the last `window` rows (itself included) and the first `sinks` rows
@@ -82,7 +84,9 @@ class Rule:
       "independent"  a frame (what ends with its VoCo rows) sees itself only; text after the frames sees all VoCo
       "causal"       a frame also sees the VoCo of earlier frames
       "vst"          Video-XL: a chunk sees itself, and prefix and VST of earlier chunks; text sees prefix and all VST
+      "ranges"       what the document's own lines say; rows that are appended see all before them in `window` and `chunk`
     frames_see_prefix, text_sees_prefix: rows before the first frame are visible to every frame (else to the first), to text.
+    grows: rows may be appended; without, nobody has said what they would see.
 
     Behind the last frame of "independent" or "causal" may stand padding: a shorter question in a batch over one cache.
     """
@@ -92,12 +96,16 @@ class Rule:
     text_sees_prefix: bool = False
     window: int | None = None
     sinks: int = 0
+    chunk: int | None = None
+    grows: bool = True
 
     def __post_init__(self) -> None:
         if self.attention not in _ORDER:
             raise ValueError(f"attention {self.attention!r} is not one of {', '.join(_ORDER)}")
         if self.window is not None:
             object.__setattr__(self, "window", count("window", self.window, 1))
+        if self.chunk is not None:
+            object.__setattr__(self, "chunk", count("chunk", self.chunk, 1))
         object.__setattr__(self, "sinks", count("sinks", self.sinks))
 
 
@@ -117,16 +125,22 @@ _ORDER = {
     "independent": "prefix, then frames of vision and text rows that end with voco rows, then text",
     "causal": "prefix, then frames of vision and text rows that end with voco rows, then text",
     "vst": "prefix, then vst chunks, then text",
+    "ranges": "any segments but vst",
 }
 
 
 @dataclass(frozen=True)
 class Document:
     """Rows that see only one another. Padding, whose rows see nothing and are seen by none, is a document of its own, or stands
-    behind the last frame."""
+    behind the last frame.
+
+    lines, members: under "ranges" what every row sees, and the global keys as (first, how many); see `longreel.layout.blocks`.
+    """
 
     segments: tuple[Segment, ...]
     rule: Rule
+    lines: tuple[Line, ...] = ()
+    members: tuple[tuple[int, int], ...] = ()
     length: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -152,11 +166,16 @@ class Document:
         for segment in self.segments if "vst" in kinds else ():
             if segment.kind == "vst":
                 _check_chunk(segment)
+        if sum(line[0] for line in self.lines) != (self.length if self.rule.attention == "ranges" else 0):
+            raise ValueError(
+                f"lines of attention 'ranges' say what each of the {self.length} rows sees, no others have any:"
+                " VideoLayout.blocks and VideoLayout.from_mask make them"
+            )
 
     def _in_order(self, kinds: set[Kind]) -> bool:
         if kinds == {"padding"}:
             return True
-        if self.rule.attention in ("text", "image"):
+        if self.rule.attention in ("text", "image", "ranges"):
             return "vst" not in kinds
         middle = "vst" if self.rule.attention == "vst" else "voco"
         places = [i for i, segment in enumerate(self.segments) if segment.kind == middle]
@@ -197,7 +216,18 @@ class Document:
             return self
         if self.padding:
             raise ValueError("the last document is padding: only a sequence that ends with text or video grows")
-        return replace(self, segments=(*self.segments[:-1], *joined((*self.segments[-1:], Segment("text", rows)))))
+        if not self.rule.grows:
+            raise ValueError("what appended rows see is not known of this layout: make it of the whole length")
+        more = (*self.segments[:-1], *joined((*self.segments[-1:], Segment("text", rows))))
+        return replace(self, segments=more, lines=self.lines + self._appended(rows))
+
+    def _appended(self, rows: int) -> tuple[Line, ...]:
+        """Lines of `rows` more text rows."""
+        if self.rule.attention != "ranges":
+            return ()
+        row = np.arange(self.length, self.length + rows)
+        sets = row_sets.bounded(row_sets.causal(row), row, self.rule.window, self.rule.chunk)
+        return row_sets.lines(row_sets.settled(sets, self.length + rows), row)
 
 
 def joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from longreel.layout import build
+from longreel.layout import blocks, build
 from longreel.layout.build import Kinds, PrefixVisibleTo
+from longreel.layout.device_planner import from_cu_seqlens
 from longreel.layout.numbers import check_rows, integer
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.schedule import Schedule
@@ -61,6 +63,10 @@ class VideoLayout:
             )
         if self.window is not None and not 0 <= self.window[0] <= self.window[1] <= self.length:
             raise ValueError(f"rows {self.window} are not inside 0 .. {self.length}; extend(n) appends text rows")
+        if self.order == "grouped" and any(
+            d.rule.attention == "ranges" for documents in self.samples for d in documents
+        ):
+            raise ValueError("a grouped layout has causal documents alone: rows of blocks stand in position order")
         if self.window is not None and self.order == "grouped":
             raise ValueError("rows(a, b) of a grouped layout: chunks run one by one have layouts of their own")
 
@@ -154,6 +160,59 @@ class VideoLayout:
     def sliding_window(cls, n: int, window: int, sinks: int = 0) -> "VideoLayout":
         """`n` text rows: each sees the last `window` rows, itself included, and the first `sinks` rows."""
         return cls(((Document(joined([whole(("text", n))]), Rule("text", window=window, sinks=sinks)),),))
+
+    @classmethod
+    def blocks(
+        cls, ids: blocks.Ids, *, window: int | None = None, chunk: int | None = None, causal: bool = True
+    ) -> "VideoLayout":
+        """Rows of one block see one another in both directions, as picture tokens of Gemma, PaliGemma and Molmo2 do.
+
+        ids: int [S] or [B, S], on the host: rows of one number from 0 on are a block, wherever they stand; below 0 is none.
+        causal: every row also sees all rows before it; False: its block alone, and rows of none see nothing.
+        window: inside the last `window` rows, itself included, and those behind it (without `causal`: as many on both sides).
+        chunk: inside the row's own chunk of so many rows. Both cut blocks too. Appended rows are text.
+
+        Raises:
+            TwoRanges: a ValueError; parts of one block stand among parts of another, or two ranges a row do not hold it.
+        """
+        return cls(blocks.blocks(ids, window, chunk, causal))
+
+    @classmethod
+    def from_mask(
+        cls,
+        mask_function: Callable[..., Any],
+        length: int,
+        *,
+        batch: int = 1,
+        device: torch.device | str = "cpu",
+        vmap: bool = False,
+    ) -> "VideoLayout":
+        """From a mask function of transformers or FlexAttention, f(b, h, q, k) -> bool, True = row q sees key k.
+
+        Ranges are found by O(N log N) probes of pairs, head 0, checked at all their ends and on random pairs. vmap: for a
+        function that takes single numbers; else it gets int64 [n] each, on `device`.
+
+        Raises:
+            TwoRanges: a ValueError; a range of keys and one of global keys do not hold what a row sees.
+        """
+        return cls(blocks.from_mask(mask_function, length, batch, device, vmap))
+
+    @staticmethod
+    def from_cu_seqlens(
+        cu_seqlens: Tensor,
+        rows: int,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        tile: tuple[int, int] | None = None,
+    ) -> PlannedLayout:
+        """Planned on the device of cu_seqlens int [n + 1]: sequence i is rows cu_seqlens[i] .. cu_seqlens[i + 1] of `rows`, and
+        sees itself in both directions, or causally. Nothing is read by the host, so nothing is checked: rows behind the last
+        sequence see nothing.
+
+        window: inside |q - k| < window (`causal`: the last `window` rows). tile None is the one of the device's kernels.
+        """
+        return from_cu_seqlens(cu_seqlens, rows, causal, window, tile)
 
     @classmethod
     def packed(cls, layouts: Sequence["VideoLayout"]) -> "VideoLayout":

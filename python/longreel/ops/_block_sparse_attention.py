@@ -14,13 +14,13 @@ from longreel.ops.common.layouts import planned
 from longreel.ops.common.queries import autocast, exact, resolve_scale
 from longreel.ops.flash import attend as flash
 from longreel.ops.flash import pieces
-from longreel.ops.op import Backward, Lowered, Op, run
+from longreel.ops.op import Backward, Lowered, Op, run, wants_grad
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
 from longreel.schemas import arguments
 
 NAME = "block_sparse_attention"
 Arguments = arguments(NAME)
-HEAD_DIM = 256
+HEAD_DIM = 512
 
 
 def block_sparse_attention(
@@ -42,7 +42,7 @@ def block_sparse_attention(
 
     Args:
         q: ``[B, Sq, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to
-            256, any strides.
+            512, any strides.
         k, v: ``[B, Sk, Hkv, D]`` in position order, dtype and device of `q`, H a multiple of Hkv: head h reads key head
             ``h // (H / Hkv)``. Sk may exceed the layout's keys (a cache); what lies beyond is not seen.
         layout: a `VideoLayout`, planned at the first call with it (the last few plans are kept), or the `PlannedLayout` that
@@ -94,6 +94,10 @@ def lower(
         _check_sizes((layout.batch_size,), layout.queries, layout.keys, q, k)
     plan = planned(layout, q.device, q)
     _check_layout(plan, q, k, global_k)
+    if plan.layout is None and wants_grad((q, k, v, global_k, global_v)):
+        raise ValueError(
+            "a step of text (TextSteps) is planned for inference and has no gradient: plan the layout's rows"
+        )
     tile_rows, tile_keys = plan.tile
     args = Arguments(
         q, k, v, global_k, global_v, plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.kv_blocks,
@@ -187,10 +191,18 @@ def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, *
     """4 D for every visible (query, key) pair and head; q, k, v, the global keys and the plan read once, out and lse written."""
     args, plan = lower(q, k, v, layout, **options)
     batch, rows, heads, width = q.shape
-    repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
-    flops = 4 * width * heads * repeat * visible_pairs(plan.layout)
+    samples = plan.bounds.shape[0]
+    flops = 4 * width * heads * (batch // samples if samples else 0) * _pairs(plan)
     written = batch * rows * heads * (width * args.q.element_size() + 4)
     return Cost(flops, nbytes(*args), written)
+
+
+def _pairs(plan: PlannedLayout) -> int:
+    """Visible pairs; a layout that was planned on the device is read back."""
+    if isinstance(plan.layout, VideoLayout):
+        return visible_pairs(plan.layout)
+    lo, hi, glo, ghi = plan.bounds.long().unbind(-1)
+    return int((hi - lo + ghi - glo).sum())
 
 
 def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int) -> int | None:

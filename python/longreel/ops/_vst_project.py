@@ -20,7 +20,8 @@ def vst_project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Project rows grouped ``[raw | VST]``, each group by weights of its own.
 
-    PyTorch's matrix products on every device, differentiable. Without gradients both write into one buffer.
+    PyTorch's matrix products on every device, differentiable: no op of the registry, as there is no kernel to choose. Without
+    gradients both write into one buffer.
 
     Args:
         x: ``[B, R, E]``, the first `n_raw` rows raw, the others VST (the order of a grouped layout).

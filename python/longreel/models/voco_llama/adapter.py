@@ -19,7 +19,7 @@ class VoCoDecoder(Trainable, nn.Module):
 
     ::
 
-        decoder = VoCoDecoder(LlamaForCausalLM.from_pretrained(...), rows=576, count=1)
+        decoder = VoCoDecoder(LlamaForCausalLM.from_pretrained(...), patches_per_frame=576, voco_tokens=1)
         loss = decoder(**decoder.collator()(samples)).loss          # masked training
         cache = decoder.encode(vision, prefix=[1])                  # stage 1, once a video
         ids = decoder.ask(cache, question, max_new_tokens=32)       # stage 2, as often as liked
@@ -27,13 +27,28 @@ class VoCoDecoder(Trainable, nn.Module):
     Args:
         language: any causal language model of transformers whose attention is plain causal; it is switched to
             ``attn_implementation="longreel"``.
-        rows: vision rows of a picture. count: VoCo tokens of a group. rule: the other fields of `VoCoRule`.
+        patches_per_frame: of a picture. voco_tokens: of a group. rule: the other fields of `VoCoRule`.
         token: id of the VoCo token where the vocabulary has it; None adds a row to it, the last id.
+
+    Raises:
+        TypeError: patches_per_frame or voco_tokens is not given.
     """
 
     def __init__(
-        self, language: PreTrainedModel, *, rows: int, count: int, token: int | None = None, **rule: Any
+        self,
+        language: PreTrainedModel,
+        *,
+        patches_per_frame: int | None = None,
+        voco_tokens: int | None = None,
+        token: int | None = None,
+        **rule: Any,
     ) -> None:
+        # Their names until 0.1.0.
+        rows, count = rule.pop("rows", patches_per_frame), rule.pop("count", voco_tokens)
+        if rows is None or count is None:
+            raise TypeError(
+                "VoCoDecoder needs patches_per_frame, of a picture, and voco_tokens, of a group of pictures"
+            )
         super().__init__()
         if token is None:
             table: Any = language.get_input_embeddings()

@@ -57,7 +57,7 @@ class VoCoLlama(Trainable, nn.Module):
                 part.to(dtype)
             language = language_model(preset.language, dtype)
         token = preset.language.vocabulary - 1
-        self.decoder = VoCoDecoder(language, rows=tower.patches, count=count, token=token, **rule)
+        self.decoder = VoCoDecoder(language, patches_per_frame=tower.patches, voco_tokens=count, token=token, **rule)
 
     @property
     def device(self) -> torch.device:

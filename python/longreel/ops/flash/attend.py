@@ -24,11 +24,13 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
         return "knows the left padding of the layout, not one given by with_start"
     if not scale > 0:
         return "takes a scale above 0: flash attention masks with an infinity that is scaled too"
+    if not isinstance(plan.layout, VideoLayout):
+        return "makes its calls on the host, which knows no layout that was planned, or moved, on the device"
     r = ranges(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():
         return "has no sliding windows: their rows see keys from different first ones on"
-    if (several & ((r.up != 1) | (r.over != 1))).any():
+    if (several & ((r.up > 1) | (r.over != 1))).any():
         return "takes rows in position order: in grouped order a row does not see one key more than the row before"
     return missing(plan.start.device)
 

@@ -71,10 +71,11 @@ def pieces(layout: VideoLayout) -> tuple[Piece, ...]:
     """The calls that make up the layout: O(segments log segments) sequences."""
     # (over G, causal, level) -> (sample, first key, last key) -> rows
     found: dict[tuple[bool, bool, int], dict[tuple[int, int, int], list[Span]]] = {}
-    for sample, row, rows, lo, _, hi, _, carry, over, glo, ghi in ranges(layout).table().tolist():
+    for sample, row, rows, lo, _, hi, up, carry, over, glo, ghi in ranges(layout).table().tolist():
         own = hi - 1 + (carry // over)
-        square = rows > 1 and lo <= own
-        parts = [((False, False, 0), lo, own if rows > 1 else own + 1)]
+        # Rows of a block see the same keys; others one more than the row before.
+        square = rows > 1 and up > 0 and lo <= own
+        parts = [((False, False, 0), lo, own if rows > 1 and up > 0 else own + 1)]
         parts += [((False, True, 0), own, own + rows)] if square else []
         parts += [((True, False, level), first, last) for level, first, last in _nested(glo, ghi)]
         for kind, first, last in parts:

@@ -1,14 +1,18 @@
-"""Pictures of a layout: rows downwards, keys to the right."""
+"""Pictures of a layout, and of a model's mask: rows downwards, keys to the right."""
 
+from collections.abc import Callable
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from longreel.layout._positions import query_rows
 from longreel.layout._ranges import Ints, Ranges, ranges, row_bounds
 from longreel.layout.global_keys import expanded, global_ranges
 from longreel.layout.labels import kinds
+from longreel.layout.planned import PlannedLayout
 from longreel.layout.segments import KINDS
 from longreel.layout.video_layout import VideoLayout
 
@@ -17,6 +21,38 @@ COLOURS = {
     "padding": "#d7dce2", "text": "#3b6fb6", "vision": "#8fbf6f", "voco": "#d9822b", "vst": "#b5485d", "prefix": "#7a5fa8",
 }  # fmt: skip
 _SHADES = " ░▒▓█"
+
+
+def draw(
+    mask: VideoLayout | PlannedLayout | Tensor | Callable[..., Any],
+    length: int = 64,
+    *,
+    sample: int = 0,
+    width: int = 64,
+) -> None:
+    """Prints a mask in at most `width` columns: of a layout; of a mask function of transformers or FlexAttention, over `length`
+    rows and keys; or a dense one [..., Sq, Sk], bool or added to scores, whose last sample is taken by `sample`."""
+    if isinstance(mask, VideoLayout | PlannedLayout):
+        print(to_ascii(mask if isinstance(mask, VideoLayout) else mask.layout, sample, width))
+    elif isinstance(mask, Tensor):
+        seen = mask > mask.min() / 2 if mask.dtype.is_floating_point else mask.bool()
+        print(_dense(seen.reshape(-1, *seen.shape[-2:])[sample].cpu().numpy(), width))
+    else:
+        print(to_ascii(VideoLayout.from_mask(mask, length, batch=sample + 1), sample, width))
+
+
+def _dense(seen: NDArray[np.bool_], width: int) -> str:
+    step = max(1, -(-max(seen.shape) // width))
+    lines = []
+    for q in range(0, seen.shape[0], step):
+        rows = seen[q : q + step]
+        share = [rows[:, k : k + step].mean() for k in range(0, seen.shape[1], step)]
+        lines.append("".join(_shade(s) for s in share))
+    return "\n".join(lines)
+
+
+def _shade(share: float) -> str:
+    return _SHADES[4 if share >= 1 else int(np.ceil(share * 3))]
 
 
 def to_ascii(layout: VideoLayout, sample: int = 0, width: int = 64) -> str:
@@ -30,12 +66,11 @@ def to_ascii(layout: VideoLayout, sample: int = 0, width: int = 64) -> str:
     height = np.minimum(step, rows - np.arange(counts.shape[0]) * step)
     across = np.minimum(step, keys - np.arange(counts.shape[1]) * step)
     share = counts / (height[:, None] * across)
-    shade = np.where(share >= 1, 4, np.ceil(share * 3).astype(int))
     own = kinds(layout)[sample]
     top = "".join(_letter(own[k * step : (k + 1) * step]) for k in range(counts.shape[1]))
     queries = own[query_rows(layout)[sample]]
     side = [_letter(queries[q * step : (q + 1) * step]) for q in range(counts.shape[0])]
-    lines = [f"{letter} {''.join(_SHADES[s] for s in line)}" for letter, line in zip(side, shade, strict=True)]
+    lines = [f"{letter} {''.join(map(_shade, line))}" for letter, line in zip(side, share, strict=True)]
     legend = f"{rows} rows x {keys} keys" + (f", {step} x {step} to a character" if step > 1 else "")
     return "\n".join([f"  {top}", *lines, f"  {legend}"])
 
@@ -98,7 +133,8 @@ def _segment_shapes(r: Ranges, i: int, gathered: Ints, scale: float) -> list[str
     hi_last = int(r.hi[i] + (last * r.up[i] + r.carry[i]) // r.over[i])
     shapes = []
     if lo < hi:
-        corners = [(lo, row), (hi - 1, row), (hi_last, row + rows), (lo_last, row + rows)]
+        # Causal rows end on a slope.
+        corners = [(lo, row), (hi - int(r.up[i] > 0), row), (hi_last, row + rows), (lo_last, row + rows)]
         points = " ".join(f"{x * scale:.2f},{y * scale:.2f}" for x, y in corners)
         shapes.append(f'<polygon points="{points}" fill="#4a5d70"/>')
     before = np.cumsum(gathered[:, 1]) - gathered[:, 1]
