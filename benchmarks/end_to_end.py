@@ -60,6 +60,8 @@ class Trial:
         """Of `longreel run`."""
         given = ["--system", self.system, "--preset", self.preset, "--count", str(self.frames)]
         given += ["--answer-tokens", str(ANSWER)]
+        system = find(self.system)
+        given += [*system.long, *(system.long_video if self.input == "video" else ())]
         given += ["--compare"] if self.ops == "both" else ["--ops", self.ops]
         given += [] if self.memory_cap_gib is None else ["--memory-cap", f"{self.memory_cap_gib:g}"]
         return given + (["--chunk", str(self.frames)] if self.at_once else [])

@@ -5,7 +5,7 @@
 Right is what eager attention gives with the same weights in fp32: logits within 1e-4 without a mask, with padding on the left,
 in a batch of two lengths, under ``VideoLayout.causal(n)`` (the same as no layout), and the same tokens from ``generate``, with
 and without it. Where eager itself cannot run, nothing is judged. Ends with 1 where a class is silently wrong or fails from the
-inside.
+inside. Classes that are named replace their lines of the page alone.
 """
 
 import argparse
@@ -186,6 +186,22 @@ def written(verdicts: list[Found]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def updated(page: str, verdicts: list[Found]) -> str:
+    """The page with these classes judged anew, the version of what judged them in their notes."""
+    lines = page.splitlines()
+    for v in verdicts:
+        at = next((i for i, text in enumerate(lines) if text.startswith(f"| `{v.name}` |")), None)
+        if at is not None:
+            note = f"{v.note.replace('|', '/')[:200]} (transformers {transformers.__version__})".strip()
+            lines[at] = f"| `{v.name}` | {v.verdict} | {note} |"
+    first = next(i for i, text in enumerate(lines) if text.startswith("| class |"))
+    last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
+    kinds = [text.split(" | ")[1] for text in lines[first + 2 : last]]
+    counts = ", ".join(f"{kind} {kinds.count(kind)}" for kind in (RIGHT, REFUSED, UNUSED, UNBUILT))
+    lines = [f"In numbers: {counts}." if text.startswith("In numbers:") else text for text in lines]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
@@ -202,7 +218,8 @@ def main() -> int:
     for kind in (RIGHT, REFUSED, UNUSED, UNBUILT, WRONG, INSIDE):
         print(f"{kind}: {sum(verdict.verdict == kind for verdict in verdicts)}")
     if options.write:
-        options.write.write_text(written(verdicts))
+        page = options.write.read_text() if options.names else ""
+        options.write.write_text(updated(page, verdicts) if page else written(verdicts))
     return int(any(verdict.verdict in (WRONG, INSIDE) for verdict in verdicts))
 
 

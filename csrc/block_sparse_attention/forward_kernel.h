@@ -10,7 +10,7 @@ namespace longreel {
 namespace {
 
 // One worker's memory, and its way through the query strips of a group under one key head. State i is a strip of one of its
-// heads, or of as many as have room in sixteen rows: few rows over a long cache meet its keys at once.
+// heads; where there is one strip, the i-th sixteen of its rows of all heads: few rows over a long cache meet its keys at once.
 template <class T, class P>
 class AttentionForward {
  public:
@@ -43,8 +43,6 @@ class AttentionForward {
     count_ = group.strips.size();
     b_ = b;
     kv_head_ = kv_head;
-    heads_ = count_ == 1 ? std::min(problem_.group(), kStrip / strips_[0].rows) : 1;
-    while (problem_.group() % heads_ != 0) --heads_;
     const int64_t rows = states() * kStrip;
     std::fill_n(acc_, rows * width_, 0.0f);
     std::fill_n(l_, rows * 16, 0.0f);
@@ -58,6 +56,8 @@ class AttentionForward {
         stage_query<T>(problem_, b_, row(i, r), head(i, r), queries_ + (i * kStrip + r) * width_, width_);
       }
     }
+    const bool few = states() == 1 && rows(0) <= P::few_rows;
+    if (few) P::stage_few(queries_, width_);
     for (int64_t at = blocks.begin; at < blocks.end; ++at) {
       const KeyBlock block = group.block(at);
       const Span may_be_visible = block.is_global ? sample.global : sample.keys;
@@ -65,6 +65,10 @@ class AttentionForward {
       if (steps == 0) continue;
       const bool more = at + 1 < blocks.end && group.block(at + 1).keys.begin == block.keys.end;
       block_.read(sample, b_, kv_head_, false, block, more);
+      if (few) {
+        meet_few(sample, block, more);
+        continue;
+      }
       block_.as_columns(keys_);
       block_.read(sample, b_, kv_head_, true, block, more);
       block_.as_depth(values_);
@@ -107,39 +111,62 @@ class AttentionForward {
   }
 
  private:
-  int64_t states() const { return count_ * (problem_.group() / heads_); }
+  bool one_strip() const { return count_ == 1; }
+  int64_t states() const {
+    return one_strip() ? ceil_div(problem_.group() * strips_[0].rows, kStrip) : count_ * problem_.group();
+  }
   const QueryStrip& strip(int64_t state) const { return strips_[state % count_]; }
   // Rows of a state, and the query row and head of its row r.
-  int64_t rows(int64_t state) const { return strip(state).rows * heads_; }
-  int64_t row(int64_t state, int64_t r) const { return strip(state).row + r % strip(state).rows; }
+  int64_t rows(int64_t state) const {
+    const int64_t own = strip(state).rows;
+    return one_strip() ? std::min(kStrip, problem_.group() * own - state * kStrip) : own;
+  }
+  int64_t row(int64_t state, int64_t r) const {
+    return strip(state).row + (one_strip() ? (state * kStrip + r) % strip(state).rows : r);
+  }
   int64_t head(int64_t state, int64_t r) const {
-    return kv_head_ * problem_.group() + state / count_ * heads_ + r / strip(state).rows;
+    return kv_head_ * problem_.group() + (one_strip() ? (state * kStrip + r) / strip(state).rows : state / count_);
   }
   SoftmaxRow<P> softmax_row(int64_t row) { return {m_[row], l_ + row * 16, acc_ + row * width_, width_}; }
 
   // Every strip of every head meets the packed block. The scores of the next one are under way while weights are made of these.
   void meet(const Sample& sample, const KeyBlock& block, int64_t steps) {
-    const int64_t count = steps * (problem_.group() / heads_);
+    const int64_t count = steps * (states() / count_);
     score(0, steps);
     for (int64_t e = 0; e < count; ++e) {
       if (e + 1 < count) score(e + 1, steps);
       const Step& step = steps_[e % steps];
       const int64_t i = e / steps * count_ + step.strip, count_of_rows = rows(i);
-      for (int64_t r = 0; r < count_of_rows; ++r) {
-        const SoftmaxRow<P> softmax = softmax_row(i * kStrip + r);
-        const float* s = scores_[e % 2] + r * kBlock;
-        if (step.full) {
-          softmax.template meet<true>(s, step.keys, {}, scale_, weights_ + r * kBlock);
-        } else {
-          const Span visible = sample.visible(row(i, r), block.is_global).common(block.keys);
-          const Span here = {visible.begin - block.keys.begin, visible.end - block.keys.begin};
-          softmax.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
-        }
-      }
+      weigh(sample, block, step, i, scores_[e % 2]);
       const typename P::Rows shape(count_of_rows);
       P::multiply(weights_ + step.keys.begin, kBlock, count_of_rows, values_.from(0, step.keys.begin / P::pair),
                   ceil_div(problem_.channels, 16), step.keys.size(), acc_ + i * kStrip * width_, width_, true);
     }
+  }
+
+  // weights_ from the scores of state i
+  void weigh(const Sample& sample, const KeyBlock& block, const Step& step, int64_t i, const float* scores) {
+    const int64_t count = rows(i);
+    for (int64_t r = 0; r < count; ++r) {
+      const SoftmaxRow<P> softmax = softmax_row(i * kStrip + r);
+      const float* s = scores + r * kBlock;
+      if (step.full) {
+        softmax.template meet<true>(s, step.keys, {}, scale_, weights_ + r * kBlock);
+      } else {
+        const Span visible = sample.visible(row(i, r), block.is_global).common(block.keys);
+        const Span here = {visible.begin - block.keys.begin, visible.end - block.keys.begin};
+        softmax.template meet<false>(s, step.keys, here, scale_, weights_ + r * kBlock);
+      }
+    }
+  }
+
+  // The only state meets the block, whose keys were read, without packing them.
+  void meet_few(const Sample& sample, const KeyBlock& block, bool more) {
+    const Step& step = steps_[0];
+    P::score_few(queries_, width_, rows(0), block_.rows(), block_.row(), block_.ahead(), scores_[0]);
+    weigh(sample, block, step, 0, scores_[0]);
+    block_.read(sample, b_, kv_head_, true, block, more);
+    P::sum_few(weights_, rows(0), block_.rows(), block_.row(), step.keys, width_, block_.ahead(), values_, acc_);
   }
 
   // scores = q k^T of entry e
@@ -165,7 +192,7 @@ class AttentionForward {
   float* l_;
   float* m_;
   const QueryStrip* strips_ = nullptr;
-  int64_t count_ = 0, b_ = 0, kv_head_ = 0, heads_ = 1;  // heads_: of a state
+  int64_t count_ = 0, b_ = 0, kv_head_ = 0;
 };
 
 template <class T, class P>

@@ -36,6 +36,10 @@ class PackedBlock {
     rows_ = staged_;
     row_ = depth_;
   }
+  // What was read, where it stands, and how far behind it the next block does (0: nowhere).
+  const Element* rows() const { return rows_; }
+  int64_t row() const { return row_; }
+  int64_t ahead() const { return ahead_; }
   void as_columns(Panels<Unit> panels) const { rows_to_columns(rows_, row_, depth_, kBlock, panels, ahead_); }
   void as_depth(Panels<Unit> panels) const { P::rows_to_depth(rows_, row_, depth_, kBlock, panels, ahead_); }
 

@@ -11,7 +11,8 @@ namespace longreel {
 namespace {
 
 // Scores are scaled and counted in powers of P's base. `m_i` is a bound of those met so far, up to this slack: it is raised,
-// and what was summed shrunk, only when a score stands out by more.
+// and what was summed shrunk, only when a score stands out by more. Exponents of the weights that count are then at most 2, where
+// rounding one moves its weight by 2^-24, half a unit of fp32 at most; up to 8 it would be four times as much, half the budget.
 constexpr float kSlack = 2.0f;
 
 template <class P>

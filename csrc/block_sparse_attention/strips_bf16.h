@@ -8,6 +8,15 @@
 namespace longreel {
 namespace {
 
+// One step of a dot product along the channels: 32 bf16 products.
+struct AlongBf16 {
+  using Element = bf16;
+  static constexpr int64_t width = 32;
+
+  static __m512bh read(const bf16* x) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(x)); }
+  static Lanes fold(__m512bh a, __m512bh b, Lanes sum) { return {_mm512_dpbf16_ps(sum.v, a, b)}; }
+};
+
 struct StripsBf16 {
   using Element = bf16;
   using Unit = uint32_t;
@@ -71,6 +80,21 @@ struct StripsBf16 {
         _mm512_storeu_si512(to + panels.stride, _mm512_permutex2var_epi16(even, take_right, odd));
       }
     }
+  }
+
+  static constexpr int64_t few_rows = Tiles::few_rows;
+
+  static void stage_few(bf16* /*queries*/, int64_t /*width*/) {}
+
+  static void score_few(const bf16* queries, int64_t width, int64_t rows, const bf16* keys, int64_t key_row, int64_t ahead,
+                        float* scores) {
+    longreel::score_few<AlongBf16>(queries, width, rows, keys, key_row, ahead, scores);
+  }
+
+  static void sum_few(const bf16* weights, int64_t rows, const bf16* values, int64_t value_row, Span keys, int64_t width,
+                      int64_t ahead, Panels<uint32_t> panels, float* acc) {
+    rows_to_depth(values, value_row, width, kBlock, panels, ahead);
+    multiply(weights + keys.begin, kBlock, rows, panels.from(0, keys.begin / 2), width / 16, keys.size(), acc, width, true);
   }
 
   static void multiply(const bf16* x, int64_t x_row, int64_t rows, Panels<uint32_t> y, int64_t panels, int64_t depth,

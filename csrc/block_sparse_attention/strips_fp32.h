@@ -1,6 +1,7 @@
 // Products of strips in fp32.
 #pragma once
 
+#include "block_sparse_attention/few_rows.h"
 #include "block_sparse_attention/packing.h"
 #include "common/dots.h"
 #include "common/exp.h"
@@ -74,6 +75,24 @@ struct StripsFp32 {
         store(panels.data + c / 16 * panels.stride + k * 16, load(rows + k * row + c));
       }
     }
+  }
+
+  // A state of at most so many rows that has its block of keys to itself meets it unpacked.
+  static constexpr int64_t few_rows = Tiles::few_rows;
+
+  // Its query rows [kStrip, width], as score_few() takes them.
+  static void stage_few(float* /*queries*/, int64_t /*width*/) {}
+
+  // scores [rows, kBlock] of a whole block of keys
+  static void score_few(const float* queries, int64_t width, int64_t rows, const float* keys, int64_t key_row, int64_t ahead,
+                        float* scores) {
+    longreel::score_few<AlongF32>(queries, width, rows, keys, key_row, ahead, scores);
+  }
+
+  // acc [rows, width] += weights values, over the keys of the block; panels: room for a packed block
+  static void sum_few(const float* weights, int64_t rows, const float* values, int64_t value_row, Span keys, int64_t width,
+                      int64_t ahead, Panels<float> /*panels*/, float* acc) {
+    longreel::sum_few(weights + keys.begin, rows, values + keys.begin * value_row, value_row, keys.size(), width, ahead, acc);
   }
 
   static void multiply(const float* x, int64_t x_row, int64_t rows, Panels<float> y, int64_t panels, int64_t depth, float* out,

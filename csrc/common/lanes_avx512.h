@@ -17,6 +17,7 @@ struct Tiles {
   static constexpr int dot_rows = 12, dot_panels = 2;
   static constexpr int sums = 24, sum_rows = 8, sum_lanes = 3, pair_lanes = 8, single_lanes = 8;
   static constexpr int strip_rows = 6, strip_panels = 4;
+  static constexpr int few_rows = 16;
 };
 
 inline Lanes splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -29,6 +30,24 @@ inline Lanes max(Lanes a, Lanes b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Lanes min(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Lanes round(Lanes a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline float sum(Lanes a) { return _mm512_reduce_add_ps(a.v); }
+// The sums of sixteen registers, each in a lane: lanes that belong to two registers change places until each is alone.
+inline Lanes sums(const Lanes (&a)[16]) {
+  __m512 pairs[8], quads[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m512 x = a[2 * i].v, y = a[2 * i + 1].v;
+    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d x = _mm512_castps_pd(pairs[2 * i]), y = _mm512_castps_pd(pairs[2 * i + 1]);
+    quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+  }
+  const auto halves = [](__m512 x, __m512 y) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+  };
+  return {halves(halves(quads[0], quads[1]), halves(quads[2], quads[3]))};
+}
 inline float max_of(Lanes a) { return _mm512_reduce_max_ps(a.v); }
 inline bool any_above(Lanes a, float bound) { return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0; }
 

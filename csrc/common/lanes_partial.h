@@ -21,5 +21,12 @@ inline void store(T* p, Lanes x, int64_t count) {
   std::memcpy(p, block, static_cast<size_t>(count) * sizeof(T));
 }
 
+// The sums of sixteen registers, each in a lane.
+inline Lanes sums(const Lanes (&a)[16]) {
+  float block[16];
+  for (int i = 0; i < 16; ++i) block[i] = sum(a[i]);
+  return load(block);
+}
+
 }  // namespace
 }  // namespace longreel

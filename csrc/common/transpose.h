@@ -13,7 +13,7 @@ namespace {
 
 #if defined(__AVX512F__)
 // A 16 x 16 block in registers: pairs, quads, then whole 128-bit lanes change places.
-inline void transpose_block(const char* from, int64_t row, char* to) {
+inline void transpose_block(const char* from, int64_t row, char* to, int64_t to_row) {
   __m512i a[16], b[16];
   for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(from + i * row);
   for (int i = 0; i < 16; i += 2) {
@@ -31,27 +31,29 @@ inline void transpose_block(const char* from, int64_t row, char* to) {
     const __m512i even_low = _mm512_shuffle_i32x4(a[k], a[k + 4], 0x88), odd_low = _mm512_shuffle_i32x4(a[k], a[k + 4], 0xdd);
     const __m512i even_high = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0x88),
                   odd_high = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0xdd);
-    _mm512_storeu_si512(to + k * 64, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
-    _mm512_storeu_si512(to + (k + 4) * 64, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
-    _mm512_storeu_si512(to + (k + 8) * 64, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
-    _mm512_storeu_si512(to + (k + 12) * 64, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+    _mm512_storeu_si512(to + k * to_row, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+    _mm512_storeu_si512(to + (k + 4) * to_row, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+    _mm512_storeu_si512(to + (k + 8) * to_row, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+    _mm512_storeu_si512(to + (k + 12) * to_row, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
   }
 }
 #endif
 
-// [16, units], rows `row` bytes apart -> [units, 16]; what stands `ahead` bytes behind is fetched meanwhile, unless 0.
-inline void transpose_sixteen(const void* rows, int64_t row, int64_t units, void* columns, [[maybe_unused]] int64_t ahead = 0) {
+// [16, units], rows `row` bytes apart -> [units, 16], `to_row` bytes apart; what stands `ahead` bytes behind is fetched
+// meanwhile, unless 0.
+inline void transpose_sixteen(const void* rows, int64_t row, int64_t units, void* columns, [[maybe_unused]] int64_t ahead = 0,
+                              int64_t to_row = 64) {
   const char* from = static_cast<const char*>(rows);
   char* to = static_cast<char*>(columns);
   int64_t k = 0;
 #if defined(__AVX512F__)
   for (; k + 16 <= units; k += 16) {
     for (int i = 0; ahead != 0 && i < 16; ++i) __builtin_prefetch(from + k * 4 + i * row + ahead, 0, 2);
-    transpose_block(from + k * 4, row, to + k * 64);
+    transpose_block(from + k * 4, row, to + k * to_row, to_row);
   }
 #endif
   for (; k < units; ++k) {
-    for (int64_t j = 0; j < 16; ++j) std::memcpy(to + k * 64 + j * 4, from + j * row + k * 4, 4);
+    for (int64_t j = 0; j < 16; ++j) std::memcpy(to + k * to_row + j * 4, from + j * row + k * 4, 4);
   }
 }
 

@@ -139,5 +139,5 @@ def test_a_small_run_of_everything(tmp_path: Path) -> None:
     assert "### End to end" in page
     assert "llama-vid, preset tiny, random weights:" in page
     rows = [row for row in page.splitlines() if row.startswith("| features | whole | both")]
-    assert len(rows) == 2
+    assert len(rows) == len(SYSTEMS)
     assert all(row.count("|") == page.splitlines()[page.splitlines().index(row)].count("|") for row in rows)

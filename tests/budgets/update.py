@@ -60,6 +60,9 @@ def triton_figure(op: str, index: int, arch: str) -> tuple[str, str, dict[str, i
         figure = resources(run(TOOLS / "cuobjdump", "--dump-resource-usage", binary.name))
         if arch == "sm_90":
             figure["wgmma"] = run(TOOLS / "nvdisasm", "-c", binary.name).count("HGMMA")
+            # groups of reads that may be under way while a step waits for its own
+            waits = re.findall(r"async_wait.*?num = (\d+)", compiled.asm["ttgir"])
+            figure["ahead"] = max(map(int, waits), default=0)
     # the dynamic shared memory is the launch's, not the binary's
     return launch.name, arch, figure | {"shared_bytes": compiled.metadata.shared}
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma3TextConfig, PhiConfig, Qwen2Config
 from vst_decoder import Decoder, Grouped, append
@@ -151,6 +152,23 @@ def test_one_pass_over_everything_is_the_same_and_has_gradients() -> None:
     torch.testing.assert_close(change / 2, (grads[0] * step).sum(), rtol=1e-6, atol=0)
 
 
+def test_text_longer_than_a_chunk() -> None:
+    """At once, in pieces as long as a chunk, and token by token: as in one pass of everything."""
+    model, video, ids = decoder(torch.float64), features(torch.float64), torch.arange(2 * WINDOW + 5) % 37
+    layout = VideoLayout.vst(ratio=CHUNKS, prefix=PREFIX, text=len(ids))
+    vst = layout.length - PREFIX - video.shape[1] - len(ids)
+    rows = torch.cat([model.embed(torch.arange(PREFIX)), video, model.embed(ids), model.vst(vst)], 1)
+    with torch.no_grad():
+        hidden = model(inputs_embeds=rows, past_key_values=Grouped(layout, model.inv_freq), n_raw=layout.length - vst)
+    expected = model.logits(hidden[:, -vst - len(ids) : -vst])
+    cache = watched(model, [2, 2], torch.float64)
+    cache.text_capacity = len(ids)
+    for layer in cache.layers:
+        layer.text_capacity = len(ids)
+    for step in (len(ids), WINDOW, 1):
+        torch.testing.assert_close(ask(model, cache.fork(), ids, step), expected, rtol=0, atol=1e-10)
+
+
 def test_questions_share_the_video_and_do_not_disturb() -> None:
     model = decoder()
     cache = watched(model, [4])
@@ -197,7 +215,7 @@ def test_transformers_update_returns_narrow_views() -> None:
     before, fork = memory(cache).clone(), cache.fork()
     rows = torch.randn(1, KV_HEADS, 3, WIDTH // HEADS)
     for _ in range(2):
-        keys, values = fork.update(rows, rows, 0)
+        (keys, values), *_ = [fork.update(rows, rows, layer) for layer in range(LAYERS)]
         assert (
             keys.untyped_storage().data_ptr()
             == fork.layers[0].memory(0, *(rows.transpose(1, 2),) * 2)[0].untyped_storage().data_ptr()
@@ -268,13 +286,79 @@ def test_a_file_holds_the_memory_its_layout_and_timestamps(tmp_path: Path) -> No
     cache.save(tmp_path / "video.vst", about=about)
     assert VSTCache.described(tmp_path / "video.vst") == about
     loaded = VSTCache.load(tmp_path / "video.vst", model.sizes)
-    loaded.inv_freq = model.inv_freq
+    # Not the configuration's own.
+    assert torch.equal(loaded.inv_freq, model.inv_freq)
+    assert not torch.equal(loaded.inv_freq, VSTCache(model.sizes, capacity=1).inv_freq)
     assert (loaded.counts, loaded.segments, loaded.capacity) == (cache.counts, cache.segments, cache.capacity)
     assert torch.equal(ask(model, loaded.fork(), IDS), ask(model, cache.fork(), IDS))
     # The video goes on where it was.
     for own in (loaded, cache):
         append(own, model, features()[:, :8], [(8, 4)])
     assert torch.equal(memory(loaded), memory(cache))
+
+
+def test_a_file_of_version_1_has_the_frequencies_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = VSTCache(decoder().sizes, capacity=40)
+    with monkeypatch.context() as patch:
+        patch.setattr(VSTCache, "FORMAT", "longreel-vst-cache/1")
+        patch.setattr(VSTCache, "_options", lambda _: {"capacity": 40, "text_capacity": 16})
+        cache.save(tmp_path / "old.vst")
+    loaded = VSTCache.load(tmp_path / "old.vst", decoder().sizes)
+    assert torch.equal(loaded.inv_freq, cache.inv_freq)
+    with monkeypatch.context() as patch:
+        patch.setattr(VSTCache, "_options", lambda _: {"capacity": 40, "text_capacity": 16, "inv_freq": [1.0, 0.5]})
+        cache.save(tmp_path / "other.vst")
+    with pytest.raises(ValueError, match=r"inv_freq is \[4\] for heads of 8; given \[2\]"):
+        VSTCache.load(tmp_path / "other.vst", decoder().sizes)
+
+
+@pytest.mark.parametrize("limit", ["capacity", "bytes", "buffers"])
+def test_what_does_not_fit_is_refused_before_anything_is_computed(limit: str) -> None:
+    model = decoder()
+    each = 2 * LAYERS * KV_HEADS * (WIDTH // HEADS) * 4
+    options = {"capacity": {"capacity": 7}, "bytes": {"max_bytes": 7 * each}, "buffers": {"max_bytes": 39 * each}}[
+        limit
+    ]
+    cache = cache_of(model, **options)
+
+    def untouched(**_: Any) -> None:
+        pytest.fail("the decoder was called")
+
+    segments = cache.chunks([(32, 4)])
+    with pytest.raises(MemoryError, match=r"room for 7|max_bytes leaves a layer"):
+        cache.append(untouched, torch.zeros(1, 40, WIDTH), segments)
+    assert (cache.allocated, cache.tokens) == (0, 0)
+
+
+def test_a_mask_that_masks_something_is_refused() -> None:
+    model = decoder()
+    cache = cache_of(model)
+    with pytest.raises(ValueError, match="attention_mask masks tokens of a chunk"):
+        cache.append(model, torch.zeros(1, 10, WIDTH), cache.chunks([(8, 4)]), attention_mask=torch.ones(1, 10).tril(4))
+
+
+class NothingRead(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(word in func.name() for word in ("_local_scalar_dense", "lift_fresh")), (
+            f"{func.name()} synchronises"
+        )
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_text_reads_no_tensor() -> None:
+    """What a captured graph needs: lengths stay on the device."""
+    model = decoder()
+    cache = watched(model, [4]).fork()
+    expected = ask(model, cache.fork(), IDS)
+    rows = [ask(model, cache, IDS[:1])]
+    for i in range(1, 4):
+        embeds = model.embed(IDS[i : i + 1])
+        with torch.no_grad(), NothingRead():
+            hidden = model(inputs_embeds=embeds, past_key_values=cache)
+        rows.append(model.logits(hidden))
+    torch.testing.assert_close(torch.cat(rows), expected[:4], rtol=1e-5, atol=1e-5)
 
 
 def test_decoding_plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,13 +373,25 @@ def test_decoding_plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_text_goes_on_after_a_step_that_failed_half_way() -> None:
     cache = VSTCache(decoder().sizes, capacity=8, text_capacity=8)
+    say = torch.randn(1, KV_HEADS, 2, WIDTH // HEADS)
     q, k = torch.randn(1, 3, HEADS, WIDTH // HEADS), torch.randn(1, 3, KV_HEADS, WIDTH // HEADS)
     cache.attend(0, q, k, k)
     with pytest.raises(ValueError, match="q must be"):
         cache.attend(1, q[:, :2], k, k)
+    assert (cache.get_seq_length(), cache.nbytes) == (0, 0)
     for layer in range(LAYERS):
         cache.attend(layer, q, k, k)
     assert [layer.text_tokens for layer in cache.layers] == [3] * LAYERS
+    assert cache.get_seq_length() == 3
+    # The same where transformers caches text.
+    cache = VSTCache(decoder().sizes, capacity=8, text_capacity=8)
+    for layer in range(LAYERS):
+        cache.update(say, say, layer)
+    cache.update(say, say, 0)
+    assert cache.get_seq_length() == 2
+    for layer in range(LAYERS):
+        cache.update(say, say, layer)
+    assert [layer.tokens for layer in cache.layers] == [4] * LAYERS
 
 
 def test_text_of_a_fork_stays_when_the_original_takes_its_own_back() -> None:

@@ -27,17 +27,23 @@ VARIANTS = [
 ]
 
 
-def _over(cases: dict[str, list[Case]]) -> Any:
-    params = [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in cases[v.op]]
+def _over(cases: dict[str, list[Case]], variants: list[Variant]) -> Any:
+    params = [pytest.param(v, c, id=f"{v}-{c.name}") for v in variants for c in cases[v.op]]
     return pytest.mark.parametrize(("variant", "case"), params)
 
 
-each_case, each_lived = _over(CASES), _over(LIVED)
+each_case, each_lived = _over(CASES, VARIANTS), _over(LIVED, VARIANTS)
+each_with_backward = _over(LIVED, [v for v in VARIANTS if v.spec.backward is not None])
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=SHORT.get)
 
 
 def drawn(case: Case, dtype: torch.dtype = torch.bfloat16, frames: int | None = None, device: str = "cuda") -> Inputs:
     return prepare(case.inputs(frames), dtype, device)
+
+
+def tensors(inputs: Inputs) -> list[str]:
+    """Names of the floating arguments."""
+    return [name for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
 def differentiable(variant: Variant, inputs: Inputs) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_cases import MAIN, Case, Variant, differentiable, drawn, each_dtype, each_lived, kernel
+from gpu_cases import MAIN, Case, Variant, differentiable, drawn, each_dtype, each_lived, each_with_backward, kernel
 from torch import Tensor
 
 from longreel.layout import PlannedLayout
@@ -24,8 +24,10 @@ def no_sync() -> Iterator[None]:
 
 
 def outputs(variant: Variant, inputs: Inputs) -> Tensors:
+    """Of one call, and what it changed in place."""
     with torch.no_grad():
-        return low_level(variant)(*variant.spec.lower(**inputs))
+        args = variant.spec.lower(**inputs)
+        return (*low_level(variant)(*args), *(getattr(args, name) for name in variant.spec.mutates))
 
 
 def copied(variant: Variant, inputs: Inputs) -> Inputs:
@@ -55,7 +57,8 @@ def test_no_synchronisation(variant: Variant, case: Case, no_sync: None) -> None
     arguments = variant.spec.lower(**inputs)
     torch.cuda.set_sync_debug_mode("error")
     made = low_level(variant)(*arguments)
-    torch.autograd.grad(made[0], leaves, torch.ones_like(made[0]))
+    if leaves:
+        torch.autograd.grad(made[0], leaves, torch.ones_like(made[0]))
 
 
 @each_lived
@@ -76,7 +79,7 @@ def test_another_stream(variant: Variant, case: Case) -> None:
     assert same(got, expected)
 
 
-@each_lived
+@each_with_backward
 def test_a_backward_on_another_stream(variant: Variant, case: Case) -> None:
     """Gradients follow the stream that the forward pass ran on."""
     inputs = drawn(case)
@@ -142,7 +145,7 @@ def test_cuda_graph(variant: Variant, case: Case) -> None:
         assert same(made, outputs(variant, inputs))
 
 
-@each_lived
+@each_with_backward
 def test_cuda_graph_of_the_backward(variant: Variant, case: Case) -> None:
     with Recorder() as recorder:
         kernel(variant, drawn(case))
@@ -167,6 +170,8 @@ def test_cuda_graph_of_the_backward(variant: Variant, case: Case) -> None:
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_compiles_whole(variant: Variant, case: Case, grad: bool) -> None:
     """By inductor in one graph, to the same bits, gradients too."""
+    if grad and variant.spec.backward is None:
+        pytest.skip("no kernel of it has a gradient")
     inputs = drawn(case)
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor | PlannedLayout)}
     options: dict[str, Any] = {name: value for name, value in inputs.items() if name not in tensors}
@@ -174,6 +179,8 @@ def test_compiles_whole(variant: Variant, case: Case, grad: bool) -> None:
 
     def call(given: dict[str, Any]) -> Any:
         made = variant.spec.public(**given, **options, backend=variant.backend)
+        if made is None:
+            return tuple(given[name] for name in variant.spec.mutates)
         return (made,) if isinstance(made, Tensor) else tuple(t for t in made if t is not None)
 
     def results(function: Callable[[dict[str, Any]], Any]) -> Tensors:

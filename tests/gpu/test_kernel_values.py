@@ -6,6 +6,7 @@ import pytest
 import torch
 from gpu_cases import (
     CASES,
+    MAIN,
     VARIANTS,
     Case,
     Variant,
@@ -16,6 +17,7 @@ from gpu_cases import (
     each_dtype,
     each_lived,
     kernel,
+    tensors,
 )
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from longreel.testing.determinism import same_bits
 from longreel.testing.runner import LowLevel, layouts, low_level, prepare, run
 
 FRAME_PASSES = [v for v in VARIANTS if v.op in ("context_attention", "compress_frames")]
-on_patches = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op != "block_sparse_attention"], ids=str)
+on_patches = pytest.mark.parametrize("variant", [v for v in VARIANTS if MAIN[v.op] == "patches"], ids=str)
 on_layouts = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op == "block_sparse_attention"], ids=str)
 
 
@@ -87,7 +89,7 @@ def test_any_number_of_queries(variant: Variant, rows: int, dtype: torch.dtype) 
 @each_dtype
 def test_any_strides(variant: Variant, case: Case, dtype: torch.dtype) -> None:
     inputs = drawn(case, dtype, frames=min(case.frames, 5))
-    for name in differentiable(variant, inputs):
+    for name in tensors(inputs):
         for layout, view in layouts(inputs[name]).items():
             moved = {**inputs, name: view}
             try:
@@ -99,10 +101,10 @@ def test_any_strides(variant: Variant, case: Case, dtype: torch.dtype) -> None:
 @each_lived
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_strides_beyond_32_bits(variant: Variant, case: Case, dim: int) -> None:
-    """The last entry of a dimension, but the innermost, of every input that has a gradient."""
+    """The last entry of a dimension, but the innermost, of every input that has a gradient, and of a memory."""
     inputs = drawn(case, frames=3)
-    tensors = {name: inputs[name] for name in differentiable(variant, inputs)}
-    moved = {n: far(t, dim) for n, t in tensors.items() if dim < t.dim() - 1 and t.shape[dim] > 1}
+    read = {*differentiable(variant, inputs), *({"mem_k", "mem_v"} & inputs.keys())}
+    moved = {n: far(t, dim) for n in read if dim < (t := inputs[n]).dim() - 1 and t.shape[dim] > 1}
     check_against_truth(variant, inputs, torch.bfloat16, kernel(variant, {**inputs, **moved}))
 
 

@@ -40,8 +40,10 @@ def test_logits(pair: tuple[Any, Any, dict[str, Any]]) -> None:
 @torch.no_grad()
 def test_answers(pair: tuple[Any, Any, dict[str, Any]], cache: str | None) -> None:
     ours, eager, given = pair
+    if cache == "static" and ours.config.model_type not in ("gemma3", "molmo2"):
+        pytest.skip("the masks of a static cache are those of the two others")
     for inputs in (given, padded(given)[0]):
-        options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "cache_implementation": cache}
+        options: dict[str, Any] = {"max_new_tokens": 7, "do_sample": False, "cache_implementation": cache}
         assert torch.equal(ours.generate(**inputs, **options), eager.generate(**inputs, **options))
 
 
@@ -65,6 +67,14 @@ def test_each_mask_is_lowered_once(pair: tuple[Any, Any, dict[str, Any]], monkey
     calls = []
     real = range_mask.layout_of
     monkeypatch.setattr(range_mask, "layout_of", lambda *args: calls.append(args) or real(*args))
+    ours(**given)
+    # Without pictures the mask is causal, and a layout of the user's own may be in force.
+    calls.clear()
+    words = given | {kinds_of(given): torch.full_like(given["input_ids"], int("paligemma" in ours.config.model_type))}
+    words = {key: value for key, value in words.items() if key != "pixel_values"}
+    words["input_ids"] = words["input_ids"].clamp(max=100)
+    ours(**words)
+    assert not calls
     ours(**given)
     layers = getattr(ours.config.get_text_config(), "layer_types", None)
     assert 1 <= len(calls) <= (1 if layers is None else len(set(layers)))

@@ -7,15 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import CLOSE, pair_of, some_ids
+from pairs import CLOSE, SIZES, pair_of, some_ids
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StableLmConfig, StableLmForCausalLM
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    StableLmConfig,
+    StableLmForCausalLM,
+)
 
 import longreel
 from longreel import VideoLayout
 from longreel.layout.context import in_force
 
 LAYOUT = VideoLayout.voco(frames=1, prefix=1, vision=8, voco=1, text=10)
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 8,
+          "patch_size": 2}  # fmt: skip
 OTHER = VideoLayout.voco(frames=1, prefix=2, vision=5, voco=3, text=10)
 
 
@@ -149,3 +160,50 @@ def test_a_compiled_task_of_an_event_loop_is_refused(model: PreTrainedModel) -> 
 
     with pytest.raises(Exception, match="in a task of an event loop"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_model_recomputes_under_its_layout(model: PreTrainedModel, reentrant: bool) -> None:
+    """Also where the backward pass runs behind the block."""
+    embeds = torch.randn(1, LAYOUT.length, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+
+    def slope(run: Any, embeds: Tensor) -> Tensor:
+        leaf = embeds.clone().requires_grad_()
+        with longreel.use_layout(LAYOUT):
+            loss = run(leaf).square().mean()
+        (grad,) = torch.autograd.grad(loss, leaf) if not reentrant else (None,)
+        if grad is None:
+            loss.backward()
+            grad = leaf.grad
+        assert grad is not None
+        return grad
+
+    def forward(embeds: Tensor) -> Tensor:
+        return model(inputs_embeds=embeds, use_cache=False).logits
+
+    got = slope(lambda e: checkpoint(forward, e, use_reentrant=reentrant), embeds)
+    torch.testing.assert_close(got, slope(forward, embeds), atol=0, rtol=0)
+    causal = embeds.clone().requires_grad_()
+    forward(causal).square().mean().backward()
+    assert causal.grad is not None
+    assert not torch.allclose(got, causal.grad, atol=1e-4)
+
+
+def test_compiled_blocks_of_a_model_are_refused() -> None:
+    """Gemma 3's picture tokens see later ones: a planned layout would drop that."""
+    sizes = {name: size for name, size in SIZES.items() if name != "initializer_range"}
+    text = sizes | {"head_dim": 8, "sliding_window": 64, "layer_types": ["full_attention"] * 2, "num_hidden_layers": 2}
+    config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4, image_token_id=90)
+    model = Gemma3ForConditionalGeneration._from_config(
+        config, attn_implementation={"text_config": "longreel", "vision_config": "eager"}
+    ).eval()
+    ids = some_ids(1, 13)
+    ids[0, 3:7] = 90
+    given = {"pixel_values": torch.randn(1, 3, 8, 8), "token_type_ids": (ids == 90).long()}
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    with (
+        longreel.use_layout(VideoLayout.causal(13).to("cpu")),
+        pytest.raises(Exception, match=r"this model's (own )?mask"),
+    ):
+        logits(compiled, ids, use_cache=False, **given)

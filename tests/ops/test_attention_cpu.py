@@ -47,6 +47,21 @@ def test_long_keys_are_split_and_merged(isa: str, dtype: torch.dtype, rows: int)
 
 @pytest.mark.parametrize("isa", _native.cpu_isas())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "heads"), [(1, 1), (1, 7), (2, 7), (3, 5), (5, 7), (16, 3)])
+def test_rows_of_all_heads_share_strips(isa: str, dtype: torch.dtype, rows: int, heads: int) -> None:
+    """Heads that share keys fill strips of sixteen rows, also where a strip ends within a head; odd keys and head sizes."""
+    layout = VideoLayout.causal(150).rows(150 - rows, 150).to("cpu")
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"q": (rows, 2 * heads, 40), "k": (150, 2, 40), "v": (150, 2, 40)}
+    made = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
+    made |= {name: torch.randn(1, 2, 150, 64, generator=generator).transpose(1, 2)[..., :40] for name in "kv"}
+    inputs = prepare({**made, "q": 3 * made["q"], "layout": layout, "return_lse": True}, dtype)
+    with cpu_isa(isa):
+        yardstick("block_sparse_attention", inputs, dtype, ()).check(outputs(inputs))
+
+
+@pytest.mark.parametrize("isa", _native.cpu_isas())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_no_row_sees_may_hold_anything(isa: str, dtype: torch.dtype) -> None:
     """NaN keys in left padding, between the ranges and beyond the layout change no bit, forward or backward."""
     rows = 20

@@ -143,3 +143,19 @@ def test_subclass_that_is_a_tensor(op: str) -> None:
     }
     for got, expected in zip(tensors(OPS[op].public(**given)), tensors(OPS[op].public(**inputs)), strict=True):
         assert torch.equal(got.as_subclass(Tensor), expected)
+
+
+@pytest.mark.parametrize("op", DERIVED)
+def test_below_the_public_function_tangents_are_refused(op: str) -> None:
+    """torch itself drops them without a word; an exported graph calls the ops so."""
+    inputs = prepare(first(op).inputs(), torch.float32)
+    arguments = OPS[op].lower(**inputs)
+    backend = "cpu" if torch._C._dispatch_has_kernel_for_dispatch_key(f"longreel::{op}.cpu", "CPU") else "triton"
+    kernel = getattr(getattr(torch.ops.longreel, op), backend)
+    assert tensors(kernel(*arguments))
+    name = next(n for n in OPS[op].differentiable if isinstance(getattr(arguments, n), Tensor))
+    with forward_ad.dual_level():
+        value = getattr(arguments, name)
+        dual_value = forward_ad.make_dual(value, torch.ones_like(value))
+        with pytest.raises(RuntimeError, match=f"longreel::{op}.{backend} has no forward-mode derivative"):
+            kernel(*arguments._replace(**{name: dual_value}))

@@ -12,6 +12,9 @@ from longreel.triton_kernels.block_sparse_attention import block_sparse_attentio
 from longreel.triton_kernels.common.aot import Launch, launches_of, recorded
 from longreel.triton_kernels.common.card import LARGE_SHARED, Card
 from longreel.triton_kernels.compress_frames import compress_frames, compress_frames_backward
+from longreel.triton_kernels.vst_append_ import vst_append_
+from longreel.triton_kernels.vst_attention import vst_attention
+from longreel.triton_kernels.vst_rotate import vst_rotate
 
 from longreel.layout import VideoLayout
 from longreel.layout.planned import TILES
@@ -49,6 +52,21 @@ def frames(count: int) -> None:
     compress_frames_backward(context, content, weights, query, patches, None, lse, 0.1, *POOL, 1, 1)
 
 
+def memory(text: int, chunk: int, capacity: int, batch: int) -> None:
+    """A chunk, and rows of text, behind a memory."""
+    layouts = VideoLayout.vst(ratio=[(chunk, 8)]).grouped(), VideoLayout.causal(text)
+    mem_k, mem_v = (empty(batch, KV_HEADS, capacity, WIDTH) for _ in range(2))
+    length = empty(batch, dtype=torch.int32)
+    for layout, before in zip(layouts, (None, length), strict=True):
+        plan, rows = layout.to("cpu", tile=TILES["cuda"]), layout.queries
+        q, k, v = (empty(batch, rows, heads, WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        table, bounds = empty(1, rows, WIDTH // 2, dtype=torch.float32), plan.bounds.to("meta")
+        vst_rotate(q, k, v, table, table, bounds)
+        vst_append_(mem_k, mem_v, length, k, v, table[0], table[0])
+        tables = (bounds, plan.tiles.to("meta"), plan.order.to("meta"))
+        vst_attention(q, k, v, mem_k, mem_v, length, None, before, *tables, *plan.tile, 0.1)
+
+
 def kinds(launches: list[Launch]) -> set[str]:
     return {repr(launch) for launch in launches}
 
@@ -62,6 +80,19 @@ def test_no_length_compiles_attention_anew(rows: int) -> None:
     for case in ((4, 304, rows, 1), (16, 399, rows, 1), (7, 320, rows, 2), (3, 301, rows, 16)):
         with recorded(CARD) as launches:
             attention(*case)
+        assert kinds(launches) == first, case
+
+
+@pytest.mark.parametrize("text", [1, 600])
+def test_no_length_compiles_memory_anew(text: int) -> None:
+    with recorded(CARD) as launches:
+        memory(text, 1440, 20001, 1)
+    first = kinds(launches)
+    # the rotation and the append once; attention of few rows in two kernels
+    assert len(first) == (5 if text == 1 else 4)
+    for case in ((text, 1440, 18432, 1), (text, 1300, 301, 2), (text, 720, 16, 3)):
+        with recorded(CARD) as launches:
+            memory(*case)
         assert kinds(launches) == first, case
 
 
@@ -92,6 +123,7 @@ def test_kernels_have_few_parameters() -> None:
         attention(3, 301, 600, 1)
         attention(3, 301, 1, 1)
         frames(3)
+        memory(1, 1440, 301, 1)
     assert {launch.name: len(launch.types) for launch in launches if len(launch.types) > 31} == {}
 
 

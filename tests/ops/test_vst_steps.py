@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from longreel import VideoLayout, rotary_tables, vst_append_, vst_attention, vst_project, vst_rotate
+from longreel.measure.memory import peak_memory
 from longreel.reference.vst_project import vst_project as reference
 from longreel.rotary import rotated
 from longreel.testing.budget import check
@@ -130,3 +131,33 @@ def test_what_does_not_fit_leaves_the_memory_alone() -> None:
     assert not memory.any()
     with pytest.raises(RuntimeError, match="changes mem_k, mem_v in place and has no gradient"):
         vst_append_(memory, memory.clone(), ints(0, 0), k.requires_grad_(), k, cos, sin)
+
+
+@pytest.mark.parametrize("rows", [1, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_allocation_grows_with_the_memory(dtype: torch.dtype, rows: int) -> None:
+    """A chunk's step and a decoding step over 8,192 and 32,768 entries, both enough to be split over the most workers: their
+    peaks differ by less than a sixteenth of the keys that were added."""
+    layout = (VideoLayout.causal(1) if rows == 1 else VideoLayout.vst(ratio=[(80, 8)])).to("cpu")
+    width, vst = 64, slice(8, None, 9)
+    inv_freq = 1e6 ** (-torch.arange(0, width, 2) / width)
+    q, k, v = (torch.randn(1, rows, heads, width).to(dtype) for heads in (14, 2, 2))
+
+    def peak(entries: int) -> int:
+        memory = [torch.randn(1, 2, entries + 16, width).to(dtype) for _ in range(2)]
+        cos, sin = rotary_tables(inv_freq, torch.arange(entries + rows))
+        length = torch.tensor([entries], dtype=torch.int32)
+
+        def step() -> Tensor:
+            turned = vst_rotate(q, k, v, cos[None, entries:], sin[None, entries:], layout)
+            out = vst_attention(*turned, *memory, length, layout)
+            if rows > 1:
+                vst_append_(*memory, length, k[:, vst], v[:, vst], cos, sin)
+            return out
+
+        step()
+        peaks = [peak_memory(step, q.device).extra for _ in range(3)]
+        return min(extra or 0 for extra in peaks)
+
+    added = 2 * (32_768 - 8192) * width * dtype.itemsize
+    assert peak(32_768) - peak(8192) < added // 16

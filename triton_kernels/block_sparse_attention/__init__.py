@@ -8,7 +8,7 @@ from longreel.triton_kernels.block_sparse_attention.backward_dq import backward_
 from longreel.triton_kernels.block_sparse_attention.config import keys_are_split
 from longreel.triton_kernels.block_sparse_attention.decode import decode
 from longreel.triton_kernels.block_sparse_attention.forward import forward
-from longreel.triton_kernels.block_sparse_attention.launch import call_of
+from longreel.triton_kernels.block_sparse_attention.launch import Call, call_of
 from longreel.triton_kernels.common.launch import DTYPES
 from torch import Tensor
 
@@ -18,7 +18,11 @@ __all__ = ["DTYPES", "block_sparse_attention", "block_sparse_attention_backward"
 def block_sparse_attention(*inputs: Any) -> tuple[Tensor, Tensor]:
     """`inputs` as in `Call`: q [B, Sq, H, D], k and v [B, Sk, Hkv, D], any strides, the plan -> out [B, Sq, H, D], lse fp32
     [B, H, Sq]."""
-    call = call_of(*inputs)
+    return run(call_of(*inputs))
+
+
+def run(call: Call) -> tuple[Tensor, Tensor]:
+    """By the kernel for many rows or the one for few."""
     q = call.q
     if q.numel() == 0:
         batch, queries, heads, _ = q.shape

@@ -87,7 +87,7 @@ def block_sparse_backward_dq_kernel(
     l_i, acc = walk_tile(
         dq_step, (b_q, b_do, b_lse, b_delta), (l_i, acc),
         kv_head(k, v, b, h // group), global_head(k, v, global_k, global_v, b, h // group),
-        tile, layout.bounds + (sample * queries + r) * 4, m_r, layout, b, global_keys, scale * LOG2_E,
+        tile, layout.bounds + (sample * queries + r) * 4, m_r, layout, b, 0, global_keys, scale * LOG2_E,
         GLOBAL, global_k is None, UPCAST, HEAD, BD, TAIL, BN,
     )  # fmt: skip
 

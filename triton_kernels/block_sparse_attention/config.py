@@ -40,7 +40,8 @@ HALF_FORWARD = {
         TileConfig(128, 64, 8, 2, "the same tile in 96 KiB: two stages"),
     ),
     256: (
-        TileConfig(128, 32, 8, 2, "128 registers of sums a thread leave room for 32 keys of scores; 128 KiB"),
+        TileConfig(128, 32, 8, 3, "128 registers of sums a thread leave room for 32 keys of scores; 160 KiB"),
+        TileConfig(128, 32, 8, 2, "two stages: 128 KiB, 96 with heads of 192"),
         TileConfig(64, 32, 4, 2, "half the rows: 96 KiB"),
     ),
     512: (
@@ -50,18 +51,26 @@ HALF_FORWARD = {
 }
 HALF_DECODE = {
     64: (TileConfig(64, 64, 4, 4, "one read of the keys serves every row and head of a group; four stages in flight"),),
-    128: (TileConfig(64, 64, 4, 2, "two stages of 32 KiB: 80 KiB"),),
-    256: (TileConfig(32, 32, 4, 2, "two stages of 32 KiB: 80 KiB"),),
+    128: (
+        TileConfig(64, 64, 4, 3, "three stages of 32 KiB, so that a read is under way while one is used: 112 KiB"),
+        TileConfig(64, 64, 4, 2, "two stages: 80 KiB"),
+    ),
+    256: (
+        TileConfig(32, 32, 4, 3, "three stages of 32 KiB: 112 KiB"),
+        TileConfig(32, 32, 4, 2, "two stages: 80 KiB"),
+    ),
     512: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB: 80 KiB"),),
 }
 HALF_DQ = {
-    64: (TileConfig(128, 64, 8, 2, "q and the output's gradient stay; three products a step keep two stages busy"),),
+    64: (TileConfig(128, 64, 8, 3, "q and the output's gradient stay; three stages hide a read; 80 KiB"),),
     128: (
-        TileConfig(128, 64, 8, 2, "64 + 32 + 32 registers of sums, scores and their gradient a thread; 128 KiB"),
+        TileConfig(128, 64, 8, 3, "64 + 32 + 32 registers of sums, scores and their gradient a thread; 160 KiB"),
+        TileConfig(128, 64, 8, 2, "two stages: 128 KiB, 96 with heads of 96"),
         TileConfig(64, 64, 4, 2, "half the rows: 96 KiB"),
     ),
     256: (
-        TileConfig(64, 32, 8, 2, "64 registers of sums a thread; more keys spill; 128 KiB"),
+        TileConfig(64, 32, 8, 3, "64 registers of sums a thread; more keys spill; 160 KiB"),
+        TileConfig(64, 32, 8, 2, "two stages: 128 KiB, 96 with heads of 192"),
         TileConfig(32, 32, 4, 2, "half the rows: 96 KiB"),
     ),
     512: (
@@ -83,20 +92,26 @@ HALF_DKV = {
 }
 # fp32 products run on the ordinary cores, operands in registers: small tiles over many warps, or sums spill.
 SINGLE_FORWARD = {
-    64: (TileConfig(64, 32, 8, 2, "16 registers of sums a thread; 48 KiB"),),
-    128: (TileConfig(64, 16, 8, 2, "32 registers of sums a thread; 64 KiB"),),
-    256: (TileConfig(32, 16, 8, 2, "half the rows for twice the head; 96 KiB"),),
+    64: (TileConfig(64, 32, 8, 3, "16 registers of sums a thread; 64 KiB"),),
+    128: (TileConfig(64, 16, 8, 3, "32 registers of sums a thread; 80 KiB"),),
+    256: (
+        TileConfig(32, 16, 8, 3, "half the rows for twice the head; 128 KiB"),
+        TileConfig(32, 16, 8, 2, "two stages: 96 KiB"),
+    ),
     512: (TileConfig(16, 16, 8, 1, "32 registers of sums a thread; one stage: 96 KiB"),),
 }
 SINGLE_DECODE = {
     64: (TileConfig(32, 32, 8, 3, "three stages of 16 KiB; 56 KiB"),),
-    128: (TileConfig(32, 16, 8, 2, "two stages of 16 KiB; 48 KiB"),),
-    256: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB; 80 KiB"),),
+    128: (TileConfig(32, 16, 8, 3, "three stages of 16 KiB; 64 KiB"),),
+    256: (
+        TileConfig(16, 16, 4, 3, "three stages of 32 KiB; 112 KiB"),
+        TileConfig(16, 16, 4, 2, "two stages: 80 KiB"),
+    ),
     512: (TileConfig(16, 16, 8, 1, "one stage: 96 KiB"),),
 }
 SINGLE_DQ = {
-    64: (TileConfig(32, 32, 4, 2, "two tiles of rows stay, so fewer rows than forward; 48 KiB"),),
-    128: (TileConfig(32, 16, 8, 2, "half the keys over twice the warps; 64 KiB"),),
+    64: (TileConfig(32, 32, 4, 2, "two tiles of rows stay, so fewer rows than forward; a third stage spills; 48 KiB"),),
+    128: (TileConfig(32, 16, 8, 2, "half the keys over twice the warps; a third stage spills; 64 KiB"),),
     256: (TileConfig(16, 16, 8, 2, "half the rows too; 96 KiB"),),
     512: (TileConfig(16, 16, 8, 1, "the least tiles there are; 128 KiB"),),
 }

@@ -9,15 +9,14 @@ import triton.language as tl
 from longreel.triton_kernels.block_sparse_attention.config import splits, tile_config
 from longreel.triton_kernels.block_sparse_attention.launch import Call
 from longreel.triton_kernels.block_sparse_attention.ranges import (
-    RANGE,
     TILE,
     VARYING,
-    clipped,
     fetch,
-    first_visible,
     global_head,
+    global_range,
     key_rows,
     kv_head,
+    local_range,
     read_keys,
     visible_in,
 )
@@ -32,7 +31,7 @@ MERGE_ROWS = 4
 @triton.jit(do_not_specialize=VARYING)
 def block_sparse_decode_kernel(
     q, k, v, global_k, global_v, layout, split_acc, split_m, split_l,
-    scale, batch, queries, kv_heads, group, samples, blocks, global_keys, splits,
+    scale, batch, queries, keys, kv_heads, group, samples, blocks, global_keys, splits,
     GLOBAL: tl.constexpr, UPCAST: tl.constexpr,
     HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -53,22 +52,20 @@ def block_sparse_decode_kernel(
     n = tl.arange(0, BN)
     b_q = read(q.p + b * q.b, q.d, r.to(tl.int64) * q.r + h * q.h, 1, m_r, HEAD, BD, TAIL, UPCAST)
     p_bounds = layout.bounds + (sample * queries + r) * 4
-    lo = fetch(p_bounds, m_r)
-    hi = fetch(p_bounds + 1, m_r)
     state = softmax_start(BM, BD, TAIL)
 
-    start = tl.load(layout.start + b * layout.start_b)
-    begin, _, _, end = clipped(tile + 4, start)
+    begin, _, _, end, more = local_range(layout, tile, b, keys)
     local_steps = tl.cdiv(end - begin, BN)
     steps = local_steps
     if GLOBAL:
-        index = layout.global_index + b * layout.index_b
-        global_begin, _, _, global_end = clipped(tile + 4 + RANGE, first_visible(index, global_keys, start))
+        global_begin, _, _, global_end, global_more = global_range(layout, tile, b, global_keys)
         steps += tl.cdiv(global_end - global_begin, BN)
     share = tl.cdiv(steps, splits)
     first = split * share
     last = tl.minimum(first + share, steps)
 
+    lo = fetch(p_bounds, m_r)
+    hi = fetch(p_bounds + 1, m_r) + more
     p_kv = kv_head(k, v, b, hk)
     for step in range(first, tl.minimum(last, local_steps)):
         key = begin + step * BN + n
@@ -77,7 +74,10 @@ def block_sparse_decode_kernel(
         state = softmax_step((b_q,), b_k, b_v, visible_in(lo, hi, key, end), state, scale * LOG2_E)
     if GLOBAL:
         lo = fetch(p_bounds + 2, m_r)
-        hi = fetch(p_bounds + 3, m_r)
+        hi = fetch(p_bounds + 3, m_r) + global_more
+        index = layout.bounds
+        if global_k is None:
+            index = layout.global_index + b * layout.index_b
         p_kv = global_head(k, v, global_k, global_v, b, hk)
         for step in range(tl.maximum(first, local_steps), last):
             key = global_begin + (step - local_steps) * BN + n
@@ -138,7 +138,7 @@ def decode(call: Call) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(call.q):
         block_sparse_decode_kernel[(programs * parts,)](
             *call.heads, call.layout, split_acc, split_m, split_l,
-            call.scale, batch, queries, kv_heads, call.group, call.samples, blocks, call.global_keys, parts,
+            call.scale, batch, queries, call.k.shape[1], kv_heads, call.group, call.samples, blocks, call.global_keys, parts,
             GLOBAL=call.global_keys > 0, UPCAST=upcast(call.q), BM=config.rows, BN=config.keys, **sizes,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 @triton.jit(do_not_specialize=VARYING)
 def block_sparse_forward_kernel(
     q, k, v, global_k, global_v, layout, out, lse,
-    scale, queries, heads, group, samples, blocks, global_keys,
+    scale, queries, keys, heads, group, samples, blocks, global_keys,
     GLOBAL: tl.constexpr, UPCAST: tl.constexpr,
     HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -31,7 +31,7 @@ def block_sparse_forward_kernel(
     m_i, l_i, acc = walk_tile(
         softmax_step, (b_q,), softmax_start(BM, BD, TAIL),
         kv_head(k, v, b, h // group), global_head(k, v, global_k, global_v, b, h // group),
-        tile, layout.bounds + (sample * queries + r) * 4, m_r, layout, b, global_keys, scale * LOG2_E,
+        tile, layout.bounds + (sample * queries + r) * 4, m_r, layout, b, keys, global_keys, scale * LOG2_E,
         GLOBAL, global_k is None, UPCAST, HEAD, BD, TAIL, BN,
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(call.q):
         block_sparse_forward_kernel[(call.tiles.shape[0] * blocks * call.samples * heads,)](
             *call.heads, call.layout, out, lse,
-            call.scale, queries, heads, call.group, call.samples, blocks, call.global_keys,
+            call.scale, queries, call.k.shape[1], heads, call.group, call.samples, blocks, call.global_keys,
             GLOBAL=call.global_keys > 0, UPCAST=upcast(call.q), **head_constants(head), BM=config.rows, BN=config.keys,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
         )  # fmt: skip

@@ -13,7 +13,11 @@ INTERPRETED = Card(1 << 20, PORTABLE_SHARED, 4, wgmma=False)
 class Layout(NamedTuple):
     """The plan as kernels take it, int32: global_index [samples, G] and start [samples], whose strides are 0 where one sample
     serves all; bounds [samples, Sq, 4]; tiles of queries in their order; KV blocks, the ranges of query rows that see them,
-    and their order (longreel.layout.planned)."""
+    and their order (longreel.layout.planned).
+
+    mem_len [B]: the global keys are those of a memory, whose own stand behind so many others; mem_start [B]: entries before it
+    are not seen; k_before [B]: keys that stand before the rows' own in k and v. What is None is not there: mem_start and
+    k_before are 0, and without mem_len the plan is as it is."""
 
     global_index: Any
     index_b: Any
@@ -25,28 +29,34 @@ class Layout(NamedTuple):
     kv_blocks: Any
     query_ranges: Any
     kv_order: Any
+    mem_len: Any
+    mem_start: Any
+    k_before: Any
 
 
 class Call(NamedTuple):
     """q [B, Sq, H, D], k and v [B, Sk, Hkv, D], global_k and global_v [B, G, Hkv, D] or None (keys of K by index), the int32
-    tensors of the plan, and the plan's tile."""
+    tensors of the plan, and the plan's tile; what `Layout` says of a memory."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     global_k: Tensor | None
     global_v: Tensor | None
-    global_index: Tensor
-    start: Tensor
+    global_index: Tensor | None
+    start: Tensor | None
     bounds: Tensor
     tiles: Tensor
     order: Tensor
-    kv_blocks: Tensor
-    query_ranges: Tensor
-    kv_order: Tensor
+    kv_blocks: Tensor | None
+    query_ranges: Tensor | None
+    kv_order: Tensor | None
     tile_rows: int
     tile_keys: int
     scale: float
+    mem_len: Tensor | None = None
+    mem_start: Tensor | None = None
+    k_before: Tensor | None = None
 
     @property
     def head(self) -> int:
@@ -64,8 +74,10 @@ class Call(NamedTuple):
 
     @property
     def global_keys(self) -> int:
-        """Places of G."""
-        return self.global_index.shape[1]
+        """Places of G, or of the memory."""
+        places = self.global_k if self.global_index is None else self.global_index
+        assert places is not None
+        return places.shape[1]
 
     @property
     def heads(self) -> tuple[Heads | None, ...]:
@@ -74,10 +86,11 @@ class Call(NamedTuple):
 
     @property
     def layout(self) -> Layout:
-        strides = [0 if t.shape[0] == 1 else t.stride(0) for t in (self.global_index, self.start)]
+        shared = (self.global_index, self.start)
+        strides = [0 if t is None or t.shape[0] == 1 else t.stride(0) for t in shared]
         return Layout(
             self.global_index, strides[0], self.start, strides[1], self.bounds, self.tiles, self.order,
-            self.kv_blocks, self.query_ranges, self.kv_order,
+            self.kv_blocks, self.query_ranges, self.kv_order, self.mem_len, self.mem_start, self.k_before,
         )  # fmt: skip
 
     @property
@@ -98,3 +111,17 @@ def call_of(*arguments: object) -> Call:
     given = Call(*arguments)  # type: ignore[arg-type]
     plan = ("global_index", "start", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
     return given._replace(**{name: getattr(given, name).contiguous() for name in plan})
+
+
+def memory_call(
+    q: Tensor, k: Tensor, v: Tensor, mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, mem_start: Tensor | None,
+    k_before: Tensor | None, bounds: Tensor, tiles: Tensor, order: Tensor, tile_rows: int, tile_keys: int, scale: float,
+) -> Call:  # fmt: skip
+    """The call whose global keys are a memory's, mem_k and mem_v [B, Hkv, capacity, D], read where they stand."""
+    bounds, tiles, order, mem_len = (t.contiguous() for t in (bounds, tiles, order, mem_len))
+    mem_start, k_before = (None if t is None else t.contiguous() for t in (mem_start, k_before))
+    global_k, global_v = mem_k.transpose(1, 2), mem_v.transpose(1, 2)
+    return Call(
+        q, k, v, global_k, global_v, None, None, bounds, tiles, order, None, None, None, tile_rows, tile_keys, scale,
+        mem_len, mem_start, k_before,
+    )  # fmt: skip

@@ -29,6 +29,46 @@ def clipped(p_range, start):
 
 
 @triton.jit
+def behind(p_range, first, more, most):
+    """The range at `p_range` with `more` keys in front of its own, of which `first` and those that follow are seen; keys before
+    `most`."""
+    own = tl.where(tl.load(p_range + 1) == 0, tl.load(p_range + 2), 0)
+    end = tl.maximum(tl.minimum(more + tl.load(p_range + 3), most), first)
+    return first, first, tl.minimum(tl.maximum(more + own, first), end), end
+
+
+@triton.jit
+def local_range(layout, tile, b, keys):
+    """The local keys of a tile, as `clipped` gives them, and how many keys stand in front of its rows' own."""
+    more = 0
+    if layout.mem_len is None:
+        begin, full_begin, full_end, end = clipped(tile + 4, tl.load(layout.start + b * layout.start_b))
+    elif layout.k_before is None:
+        begin, full_begin, full_end, end = clipped(tile + 4, 0)
+    else:
+        more = tl.load(layout.k_before + b)
+        begin, full_begin, full_end, end = behind(tile + 4, 0, more, keys)
+    return begin, full_begin, full_end, end, more
+
+
+@triton.jit
+def global_range(layout, tile, b, global_keys):
+    """The same of its global keys; of a memory's entries, those of the layout stand behind others."""
+    more = 0
+    if layout.mem_len is None:
+        start = tl.load(layout.start + b * layout.start_b)
+        first = first_visible(layout.global_index + b * layout.index_b, global_keys, start)
+        begin, full_begin, full_end, end = clipped(tile + 4 + RANGE, first)
+    else:
+        more = tl.load(layout.mem_len + b)
+        first = 0
+        if layout.mem_start is not None:
+            first = tl.load(layout.mem_start + b)
+        begin, full_begin, full_end, end = behind(tile + 4 + RANGE, first, more, global_keys)
+    return begin, full_begin, full_end, end, more
+
+
+@triton.jit
 def parts(begin, full_begin, full_end, end, STEP: tl.constexpr):
     """Steps that need a mask before the whole steps, where those end, and all steps that need one."""
     head = tl.cdiv(full_begin - begin, STEP)
@@ -125,23 +165,24 @@ def read_keys(p_kv, rows, m_n, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.co
 
 @triton.jit
 def walk_tile(
-    STEP: tl.constexpr, queries, state, p_local, p_global, tile, p_bounds, m_r, layout, b, global_keys, log2_scale,
+    STEP: tl.constexpr, queries, state, p_local, p_global, tile, p_bounds, m_r, layout, b, keys, global_keys, log2_scale,
     GLOBAL: tl.constexpr, GATHER: tl.constexpr, UPCAST: tl.constexpr,
     HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """`state` after STEP(queries, b_k, b_v, visible, state, log2_scale) on every step of both ranges of `tile`; `p_bounds`
     [BM] points at the rows' lo, hi, glo, ghi. No row sees what stands before the sample's start."""
-    index = layout.global_index + b * layout.index_b
-    start = tl.load(layout.start + b * layout.start_b)
-    begin, full_begin, full_end, end = clipped(tile + 4, start)
+    index = layout.bounds
+    if GATHER:
+        index = layout.global_index + b * layout.index_b
+    begin, full_begin, full_end, end, more = local_range(layout, tile, b, keys)
     state = walk(
-        STEP, queries, state, p_local, index, p_bounds, m_r, begin, full_begin, full_end, end, log2_scale,
+        STEP, queries, state, p_local, index, p_bounds, m_r, begin, full_begin, full_end, end, more, log2_scale,
         False, UPCAST, HEAD, BD, TAIL, BN,
     )  # fmt: skip
     if GLOBAL:
-        begin, full_begin, full_end, end = clipped(tile + 4 + RANGE, first_visible(index, global_keys, start))
+        begin, full_begin, full_end, end, more = global_range(layout, tile, b, global_keys)
         state = walk(
-            STEP, queries, state, p_global, index, p_bounds + 2, m_r, begin, full_begin, full_end, end, log2_scale,
+            STEP, queries, state, p_global, index, p_bounds + 2, m_r, begin, full_begin, full_end, end, more, log2_scale,
             GATHER, UPCAST, HEAD, BD, TAIL, BN,
         )  # fmt: skip
     return state
@@ -149,10 +190,10 @@ def walk_tile(
 
 @triton.jit
 def walk(
-    STEP: tl.constexpr, queries, state, p_kv, index, p_bounds, m_r, begin, full_begin, full_end, end, log2_scale,
+    STEP: tl.constexpr, queries, state, p_kv, index, p_bounds, m_r, begin, full_begin, full_end, end, more, log2_scale,
     GATHER: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """The steps of one range; `p_bounds` points at the rows' two bounds in it."""
+    """The steps of one range; `p_bounds` points at the rows' two bounds in it, before which `more` keys stand."""
     # [BN]
     n = tl.arange(0, BN)
     head, tail, partial = parts(begin, full_begin, full_end, end, BN)
@@ -161,7 +202,7 @@ def walk(
         state = STEP(queries, b_k, b_v, None, state, log2_scale)
     # [BM]
     lo = fetch(p_bounds, m_r)
-    hi = fetch(p_bounds + 1, m_r)
+    hi = fetch(p_bounds + 1, m_r) + more
     for i in range(0, partial):
         at, stop = partial_step(i, head, begin, full_begin, tail, end, BN)
         m_n = at + n < stop

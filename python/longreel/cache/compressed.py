@@ -208,16 +208,20 @@ class CompressedCache(SavedCache):
         """MemoryError where so many tokens would take more than `max_bytes`."""
         if self.max_bytes is None:
             return
-        kind = embeds.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
-        if self.tokens:
-            dtype = self.layers[0].keys.dtype
-        each = 2 * len(self.layers) * embeds.shape[0] * self.heads * self.head_dim * dtype.itemsize
+        each = 2 * len(self.layers) * embeds.shape[0] * self.heads * self.head_dim * self._dtype_for(embeds).itemsize
         if each * tokens > self.max_bytes:
             raise MemoryError(
                 f"the cache may take {self.max_bytes} bytes (max_bytes): room for {self.max_bytes // each} tokens of {each} bytes"
                 f" in all layers; it holds {self.tokens}, {tokens - self.tokens} more would come"
             )
+
+    def _dtype_for(self, embeds: Tensor) -> torch.dtype:
+        """Of the keys and values that these embeddings become, or of those that are there."""
+        if self.tokens:
+            own: torch.dtype = self.layers[0].keys.dtype
+            return own
+        kind = embeds.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:

@@ -79,9 +79,13 @@ class SavedCache(Cache):
             tensors["segments"] = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
         header = {
             "format": self.FORMAT, "layers": len(self.layers), "counts": asdict(self.counts),
-            "options": {name: getattr(self, name) for name in self.OPTIONS}, "about": dict(about or {}),
+            "options": self._options(), "about": dict(about or {}),
         }  # fmt: skip
         write(path, header, tensors)
+
+    def _options(self) -> dict[str, Any]:
+        """OPTIONS as JSON has them."""
+        return {name: getattr(self, name) for name in self.OPTIONS}
 
     @classmethod
     def described(cls, path: str | Path) -> dict[str, Any] | None:

@@ -1,17 +1,16 @@
 """VSTCache: of a video the keys and values of its VST tokens only (Video-XL, arXiv 2409.14485)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from longreel.cache.compressed import Append, CompressedCache
-from longreel.cache.saved import Counts
+from longreel.cache.compressed import CompressedCache
 from longreel.cache.vst_layer import VSTLayer
-from longreel.layout import Document, PlannedLayout, Rule, Segment, VideoLayout, positions
+from longreel.cache.vst_step import Step, TextStep, VSTCounts, counts_after, inverse_frequencies
+from longreel.layout import Document, Rule, Segment, VideoLayout, positions
 from longreel.layout.segments import chunk_of, chunk_segment
 from longreel.ops._vst_append_ import vst_append_
 from longreel.ops._vst_attention import vst_attention
@@ -19,31 +18,12 @@ from longreel.ops._vst_rotate import vst_rotate
 from longreel.ops.common.layouts import planned
 from longreel.rotary import rotary_tables
 
-FORMAT = "longreel-vst-cache/1"
+FORMAT = "longreel-vst-cache/2"
 
 
-@dataclass(frozen=True)
-class VSTCounts(Counts):
-    """prefix, vst: tokens cached of each. carry: visual tokens that the last chunk left without a VST."""
-
-    prefix: int = 0
-    vst: int = 0
-    carry: int = 0
-
-    @property
-    def cached(self) -> int:
-        return self.prefix + self.vst
-
-
-@dataclass(frozen=True)
-class Step(Append):
-    """What all layers of one step share. plan: of the rows, grouped. cos, sin: of the rows in position order. kept: of the
-    rows, the first `kept[0]` (prefix) and the last `kept[1]` (VST) go to the memory."""
-
-    plan: PlannedLayout
-    cos: Tensor
-    sin: Tensor
-    kept: tuple[int, int]
+def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had no frequencies: they were those of the configuration."""
+    return header | {"options": {"inv_freq": None} | header["options"]}
 
 
 class VSTCache(CompressedCache):
@@ -67,11 +47,13 @@ class VSTCache(CompressedCache):
         capacity: prefix and VST tokens that there is room for.
         text_capacity: tokens of text that a fork has room for.
         inv_freq: float32 ``[D/2]``, the model's (``rotary_emb.inv_freq``); None: from the configuration's default rotary.
+            They are saved with the cache, whose text goes on at the same ones.
         max_bytes: that keys and values may take (see CompressedCache); buffers that would take more are not made.
     """
 
     FORMAT = FORMAT
-    OPTIONS: ClassVar = ("capacity", "text_capacity")
+    OLDER: ClassVar = {"longreel-vst-cache/1": _from_version_1}
+    OPTIONS: ClassVar = ("capacity", "text_capacity", "inv_freq")
     COUNTS = VSTCounts
     LAYER = VSTLayer
 
@@ -83,7 +65,7 @@ class VSTCache(CompressedCache):
         *,
         capacity: int,
         text_capacity: int = 2048,
-        inv_freq: Tensor | None = None,
+        inv_freq: Tensor | Sequence[float] | None = None,
         max_bytes: int | None = None,
     ) -> None:
         for name, value in (("capacity", capacity), ("text_capacity", text_capacity)):
@@ -96,7 +78,18 @@ class VSTCache(CompressedCache):
         self.capacity, self.text_capacity = capacity, text_capacity
         for layer in self.layers:
             layer._capacity, layer.text_capacity = capacity, text_capacity
-        self.inv_freq = _inverse_frequencies(config, self.head_dim) if inv_freq is None else inv_freq
+        if inv_freq is None:
+            inv_freq = inverse_frequencies(config, self.head_dim)
+        elif not isinstance(inv_freq, Tensor):
+            inv_freq = torch.tensor([float(each) for each in inv_freq])
+        if inv_freq.shape != (self.head_dim // 2,):
+            raise ValueError(
+                f"inv_freq is [{self.head_dim // 2}] for heads of {self.head_dim}; given {list(inv_freq.shape)}"
+            )
+        self.inv_freq = inv_freq
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"inv_freq": self.inv_freq.tolist()}
 
     def planned_bytes(self, batch: int, dtype: torch.dtype, text: bool = False) -> int:
         """Bytes of the buffers for the video, or those for the `text` of a fork, in all layers; exactly what is allocated."""
@@ -137,7 +130,7 @@ class VSTCache(CompressedCache):
             MemoryError: the rows do not fit. ValueError: they are not those of the step.
         """
         step, own = self._step, self.layers[layer]
-        if step is None or isinstance(step, _Text):
+        if step is None or isinstance(step, TextStep):
             return self._attend_text(layer, q, k, v, backend)
         rotated = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
         prefix, vst = step.kept
@@ -156,22 +149,20 @@ class VSTCache(CompressedCache):
         own, rows, video = self.layers[layer], q.shape[1], self.tokens
         if own.video_tokens != video:
             raise ValueError("this cache's text stands behind its video (update): attend() would lose its place")
-        if layer == 0:
-            # A step that failed half-way left some layers ahead.
-            for each in self.layers:
-                each.text_tokens = self.layers[-1].text_tokens
         length, text_length = self._length_tensors(k)
-        cos, sin = (t[video:] for t in self._angles(k, video + self.text_capacity))
-        text = own.text(rows, k, v)
-        if layer == 0 or self._step is None or self._step.plan.bounds.shape[1] != rows:
-            at = text_length[:, None] + torch.arange(rows, device=k.device, dtype=torch.int32)
-            plan = planned(VideoLayout.causal(rows), k.device)
-            self._step = _Text(self.counts, (), plan, cos[at], sin[at], (0, 0))
+        own.check_text(rows)
         step = self._step
-        q, _, _ = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
-        text_k, text_v = text
-        vst_append_(text_k, text_v, text_length, k, v, cos, sin, backend=backend)
-        mem_k, mem_v = (own.keys, own.values) if video else (t[:, :, :0] for t in text)
+        if layer == 0 or not isinstance(step, TextStep) or step.plan.bounds.shape[1] != rows:
+            at = text_length[:, None] + torch.arange(rows, device=k.device, dtype=torch.int32)
+            cos, sin = (t[video:][at] for t in self._angles(k, video + self.text_capacity))
+            plan = planned(VideoLayout.causal(rows), k.device)
+            self._step = step = TextStep(self.counts, (), plan, cos, sin, (0, 0), at[0].long())
+        q, k, v = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
+        text_k, text_v = own.text(rows, k, v)
+        # All samples have as much text, so that PyTorch writes it: less host time than an op of ours.
+        text_k.index_copy_(2, step.slots, k.transpose(1, 2))
+        text_v.index_copy_(2, step.slots, v.transpose(1, 2))
+        mem_k, mem_v = (own.keys, own.values) if video else (text_k[:, :, :0], text_v[:, :, :0])
         out: Tensor = vst_attention(
             q,
             text_k.transpose(1, 2),
@@ -183,9 +174,11 @@ class VSTCache(CompressedCache):
             k_before=text_length,
             backend=backend,
         )
-        own.text_tokens += rows
         if layer == len(self.layers) - 1:
+            # All at once: a step that fails half-way leaves every layer as it was.
             text_length += rows
+            for each in self.layers:
+                each.text_tokens += rows
             self._step = None
         return out
 
@@ -203,6 +196,35 @@ class VSTCache(CompressedCache):
                 layer.grow(capacity)
         self.capacity = capacity
 
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """transformers' way of caching text: one layer's rows behind what it holds, all of which is returned."""
+        if layer_idx == 0:
+            # A step that failed half-way left some layers ahead.
+            for layer in self.layers:
+                if layer.tokens > self.layers[-1].tokens:
+                    layer.crop(self.get_seq_length() - layer.get_seq_length())
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions so far, by the last layer: a step that failed half-way does not count."""
+        return int(self.layers[-1].get_seq_length())
+
+    def append(self, decoder: Callable[..., Any], embeds: Tensor, segments: Sequence[Any], **inputs: Any) -> None:
+        """See CompressedCache. An `attention_mask` among the inputs may mask nothing: chunks have no padding."""
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, Tensor) and not bool(mask.bool().all()):
+            raise ValueError("attention_mask masks tokens of a chunk: chunks have no padding, give other lengths")
+        super().append(decoder, embeds, segments, **inputs)
+
+    def _check_room(self, embeds: Tensor, tokens: int) -> None:
+        super()._check_room(embeds, tokens)
+        like = embeds.new_empty(embeds.shape[0], self.heads, 0, self.head_dim, dtype=self._dtype_for(embeds))
+        for layer in self.layers:
+            layer.check_room(tokens - self.tokens, like, like)
+
     def _append_of(self, embeds: Tensor, segments: Sequence[Any]) -> Step:
         now = self.counts
         parts = tuple(Segment(*segment) for segment in segments)
@@ -210,7 +232,7 @@ class VSTCache(CompressedCache):
         layout = VideoLayout(((document,),)).grouped()
         if embeds.shape[1] != layout.length:
             raise ValueError(f"the segments have {layout.length} tokens and embeds {embeds.shape[1]}")
-        counts = self._counts_after(now, document.segments)
+        counts = counts_after(now, document.segments)
         device, kept = embeds.device, (counts.prefix - now.prefix, counts.vst - now.vst)
         at = torch.from_numpy(now.cached + positions(layout)[0]).to(device)
         cos, sin = rotary_tables(self.inv_freq.to(device), at)
@@ -223,28 +245,8 @@ class VSTCache(CompressedCache):
         finally:
             self._step = None
 
-    def _counts_after(self, now: VSTCounts, segments: Sequence[Segment]) -> VSTCounts:
-        prefix, vst, carry = now.prefix, now.vst, now.carry
-        for segment in segments:
-            if segment.kind == "prefix":
-                if prefix or vst:
-                    raise ValueError("a prefix stands before the first chunk only")
-                prefix = segment.length
-            elif segment.kind == "vst":
-                if segment.carry != carry:
-                    raise ValueError(
-                        f"{carry} visual tokens are carried into this chunk, its segment says {segment.carry}"
-                    )
-                chunk = chunk_of(segment)
-                if not chunk.vst:
-                    raise ValueError(f"a chunk of {chunk.visual} visual tokens has no VST at ratio {segment.ratio}")
-                vst, carry = vst + chunk.vst, chunk.carry_out
-            else:
-                raise ValueError(f"append takes prefix and vst segments, given {segment.kind}: text is asked on a fork")
-        return VSTCounts(prefix + vst, now.hidden, prefix, vst, carry)
-
     def _counts_of(self, segments: Sequence[Segment]) -> VSTCounts:
-        return self._counts_after(VSTCounts(), segments)
+        return counts_after(VSTCounts(), segments)
 
     def _set(self, counts: Any) -> None:
         super()._set(counts)
@@ -279,24 +281,3 @@ class VSTCache(CompressedCache):
                     self.inv_freq.to(like.device), max(count, self.capacity + self.text_capacity)
                 )
         return self._tables
-
-
-class _Text(Step):
-    """A step of text."""
-
-
-def _inverse_frequencies(config: PreTrainedConfig, head_dim: int) -> Tensor:
-    """Of the default rotary embedding, as transformers computes them: float32."""
-    text: Any = config.get_text_config()
-    given = getattr(text, "rope_parameters", None) or {}
-    kind = given.get("rope_type", "default")
-    scaling = getattr(text, "rope_scaling", None)
-    if kind != "default" or (scaling and scaling.get("rope_type", scaling.get("type", "default")) != "default"):
-        raise ValueError(f"rotary embeddings {scaling or given} are not the default ones: give the model's inv_freq")
-    if any(isinstance(value, dict) for value in given.values()):
-        raise ValueError(f"rotary embeddings {given} differ between layers: the cache has one for all")
-    part = given.get("partial_rotary_factor") or getattr(text, "partial_rotary_factor", None) or 1
-    if part != 1:
-        raise ValueError(f"partial_rotary_factor={part}: the cache rotates whole heads")
-    theta = float(given.get("rope_theta", getattr(text, "rope_theta", 1e4)))
-    return 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))

@@ -5,7 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from longreel.cache.vst import Step, VSTCache
+from longreel.cache.vst import VSTCache
+from longreel.cache.vst_step import Step
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.part import planned_vst_rows
 from longreel.ops._vst_append_ import vst_append_

@@ -60,11 +60,7 @@ class VSTLayer(CompressedLayer):
 
     def text(self, added: int, *like: Tensor) -> Pair:
         """The text's buffers [B, Hkv, text_capacity, D], with room for `added` more; like: [B, *, Hkv, D] each."""
-        if self.text_tokens + added > self.text_capacity:
-            raise MemoryError(
-                f"the cache has room for {self.text_capacity} tokens of text (text_capacity); it holds {self.text_tokens},"
-                f" {added} more were given"
-            )
+        self.check_text(added)
         if self._text is None:
             self._check_bytes(self._size(self.text_capacity, like), "text_capacity")
             # Made under inference_mode they could be written there only.
@@ -72,6 +68,14 @@ class VSTLayer(CompressedLayer):
                 key, value = (t.new_empty(t.shape[0], t.shape[2], self.text_capacity, t.shape[3]) for t in like)
             self._text = key, value
         return self._text
+
+    def check_text(self, added: int) -> None:
+        """MemoryError where there is no room for `added` more tokens of text."""
+        if self.text_tokens + added > self.text_capacity:
+            raise MemoryError(
+                f"the cache has room for {self.text_capacity} tokens of text (text_capacity); it holds {self.text_tokens},"
+                f" {added} more were given"
+            )
 
     def cached(self) -> Pair:
         """Keys and values [B, Hkv, tokens, D] of all tokens: a copy where the text stands apart."""
@@ -137,15 +141,10 @@ class VSTLayer(CompressedLayer):
 
     def _room(self, tokens: int, added: int, most: int | None, *like: Tensor) -> Pair:
         """The buffers, made once in their full size, with the tokens so far and room for `added` more."""
+        self.check_room(added, *like)
         held = self._buffers
-        if tokens + added > self._capacity:
-            raise MemoryError(
-                f"the cache has room for {self._capacity} tokens (capacity); it holds {tokens}, {added} more would come:"
-                " grow() makes room"
-            )
-        if held is not None and held[0].shape[-2] >= tokens + added and (not tokens or self._begins(held)):
+        if held is not None and self._serves(held, tokens + added):
             return held
-        self._check_bytes(self._size(self._capacity, tuple(t.transpose(1, 2) for t in like)), "capacity")
         # Made under inference_mode they could be written there only.
         with torch.inference_mode(False):
             keys, values = (t.new_empty(*t.shape[:2], self._capacity, t.shape[-1]) for t in like)
@@ -153,6 +152,21 @@ class VSTLayer(CompressedLayer):
             keys[..., :tokens, :], values[..., :tokens, :] = self.keys, self.values
         self._buffers = keys, values
         return self._buffers
+
+    def check_room(self, added: int, *like: Tensor) -> None:
+        """MemoryError where `added` more tokens, like [B, Hkv, *, D] each, do not fit the capacity, or the buffers that they need
+        the bytes."""
+        tokens = self.video_tokens
+        if tokens + added > self._capacity:
+            raise MemoryError(
+                f"the cache has room for {self._capacity} tokens (capacity); it holds {tokens}, {added} more would come:"
+                " grow() makes room"
+            )
+        if self._buffers is None or not self._serves(self._buffers, tokens + added):
+            self._check_bytes(self._size(self._capacity, tuple(t.transpose(1, 2) for t in like)), "capacity")
+
+    def _serves(self, held: Pair, tokens: int) -> bool:
+        return held[0].shape[-2] >= tokens and (not self.video_tokens or self._begins(held))
 
     def _begins(self, held: Pair) -> bool:
         return _begins(held[0], self.keys) and _begins(held[1], self.values)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
+from transformers.masking_utils import causal_mask_function, or_masks
 
 from longreel.integrations.pieces import held_by, piece_of
 
@@ -32,12 +32,22 @@ class MaskRule:
 
 
 CAUSAL = MaskRule(causal=True)
+_UNION = or_masks(causal_mask_function).__name__
 
 
-def unread(local_size: int | None, config: Any) -> MaskRule:
+def unread(function: Callable, own: bool, local_size: int | None, config: Any) -> MaskRule:
     """Under torch.compile closures are not read. Transformers then takes every pass for packed; what it says of windows and
-    chunks is their size."""
+    chunks is their size, of blocks that they come last, and of functions that a model adds that there are some (`own`).
+
+    Raises:
+        ValueError: there are blocks, or functions of the model's own.
+    """
     chunks = local_size is not None and getattr(config, "attention_chunk_size", None) == local_size
+    if function.__name__ == _UNION or own:
+        raise ValueError(
+            "this model's mask is not causal rows, windows and chunks alone (blocks of picture tokens see later ones), and is not"
+            " read under torch.compile: run it uncompiled"
+        )
     return MaskRule(
         causal=True, unread=True, window=None if chunks else local_size, chunk=local_size if chunks else None
     )
@@ -64,6 +74,10 @@ def _read(function: Callable[..., Any], rule: MaskRule | None) -> MaskRule | Non
         for part in held["mask_functions"]:
             whole = _read(part, whole)
         return whole
+    if piece == "or_masks":
+        # Blocks of pictures, in an input without any.
+        parts = [part for part in held["mask_functions"] if not _no_blocks(part)]
+        return _read(parts[0], rule) if len(parts) == 1 else None
     if piece == "sliding_window_overlay":
         return replace(rule, window=min(int(held["sliding_window"]), rule.window or int(held["sliding_window"])))
     if piece == "chunked_overlay" and rule.chunk is None:
@@ -74,3 +88,7 @@ def _read(function: Callable[..., Any], rule: MaskRule | None) -> MaskRule | Non
         # Inside a document positions are consecutive, so a mask of differences of positions is one of rows.
         return _read(held["mask_function"], replace(rule, positions=held["position_ids"]))
     return None
+
+
+def _no_blocks(function: Callable[..., Any]) -> bool:
+    return piece_of(function) == "blockwise_overlay" and not bool((held_by(function)["block_sequence_ids"] >= 0).any())

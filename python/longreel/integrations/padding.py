@@ -1,6 +1,7 @@
 """A 2-D attention mask: where its padding stands."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ class Gap:
             for end in self.ends
         )
         return VideoLayout.batch(list(samples))
+
+    @lru_cache(maxsize=16)  # noqa: B019 (a value, and few)
+    def shortest(self) -> VideoLayout:
+        """Up to the first real row of every sample; the same object each time, behind which steps are planned once."""
+        return self.layout(max(self.ends) + 1)
 
 
 def padding(mask: Tensor) -> Tensor | Gap | None:
@@ -53,3 +59,22 @@ def padding(mask: Tensor) -> Tensor | Gap | None:
             " generate needs it), on the right, or in all samples from the row on where a cache ends"
         )
     return Gap(begin, tuple(ends.tolist()))
+
+
+def spans(real: Tensor | None, batch: int, dropped: int, end: int) -> list[tuple[int, int]]:
+    """First and last + 1 real key of every sample: rows may see later ones, padding on the right too."""
+    if real is None:
+        return [(0, end)] * batch
+    real = real[:, dropped : dropped + end].to("cpu", torch.bool)
+    count, first = real.sum(1), real.to(torch.uint8).argmax(1)
+    return list(zip(first.tolist(), (first + count).tolist(), strict=True))
+
+
+def check_same(own: Tensor, given: Tensor | None, end: int) -> None:
+    """Raise ValueError where a layout's left padding is not that of the mask that was given with it, of `end` rows."""
+    for b, rows in enumerate([] if given is None else given.tolist()):
+        if rows != min(layout := own.tolist()[b % len(own)], end):
+            raise ValueError(
+                f"the attention mask pads {rows} rows on the left of sample {b}, the layout {layout}:"
+                " VideoLayout.batch pads layouts as a batch is padded"
+            )

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from longreel.integrations import packed
+from longreel.integrations.bounded import narrowed, own_chunks
 from longreel.integrations.mask_functions import MaskRule
 from longreel.integrations.mask_sets import layout_of
-from longreel.integrations.padding import Gap
+from longreel.integrations.padding import Gap, check_same, spans
+from longreel.integrations.steps import step_of
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import InForce
-from longreel.layout.documents import chunked, chunks, repeated, text_documents, windowed, without_first
+from longreel.layout.documents import repeated, text_documents, without_first
 from longreel.ops.common.layouts import planned
 
 Layout = VideoLayout | PlannedLayout
@@ -32,8 +34,9 @@ def _computed(what: str) -> MaskError:
 
 @dataclass(eq=False)
 class RangeMask:
-    """What the query rows of one forward pass may see, for all its layers: rows `first` .. first + queries of `keys` keys.
+    """What the query rows of one forward pass may see, for all its layers: rows `place` .. place + queries of `keys` keys.
 
+    place: where it lies on the device, as in a cache of fixed size, the host does not read it for a step of text.
     batch: samples. start: int32 [B], keys before start[b] are left padding; None: there is none. in_force: of `use_layout`, at
     the beginning of the pass. rule: of the model's own mask. dropped: keys before the first one, that a sliding cache let go.
     real: the 2-D mask that was given, bool [B, >= dropped + end]. gap: padding between what a cache holds and a shorter
@@ -43,7 +46,7 @@ class RangeMask:
     batch: int
     queries: int
     keys: int
-    first: int
+    place: int | Tensor
     start: Tensor | None
     in_force: InForce
     rule: MaskRule
@@ -76,13 +79,13 @@ class RangeMask:
             last and isinstance(rest[0], slice) and rest[0].start in (None, 0) and rest[0].step in (None, 1)
         ):
             end = self.keys if not rest or rest[0].stop is None else rest[0].stop
-            if end >= self.first + self.queries:
+            if end >= self.end:
                 return self
         rows = parts[2] if len(parts) == 4 and len(rest) == 1 and parts[2] is rest[0] else None
         if isinstance(rows, slice) and rows.stop is None and rows.step is None:
             # As Gemma 4 goes on with the last rows alone in layers that share keys.
             first = slice(*rows.indices(self.queries)).start
-            return replace(self, queries=self.queries - first, first=self.first + first, _plan=None)
+            return replace(self, queries=self.queries - first, place=self.place + first, _plan=None)
         raise _computed(f"it takes the part {index} of it")
 
     @classmethod
@@ -101,6 +104,11 @@ class RangeMask:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __and__ = __rand__ = __or__ = __ror__ = _compute
     __invert__ = __neg__ = __len__ = __iter__ = __float__ = __int__ = __truediv__ = _compute
     __hash__ = object.__hash__
+
+    @property
+    def first(self) -> int:
+        """The first row, read by the host."""
+        return int(self.place)
 
     @property
     def end(self) -> int:
@@ -149,7 +157,10 @@ class RangeMask:
             return None
         begins[:, 0] = True
         return packed.Documents(
-            packed.of_begins(begins), "position_ids", positions, refused=self.first > 0 or real is not None
+            packed.of_begins(begins),
+            "position_ids",
+            positions,
+            refused=self.first > 0 or real is not None or bool(positions.to("cpu")[:, 1:][begins[:, 1:]].any()),
         )
 
     def _made(
@@ -162,6 +173,11 @@ class RangeMask:
             raise ValueError(
                 "under torch.compile positions are not read: pass a planned layout, see VideoLayout.causal, .packed"
             )
+        if isinstance(self.place, Tensor):
+            alone = (layout, documents, self.gap, rule.window, rule.chunk) == (None,) * 5
+            if alone and (step := self._step(None, batch, device)) is not None:
+                return step
+            self.place = int(self.place)
         window, chunk = bound = self._bound()
         if self.gap is not None and (layout is not None or bound != (None, None)):
             raise ValueError(
@@ -171,21 +187,31 @@ class RangeMask:
             return self._under(layout, bound, batch, device, grows, documents)
         if documents is not None and documents.refused:
             raise ValueError(
-                "position_ids begin anew where an attention_mask or a cache says one sequence; for packed documents give"
-                " position_ids alone, or a layout: VideoLayout.packed"
+                "position_ids begin anew where an attention_mask, a cache or a position other than 0 says one sequence; for"
+                " packed documents give position_ids alone, each from 0, or a layout: VideoLayout.packed"
             )
         if documents is not None and chunk is not None:
             raise ValueError(f"packed documents cannot be combined with this model's own chunks of {chunk} rows")
+        step = self._step(None, batch, device) if documents is None and chunk is None else None
+        if step is not None:
+            return step
         if self.gap is not None:
             return planned(self.gap.layout(self.keys).rows(self.first, self.end), device)
         if documents is not None:
             own = VideoLayout(tuple(text_documents(row, window) for row in documents.lengths))
         elif chunk is not None:
-            own = self._chunked(chunk, batch)
+            own = own_chunks(self.dropped + self.end, chunk, rule.chunk_padding, batch, self.dropped)
         else:
             own = VideoLayout.causal(self.end) if window is None else VideoLayout.sliding_window(self.end, window)
         plan = planned(own.rows(self.first, self.end), device)
         return plan if self.start is None else plan.with_start(self.start.to(device))
+
+    def _step(self, layout: Layout | None, batch: int, device: torch.device) -> PlannedLayout | None:
+        """The plan where the pass is a step of text behind a cache."""
+        if self.in_force.backend == "flash":
+            return None
+        window = None if isinstance(self.place, Tensor) else self._bound()[0]
+        return step_of(layout, self.gap, self.start, self.place, self.queries, window, batch, device)
 
     def _evaluated(
         self,
@@ -207,27 +233,11 @@ class RangeMask:
                 "this model's own mask shows rows other keys than those before them, which cannot be combined with"
                 f" {next(other for other, given in others.items() if given)}"
             )
+        real = spans(self.real, self.batch, self.dropped, self.end)
         own = layout_of(
-            function, self._spans(), self.first, self.queries, self.keys, self.dropped, rule.vmap, self.device or device
+            function, real, self.first, self.queries, self.keys, self.dropped, rule.vmap, self.device or device
         )
         return planned(repeated(own, batch).rows(self.first, self.end), device)
-
-    def _spans(self) -> list[tuple[int, int]]:
-        """First and last + 1 real key of every sample: rows may see later ones, padding on the right too."""
-        if self.real is None:
-            return [(0, self.end)] * self.batch
-        real = self.real[:, self.dropped : self.dropped + self.end].to("cpu", torch.bool)
-        count, first = real.sum(1), real.to(torch.uint8).argmax(1)
-        return list(zip(first.tolist(), (first + count).tolist(), strict=True))
-
-    def _chunked(self, chunk: int, batch: int) -> VideoLayout:
-        """Documents of `chunk` rows behind the padding, without the keys that a cache let go."""
-        rule, whole = self.rule, self.dropped + self.end
-        pads = [0] * batch if rule.chunk_padding is None else rule.chunk_padding.to("cpu").flatten().tolist()
-        samples = [
-            text_documents(chunks(whole - pad, chunk), padding=pad) for pad in (min(int(p), whole) for p in pads)
-        ]
-        return without_first(VideoLayout(tuple(samples)), self.dropped)
 
     def _bound(self) -> tuple[int | None, int | None]:
         """The model's own window and chunk, where they are shorter than the rows so far."""
@@ -248,6 +258,9 @@ class RangeMask:
         whole = layout.layout if isinstance(layout, PlannedLayout) else layout
         if documents is not None:
             documents.check(layout)
+        elif bound == (None, None) and (step := self._step(layout, batch, device)) is not None:
+            check_same(step.start, self.start, self.end)
+            return step
         cut = self.dropped if bound != (None, None) and whole.window is None else 0
         if bound[1] is not None and isinstance(layout, PlannedLayout) and layout.start_given:
             raise ValueError(
@@ -260,7 +273,7 @@ class RangeMask:
         if isinstance(layout, PlannedLayout):
             start = layout.start if not cut else (layout.start - cut).clamp(min=0)
             plan = plan.with_start(start.to(device).repeat_interleave(rows.batch_size // whole.batch_size))
-        self._check_padding(plan)
+        check_same(plan.start, self.start, self.end)
         return plan
 
     def _rows(self, layout: VideoLayout, grows: bool, bound: tuple[int | None, int | None], cut: int) -> VideoLayout:
@@ -279,32 +292,3 @@ class RangeMask:
             raise ValueError(f"the layout has {layout.length} rows and the input {end}: they must be as many")
         grown = narrowed(layout.extend(max(0, end - layout.length)), *bound)
         return (without_first(grown, cut) if cut else grown).rows(self.first, self.end)
-
-    def _check_padding(self, plan: PlannedLayout) -> None:
-        if self.start is None:
-            return
-        own, given = plan.start.tolist(), self.start.tolist()
-        for b, rows in enumerate(given):
-            if rows != min(own[b % len(own)], self.end):
-                raise ValueError(
-                    f"the attention mask pads {rows} rows on the left of sample {b}, the layout {own[b % len(own)]}:"
-                    " VideoLayout.batch pads layouts as a batch is padded"
-                )
-
-
-def narrowed(layout: VideoLayout, window: int | None, chunk: int | None) -> VideoLayout:
-    """`layout` and the model's own window or chunks, both.
-
-    Raises:
-        ValueError: no layout says that.
-    """
-    both = layout if window is None else windowed(layout, window)
-    if both is not None and chunk is not None:
-        both = chunked(both, chunk)
-    if both is None:
-        own = f"window of {window}" if chunk is None else f"chunks of {chunk}"
-        raise ValueError(
-            f"this model's own {own} rows cannot be combined with a layout of VoCo or VST tokens, sinks"
-            f"{'' if chunk is None else ' or several documents'} that is longer; allowed: text"
-        )
-    return both

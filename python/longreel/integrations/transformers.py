@@ -57,15 +57,22 @@ def range_mask(
         q_length, q_offset = len(cache_position), cache_position[0]
     assert q_length is not None
     dropped = int(kv_offset)
-    first = int(q_offset) - dropped
+    place: int | Tensor = (
+        int(q_offset) - dropped if isinstance(q_offset, int) or attention_mask is not None else q_offset
+    )
+    if isinstance(place, Tensor):
+        # A cache goes on to count in it.
+        place = int(place) if torch.compiler.is_compiling() or torch.is_grad_enabled() else place.clone()
+        place -= dropped
     if mask_function is causal_mask_function:
         rule = mask_functions.CAUSAL
     elif torch.compiler.is_compiling():
-        rule = mask_functions.unread(local_size, config)
+        rule = mask_functions.unread(mask_function, use_vmap, local_size, config)
     else:
         rule = mask_functions.read(mask_function, use_vmap)
     start: Tensor | Gap | None = None
     if attention_mask is not None:
+        first = int(place)
         if attention_mask.ndim != 2 or attention_mask.shape[1] < dropped + first + q_length:
             raise ValueError(
                 f"the attention mask is {list(attention_mask.shape)}, the rows so far are {dropped + first + q_length};"
@@ -74,7 +81,7 @@ def range_mask(
         start = padding(attention_mask[:, dropped : dropped + first + q_length])
     gap, start = (start, None) if isinstance(start, Gap) else (None, start)
     return RangeMask(
-        batch_size, q_length, kv_length, first, start, in_force(), rule, dropped, attention_mask, gap, device
+        batch_size, q_length, kv_length, place, start, in_force(), rule, dropped, attention_mask, gap, device
     )
 
 
@@ -126,7 +133,7 @@ def attention(
             )
         rule = mask_functions.MaskRule(causal=True, window=sliding_window)
         mask = RangeMask(query.shape[0], rows, keys, keys - rows, None, in_force(), rule)
-    if mask.queries != rows or mask.end > keys:
+    if mask.queries != rows or (isinstance(mask.place, int) and mask.end > keys):
         raise ValueError(
             f"{name}: the mask is of {mask.queries} rows over {mask.keys} keys, the layer has {rows} over {keys}"
         )

@@ -14,6 +14,7 @@ from longreel.layout.planning import lowered_to, plan
 from longreel.layout.ratios import RatioDraw
 from longreel.layout.schedule import Schedule
 from longreel.layout.segments import Document, Rule, Segment
+from longreel.layout.steps import TextSteps, text_steps
 from longreel.layout.video_layout import VideoLayout, derived
 
 derived.dense_mask, derived.plan, derived.lowered_to = dense_mask, plan, lowered_to
@@ -31,6 +32,7 @@ __all__ = [
     "Rule",
     "Schedule",
     "Segment",
+    "TextSteps",
     "VideoLayout",
     "cached",
     "cached_ranges",
@@ -50,6 +52,7 @@ __all__ = [
     "ranges",
     "row_bounds",
     "slots",
+    "text_steps",
     "to_ascii",
     "to_svg",
     "visible_pairs",

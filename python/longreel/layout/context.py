@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils import checkpoint
 
 from longreel.layout import PlannedLayout, VideoLayout
 
@@ -35,16 +36,16 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
 
     For `generate`: the layout of the prompt; decoded rows are text rows behind it, and a batch that is a multiple of the
     layout's samples (beams, several answers) has each sample so many times in a row. The layout is read when a forward pass
-    begins, so that gradient checkpointing recomputes under the same one, wherever the backward pass runs (transformers' own;
-    under `torch.utils.checkpoint` around a whole model run the backward pass inside the block, or pass video_layout). Threads
-    that are started inside the block, and work that is given to a `ThreadPoolExecutor` there, run under it too, also when the
-    block has ended by then.
+    begins, so that gradient checkpointing recomputes under the same one, wherever the backward pass runs. Threads that are
+    started inside the block, work that is given to a `ThreadPoolExecutor` there, and what `torch.utils.checkpoint` recomputes
+    of it, run under it too, also when the block has ended by then.
 
     Args:
         layout: of the rows of the model's input; None: causal.
         backend: of `block_sparse_attention`; None chooses.
     """
     _hand_on_to_threads()
+    _hand_on_to_recomputation()
     with _entered(InForce(layout, backend)):
         yield
 
@@ -109,3 +110,32 @@ def _hand_on_to_threads() -> None:
     setattr(start_under, _HANDS_ON, True)
     threading.Thread.start = start_under  # type: ignore[method-assign]
     ThreadPoolExecutor.submit = submit_under  # type: ignore[method-assign,assignment]
+
+
+# Functions of torch.utils.checkpoint whose first argument a later backward pass calls again: of newer and of older versions.
+_RECOMPUTE = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")
+
+
+def _hand_on_to_recomputation() -> None:
+    """From the first use on, checkpoints recompute under the layout of the pass that they recompute."""
+    name = next(name for name in _RECOMPUTE if hasattr(checkpoint, name))
+    generator, forward = getattr(checkpoint, name), checkpoint.CheckpointFunction.forward
+    if hasattr(generator, _HANDS_ON):
+        return
+
+    @wraps(generator)
+    def generator_under(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return generator(_kept(fn), *args, **kwargs)
+
+    @wraps(forward)
+    def forward_under(ctx: Any, run_function: Callable[..., Any], *args: Any) -> Any:
+        return forward(ctx, _kept(run_function), *args)
+
+    setattr(generator_under, _HANDS_ON, True)
+    setattr(checkpoint, name, generator_under)
+    checkpoint.CheckpointFunction.forward = staticmethod(forward_under)  # type: ignore[method-assign]
+
+
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    value = _IN_FORCE.get()
+    return function if value is None else _under(value, function)

@@ -22,7 +22,8 @@ class PlannedLayout:
     A plan of one sample serves any batch.
     """
 
-    # A VideoLayout; that class says what it is planned to, so it stands above this one.
+    # A VideoLayout; that class says what it is planned to, so it stands above this one. None: a step of text (steps.py), which
+    # has no kv_blocks, and so no gradient.
     layout: Any
     tile: tuple[int, int]
     start: Tensor
@@ -61,5 +62,10 @@ class PlannedLayout:
         device = torch.device(device)
         if device.type == self.start.device.type and device.index in (None, self.start.device.index):
             return self
+        if self.layout is None:
+            there: dict[str, Any] = {
+                f.name: t.to(device) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)
+            }
+            return replace(self, **there)
         moved: PlannedLayout = self.layout.to(device)
         return moved.with_start(self.start.to(device)) if self.start_given else moved

@@ -46,7 +46,8 @@ _COMMON = (
 
 class Chunk(NamedTuple):
     """What a session takes at a time, encoded: frames [F, N (+ 1), C] of the vision tower; audio [A, ...] of the audio encoder,
-    the clips that begin no later than the last of these frames, None where there are none."""
+    the clips that begin no later than the last of these frames, None where there are none. Clips that begin behind the last frame
+    of a whole input come at its end, where frames may be none."""
 
     frames: Tensor
     audio: Tensor | None = None
@@ -153,6 +154,8 @@ class System(ABC):
         audio: as the model takes it, None where it hears nothing.
         memory: what a saved memory holds, None where what is kept depends on the question.
         streams: the reference path takes chunk by chunk too, so that every length fits that path.
+        long: flags of `longreel run` with which an hour goes through whole. long_video: those besides, where it is a video and
+        no feature file, of which all was chosen before.
         comparable_frames: that ours, the reference path and float64 take beside each other at true size.
     """
 
@@ -164,6 +167,8 @@ class System(ABC):
     audio: ClassVar[AudioSpec | None] = None
     memory: ClassVar[str | None] = None
     streams: ClassVar[bool] = True
+    long: ClassVar[tuple[str, ...]] = ()
+    long_video: ClassVar[tuple[str, ...]] = ()
     comparable_frames: ClassVar[int] = 16
 
     @property

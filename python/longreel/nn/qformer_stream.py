@@ -56,11 +56,11 @@ def _attend(attention: Attention, rows: Tensor, parts: Iterable[FeaturePart]) ->
         if table is not None:
             features = (features.unflatten(1, (len(table), -1)) + table[:, None]).flatten(1, 2)
         key, value = (inner.split(project(features)) for project in (inner.key, inner.value))
-        # [1, H, M, S], as wide as float32 at least
-        scores = (inner.split(query) @ key.mT * key.shape[-1] ** -0.5).to(wide)
-        out, lse = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2), scores.logsumexp(-1)
+        # [1, H, M, S], as wide as float32 at least: sharp rows need it
+        scores = inner.split(query).to(wide) @ key.mT.to(wide) * key.shape[-1] ** -0.5
         # [1, M, H, D] and [1, M, H, 1]
-        out, lse = out.to(wide), lse.transpose(1, 2)[..., None]
+        out = (scores.softmax(-1) @ value.to(wide)).transpose(1, 2)
+        lse = scores.logsumexp(-1).transpose(1, 2)[..., None]
         total = (out, lse) if total is None else _merged(*total, out, lse)
     if total is None:
         raise ValueError("there is no part of the features to read")

@@ -14,7 +14,7 @@ from longreel.ops.common.layouts import planned
 from longreel.ops.common.queries import autocast, exact, resolve_scale
 from longreel.ops.flash import attend as flash
 from longreel.ops.flash import pieces
-from longreel.ops.op import Backward, Lowered, Op, run
+from longreel.ops.op import Backward, Lowered, Op, run, wants_grad
 from longreel.reference.block_sparse_attention import block_sparse_attention as reference
 from longreel.schemas import arguments
 
@@ -94,6 +94,10 @@ def lower(
         _check_sizes((layout.batch_size,), layout.queries, layout.keys, q, k)
     plan = planned(layout, q.device, q)
     _check_layout(plan, q, k, global_k)
+    if plan.layout is None and wants_grad((q, k, v, global_k, global_v)):
+        raise ValueError(
+            "a step of text (TextSteps) is planned for inference and has no gradient: plan the layout's rows"
+        )
     tile_rows, tile_keys = plan.tile
     args = Arguments(
         q, k, v, global_k, global_v, plan.global_index, plan.start, plan.bounds, plan.tiles, plan.order, plan.kv_blocks,
@@ -187,8 +191,8 @@ def cost(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout | PlannedLayout, *
     """4 D for every visible (query, key) pair and head; q, k, v, the global keys and the plan read once, out and lse written."""
     args, plan = lower(q, k, v, layout, **options)
     batch, rows, heads, width = q.shape
-    repeat = batch // plan.layout.batch_size if plan.layout.batch_size else 0
-    flops = 4 * width * heads * repeat * _pairs(plan)
+    samples = plan.bounds.shape[0]
+    flops = 4 * width * heads * (batch // samples if samples else 0) * _pairs(plan)
     written = batch * rows * heads * (width * args.q.element_size() + 4)
     return Cost(flops, nbytes(*args), written)
 

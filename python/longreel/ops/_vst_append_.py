@@ -87,6 +87,7 @@ OP = Op(
     run_reference,
     cost,
     rows=(
+        Row(NAME, "triton", ("cuda",), LOW, "every row read and written once, behind a length on the device"),
         Row(NAME, "cpu", ("cpu",), LOW, "threaded, vectorised C++: every row read and written once"),
         reference_row(NAME),
     ),

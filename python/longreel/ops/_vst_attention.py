@@ -157,6 +157,7 @@ OP = Op(
     run_reference,
     cost,
     rows=(
+        Row(NAME, "triton", ("cuda",), LOW, "block_sparse_attention's kernels, the memory in place of its global keys"),
         Row(NAME, "cpu", ("cpu",), LOW, "block_sparse_attention's kernel, the memory in place of its global keys"),
         reference_row(NAME),
     ),

@@ -104,6 +104,7 @@ OP = Op(
     run_reference,
     cost,
     rows=(
+        Row(NAME, "triton", ("cuda",), LOW, "every row read and written once; angles read once for four heads"),
         Row(NAME, "cpu", ("cpu",), LOW, "threaded, vectorised C++: every row read and written once"),
         reference_row(NAME),
     ),

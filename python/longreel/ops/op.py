@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from longreel import backends, schemas
 from longreel.backends import Request, Row
 from longreel.ops.common.cost import Cost
+from longreel.ops.common.forward_mode import REFUSING
 
 
 class Lowered(NamedTuple):
@@ -210,9 +211,9 @@ def register(op: Op) -> None:
         else:
             backward, setup_context = _autograd(op.name, backend, op.backward)
             again = _refuses(f"{op.name} has no second derivative on this backend; backend='reference' has")
-            torch.library.register_autograd(f"longreel::{op.name}_backward.{backend}", again, lib=schemas.LIBRARY)
+            torch.library.register_autograd(f"longreel::{op.name}_backward.{backend}", again, lib=REFUSING)
         torch.library.register_autograd(
-            f"longreel::{op.name}.{backend}", backward, setup_context=setup_context, lib=schemas.LIBRARY
+            f"longreel::{op.name}.{backend}", backward, setup_context=setup_context, lib=REFUSING
         )
 
 

@@ -1,4 +1,4 @@
-"""The reference path: the Q-Formers of an `Branches` by transformers, in the released order of operations."""
+"""The reference path: the Q-Formers of `Branches` by transformers, in the released order of operations."""
 
 import copy
 
@@ -23,7 +23,7 @@ def published(adapter: Branches) -> Branches:
 
 
 class PublishedQFormer(nn.Module):
-    """Called as `longreel.nn.QFormer` is, as far as an `Branches` calls it; positions are added to every key first."""
+    """Called as `longreel.nn.QFormer` is, as far as `Branches` call it; positions are added to every key first."""
 
     def __init__(self, qformer: QFormer) -> None:
         super().__init__()

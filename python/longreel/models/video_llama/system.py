@@ -55,6 +55,8 @@ class VideoLlamaSystem(System):
     )
     frames = "uniform:8"
     fit = "stretch"
+    long = ("--interpolate",)
+    long_video = ("--frames", "fps:1", "--clip-placement", "all")
     audio = AudioSpec(rate=16000, seconds=2.0)
     memory = "the tokens of the video and of its sound"
 

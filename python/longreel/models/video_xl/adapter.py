@@ -109,6 +109,8 @@ class VSTDecoder(Trainable, nn.Module):
     def load(self, path: str | Path, *, text_capacity: int = 2048, max_bytes: int | None = None) -> VSTCache:
         """What `VSTCache.save` wrote, with so much room for text in a fork."""
         cache = VSTCache.load(path, self.language.config, self.vst.device, max_bytes=max_bytes)
+        if not torch.equal(cache.inv_freq.cpu(), self.inv_freq.cpu()):
+            raise ValueError(f"{path} holds keys at other rotary frequencies than the model's: it is of another model")
         cache.text_capacity = text_capacity
         for layer in cache.layers:
             layer.text_capacity = text_capacity

@@ -28,6 +28,11 @@ class Case:
         return self.make(torch.Generator().manual_seed(seed), self.frames if frames is None else frames)
 
 
+def shorter(case: Case, frames: int = 1, changed: Callable[[Inputs], Inputs] = lambda inputs: inputs) -> Case:
+    """The case with so many frames, its arguments `changed`: as much of it as an interpreter has time for."""
+    return Case(case.name, lambda generator, frames: changed(case.make(generator, frames)), frames)
+
+
 @dataclass(frozen=True)
 class BadCase:
     """Arguments that must raise `error` with a text that matches `says` (a regular expression)."""

@@ -27,6 +27,13 @@ def prefixed(frames: int) -> VideoLayout:
     return VideoLayout.vst(ratio=[(16, 2), (12 * frames, 4), (24, 8)], prefix=5, text=9).grouped()
 
 
+def one_key_head(inputs: Inputs) -> Inputs:
+    """The first key head, in the memory too, and the query heads that share it."""
+    group = inputs["q"].shape[2] // inputs["k"].shape[2]
+    rows = {name: inputs[name][:, :, :count] for name, count in (("q", group), ("k", 1), ("v", 1))}
+    return inputs | rows | {name: inputs[name][:, :1] for name in ("mem_k", "mem_v")}
+
+
 def ints(*numbers: int) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int32)
 

@@ -42,6 +42,11 @@ def cases() -> list[Case]:
     ]
 
 
+def interpreted() -> list[tuple[torch.dtype, Case]]:
+    short = ((dtype, case) for dtype in (torch.bfloat16, torch.float16) for case in cases() if case.fast)
+    return [*((torch.float32, case) for case in cases()), *short]
+
+
 def gpu_cases() -> list[Case]:
     return [_case("chunk", (18000,), rows=18, room=100, heads=4, width=128)]
 

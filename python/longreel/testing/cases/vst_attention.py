@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from longreel.layout import VideoLayout
-from longreel.testing.cases.case import BadCase, Case
-from longreel.testing.cases.memory import chunk, chunks, ints, memory_case, prefixed
+from longreel.testing.cases.case import BadCase, Case, shorter
+from longreel.testing.cases.memory import chunk, chunks, ints, memory_case, one_key_head, prefixed
 
 
 def text(rows: int) -> VideoLayout:
@@ -39,6 +39,17 @@ def cases() -> list[Case]:
     ]
 
 
+def interpreted() -> list[tuple[torch.dtype, Case]]:
+    """One key head in float32, every head of the case in the others; two chunks of a group."""
+    half = ("one-row", "one-row-of-a-question", "left-padded")
+    named = {case.name: case for case in cases()}
+    return [
+        *((torch.float32, shorter(case, 1 + case.name.startswith("chunks"), one_key_head)) for case in cases()),
+        *((torch.float16, shorter(named[name])) for name in half),
+        (torch.bfloat16, shorter(named["text-of-a-question"])),
+    ]
+
+
 def gpu_cases() -> list[Case]:
     return [
         memory_case(
@@ -48,7 +59,10 @@ def gpu_cases() -> list[Case]:
             heads=(28, 4),
             width=128,
             frames=10,
-        )
+        ),
+        memory_case(
+            "decode", lambda f: VideoLayout.causal(1), entries=(18000, 900), before=(300, 7), heads=(28, 4), width=128
+        ),
     ]
 
 

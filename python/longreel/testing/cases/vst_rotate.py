@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from longreel.layout import VideoLayout
-from longreel.testing.cases.case import BadCase, Case, Inputs
+from longreel.testing.cases.case import BadCase, Case, Inputs, shorter
 from longreel.testing.cases.memory import Layout, angles, chunk, chunks, heads_of, prefixed
 
 
@@ -43,6 +43,11 @@ def cases() -> list[Case]:
         _case("no-batch", chunk, batch=0),
         _case("no-rows", lambda f: VideoLayout.causal(0)),
     ]
+
+
+def interpreted() -> list[tuple[torch.dtype, Case]]:
+    short = ((dtype, shorter(case)) for dtype in (torch.bfloat16, torch.float16) for case in cases() if case.fast)
+    return [*((torch.float32, shorter(case)) for case in cases()), *short]
 
 
 def gpu_cases() -> list[Case]:

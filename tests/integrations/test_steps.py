@@ -1,0 +1,120 @@
+"""Decoding in transformers plans nothing anew, whatever stands before: the first step of a kind is planned, others are moved."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pairs import SIZES, left_mask, pair_of, some_ids
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, StaticCache
+
+import longreel.integrations.transformers  # noqa: F401
+from longreel import VideoLayout, use_layout
+from longreel.cache import VoCoCache
+from longreel.integrations import range_mask
+from longreel.layout import planning
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    return pair_of(LlamaForCausalLM, LlamaConfig)[0]
+
+
+def generated(model: Any, ids: Any, new: int, **given: Any) -> list[list[int]]:
+    return model.generate(ids, **{"max_new_tokens": new, "min_new_tokens": new, "do_sample": False} | given).tolist()
+
+
+def plain(model: Any, new: int) -> Any:
+    return generated(model, some_ids(2, 9), new)
+
+
+def left_padded(model: Any, new: int) -> Any:
+    return generated(model, some_ids(2, 9), new, attention_mask=left_mask(2, 9, 4))
+
+
+def beams(model: Any, new: int) -> Any:
+    return generated(model, some_ids(1, 9), new, num_beams=2)
+
+
+def under_a_layout(model: Any, new: int) -> Any:
+    layout = VideoLayout.voco(frames=4, vision=5, voco=2, text=3, prefix=2, mode="causal")
+    with use_layout(layout):
+        return generated(model, some_ids(1, layout.length), new)
+
+
+def under_a_batch_of_layouts(model: Any, new: int) -> Any:
+    layout = VideoLayout.batch([VideoLayout.voco(frames=n, vision=5, voco=2, text=3, mode="causal") for n in (2, 3)])
+    mask = torch.ones(2, layout.length, dtype=torch.long)
+    mask[0, : layout.start[0]] = 0
+    with use_layout(layout.to("cpu")):
+        return generated(model, some_ids(2, layout.length), new, attention_mask=mask, num_beams=2)
+
+
+def behind_a_video(model: Any, new: int) -> Any:
+    cache = VoCoCache(model.config)
+    embeds = torch.randn(1, 16, SIZES["hidden_size"])
+    cache.append(model.model, embeds, [("vision", 6), ("voco", 2)] * 2)
+    ids = some_ids(2, 5)
+    mask = torch.ones_like(ids)
+    mask[1, :2] = 0
+    asked = cache.question(ids, mask=mask)
+    return model.generate(**asked, max_new_tokens=new, min_new_tokens=new, do_sample=False).tolist()
+
+
+USES = [plain, left_padded, beams, under_a_layout, under_a_batch_of_layouts, behind_a_video]
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+def test_generate_is_the_same_and_plans_a_step_once(
+    use: Callable[..., Any], model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(range_mask, "step_of", lambda *_: None)
+        expected = use(model, 8)
+    made: list[Any] = []
+    plan = planning.plan
+
+    def counted(*args: Any, **named: Any) -> Any:
+        made.append(args)
+        return plan(*args, **named)
+
+    monkeypatch.setattr(planning, "plan", counted)
+    torch.manual_seed(1)
+    assert use(model, 8) == expected
+    # The prompt, and the first step.
+    assert len(made) <= 3
+
+
+def test_windows_that_the_cache_slides(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, eager = pair_of(MistralForCausalLM, MistralConfig, sliding_window=6)
+    ids = some_ids(2, 4)
+    expected = generated(eager, ids, 14)
+    made: list[Any] = []
+    plan = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda *args, **named: (made.append(args), plan(*args, **named))[1])
+    assert generated(model, ids, 14) == expected
+    # The prompt, a step before the window is full, and one behind.
+    assert len(made) <= 4
+
+
+class NothingRead(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "_local_scalar_dense" not in func.name(), "the host reads a tensor"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_over_a_cache_of_fixed_size_reads_nothing(model: LlamaForCausalLM) -> None:
+    """What a captured graph needs: the length is a tensor, and stays one."""
+    ids = some_ids(1, 9)
+    with torch.no_grad():
+        cache = StaticCache(config=model.config, max_cache_len=20)
+        expected = model(ids).logits[:, 5:]
+        model(ids[:, :5], past_key_values=cache)
+        rows = []
+        for i in range(5, 9):
+            given = {"past_key_values": cache, "position_ids": torch.tensor([[i]])}
+            with NothingRead():
+                rows.append(model(ids[:, i : i + 1], **given).logits)
+    torch.testing.assert_close(torch.cat(rows, 1), expected, rtol=1e-5, atol=1e-5)

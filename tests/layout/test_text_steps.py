@@ -1,0 +1,160 @@
+"""Steps of text that are moved instead of planned: the same bounds, tiles that say the same, the same results to the bit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from longreel import VideoLayout, block_sparse_attention
+from longreel.integrations.padding import Gap
+from longreel.layout import PlannedLayout, planning, text_steps
+from longreel.testing.determinism import same_bits
+
+pytestmark = pytest.mark.fast
+
+
+def voco(frames: int = 3, **more: Any) -> VideoLayout:
+    return VideoLayout.voco(
+        **{"frames": frames, "vision": 20, "voco": 2, "text": 5, "prefix": 3, "mode": "causal"} | more
+    )
+
+
+BEHIND: dict[str, VideoLayout] = {
+    "causal": VideoLayout.causal(9),
+    "voco": voco(),
+    "independent": voco(mode="independent", text_sees_prefix=True),
+    "no-text": voco(text=0),
+    "image": voco(1, vision=50, text=4),
+    "vst": VideoLayout.vst(visual=50, chunk=16, ratio=4, prefix=3, text=2),
+    "packed": VideoLayout.packed([voco(2), VideoLayout.causal(30)]),
+    "left-padded": VideoLayout.batch([voco(3), voco(2)]),
+    "gap": Gap(6, (9, 6, 20)).shortest(),
+}
+
+
+def planned(behind: VideoLayout | int | None, first: int, rows: int) -> PlannedLayout:
+    """The step, planned anew; an integer is a window."""
+    if isinstance(behind, VideoLayout):
+        whole = behind.extend(first + rows - behind.length)
+    elif behind is None:
+        whole = VideoLayout.causal(first + rows)
+    else:
+        whole = VideoLayout.sliding_window(first + rows, behind)
+    return whole.rows(first, first + rows).to("cpu")
+
+
+def same_plan(step: PlannedLayout, truth: PlannedLayout) -> None:
+    for name in ("bounds", "global_index", "start"):
+        assert torch.equal(getattr(step, name), getattr(truth, name)), name
+    assert step.extent.shape == truth.extent.shape
+    ours, theirs = step.tiles.numpy(), truth.tiles.numpy()
+    # sample, rows, first and last key of both ranges
+    told = [0, 1, 2, 4, 7, 8, 11]
+    assert np.array_equal(ours[:, told], theirs[:, told])
+    assert sorted(step.order.tolist()) == list(range(len(ours)))
+    for tile in ours:
+        lo, hi, glo, ghi = step.bounds[tile[0], tile[1] : tile[2]].T.tolist()
+        for (begin, full_begin, full_end, end), a, b in ((tile[4:8], lo, hi), (tile[8:12], glo, ghi)):
+            assert begin <= full_begin <= full_end <= end
+            assert full_begin == full_end or (max(a) <= full_begin and full_end <= min(b))
+
+
+def attend(plan: PlannedLayout, keys: int, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(batch, n, heads, 8, generator=generator)
+        for n, heads in ((plan.bounds.shape[1], 4), (keys, 2), (keys, 2))
+    )
+    return block_sparse_attention(q, k, v, plan)
+
+
+CASES = [*((name, layout) for name, layout in BEHIND.items()), ("text", None), ("window", 9), ("long-window", 70)]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize(("name", "behind"), CASES, ids=[name for name, _ in CASES])
+def test_a_moved_plan_is_the_plan(name: str, behind: VideoLayout | int | None, rows: int) -> None:
+    layout, window = (behind, None) if isinstance(behind, VideoLayout) else (None, behind)
+    steps = text_steps(layout, rows, "cpu", window=window)
+    assert steps is not None
+    batch = 1 if layout is None else layout.batch_size
+    for more in (0, 1, 63, 64, 500):
+        first = steps.least + more
+        truth = planned(behind, first, rows)
+        with torch.no_grad():
+            step, on_device = steps.at(first), steps.at(torch.tensor([first]))
+            straddles = window is not None and more == 0 and rows > 1
+            if straddles:
+                # Planned anew, the last row before the window hides any stands in a tile of its own.
+                assert torch.equal(step.bounds, truth.bounds)
+            else:
+                same_plan(step, truth)
+            assert torch.equal(step.bounds, on_device.bounds)
+            assert torch.equal(step.tiles, on_device.tiles)
+            expected = attend(truth, first + rows + 7, batch)
+            got = attend(step, first + rows + 7, batch)
+            assert same_bits(got, expected) or straddles
+            torch.testing.assert_close(got, expected)
+    with pytest.raises(ValueError, match=f"allowed: from {steps.least} on"):
+        steps.at(steps.least - 1)
+
+
+def test_beams_of_a_layout() -> None:
+    steps = text_steps(BEHIND["left-padded"], 1, "cpu", batch=6)
+    assert steps is not None
+    assert steps.base.bounds.shape[0] == 6
+    assert steps.at(90).start.tolist() == [0, 0, 0, 22, 22, 22]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        voco().rows(3, 9),
+        VideoLayout.vst(visual=16, chunk=16, ratio=4).grouped(),
+        VideoLayout.sliding_window(30, 9),
+        VideoLayout.batch([voco(3), voco(2)], side="right"),
+    ],
+    ids=["a-part", "grouped", "windowed", "right-padded"],
+)
+def test_what_is_no_step_is_planned(layout: VideoLayout) -> None:
+    assert text_steps(layout, 1, "cpu") is None
+
+
+def test_planned_once_for_a_layout_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = voco(4)
+    first = text_steps(layout, 2, "cpu")
+    monkeypatch.setattr(planning, "plan", lambda *_: pytest.fail("planned anew"))
+    assert text_steps(layout, 2, "cpu") is first
+
+
+def test_a_step_has_no_gradient() -> None:
+    steps = text_steps(None, 2, "cpu")
+    assert steps is not None
+    q = torch.randn(1, 2, 2, 8, requires_grad=True)
+    with pytest.raises(ValueError, match="planned for inference and has no gradient"):
+        block_sparse_attention(q, torch.randn(1, 9, 2, 8), torch.randn(1, 9, 2, 8), steps.at(7))
+
+
+class NothingRead(TorchDispatchMode):
+    """Raises where the host would read a tensor, or one would be made from host memory: what graph capture forbids."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        read = any(word in name for word in ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "lift_fresh"))
+        assert not read, f"{name} waits for the device"
+        assert name != "aten::_to_copy" or (kwargs or {}).get("device") is None, "a copy between devices"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_length_on_the_device_is_never_read() -> None:
+    """A step over a cache of fixed size, at a length that the host does not know."""
+    steps, length = text_steps(None, 1, "cpu"), torch.tensor([40])
+    assert steps is not None
+    q, k = torch.randn(1, 1, 4, 8), torch.randn(1, 64, 2, 8)
+    expected = block_sparse_attention(q, k[:, :41], k[:, :41], VideoLayout.causal(41).rows(40, 41))
+    with torch.no_grad(), NothingRead():
+        out = block_sparse_attention(q, k, k, steps.at(length))
+    assert same_bits(out, expected)
