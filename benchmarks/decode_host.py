@@ -3,7 +3,7 @@
     python benchmarks/decode_host.py                 on the CPU
     python benchmarks/decode_host.py --triton        launches of the Triton kernels, bound as for a card, and not run
 
-`call`: the public call. `kernel`: the kernels in it, called with their arguments. `beside`: the difference.
+`call`: the public call. `kernel`: our kernels in it, called with their arguments. `beside`: the difference.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from longreel import VideoLayout, block_sparse_attention
 from longreel.cache import VSTCache
 from longreel.layout import text_steps
+from longreel.testing.runner import Recorder
 
 HEADS, KV_HEADS, WIDTH, KEYS = 4, 2, 16, 512
 
@@ -33,26 +33,13 @@ def median(call: Callable[[], Any], repeats: int = 400) -> float:
     return sorted(taken)[repeats // 2] * 1e6
 
 
-class Recorder(TorchDispatchMode):
-    """Our kernels, and what PyTorch writes into a cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Any] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "longreel" or func.name() == "aten::index_copy_":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
-
-
 def kernels_of(call: Callable[[], Any]) -> Callable[[], None]:
     """The kernels that `call` runs, alone."""
     with Recorder() as recorder:
         call()
 
     def run() -> None:
-        for op, args in recorder.calls:
+        for op, args, _ in recorder.calls:
             op(*args)
 
     return run
