@@ -177,7 +177,7 @@ def test_packed_documents(name: str, request: pytest.FixtureRequest) -> None:
 def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
     ours, ids = llama[0], some_ids(1, ROWS)
     with pytest.raises(
-        ValueError, match="position_ids begin anew where an attention_mask or a cache says one sequence"
+        ValueError, match="position_ids begin anew where an attention_mask, a cache or a position other than 0 says"
     ):
         ours(ids, position_ids=PACKED, attention_mask=torch.ones_like(ids))
     for given in ({"use_cache": False}, {"cu_seq_lens_q": torch.tensor([0, 5, 13])}):
@@ -188,6 +188,13 @@ def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
             ours(ids, cu_seq_lens_q=torch.tensor(bounds))
     with pytest.raises(ValueError, match="cu_seq_lens_k differ"):
         ours(ids, cu_seq_lens_q=torch.tensor([0, 5, 13]), cu_seq_lens_k=torch.tensor([0, 6, 13]))
+
+
+def test_positions_that_step_back_to_no_beginning_are_refused(llama: Pair) -> None:
+    """With a cache transformers takes them for one sequence, without one for documents."""
+    for at in (torch.arange(7).flip(0), torch.tensor([3, 4, 5, 2, 3, 4, 5])):
+        with pytest.raises(ValueError, match="a position other than 0 says one sequence"), torch.no_grad():
+            llama[0](some_ids(1, 7), position_ids=at[None], use_cache=True)
 
 
 def test_positions_of_padding_begin_no_document(llama: Pair) -> None:
