@@ -115,6 +115,20 @@ def test_extract_and_later_questions(tmp_path: Path, loud: Path) -> None:
     refused(call("run", cut, "--system", "video-llama", "--preset", SMALL.name), "cut short")
 
 
+def test_all_of_the_sound_is_heard(tmp_path: Path, loud: Path) -> None:
+    """The last clip begins behind the only frame."""
+    out = tmp_path / "f.safetensors"
+    _, video = run(tmp_path, loud, *ASKED, "--frames", "uniform:1", "--features", out)
+    with safe_open(out, "pt") as file:
+        assert (file.get_tensor("features").shape[0], file.get_tensor("audio").shape[0]) == (1, 8)
+    _, later = run(tmp_path, out, *ASKED, "--compare")
+    assert checksums(later) == checksums(video)
+    assert later["passed"]
+    run(tmp_path, loud, "--frames", "uniform:8", "--count", 4, "--features", out)
+    with safe_open(out, "pt") as file:
+        assert file.get_tensor("audio.times").tolist() == [0.0, 2.25, 4.5, 6.75]
+
+
 def test_without_sound_it_only_sees(tmp_path: Path, clip: Path, loud: Path) -> None:
     result, line = run(tmp_path, clip)
     assert result.stderr.splitlines() == [f"warning: {clip}: has no sound"]

@@ -83,7 +83,8 @@ class FeatureWriter:
             if name not in self._others:
                 raise ValueError(f"{name}: this file is made for features{''.join(f', {own}' for own in self._others)}")
             self._others[name].add(name, values, at)
-        self._file.write(features.contiguous().view(torch.uint8).numpy().data)
+        if len(features):
+            self._file.write(features.contiguous().view(torch.uint8).numpy().data)
         self._times += times.tolist()
 
     def __enter__(self) -> "FeatureWriter":

@@ -27,7 +27,7 @@ _LONGEST_HEADER = 1 << 20
 class FeatureChunk(NamedTuple):
     """Frames in order: features [f, T, C]; times [f] float64, seconds since the first frame.
 
-    others: by name, what belongs to no frame, and its times: all up to the last of these frames.
+    others: by name, what belongs to no frame, and its times: up to the last of these frames, with the last chunk all the rest.
     """
 
     features: Tensor
@@ -103,7 +103,8 @@ def _read(path: Path, own: _Place, others: Sequence[_Place], chunk: int, pin: bo
             at = times[first : first + chunk]
             features = torch.empty(len(at), *own.shape[1:], dtype=own.dtype, pin_memory=pin)
             _fill(file, features)
-            yield FeatureChunk(features, at, {name: reader.send(at[-1].item()) for name, reader in following})
+            until = at[-1].item() if first + chunk < own.shape[0] else math.inf
+            yield FeatureChunk(features, at, {name: reader.send(until) for name, reader in following})
 
 
 def _up_to(path: Path, place: _Place) -> Generator[tuple[Tensor, Tensor], float, None]:

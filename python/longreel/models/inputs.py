@@ -1,5 +1,6 @@
 """What goes into every system: frames and sound through its encoders, a file of their features, or a saved memory."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def _read(model: Model, source: Input, record: RunRecord, most: int | None) -> _
         frames = taken.features[:most].to(model.device, model.dtype, non_blocking=True)
         audio, heard = taken.others.get(AUDIO, (None, torch.empty(0)))
         if audio is not None:
-            heard = heard[heard <= times[-1]]
+            heard = heard[heard <= times[-1]] if len(times) == most else heard
             audio = audio[: len(heard)].to(model.device, model.dtype) if len(heard) else None
     return Chunk(frames, audio), times, heard
 
@@ -239,12 +240,17 @@ def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _
     assert source.frames is not None
     with record.clock("decode"):
         taken = next(source.frames, None)
-        if taken is None:
+        # Behind the last frame comes the rest of the sound, with no frame of its own.
+        times = torch.empty(0, dtype=torch.float64) if taken is None else taken.times[:most]
+        clips = None if source.sound is None else source.sound.until(times[-1].item() if len(times) else math.inf)
+    if taken is None:
+        if clips is None or not len(clips.times):
             return None
-        times = taken.times[:most]
-        clips = None if source.sound is None else source.sound.until(times[-1].item())
-    with record.clock("tower"):
-        frames = model.encode(taken.pixels[:most])
+        image = model.preset.tower.image
+        frames = model.encode(torch.empty(0, image, image, 3, dtype=torch.uint8))
+    else:
+        with record.clock("tower"):
+            frames = model.encode(taken.pixels[:most])
     if clips is None or not len(clips.times):
         return Chunk(frames, None), times, torch.empty(0)
     with record.clock("audio"):

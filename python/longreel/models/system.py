@@ -46,7 +46,8 @@ _COMMON = (
 
 class Chunk(NamedTuple):
     """What a session takes at a time, encoded: frames [F, N (+ 1), C] of the vision tower; audio [A, ...] of the audio encoder,
-    the clips that begin no later than the last of these frames, None where there are none."""
+    the clips that begin no later than the last of these frames, None where there are none. Clips that begin behind the last frame
+    of a whole input come at its end, where frames may be none."""
 
     frames: Tensor
     audio: Tensor | None = None

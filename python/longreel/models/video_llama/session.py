@@ -45,6 +45,8 @@ class VideoLlamaSession(Session):
         check(self._model.preset.frames, self._frames, self._adapter.interpolate, "frames")
         if chunk.audio is not None:
             self._sound.append(chunk.audio)
+        if not len(chunk.frames):
+            return
         if self._path == EXACT:
             self._held += [self._adapter.frame_tokens(few.double()) for few in torch.split(chunk.frames, _EXACT_FRAMES)]
             return
