@@ -45,7 +45,7 @@ def stages(system: str, stage: int, source: Source = "released") -> TrainingStag
 
     ::
 
-        stages("video-xl", 1).set(model)  # only the projector trains
+        stages(name, 1).set(model)
 
     Raises:
         ValueError: no such system, stage or source, or a system whose training is not described.

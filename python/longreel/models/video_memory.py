@@ -28,7 +28,7 @@ class VideoMemory:
 
     ::
 
-        memory = VideoMemory("video-xl", max_bytes=64 << 20)
+        memory = VideoMemory(name, max_bytes=64 << 20)
         memory.append(frames)               # uint8 RGB [F, image, image, 3]
         memory.ask("What is happening?")
         memory.save("hour.safetensors")     # also for `longreel ask hour.safetensors`
