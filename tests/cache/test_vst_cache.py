@@ -152,6 +152,23 @@ def test_one_pass_over_everything_is_the_same_and_has_gradients() -> None:
     torch.testing.assert_close(change / 2, (grads[0] * step).sum(), rtol=1e-6, atol=0)
 
 
+def test_text_longer_than_a_chunk() -> None:
+    """At once, in pieces as long as a chunk, and token by token: as in one pass of everything."""
+    model, video, ids = decoder(torch.float64), features(torch.float64), torch.arange(2 * WINDOW + 5) % 37
+    layout = VideoLayout.vst(ratio=CHUNKS, prefix=PREFIX, text=len(ids))
+    vst = layout.length - PREFIX - video.shape[1] - len(ids)
+    rows = torch.cat([model.embed(torch.arange(PREFIX)), video, model.embed(ids), model.vst(vst)], 1)
+    with torch.no_grad():
+        hidden = model(inputs_embeds=rows, past_key_values=Grouped(layout, model.inv_freq), n_raw=layout.length - vst)
+    expected = model.logits(hidden[:, -vst - len(ids) : -vst])
+    cache = watched(model, [2, 2], torch.float64)
+    cache.text_capacity = len(ids)
+    for layer in cache.layers:
+        layer.text_capacity = len(ids)
+    for step in (len(ids), WINDOW, 1):
+        torch.testing.assert_close(ask(model, cache.fork(), ids, step), expected, rtol=0, atol=1e-10)
+
+
 def test_questions_share_the_video_and_do_not_disturb() -> None:
     model = decoder()
     cache = watched(model, [4])

@@ -93,3 +93,13 @@ def irot(quarters: int) -> bytes:
 def imir(axis: int) -> bytes:
     """0: top and bottom change places; 1: left and right do."""
     return box(b"imir", bytes([axis]))
+
+
+def clap(width: int, height: int, across: int = 0, down: int = 0) -> bytes:
+    """What is to be seen, and how far its middle is from the picture's, in half pixels."""
+    return box(b"clap", struct.pack(">IIIIiIiI", width, 1, height, 1, across, 2, down, 2))
+
+
+def pasp(across: int, down: int) -> bytes:
+    """Pixels so wide and so high."""
+    return box(b"pasp", struct.pack(">II", across, down))

@@ -159,3 +159,14 @@ def test_frames_before_time_zero_are_frames(tmp_path: Path) -> None:
     assert read(path, "fps:1")[0::2] == (QUARTERS, [])
     assert read(path, "uniform:4")[0] == QUARTERS
     assert frames(path, "fps:1").expected == 4
+
+
+@pytest.mark.parametrize("ends", [[1500, 3000, 4500, 6000], [5000, 7500], [7500]])
+def test_reordered_pictures_that_stay_for_minutes(encode: Encode, ends: list[int]) -> None:
+    """The header of an MP4 adds up how long packets last in the order decoded, which is not how long pictures are shown."""
+    stamps = [*range(50), *ends]
+    path = encode(f"stays{len(ends)}.mp4", stamps=stamps, make=bars, coder={"bf": "2", "preset": "medium", "g": "50"})
+    length = ends[-1] + 1
+    wanted = [max(i for i, stamp in enumerate(stamps) if 6 * stamp <= length * k) for k in range(6)]
+    assert read(path, "uniform:6")[0::2] == (wanted, [])
+    assert frames(path, "fps:1").expected == len(read(path, "fps:1")[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from encoded import bars, numbers
-from heif_files import heic, imir, irot
+from heif_files import box, clap, heic, imir, irot, pasp
 from PIL import Image
 
 from longreel.data import MediaError, MediaWarning, frames
@@ -326,6 +326,8 @@ def test_pictures_of_pixels_that_are_not_square(tmp_path: Path, name: str, optio
         ([imir(1)], lambda p: p[:, ::-1]),
         ([irot(1), imir(1)], lambda p: np.rot90(p)[:, ::-1]),
         ([irot(3), imir(0)], lambda p: np.rot90(p, 3)[::-1]),
+        ([clap(40, 20, 4, -6)], lambda p: aperture(p)),
+        ([clap(40, 20, 4, -6), irot(1)], lambda p: np.rot90(aperture(p))),
     ],
 )
 def test_heic(tmp_path: Path, turns: list[bytes], expected: object) -> None:
@@ -341,6 +343,29 @@ def test_heic(tmp_path: Path, turns: list[bytes], expected: object) -> None:
     assert still(grid)
     assert np.abs(shown(grid)[0].numpy().astype(int) - expected(whole)).max() <= 6  # type: ignore[operator]
     assert shown([one, grid], size=32).shape == (2, 32, 32, 3)
+
+
+def aperture(picture: np.ndarray) -> np.ndarray:
+    """40 x 20 out of the middle, but for two pixels to the right and three up."""
+    top, left = (picture.shape[0] - 20) // 2 - 3, (picture.shape[1] - 40) // 2 + 2
+    return picture[top : top + 20, left : left + 40]
+
+
+def test_a_heic_whose_pixels_are_not_square(tmp_path: Path) -> None:
+    for turns, size in (
+        ([pasp(2, 1)], (64, 128)),
+        ([pasp(2, 1), irot(1)], (128, 64)),
+        ([irot(1), pasp(1, 1)], (64, 64)),
+    ):
+        path = heic(tmp_path / "a.heic", [bars(3, 64, 64)], 1, turns)
+        assert shown(path).shape == (1, *size, 3)
+
+
+@pytest.mark.parametrize("aperture", [clap(80, 20), clap(40, 20, 60), box(b"clap", bytes(32))])
+def test_a_heic_with_an_aperture_outside(tmp_path: Path, aperture: bytes) -> None:
+    path = heic(tmp_path / "a.heic", [bars(3, 64, 64)], 1, [aperture])
+    with pytest.raises(MediaError, match="the image is damaged"):
+        shown(path)
 
 
 def test_a_heic_that_is_cut(tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ def test_logits(pair: tuple[Any, Any, dict[str, Any]]) -> None:
 @torch.no_grad()
 def test_answers(pair: tuple[Any, Any, dict[str, Any]], cache: str | None) -> None:
     ours, eager, given = pair
+    if cache == "static" and ours.config.model_type not in ("gemma3", "molmo2"):
+        pytest.skip("the masks of a static cache are those of the two others")
     for inputs in (given, padded(given)[0]):
-        options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "cache_implementation": cache}
+        options: dict[str, Any] = {"max_new_tokens": 7, "do_sample": False, "cache_implementation": cache}
         assert torch.equal(ours.generate(**inputs, **options), eager.generate(**inputs, **options))
 
 

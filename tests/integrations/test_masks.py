@@ -1,11 +1,13 @@
 """What a model's own mask says is computed, or refused in a line: windows, chunks, packed documents, blocks."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from pairs import CLOSE, SIZES, answers, both, left_mask, pair_of, some_ids
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -177,7 +179,7 @@ def test_packed_documents(name: str, request: pytest.FixtureRequest) -> None:
 def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
     ours, ids = llama[0], some_ids(1, ROWS)
     with pytest.raises(
-        ValueError, match="position_ids begin anew where an attention_mask or a cache says one sequence"
+        ValueError, match="position_ids begin anew where an attention_mask, a cache or a position other than 0 says"
     ):
         ours(ids, position_ids=PACKED, attention_mask=torch.ones_like(ids))
     for given in ({"use_cache": False}, {"cu_seq_lens_q": torch.tensor([0, 5, 13])}):
@@ -188,6 +190,13 @@ def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
             ours(ids, cu_seq_lens_q=torch.tensor(bounds))
     with pytest.raises(ValueError, match="cu_seq_lens_k differ"):
         ours(ids, cu_seq_lens_q=torch.tensor([0, 5, 13]), cu_seq_lens_k=torch.tensor([0, 6, 13]))
+
+
+def test_positions_that_step_back_to_no_beginning_are_refused(llama: Pair) -> None:
+    """With a cache transformers takes them for one sequence, without one for documents."""
+    for at in (torch.arange(7).flip(0), torch.tensor([3, 4, 5, 2, 3, 4, 5])):
+        with pytest.raises(ValueError, match="a position other than 0 says one sequence"), torch.no_grad():
+            llama[0](some_ids(1, 7), position_ids=at[None], use_cache=True)
 
 
 def test_positions_of_padding_begin_no_document(llama: Pair) -> None:
@@ -332,3 +341,15 @@ def test_attention_to_pictures_without_a_mask_is_refused() -> None:
         pytest.raises(ValueError, match="MllamaTextCrossAttention was given no mask and does not say"),
     ):
         model(some_ids(1, 5), cross_attention_states=torch.randn(1, 7, 32))
+
+
+def test_meta_tensors_give_shapes_and_fake_ones_a_line(llama: Pair) -> None:
+    model, ids = copy.deepcopy(llama[0]), some_ids(2, 5)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        pytest.raises(ValueError, match="fake tensors say nothing"),
+    ):
+        model(fake.from_tensor(ids))
+    model = model.to("meta")
+    for given in ({}, {"attention_mask": torch.ones(2, 5, dtype=torch.long, device="meta")}):
+        assert model(ids.to("meta"), **given).logits.shape[:2] == (2, 5)

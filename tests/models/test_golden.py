@@ -66,7 +66,13 @@ def test_golden(golden_folder: Path, group: str, backend: str, dtype: torch.dtyp
 
 def test_exact_attention_misses_what_the_kernels_miss(golden_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exact(q: Tensor, k: Tensor, v: Tensor, plan: Any, *, scale: float, backend: str | None) -> Tensor:
-        seen = torch.from_numpy(plan.layout.dense_mask())[:, None]
+        lo, hi, glo, ghi = plan.bounds.long()[..., None].unbind(2)
+        key, place = torch.arange(k.shape[1]), torch.arange(plan.global_index.shape[1])
+        # [B, Sq, G], then [B, Sq, Sk]: keys of the row's range, and those at its places of G
+        among = (glo <= place) & (place < ghi)
+        at = plan.global_index.long()[:, None].remainder(k.shape[1] + 1).expand_as(among)
+        far = torch.zeros(*among.shape[:2], k.shape[1] + 1, dtype=torch.bool).scatter(2, at, among)[..., :-1]
+        seen = (far | ((lo <= key) & (key < hi)))[:, None]
         # [B, H, Sq, Sk]
         scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * scale
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0)

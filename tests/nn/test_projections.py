@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from test_context_attention import WIDTHS, inputs, module, published
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from longreel.backends import BackendError
@@ -343,3 +344,17 @@ def test_a_shard_of_a_weight_is_refused() -> None:
     m.vlm_att_key_projector.weight = nn.Parameter(torch.empty(0, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"weight must be \[out, in\], given \[0\]: a sharded one"):
         m(text, patches)
+
+
+def test_a_hook_on_all_modules_acts() -> None:
+    """torch.nn.modules.module.register_module_forward_hook, as tools register that see every module."""
+    module, text, patches = ContextAttention(12, 33, 24), torch.randn(1, 1, 7, 12), torch.randn(6, 16, 33)
+    for name in ("vlm_att_projector", "vlm_att_key_projector"):
+        chosen, other = getattr(module, name), copy.deepcopy(module)
+        handle = register_module_forward_hook(lambda m, given, out, chosen=chosen: out * 1.5 if m is chosen else None)
+        got = module(text, patches)
+        handle.remove()
+        with torch.no_grad():
+            for parameter in getattr(other, name).parameters():
+                parameter.mul_(1.5)
+        torch.testing.assert_close(got, other(text, patches), atol=1e-5, rtol=1e-5)

@@ -150,17 +150,19 @@ class VSTCache(CompressedCache):
         if own.video_tokens != video:
             raise ValueError("this cache's text stands behind its video (update): attend() would lose its place")
         length, text_length = self._length_tensors(k)
-        cos, sin = (t[video:] for t in self._angles(k, video + self.text_capacity))
-        text = own.text(rows, k, v)
-        if layer == 0 or self._step is None or self._step.plan.bounds.shape[1] != rows:
-            at = text_length[:, None] + torch.arange(rows, device=k.device, dtype=torch.int32)
-            plan = planned(VideoLayout.causal(rows), k.device)
-            self._step = TextStep(self.counts, (), plan, cos[at], sin[at], (0, 0))
+        own.check_text(rows)
         step = self._step
-        q, _, _ = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
-        text_k, text_v = text
-        vst_append_(text_k, text_v, text_length, k, v, cos, sin, backend=backend)
-        mem_k, mem_v = (own.keys, own.values) if video else (t[:, :, :0] for t in text)
+        if layer == 0 or not isinstance(step, TextStep) or step.plan.bounds.shape[1] != rows:
+            at = text_length[:, None] + torch.arange(rows, device=k.device, dtype=torch.int32)
+            cos, sin = (t[video:][at] for t in self._angles(k, video + self.text_capacity))
+            plan = planned(VideoLayout.causal(rows), k.device)
+            self._step = step = TextStep(self.counts, (), plan, cos, sin, (0, 0), at[0].long())
+        q, k, v = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
+        text_k, text_v = own.text(rows, k, v)
+        # All samples have as much text, so that PyTorch writes it: less host time than an op of ours.
+        text_k.index_copy_(2, step.slots, k.transpose(1, 2))
+        text_v.index_copy_(2, step.slots, v.transpose(1, 2))
+        mem_k, mem_v = (own.keys, own.values) if video else (text_k[:, :, :0], text_v[:, :, :0])
         out: Tensor = vst_attention(
             q,
             text_k.transpose(1, 2),

@@ -60,11 +60,7 @@ class VSTLayer(CompressedLayer):
 
     def text(self, added: int, *like: Tensor) -> Pair:
         """The text's buffers [B, Hkv, text_capacity, D], with room for `added` more; like: [B, *, Hkv, D] each."""
-        if self.text_tokens + added > self.text_capacity:
-            raise MemoryError(
-                f"the cache has room for {self.text_capacity} tokens of text (text_capacity); it holds {self.text_tokens},"
-                f" {added} more were given"
-            )
+        self.check_text(added)
         if self._text is None:
             self._check_bytes(self._size(self.text_capacity, like), "text_capacity")
             # Made under inference_mode they could be written there only.
@@ -72,6 +68,14 @@ class VSTLayer(CompressedLayer):
                 key, value = (t.new_empty(t.shape[0], t.shape[2], self.text_capacity, t.shape[3]) for t in like)
             self._text = key, value
         return self._text
+
+    def check_text(self, added: int) -> None:
+        """MemoryError where there is no room for `added` more tokens of text."""
+        if self.text_tokens + added > self.text_capacity:
+            raise MemoryError(
+                f"the cache has room for {self.text_capacity} tokens of text (text_capacity); it holds {self.text_tokens},"
+                f" {added} more were given"
+            )
 
     def cached(self) -> Pair:
         """Keys and values [B, Hkv, tokens, D] of all tokens: a copy where the text stands apart."""

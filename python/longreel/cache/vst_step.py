@@ -38,8 +38,11 @@ class Step(Append):
     kept: tuple[int, int]
 
 
+@dataclass(frozen=True)
 class TextStep(Step):
-    """A step of text."""
+    """A step of text. slots: int64 [rows], where its keys and values go in the text's buffers."""
+
+    slots: Tensor
 
 
 def counts_after(now: VSTCounts, segments: Sequence[Segment]) -> VSTCounts:

@@ -139,14 +139,33 @@ def lists_every_frame(stream: av.VideoStream) -> bool:
     return bool(stream.frames) and len(stream.index_entries) == stream.frames
 
 
-def end_by_index(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
-    """The header's end where the index bears it out, else None: the packets have to be counted."""
+def end_by_index(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """The end where header and index agree on it, else None: the packets have to be counted."""
     end = header_end(container, stream)
     if end is None or not stream.time_base or not lists_every_frame(stream):
         return None
     entries = stream.index_entries
     last = entries[-1].timestamp * stream.time_base
-    return end if last < end <= last + max(Fraction(_NEAR), _REORDERED / (stream.average_rate or 25)) else None
+    if not last < end <= last + max(Fraction(_NEAR), _REORDERED / (stream.average_rate or 25)):
+        return None
+    # They speak of decoding times: of reordered pictures the last ones may stay for longer.
+    return max(end, _end_of_last_group(path)) if stream.codec_context.has_b_frames else end
+
+
+def _end_of_last_group(path: Path) -> Fraction:
+    """Where the packets from the last key frame on end, by their presentation times; 0 where they have none.
+
+    How long each lasts is said in the order decoded: only of the last one it is said of nothing else.
+    """
+    shown, lasts = 0, 0
+    with open_container(path) as container, contextlib.suppress(av.error.FFmpegError, IndexError):
+        stream = video_stream(path, container)
+        last = max(entry.timestamp for entry in stream.index_entries if entry.is_keyframe)
+        container.seek(last, stream=stream, backward=True)
+        for packet in container.demux(stream):
+            if packet.pts is not None and not packet.is_discard:
+                shown, lasts = max(shown, packet.pts), packet.duration or 0
+    return (shown + lasts) * (stream.time_base or Fraction(0))
 
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:

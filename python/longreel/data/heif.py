@@ -6,6 +6,7 @@ FFmpeg decodes the items, each as a stream of its own; how they make a picture s
 
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,31 @@ class Grid(NamedTuple):
     items: list[int]
 
 
+class Aperture(NamedTuple):
+    """What of a picture is to be seen: so much of it, and how far its middle is from the picture's, in pixels."""
+
+    width: Fraction
+    height: Fraction
+    across: Fraction
+    down: Fraction
+
+    def cut(self, picture: np.ndarray) -> np.ndarray:
+        """[h, w, 3] to the part to be seen; ValueError where it is not inside."""
+        height, width, _ = picture.shape
+        left = round(self.across + (width - self.width) / 2)
+        top = round(self.down + (height - self.height) / 2)
+        across, down = int(self.width), int(self.height)
+        if min(left, top, across - 1, down - 1) < 0 or left + across > width or top + down > height:
+            raise ValueError("its clean aperture is not inside the picture")
+        return picture[top : top + down, left : left + across]
+
+
+Turn = tuple[int, int, int, int]
+
+
 class Meta:
-    """What a `meta` box says of the primary item: its `type`, its `turns`, and the `grid` it may be."""
+    """What a `meta` box says of the primary item: its `type`, its `turns` and cuts in order, the `aspect` of its pixels, and the
+    `grid` it may be."""
 
     def __init__(self, file: bytes) -> None:
         meta = next(body for name, body in _boxes(file) if name == b"meta")
@@ -40,6 +64,7 @@ class Meta:
         primary = boxes[b"pitm"]
         self.primary = _number(primary[4:], 4 if primary[0] else 2)
         self.type = self._types()[self.primary]
+        self.aspect = Fraction(1)
         self.turns = list(self._turns())
         self.grid = self._grid() if self.type == b"grid" else None
 
@@ -51,8 +76,8 @@ class Meta:
             types[_number(entry[4:], wide)] = entry[6 + wide : 10 + wide]
         return types
 
-    def _turns(self) -> Iterator[tuple[int, int, int, int]]:
-        """Orientations to apply one after the other."""
+    def _turns(self) -> Iterator[Turn | Aperture]:
+        """Orientations and cuts to apply one after the other."""
         children = dict(_boxes(self._boxes[b"iprp"]))
         properties = list(_boxes(children[b"ipco"]))
         for number in self._associated(children[b"ipma"]):
@@ -60,8 +85,16 @@ class Meta:
             if name == b"irot":
                 # Quarter turns anticlockwise.
                 yield (UPRIGHT, (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[body[0] & 3]
+                if body[0] & 1:
+                    self.aspect = 1 / self.aspect
             elif name == b"imir":
                 yield (-1, 0, 0, 1) if body[0] & 1 else (1, 0, 0, -1)
+            elif name == b"clap":
+                numbers = struct.unpack_from(">IIIIiIiI", body)
+                yield Aperture(*map(Fraction, numbers[::2], numbers[1::2]))
+            elif name == b"pasp":
+                across, down = struct.unpack_from(">II", body)
+                self.aspect *= Fraction(across, down)
 
     def _associated(self, table: bytes) -> list[int]:
         """The primary item's properties by number, in order."""
@@ -116,11 +149,11 @@ class Meta:
         raise KeyError("iloc")
 
 
-def read_heif(path: Path) -> np.ndarray:
-    """[h, w, 3] uint8."""
+def read_heif(path: Path) -> tuple[np.ndarray, Fraction]:
+    """[h, w, 3] uint8, and the width of its pixels over their height."""
     try:
         meta = Meta(path.read_bytes())
-    except (KeyError, IndexError, StopIteration, struct.error) as error:
+    except (KeyError, IndexError, StopIteration, ZeroDivisionError, struct.error) as error:
         raise MediaError(f"{path}: the image is damaged ({error or 'no meta box'})") from None
     if meta.grid is not None:
         check_pixels(path, meta.grid.width, meta.grid.height)
@@ -137,9 +170,12 @@ def read_heif(path: Path) -> np.ndarray:
     if len(decoded) != len(set(wanted)):
         raise MediaError(f"{path}: the image is damaged (tiles missing: {len(set(wanted)) - len(decoded)})")
     picture = decoded[meta.primary] if meta.grid is None else _joined(path, meta.grid, decoded)
-    for matrix in meta.turns:
-        picture = oriented(picture, matrix)
-    return np.ascontiguousarray(picture)
+    try:
+        for turn in meta.turns:
+            picture = turn.cut(picture) if isinstance(turn, Aperture) else oriented(picture, turn)
+    except ValueError as error:
+        raise MediaError(f"{path}: the image is damaged ({error})") from None
+    return np.ascontiguousarray(picture), meta.aspect
 
 
 def _joined(path: Path, grid: Grid, tiles: dict[int, np.ndarray]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Still images, read as frames."""
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -62,7 +61,8 @@ class Images:
 
     def _read_by_ffmpeg(self, path: Path) -> Iterator[np.ndarray]:
         if is_heif(path):
-            yield fitted(path, Image.fromarray(read_heif(path)), Fraction(1), self._size, self._fit)
+            pixels, width = read_heif(path)
+            yield fitted(path, Image.fromarray(pixels), width, self._size, self._fit)
             return
         with open_container(path) as container:
             stream = video_stream(path, container)

@@ -46,7 +46,7 @@ class Video:
             self._aspect, self._view = Aspect(self._stream), View(path, size, fit)
             self._timing = timing(self._container, self._stream)
             self._header_end = header_end(self._container, self._stream)
-            self._index_end = end_by_index(self._container, self._stream)
+            self._index_end = end_by_index(path, self._container, self._stream)
             counts = self._index_end is None and (spec.count is not None or path.stat().st_size <= _QUICKLY_COUNTED)
             self._span = Span(path) if counts else None
         except BaseException:
@@ -59,8 +59,8 @@ class Video:
         """Frames that the sampling will give, by the packets where they were counted, else by the header."""
         if self._span is not None:
             duration: Fraction | None = self._span.length(None)
-        elif self._header_end is not None:
-            duration = self._header_end - (self._stream.start_time or 0) * self._timing.base
+        elif self._index_end is not None or self._header_end is not None:
+            duration = (self._index_end or self._header_end or 0) - (self._stream.start_time or 0) * self._timing.base
         else:
             duration = Fraction(self._container.duration, av.time_base) if self._container.duration else None
         return self.spec.frames(duration) if duration and duration > 0 else None

@@ -151,13 +151,18 @@ class RangeMask:
             return packed.Documents(packed.of_numbers(self.rule.documents), "position_ids", own)
         if positions is None or positions.ndim != 2 or self.queries == 1 or positions.shape[1] != self.queries:
             return None
+        if not packed.told(positions, "position_ids"):
+            return None
         real = None if self.real is None else self.real[:, self.dropped + self.first :][:, : self.queries]
         begins = packed.begins(positions, real)
         if not bool(begins.any()):
             return None
         begins[:, 0] = True
         return packed.Documents(
-            packed.of_begins(begins), "position_ids", positions, refused=self.first > 0 or real is not None
+            packed.of_begins(begins),
+            "position_ids",
+            positions,
+            refused=self.first > 0 or real is not None or bool(positions.to("cpu")[:, 1:][begins[:, 1:]].any()),
         )
 
     def _made(
@@ -184,8 +189,8 @@ class RangeMask:
             return self._under(layout, bound, batch, device, grows, documents)
         if documents is not None and documents.refused:
             raise ValueError(
-                "position_ids begin anew where an attention_mask or a cache says one sequence; for packed documents give"
-                " position_ids alone, or a layout: VideoLayout.packed"
+                "position_ids begin anew where an attention_mask, a cache or a position other than 0 says one sequence; for"
+                " packed documents give position_ids alone, each from 0, or a layout: VideoLayout.packed"
             )
         if documents is not None and chunk is not None:
             raise ValueError(f"packed documents cannot be combined with this model's own chunks of {chunk} rows")

@@ -14,11 +14,14 @@ from longreel.layout.numbers import count
 from longreel.layout.planned import TILES, PlannedLayout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeviceSequences:
-    """What the host knows of sequences whose lengths are on a device."""
+    """What the host knows of sequences whose lengths cu_seqlens int [n + 1] are on a device."""
 
+    cu_seqlens: Tensor
     rows: int
+    causal: bool
+    window: int | None
     batch_size: int = 1
 
     @property
@@ -30,9 +33,8 @@ class DeviceSequences:
         return self.rows
 
     def to(self, device: torch.device | str) -> PlannedLayout:
-        raise ValueError(
-            f"the lengths of these sequences are on another device: VideoLayout.from_cu_seqlens on {device}"
-        )
+        """Planned on another device, from a copy of the lengths."""
+        return from_cu_seqlens(self.cu_seqlens.to(device), self.rows, self.causal, self.window, None)
 
 
 class _Rule(NamedTuple):
@@ -75,7 +77,17 @@ def from_cu_seqlens(
             tables = _tables(cu_seqlens, rows, rule, tile)
     bounds, tiles, order, kv_blocks, query_ranges, kv_order, start, index, extent = tables
     return PlannedLayout(
-        DeviceSequences(rows), tile, start, index, extent, bounds, tiles, order, kv_blocks, query_ranges, kv_order
+        DeviceSequences(cu_seqlens, rows, causal, window),
+        tile,
+        start,
+        index,
+        extent,
+        bounds,
+        tiles,
+        order,
+        kv_blocks,
+        query_ranges,
+        kv_order,
     )
 
 

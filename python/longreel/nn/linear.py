@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import _has_any_global_hook
 
 _TENSORS = (Tensor, nn.Parameter, FakeTensor)
 
 
 def untouched(module: nn.Module) -> bool:
-    """No hook on it and its class's own forward: going past its call, to its parts, computes the same."""
+    """No hook on it or on all modules, and its class's own forward: going past its call, to its parts, computes the same."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return not any(hooks) and "forward" not in module.__dict__
+    return not (any(hooks) or _has_any_global_hook() or "forward" in module.__dict__)
 
 
 def is_matrix(module: nn.Module) -> bool:

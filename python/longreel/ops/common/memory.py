@@ -68,7 +68,7 @@ def check_memory(k: Tensor, **memory: Tensor | None) -> None:
 
 def tables(k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin as the ops take them: float32, or float64 for float64 rows."""
-    half = k.shape[3] // 2
+    half, wide = k.shape[3] // 2, torch.float64 if k.dtype is torch.float64 else torch.float32
     for name, table in (("cos", cos), ("sin", sin)):
         check_dense(name, table)
         if not table.is_floating_point():
@@ -79,8 +79,7 @@ def tables(k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
             )
         if table.device != k.device:
             raise ValueError(f"{name} is on {table.device} and k is on {k.device}: they must be on one device")
-    wide = torch.promote_types(k.dtype, torch.float32)
-    return cos.to(wide), sin.to(wide)
+    return (cos, sin) if cos.dtype is wide is sin.dtype else (cos.to(wide), sin.to(wide))
 
 
 def check_plan(plan: PlannedLayout, q: Tensor) -> None:

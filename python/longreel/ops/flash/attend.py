@@ -20,14 +20,12 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     """Why the call is no sum of such pieces, or None."""
     if torch.compiler.is_compiling():
         return "makes its calls from the layout on the host, which torch.compile would freeze into the graph"
-    if plan.layout is None:
-        return "makes its calls from the layout, which a step of text (TextSteps) is planned without"
     if plan.start_given:
         return "knows the left padding of the layout, not one given by with_start"
     if not scale > 0:
         return "takes a scale above 0: flash attention masks with an infinity that is scaled too"
     if not isinstance(plan.layout, VideoLayout):
-        return "makes its calls on the host, which does not know a layout that was planned on the device"
+        return "makes its calls on the host, which knows no layout planned on the device, or moved there"
     r = ranges(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():

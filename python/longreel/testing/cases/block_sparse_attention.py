@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from longreel.layout import VideoLayout
+from longreel.layout import PlannedLayout, VideoLayout
 from longreel.testing.cases.case import BadCase, Case, shorter
 from longreel.testing.cases.layouts import layout_case, one_key_head
 
@@ -16,6 +16,7 @@ REFUSED = {
         "all-padding": "with_start",
         "window-and-sinks": "sliding windows",
         "blocks-window": "sliding windows",
+        "packed-on-the-device": "planned on the device",
         "vst-grouped-far": "position order",
         "packed-grouped": "position order",
         "scale-zero": "above 0",
@@ -46,6 +47,9 @@ def cases() -> list[Case]:
         ids = [number for f in range(frames) for number in (-1, -1, -1, *[0 if one else f] * 37)]
         return VideoLayout.blocks([*ids, *[-1] * 9], **more)
 
+    def on_device(frames: int) -> PlannedLayout:
+        return VideoLayout.from_cu_seqlens(torch.tensor([0, 9, 9, 50 * frames]), 50 * frames + 7)
+
     def cut(layout: VideoLayout, rows: int) -> VideoLayout:
         return layout.rows(layout.length - rows, layout.length)
 
@@ -74,10 +78,11 @@ def cases() -> list[Case]:
         layout_case("packed-grouped", lambda f: packed(f).grouped(), **lse),
         layout_case("causal", lambda f: VideoLayout.causal(67 * f), heads=(2, 2), **lse),
         layout_case("window-and-sinks", lambda f: VideoLayout.sliding_window(70 * f, 33, 5), **lse),
-        layout_case("blocks", lambda f: pictures(f), fast=True, **lse),
+        layout_case("blocks", pictures, **lse),
         layout_case("blocks-window", lambda f: pictures(f, window=40), heads=(2, 1), **lse),
         layout_case("blocks-in-parts", lambda f: pictures(f, one=True), far=True, **lse),
         layout_case("blocks-alone", lambda f: pictures(f, causal=False), heads=(2, 2), **lse),
+        layout_case("packed-on-the-device", on_device, **lse),
         layout_case("decode-one-row", lambda f: cut(voco(f).extend(1), 1), frames=9, beyond=40, **lse),
         layout_case("decode-rows", lambda f: cut(voco(f).extend(9), 16), frames=7, beyond=3, **lse),
         layout_case("decode-far", lambda f: cut(vst(f).extend(2), 2), far=True, frames=7, **lse),
@@ -205,6 +210,7 @@ def interpreted() -> list[tuple[torch.dtype, Case]]:
         "blocks",
         "blocks-window",
         "blocks-in-parts",
+        "packed-on-the-device",
         "one-of-each",
         "no-batch",
         "no-rows",

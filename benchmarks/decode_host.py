@@ -1,0 +1,147 @@
+"""What a layer of a decoding step costs the host beside its kernels: one row over a cache, small heads.
+
+    python benchmarks/decode_host.py                 on the CPU
+    python benchmarks/decode_host.py --triton        launches of the Triton kernels, bound as for a card, and not run
+
+`call`: the public call. `kernel`: our kernels in it, called with their arguments. `beside`: the difference.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longreel import VideoLayout, block_sparse_attention
+from longreel.cache import VSTCache
+from longreel.layout import text_steps
+from longreel.testing.runner import Recorder
+
+HEADS, KV_HEADS, WIDTH, KEYS = 4, 2, 16, 512
+
+
+def median(call: Callable[[], Any], repeats: int = 400) -> float:
+    """Microseconds."""
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begin)
+    return sorted(taken)[repeats // 2] * 1e6
+
+
+def kernels_of(call: Callable[[], Any]) -> Callable[[], None]:
+    """The kernels that `call` runs, alone."""
+    with Recorder() as recorder:
+        call()
+
+    def run() -> None:
+        for op, args, _ in recorder.calls:
+            op(*args)
+
+    return run
+
+
+def layouts() -> dict[str, VideoLayout]:
+    voco = {
+        f"VoCo, {n} frames": VideoLayout.voco(frames=n, vision=144, voco=2, text=8, mode="causal") for n in (64, 3600)
+    }
+    return {"text": VideoLayout.causal(1), **voco}
+
+
+def rows(heads: int, count: int = 1) -> Tensor:
+    return torch.randn(1, count, heads, WIDTH)
+
+
+def vst() -> Callable[[], Any]:
+    """A layer's rotation, append and attention behind a memory."""
+    from transformers import Qwen2Config
+
+    config = Qwen2Config(
+        hidden_size=HEADS * WIDTH, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, num_hidden_layers=2
+    )
+    cache = VSTCache(config, capacity=KEYS, text_capacity=4096)
+    video, q, k = cache.chunks([(64, 8)]), rows(HEADS), rows(KV_HEADS)
+    shape = sum(segment.length for segment in video)
+
+    def decoder(**_: Any) -> None:
+        for layer in range(2):
+            cache.attend(layer, rows(HEADS, shape), rows(KV_HEADS, shape), rows(KV_HEADS, shape))
+
+    cache.append(decoder, torch.zeros(1, shape, 1), video)
+    fork = cache.fork()
+    fork.attend(0, q, k, k)
+    # A layer in the middle: the first makes what all share.
+    fork.layers.insert(1, fork.layers[1])
+    return lambda: fork.attend(1, q, k, k)
+
+
+def on_cpu() -> None:
+    print("| one row behind | a step's plan, once | call | kernel | beside |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, layout in layouts().items():
+        first, steps = layout.length, text_steps(layout, 1, "cpu")
+        keys = first + 64
+        q, k = rows(HEADS), rows(KV_HEADS, keys)
+        plan = steps.at(first + 3)
+        moved = median(lambda steps=steps, first=first: steps.at(first + 3))
+        show(name, moved, lambda q=q, k=k, plan=plan: block_sparse_attention(q, k, k, plan))
+    show("VST memory", None, vst())
+
+
+def show(name: str, moved: float | None, call: Callable[[], Any]) -> None:
+    whole, kernel = median(call), median(kernels_of(call))
+    print(
+        f"| {name} | {'-' if moved is None else f'{moved:.0f} us'} | {whole:.0f} us | {kernel:.0f} us | {whole - kernel:.0f} us |"
+    )
+
+
+def on_triton() -> None:
+    """Host functions; a launch stops where its driver would be called."""
+    from longreel.triton_kernels.common.aot import recorded
+    from longreel.triton_kernels.common.card import LARGE_SHARED, Card
+    from longreel.triton_kernels.vst_append_ import vst_append_
+    from longreel.triton_kernels.vst_attention import vst_attention
+    from longreel.triton_kernels.vst_rotate import vst_rotate
+    from triton.runtime.jit import JITFunction
+
+    plan = VideoLayout.causal(1).to("cpu", tile=(128, 64))
+    q, k = torch.empty(1, 1, 28, 128, dtype=torch.bfloat16), torch.empty(1, 1, 4, 128, dtype=torch.bfloat16)
+    memory, length = torch.empty(1, 4, 20000, 128, dtype=torch.bfloat16), torch.empty(1, dtype=torch.int32)
+    table = torch.empty(20000, 64)
+    bounds, tiles, order = plan.bounds, plan.tiles, plan.order
+    binders: dict[Any, Any] = {}
+
+    def bound(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        if kernel not in binders:
+            binders[kernel] = kernel.create_binder()[-1]
+        binders[kernel](*args, **named | {"debug": False})
+
+    with ExitStack() as stack:
+        stack.enter_context(recorded(Card(50 << 20, LARGE_SHARED, 132, wgmma=True)))
+        JITFunction.run = bound
+        text = torch.empty(1, 2048, 4, 128, dtype=torch.bfloat16)
+        calls = {
+            "vst_rotate": lambda: vst_rotate(q, k, k, table[None, :1], table[None, :1], bounds),
+            "vst_append_": lambda: vst_append_(memory, memory, length, k, k, table, table),
+            "vst_attention": lambda: vst_attention(
+                q, text, text, memory, memory, length, None, length, bounds, tiles, order, 128, 64, 0.1
+            ),
+        }
+        print("| host function | until the driver |\n| --- | ---: |")
+        for name, call in calls.items():
+            print(f"| {name} | {median(call):.0f} us |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--triton", action="store_true")
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        on_triton() if parser.parse_args().triton else on_cpu()
+
+
+if __name__ == "__main__":
+    main()
