@@ -3,7 +3,8 @@
     python .ci/matrix.py [--folder DIR] [--only transformers|torch]
 
 transformers: tests/integrations and tests/cache on the oldest that `longreel._transformers` names and on the newest there is.
-torch: 2.10 and the newest, with which the native libraries are built, imported, and the fast part of the op tests is run.
+torch: 2.10 and the newest, with which the native libraries are built, imported, and the fast part of the op tests is run, with
+whole graphs of a transformers model under a planned layout (tests/integrations/test_context.py).
 """
 
 import argparse
@@ -16,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_TORCH = "2.10.0"
 TESTS = {
-    "transformers": ["tests/integrations", "tests/cache"],
-    "torch": ["-m", "fast", "tests/ops", "tests/integrations/test_context.py"],
+    "transformers": [["tests/integrations", "tests/cache"]],
+    "torch": [["-m", "fast", "tests/ops"], ["tests/integrations/test_context.py"]],
 }
 
 
@@ -39,6 +40,14 @@ def run(folder: Path, tree: Path, *command: str) -> bool:
     return subprocess.run([sys.executable, *command], cwd=tree, env=os.environ | {"PYTHONPATH": path}).returncode == 0
 
 
+def tested(folder: Path, tree: Path, half: str) -> bool:
+    return all(run(folder, tree, "-m", "pytest", "-q", *arguments) for arguments in TESTS[half])
+
+
+def said(half: str) -> str:
+    return ", ".join(f"pytest {' '.join(arguments)}" for arguments in TESTS[half])
+
+
 def version(folder: Path, name: str) -> str:
     code = f"import {name}; print({name}.__version__)"
     found = subprocess.run(
@@ -52,8 +61,7 @@ def transformers(folder: Path, wanted: str) -> tuple[str, bool]:
     requirement = f"transformers=={wanted}.*" if wanted else "transformers"
     if not install(place, requirement):
         return f"transformers {wanted or 'newest'}", False
-    done = run(place, ROOT, "-m", "pytest", "-q", *TESTS["transformers"])
-    return f"transformers {version(place, 'transformers')}: {' '.join(TESTS['transformers'])}", done
+    return f"transformers {version(place, 'transformers')}: {said('transformers')}", tested(place, ROOT, "transformers")
 
 
 def torch(folder: Path, wanted: str) -> tuple[str, bool]:
@@ -71,9 +79,9 @@ def torch(folder: Path, wanted: str) -> tuple[str, bool]:
     done = (
         run(place, tree, "setup.py", "-q", "build_ext", "--inplace")
         and run(place, tree, "-c", "import longreel, torch; print('longreel with torch', torch.__version__)")
-        and run(place, tree, "-m", "pytest", "-q", *TESTS["torch"])
+        and tested(place, tree, "torch")
     )
-    return f"torch {version(place, 'torch')}: build, import, pytest {' '.join(TESTS['torch'])}", done
+    return f"torch {version(place, 'torch')}: build, import, {said('torch')}", done
 
 
 def main() -> int:

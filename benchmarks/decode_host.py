@@ -3,7 +3,7 @@
     python benchmarks/decode_host.py                 on the CPU
     python benchmarks/decode_host.py --triton        launches of the Triton kernels, bound as for a card, and not run
 
-`call`: the public call. `kernel`: the kernels in it, called with their arguments. `beside`: the difference.
+`call`: the public call. `kernel`: our kernels in it, called with their arguments. `beside`: the difference.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from longreel import VideoLayout, block_sparse_attention
 from longreel.cache import VSTCache
 from longreel.layout import text_steps
+from longreel.testing.runner import Recorder
 
 HEADS, KV_HEADS, WIDTH, KEYS = 4, 2, 16, 512
 
@@ -33,26 +33,13 @@ def median(call: Callable[[], Any], repeats: int = 400) -> float:
     return sorted(taken)[repeats // 2] * 1e6
 
 
-class Recorder(TorchDispatchMode):
-    """Our kernels, and what PyTorch writes into a cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Any] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "longreel" or func.name() == "aten::index_copy_":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
-
-
 def kernels_of(call: Callable[[], Any]) -> Callable[[], None]:
     """The kernels that `call` runs, alone."""
     with Recorder() as recorder:
         call()
 
     def run() -> None:
-        for op, args in recorder.calls:
+        for op, args, _ in recorder.calls:
             op(*args)
 
     return run
@@ -112,7 +99,7 @@ def show(name: str, moved: float | None, call: Callable[[], Any]) -> None:
 
 
 def on_triton() -> None:
-    """Host functions on `meta` tensors; a launch stops where its driver would be called."""
+    """Host functions; a launch stops where its driver would be called."""
     from longreel.triton_kernels.common.aot import recorded
     from longreel.triton_kernels.common.card import LARGE_SHARED, Card
     from longreel.triton_kernels.vst_append_ import vst_append_
@@ -120,12 +107,11 @@ def on_triton() -> None:
     from longreel.triton_kernels.vst_rotate import vst_rotate
     from triton.runtime.jit import JITFunction
 
-    meta: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16}
     plan = VideoLayout.causal(1).to("cpu", tile=(128, 64))
-    q, k = torch.empty(1, 1, 28, 128, **meta), torch.empty(1, 1, 4, 128, **meta)
-    memory, length = torch.empty(1, 4, 20000, 128, **meta), torch.empty(1, dtype=torch.int32, device="meta")
-    table = torch.empty(20000, 64, device="meta")
-    bounds, tiles, order = (t.to("meta") for t in (plan.bounds, plan.tiles, plan.order))
+    q, k = torch.empty(1, 1, 28, 128, dtype=torch.bfloat16), torch.empty(1, 1, 4, 128, dtype=torch.bfloat16)
+    memory, length = torch.empty(1, 4, 20000, 128, dtype=torch.bfloat16), torch.empty(1, dtype=torch.int32)
+    table = torch.empty(20000, 64)
+    bounds, tiles, order = plan.bounds, plan.tiles, plan.order
     binders: dict[Any, Any] = {}
 
     def bound(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
@@ -136,7 +122,7 @@ def on_triton() -> None:
     with ExitStack() as stack:
         stack.enter_context(recorded(Card(50 << 20, LARGE_SHARED, 132, wgmma=True)))
         JITFunction.run = bound
-        text = torch.empty(1, 2048, 4, 128, **meta)
+        text = torch.empty(1, 2048, 4, 128, dtype=torch.bfloat16)
         calls = {
             "vst_rotate": lambda: vst_rotate(q, k, k, table[None, :1], table[None, :1], bounds),
             "vst_append_": lambda: vst_append_(memory, memory, length, k, k, table, table),

@@ -55,6 +55,12 @@ def test_a_public_name_is_no_module(package: str) -> None:
         )
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by their last name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py") if "template_op" not in path.parts]
+    assert len(names) == len(set(names))
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("tree")

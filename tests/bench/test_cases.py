@@ -182,7 +182,7 @@ def test_work_grows_with_what_is_asked() -> None:
     assert query.bytes_read > 2 * patches
 
 
-@pytest.mark.fast
+@pytest.mark.slow
 def test_measure_reference_beside_the_peers() -> None:
     case = tiny("compress_frames")
     report = measure(case, names=["reference", "strong", "naive"], repeats=2, min_time=0.0, roof=tiny_roof())

@@ -32,6 +32,7 @@ def run(variants: dict[str, Callable[[], Any]], **options: Any) -> Report:
     return compare(made, work=Cost(8, 16, 16), check=check, device=CPU, dtype=torch.float32, **options)
 
 
+@pytest.mark.slow
 def test_variants_run_in_turn() -> None:
     calls: list[str] = []
 
@@ -56,6 +57,7 @@ def test_wrong_result_gives_no_ratio() -> None:
     assert report.time("good") is not None
 
 
+@pytest.mark.slow
 def test_nan_gives_no_ratio() -> None:
     report = run({"good": lambda: torch.ones(4), "poison": lambda: torch.full((4,), torch.nan)})
     assert report.time("poison") is None
@@ -98,6 +100,7 @@ def test_spent_budget_says_so() -> None:
     assert report.outcome("late").why == "not run: the time budget was spent"
 
 
+@pytest.mark.slow
 def test_budget_ends_rounds_early_but_not_before_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(10**6))
     monkeypatch.setattr(harness.time, "monotonic", lambda: next(now))
@@ -114,6 +117,7 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
         run({"a": lambda: torch.ones(4)}, **options)
 
 
+@pytest.mark.slow
 def test_records_are_json_lines(tmp_path: Path) -> None:
     report = run({"a": lambda: torch.ones(4), "wrong": lambda: torch.zeros(4)}, facts={"op": "toy"})
     path = tmp_path / "deep" / "toy.jsonl"
@@ -129,6 +133,7 @@ def test_records_are_json_lines(tmp_path: Path) -> None:
     assert lines[1]["why"]
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_scratch_but_not_the_result() -> None:
     def call() -> torch.Tensor:
         scratch = torch.ones(2**24)

@@ -1,10 +1,9 @@
-"""Launches of vst_attention: a chunk and a row of text behind a memory, heads of 128 as Qwen2-7B's, the tiles of large cards
-beside those that fit every card."""
+"""Launches of vst_attention: a chunk and a row of text behind a memory, heads of 128 as Qwen2-7B's."""
 
 from collections.abc import Iterator
 
 import torch
-from cards import EVERY, LARGE
+from cards import LARGE
 from longreel.triton_kernels.common.aot import Launch, launches_of
 from longreel.triton_kernels.common.launch import TRITON_NAMES
 from longreel.triton_kernels.vst_attention import vst_attention
@@ -33,7 +32,6 @@ def launches() -> Iterator[Launch]:
     chosen = (
         ("vst_attention", CHUNK, None, torch.bfloat16, LARGE, "large card"),
         ("vst_attention_decode", VideoLayout.causal(1), 2048, torch.bfloat16, LARGE, "large card"),
-        ("vst_attention_decode", VideoLayout.causal(1), 2048, torch.float32, EVERY, "every card"),
     )
     for name, layout, before, dtype, card, which in chosen:
         kernel = f"block_sparse_{'forward' if before is None else 'decode'}_kernel"

@@ -143,6 +143,7 @@ def test_early_close_stops_the_thread(clip: Path) -> None:
     stream.close()
 
 
+@pytest.mark.slow
 def test_a_forgotten_stream_stops_its_thread(clip: Path) -> None:
     before = len(readers())
     next(frames(clip, "fps:1000", chunk=1))

@@ -1,11 +1,13 @@
 """What a model's own mask says is computed, or refused in a line: windows, chunks, packed documents, blocks."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from pairs import CLOSE, SIZES, answers, both, left_mask, pair_of, some_ids
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -339,3 +341,15 @@ def test_attention_to_pictures_without_a_mask_is_refused() -> None:
         pytest.raises(ValueError, match="MllamaTextCrossAttention was given no mask and does not say"),
     ):
         model(some_ids(1, 5), cross_attention_states=torch.randn(1, 7, 32))
+
+
+def test_meta_tensors_give_shapes_and_fake_ones_a_line(llama: Pair) -> None:
+    model, ids = copy.deepcopy(llama[0]), some_ids(2, 5)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        pytest.raises(ValueError, match="fake tensors say nothing"),
+    ):
+        model(fake.from_tensor(ids))
+    model = model.to("meta")
+    for given in ({}, {"attention_mask": torch.ones(2, 5, dtype=torch.long, device="meta")}):
+        assert model(ids.to("meta"), **given).logits.shape[:2] == (2, 5)

@@ -167,3 +167,11 @@ def test_a_voco_token_that_is_not_the_last_id_is_refused(tmp_path: Path) -> None
     assert by_vocabulary(["what is it ?"], tmp_path, 5, ids) is not None
     with pytest.raises(ValueError, match=rf"has <voco> as {ids - 1}, and the vocabulary ends with 63: "):
         by_vocabulary(["what is it ?"], tmp_path, 5, 64)
+
+
+def test_a_vocabulary_that_may_be_padded_needs_a_tokenizer(tmp_path: Path) -> None:
+    folder = write(tmp_path / "padded", {"model.norm.weight": torch.zeros(32)}, vocab_size=64)
+    with pytest.raises(CheckpointError, match=r"64 ids may be padded behind the VoCo token, and no tokenizer says"):
+        sized(SMALL, folder)
+    (folder / "tokenizer.json").write_text("{}")
+    assert sized(SMALL, folder).language.vocabulary == 64

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.documents import begins_document
@@ -41,6 +42,17 @@ def of_begins(begins: Tensor) -> Lengths:
     """Lengths from bool [B, S], True where a document begins, the first row among them."""
     rows = begins.to("cpu")
     return [_differences([*row.nonzero().flatten().tolist(), rows.shape[1]]) for row in rows]
+
+
+def told(values: Tensor, name: str) -> bool:
+    """Whether a tensor has values to read: False on meta, where shapes are all that is asked.
+
+    Raises:
+        ValueError: it is fake, and what is traced with it would be run with others.
+    """
+    if isinstance(values, FakeTensor):
+        raise ValueError(f"{name} of fake tensors say nothing: pass a planned layout and none of them")
+    return not values.is_meta
 
 
 def begins(positions: Tensor, real: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from longreel.integrations.packed import told
 from longreel.layout import VideoLayout
 
 
@@ -40,6 +41,8 @@ def padding(mask: Tensor) -> Tensor | Gap | None:
     """
     if torch.compiler.is_compiling():
         raise RuntimeError("under torch.compile the padding is part of the layout: pass a planned layout and no mask")
+    if not told(mask, "an attention_mask"):
+        return None
     real = mask.to("cpu", torch.bool)
     if bool(real.all()):
         return None

@@ -151,6 +151,8 @@ class RangeMask:
             return packed.Documents(packed.of_numbers(self.rule.documents), "position_ids", own)
         if positions is None or positions.ndim != 2 or self.queries == 1 or positions.shape[1] != self.queries:
             return None
+        if not packed.told(positions, "position_ids"):
+            return None
         real = None if self.real is None else self.real[:, self.dropped + self.first :][:, : self.queries]
         begins = packed.begins(positions, real)
         if not bool(begins.any()):

@@ -11,6 +11,9 @@ from longreel.models.voco_llama.presets import VoCoPreset
 __all__ = ["CheckpointError", "load", "sized"]
 
 _VICUNA = 32000
+# Vocabularies are padded to multiples of it.
+_PADDED = 64
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 # Whose rows are read where config.json does not say.
 _LAST_BUT_ONE = -2
 
@@ -20,13 +23,18 @@ def sized(preset: VoCoPreset, folder: Path) -> VoCoPreset:
 
     Raises:
         CheckpointError: no such folder, no config.json in it, one that cannot be read, an entry that is not understood, or a
-            vocabulary without VoCo token.
+            vocabulary without VoCo token, or one that may be padded behind it, without a tokenizer.
     """
     config, where = read_config(folder), f"{folder}/config.json"
     language = sized_language(preset.language, config, where, (*clip.READ, "mm_projector_type"))
     if language.vocabulary == _VICUNA:
         raise CheckpointError(
             f"{folder}: its vocabulary is Vicuna's {_VICUNA} ids without a VoCo token: a LLaVA that was not trained for it"
+        )
+    if language.vocabulary % _PADDED == 0 and not any((folder / name).exists() for name in _TOKENIZER):
+        raise CheckpointError(
+            f"{folder}: a vocabulary of {language.vocabulary} ids may be padded behind the VoCo token, and no tokenizer says"
+            f" which id that is: put {_TOKENIZER[0]} beside the weights"
         )
     window = None if language.config is None else getattr(language.config.build(), "sliding_window", None)
     if window is not None and window < language.positions and config.get("use_sliding_window", True):

@@ -28,10 +28,12 @@ def prefixed(frames: int) -> VideoLayout:
 
 
 def one_key_head(inputs: Inputs) -> Inputs:
-    """The first key head, in the memory too, and the query heads that share it."""
+    """The first key head, in the memory too, and the query heads that share it; of samples that are alike the first."""
     group = inputs["q"].shape[2] // inputs["k"].shape[2]
     rows = {name: inputs[name][:, :, :count] for name, count in (("q", group), ("k", 1), ("v", 1))}
-    return inputs | rows | {name: inputs[name][:, :1] for name in ("mem_k", "mem_v")}
+    made = inputs | rows | {name: inputs[name][:, :1] for name in ("mem_k", "mem_v")}
+    alike = len(set(inputs["mem_len"].tolist())) == 1 and not {"mem_start", "k_before"} & inputs.keys()
+    return {name: value[:1] if alike and isinstance(value, Tensor) else value for name, value in made.items()}
 
 
 def ints(*numbers: int) -> Tensor:

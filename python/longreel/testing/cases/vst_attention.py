@@ -41,7 +41,7 @@ def cases() -> list[Case]:
 
 def interpreted() -> list[tuple[torch.dtype, Case]]:
     """One key head in float32, every head of the case in the others; two chunks of a group."""
-    half = ("one-row", "one-row-of-a-question", "left-padded")
+    half = ("one-row-of-a-question", "left-padded")
     named = {case.name: case for case in cases()}
     return [
         *((torch.float32, shorter(case, 1 + case.name.startswith("chunks"), one_key_head)) for case in cases()),
