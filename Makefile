@@ -64,7 +64,7 @@ check: build ## the inner loop: fast tests and lint
 	@$(say) "check: fast tests"
 	@$(pytest) -m "fast and not slow" $(workers) $(ARGS)
 
-docs: build ## docs/benchmarks.md and README's figures from benchmarks/results
+docs: build ## docs/benchmarks.md, docs/figures.md and README's figures, from benchmarks/results
 	@$(py) benchmarks/tables.py
 
 fuzz: build ## 10,000 random layouts against brute force

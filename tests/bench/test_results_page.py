@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and README say what benchmarks/results says: the newest run of a case, and what is not measured."""
+"""docs/benchmarks.md, docs/figures.md and README say what benchmarks/results says, and what is not measured."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from longreel.ops.registry import OPS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import figures
 import tables
 
 ROOT = Path(__file__).parents[2]
@@ -24,31 +25,42 @@ def test_the_page_is_up_to_date() -> None:
     assert there == tables.page(ROOT / "benchmarks/results"), "make docs"
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/figures.md")}
+README = PAGES["README.md"]
 MADE = re.compile(r"<!-- made by benchmarks/tables.py: (\w+) -->.*?<!-- end -->", re.DOTALL)
 FIGURE = re.compile(r"\d ?(?:ns|us|ms|s|min|[KMGT]i?B|[KMGT]?B/s|[KMGT]?FLOP/s|%)(?!\w)|\d[x×](?!\w)")
 
 
-def test_readme_is_up_to_date() -> None:
-    assert [made[1] for made in MADE.finditer(README)] == [
-        "compress_frames",
-        "token_generation",
-        "block_sparse_attention",
-    ]
-    assert tables.readme(README, ROOT / "benchmarks/results") == README, "make docs"
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("README.md", ["headline"]),
+        ("docs/figures.md", ["compress_frames", "token_generation", "block_sparse_attention"]),
+    ],
+)
+def test_figures_are_up_to_date(name: str, parts: list[str]) -> None:
+    text = PAGES[name]
+    assert [made[1] for made in MADE.finditer(text)] == parts
+    assert figures.filled(text, ROOT / "benchmarks/results") == text, "make docs"
 
 
-def test_a_figure_that_results_do_not_hold_is_not_up_to_date() -> None:
-    figures = [found for made in MADE.finditer(README) for found in FIGURE.finditer(README, made.start(), made.end())]
-    assert len(figures) > 50
-    for at in (figures[0].start(), figures[-1].start()):
-        other = README[:at] + str((int(README[at]) + 1) % 10) + README[at + 1 :]
-        assert tables.readme(other, ROOT / "benchmarks/results") == README
+@pytest.mark.parametrize(("name", "least"), [("README.md", 10), ("docs/figures.md", 50)])
+def test_a_figure_that_results_do_not_hold_is_not_up_to_date(name: str, least: int) -> None:
+    text = PAGES[name]
+    made_ones = [found for made in MADE.finditer(text) for found in FIGURE.finditer(text, made.start(), made.end())]
+    assert len(made_ones) > least
+    for at in (made_ones[0].start(), made_ones[-1].start()):
+        other = text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
+        assert figures.filled(other, ROOT / "benchmarks/results") == text
 
 
-def test_readme_has_no_figure_but_the_made_ones() -> None:
-    by_hand = MADE.sub("", README)
-    assert FIGURE.findall(by_hand) == []
+def test_readme_fits_on_a_screen_or_two() -> None:
+    assert len(README.splitlines()) < 90
+
+
+def test_no_figure_but_the_made_ones() -> None:
+    for text in PAGES.values():
+        assert FIGURE.findall(MADE.sub("", text)) == []
     assert [bool(FIGURE.search(text)) for text in ("18 ms", "2.5x", "(2.42–2.90x)", "51 MiB", "4 x 4", "224 px", "0.5 %")] == [
         True, True, True, True, False, False, True,
     ]  # fmt: skip
@@ -119,7 +131,7 @@ def test_what_was_not_timed_has_no_row(tmp_path: Path) -> None:
     assert "Not measured: no card has run the benchmarks yet" in page
 
 
-def test_readme_shows_the_usual_size_beside_its_fastest_peer_and_earlier_runs(tmp_path: Path) -> None:
+def test_a_page_shows_the_usual_size_beside_its_fastest_peer_and_earlier_runs(tmp_path: Path) -> None:
     shape = {"frames": 3600, "shape": "patches [3600, 256, 1408]"}
     written(
         tmp_path,
@@ -132,8 +144,8 @@ def test_readme_shows_the_usual_size_beside_its_fastest_peer_and_earlier_runs(tm
         line("strong", "2026-03-03", seconds=0.009, over={}),
     )
     text = "a\n<!-- made by benchmarks/tables.py: adaptive_pool -->\nby hand: 1 ms\n<!-- end -->\nb\n"
-    made = tables.readme(text, tmp_path)
-    assert made == tables.readme(made, tmp_path)
+    made = figures.filled(text, tmp_path)
+    assert made == figures.filled(made, tmp_path)
     assert "by hand: 1 ms" not in made
     assert rows(made)[2:] == [
         "| forward | bf16 | 2.00 ms (`cuda`) | `strong` 3.00x (1.00–9.00) | 1.50x | `naive` 4.00x (1.00–9.00)"
@@ -144,5 +156,5 @@ def test_readme_shows_the_usual_size_beside_its_fastest_peer_and_earlier_runs(tm
         in made
     )
     assert "not measured yet" not in made
-    with pytest.raises(ValueError, match="README asks for the figures of 'adaptive_pol'"):
-        tables.readme(text.replace("adaptive_pool", "adaptive_pol"), tmp_path)
+    with pytest.raises(ValueError, match="a page asks for the figures of 'adaptive_pol'"):
+        figures.filled(text.replace("adaptive_pool", "adaptive_pol"), tmp_path)

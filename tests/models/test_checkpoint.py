@@ -245,8 +245,8 @@ def _shapes(model: LlamaVid) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def test_the_readme_prints_the_presets() -> None:
-    assert "\n".join(preset_table()) in (ROOT / "README.md").read_text()
+def test_the_docs_print_the_presets() -> None:
+    assert "\n".join(preset_table()) in (ROOT / "docs/llama_vid.md").read_text()
 
 
 WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] <s> </s> what is it ? a chat user assistant : between and curious""".split()  # noqa: SIM905

@@ -1,1 +1,12 @@
 """The published systems as reference models, built from transformers' towers, Q-Formers and language models."""
+
+from typing import TYPE_CHECKING
+
+from longreel.models._lazy import lazily
+from longreel.models.training_stages import TrainingStage, stages
+
+if TYPE_CHECKING:
+    from longreel.models.video_memory import Said, VideoMemory
+
+__all__ = ["Said", "TrainingStage", "VideoMemory", "stages"]
+__getattr__ = lazily(__name__, ("Said", "VideoMemory"), ("video_memory",))

@@ -143,6 +143,28 @@ class Session(ABC):
         raise NotImplementedError
 
 
+class LiveSession(Session):
+    """One that goes on: its memory may have a cap in bytes, and it answers questions that come while frames do.
+
+    TEXT: tokens of a question and its answer that the cap leaves room for.
+    """
+
+    TEXT: ClassVar[int] = 2048
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+
+    @abstractmethod
+    def append(self, chunk: Chunk) -> None:
+        """As `consume`, untimed; MemoryError beyond the cap, ValueError without positions: all is then as it was."""
+
+    @abstractmethod
+    def ask(self, prompts: Prompts) -> Answer:
+        """The answer to the first of these questions, about all frames so far; what is kept stays as it is."""
+
+
 class System(ABC):
     """A published system: one object, of which `longreel run`, `extract`, `profile` and the benchmarks know nothing else.
 
@@ -154,6 +176,7 @@ class System(ABC):
         audio: as the model takes it, None where it hears nothing.
         memory: what a saved memory holds, None where what is kept depends on the question.
         streams: the reference path takes chunk by chunk too, so that every length fits that path.
+        training: of each source, "paper" and "released", the stages: what trains, as regular expressions of parameter names.
         long: flags of `longreel run` with which an hour goes through whole. long_video: those besides, where it is a video and
         no feature file, of which all was chosen before.
         comparable_frames: that ours, the reference path and float64 take beside each other at true size.
@@ -167,6 +190,7 @@ class System(ABC):
     audio: ClassVar[AudioSpec | None] = None
     memory: ClassVar[str | None] = None
     streams: ClassVar[bool] = True
+    training: ClassVar[Mapping[str, tuple[tuple[str, ...], ...]]] = {}
     long: ClassVar[tuple[str, ...]] = ()
     long_video: ClassVar[tuple[str, ...]] = ()
     comparable_frames: ClassVar[int] = 16
@@ -222,6 +246,10 @@ class System(ABC):
         Raises:
             ValueError: too many positions for the language model. MemoryError: the path does not fit.
         """
+
+    def live(self, model: Any, prompts: Prompts, *, max_bytes: int | None) -> LiveSession:
+        """longreel's path for a video that goes on; prompts say what stands before the frames. Of systems with `memory`."""
+        raise ValueError(f"{self.name}: does not take a video that goes on")
 
     def steps(self, preset: Any) -> int:
         """Ops one after the other on the paths that are compared: their errors add up like a random walk."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -14,6 +14,9 @@ from longreel.models.system import SHARED_LANGUAGE, InputFacts, Session, Stage, 
 
 if TYPE_CHECKING:
     from longreel.models.llama_vid.model import LlamaVid
+
+
+_ATTENTION, _NOT_TOWER = r"adapter\.attention\..*", r"(?!tower\.).*"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class LlamaVidSystem(System):
         Stage("compress", "compression", ours=True),
         SHARED_LANGUAGE,
     )
+    # Context attention and projector; all but the tower; and, as released, at last the text decoder and the context
+    # attention stay as they are.
+    training: ClassVar = {
+        "paper": ((_ATTENTION,), (_NOT_TOWER,), (_NOT_TOWER,)),
+        "released": ((_ATTENTION,), (_NOT_TOWER,), (r"language\..*", r"adapter\.attention\.mm_projector\..*")),
+    }
 
     @property
     def presets(self) -> Mapping[str, LlamaVidPreset]:

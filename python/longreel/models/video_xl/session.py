@@ -2,7 +2,8 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from longreel._explain import explain
+from longreel.cache.rollback import taken_back
 from longreel.layout import VideoLayout
 from longreel.models.generation import greedy
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT
-from longreel.models.system import Answer, Chunk, Clock, Kept, Session
+from longreel.models.system import Answer, Chunk, Clock, Kept, LiveSession, Session
 from longreel.models.video_xl.model import VideoXL
 from longreel.models.video_xl.published import Published
 
@@ -60,13 +62,28 @@ class WindowedSession(Session):
     def _kept(self) -> Kept: ...
 
 
-class MemorySession(WindowedSession):
-    """A `VSTCache`; each question on a fork of it."""
+class MemorySession(WindowedSession, LiveSession):
+    """A `VSTCache`; each question on a fork of it. live: questions come later, of up to `TEXT` tokens."""
 
-    def __init__(self, model: VideoXL, prompts: Prompts, expected: int | None) -> None:
+    def __init__(
+        self,
+        model: VideoXL,
+        prompts: Prompts,
+        expected: int | None,
+        *,
+        max_bytes: int | None = None,
+        live: bool = False,
+    ) -> None:
         super().__init__(model, prompts, expected)
+        self._max_bytes, self._text = max_bytes, self.TEXT if live else prompts.longest
         room = len(self._prefix) + vst_of(model, expected or 1)
-        self._cache = model.decoder.cache(room, text_capacity=prompts.longest)
+        if max_bytes is not None:
+            size = model.preset.language
+            each = 2 * size.layers * size.kv_heads * size.head * model.dtype.itemsize
+            room = max_bytes // each - self._text
+            if room < len(self._prefix) + 1:
+                raise MemoryError(f"max_bytes={max_bytes} has no room for the prefix and {self._text} tokens of text")
+        self._cache = model.decoder.cache(room, text_capacity=self._text, max_bytes=max_bytes)
 
     def _project(self, features: Tensor) -> Tensor:
         return self._model.project(features)
@@ -84,14 +101,44 @@ class MemorySession(WindowedSession):
         asked, after = self._prompts, self._prompts.prompts[index][1]
         return Answer(*self._model.answer(self._cache, after, length=asked.length, stop=asked.stop, first=on_first))
 
+    @property
+    def nbytes(self) -> int:
+        return self._cache.nbytes
+
+    def append(self, chunk: Chunk) -> None:
+        frames, waiting = self._frames, self._waiting
+        try:
+            with taken_back(self._cache):
+                self.consume(chunk, _untimed)
+        except BaseException:
+            self._frames, self._waiting = frames, waiting
+            raise
+
+    def ask(self, prompts: Prompts) -> Answer:
+        check_positions(self._model, prompts, self._frames)
+        with self._as_if_ended():
+            given = {"length": prompts.length, "stop": prompts.stop}
+            return Answer(*self._model.answer(self._cache, prompts.prompts[0][1], **given))
+
+    @contextmanager
+    def _as_if_ended(self) -> Iterator[None]:
+        """What waits for a full window is seen as the last one, and taken back."""
+        if not self._waiting or not len(self._waiting[0]):
+            yield
+            return
+        with taken_back(self._cache, always=True):
+            self._see(self._waiting[0])
+            yield
+
     def compared(self) -> Tensor:
         return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in self._cache.layers])
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
-        self._cache.save(path, about)
+        with self._as_if_ended():
+            self._cache.save(path, about)
 
     def load(self, path: Path, frames: int) -> Kept:
-        self._cache = self._model.decoder.load(path, text_capacity=self._prompts.longest)
+        self._cache = self._model.decoder.load(path, text_capacity=self._text, max_bytes=self._max_bytes)
         self._frames = frames
         return self._kept()
 
@@ -166,6 +213,10 @@ def check_positions(model: VideoXL, questions: Prompts, frames: int) -> None:
             f"{frames:,} frames at ratio {most} need {needed:,} positions, more than the language model's {limit:,}:"
             f" {max(0, limit - questions.longest) * most // frame:,} frames fit"
         )
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _backend(model: VideoXL) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from longreel.models.prompts import ANSWER, IDS, Prompts
-from longreel.models.system import LANGUAGE, InputFacts, Session, Stage, System, option
+from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Session, Stage, System, option
 from longreel.models.video_xl.presets import PRESETS, VideoXLPreset
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ class VideoXLSystem(System):
         LANGUAGE,
     )
     # 1 fps, and uniformly the most that is claimed for one card where that would be more.
-    frames = "fps:1,max=2048"
+    frames, long_video = "fps:1,max=2048", ("--frames", "fps:1")
     memory = "prefix and VST tokens' keys and values"
     comparable_frames = 20
+    # Pre-training of the projector; then everything, the tower too.
+    training = dict.fromkeys(("paper", "released"), ((r"projector\..*",), (r".*",)))
 
     @property
     def presets(self) -> Mapping[str, VideoXLPreset]:
@@ -92,6 +94,11 @@ class VideoXLSystem(System):
         if path == OURS:
             return MemorySession(model, prompts, expected)
         return PublishedSession(model, prompts, path, expected)
+
+    def live(self, model: Any, prompts: Prompts, *, max_bytes: int | None) -> LiveSession:
+        from longreel.models.video_xl.session import MemorySession
+
+        return MemorySession(model, prompts, None, max_bytes=max_bytes, live=True)
 
     def steps(self, preset: VideoXLPreset) -> int:
         return preset.language.layers

@@ -148,8 +148,8 @@ class VoCoDecoder(Trainable, nn.Module):
     # Its name until 0.1.0.
     see = encode
 
-    def cache(self) -> VoCoCache:
-        """An empty cache under this decoder's rule."""
+    def cache(self, max_bytes: int | None = None) -> VoCoCache:
+        """An empty cache under this decoder's rule; max_bytes: see `CompressedCache`."""
         rule = self.rule
         return VoCoCache(
             self.language.config,
@@ -157,6 +157,7 @@ class VoCoDecoder(Trainable, nn.Module):
             prefix_visible_to="frames" if rule.frames_see_prefix else "first",
             text_sees_prefix=rule.text_sees_prefix,
             positions="absolute" if rule.absolute else "compact",
+            max_bytes=max_bytes,
         )
 
     def ask(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,23 @@ from torch import Tensor
 
 from longreel._explain import explain
 from longreel.cache import VoCoCache
+from longreel.cache.rollback import taken_back
 from longreel.layout import VideoLayout
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT
-from longreel.models.system import Answer, Chunk, Clock, Kept, Session
+from longreel.models.system import Answer, Chunk, Clock, Kept, LiveSession, Session
 from longreel.models.voco_llama import dense
 from longreel.models.voco_llama.model import VoCoLlama
 
 
-class CachedSession(Session):
+class CachedSession(LiveSession):
     """Stage 1 once for all questions, then stage 2 for each on a fork of the cache."""
 
-    def __init__(self, model: VoCoLlama, prompts: Prompts, expected: int | None) -> None:
+    def __init__(self, model: VoCoLlama, prompts: Prompts, expected: int | None, max_bytes: int | None = None) -> None:
         check_positions(model, prompts, expected or 1)
         self._model, self._prompts = model, prompts
         self._prefix = prompts.prompts[0][0].tolist()
-        self._cache, self._frames = model.decoder.cache(), 0
+        self._cache, self._frames, self._max_bytes = model.decoder.cache(max_bytes), 0, max_bytes
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         check_positions(self._model, self._prompts, self._frames + len(chunk.frames))
@@ -46,6 +48,22 @@ class CachedSession(Session):
         asked, after = self._prompts, self._prompts.prompts[index][1].to(self._model.device)
         return Answer(*self._model.answer(self._cache, after, length=asked.length, stop=asked.stop, first=on_first))
 
+    @property
+    def nbytes(self) -> int:
+        return self._cache.nbytes
+
+    def append(self, chunk: Chunk) -> None:
+        with taken_back(self._cache):
+            self.consume(chunk, _untimed)
+            tokens, most = self._cache.tokens, self._max_bytes
+            if most is not None and self._cache.nbytes // tokens * (tokens + self.TEXT) > most:
+                raise MemoryError(f"max_bytes={most} has no room for {tokens} tokens and {self.TEXT} of text")
+
+    def ask(self, prompts: Prompts) -> Answer:
+        check_positions(self._model, prompts, self._frames)
+        after = prompts.prompts[0][1].to(self._model.device)
+        return Answer(*self._model.answer(self._cache, after, length=prompts.length, stop=prompts.stop))
+
     def compared(self) -> Tensor:
         return _stacked(self._cache.fork())
 
@@ -53,7 +71,8 @@ class CachedSession(Session):
         self._cache.save(path, about)
 
     def load(self, path: Path, frames: int) -> Kept:
-        self._cache, self._frames = VoCoCache.load(path, self._model.language.config, self._model.device), frames
+        config, device = self._model.language.config, self._model.device
+        self._cache, self._frames = VoCoCache.load(path, config, device, max_bytes=self._max_bytes), frames
         return self._kept(None)
 
 
@@ -116,6 +135,10 @@ def check_positions(model: VoCoLlama, questions: Prompts, frames: int) -> None:
         raise ValueError(
             f"{frames:,} frames need {needed:,} positions, more than the language model's {limit:,}: {fit:,} frames fit"
         )
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _stacked(cache: VoCoCache) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from longreel.models.prompts import ANSWER, IDS, Prompts
-from longreel.models.system import LANGUAGE, InputFacts, Part, Session, Stage, System, option
+from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Part, Session, Stage, System, option
 from longreel.models.voco_llama.presets import PRESETS, VoCoPreset
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class VoCoLlamaSystem(System):
     stages = (Stage("see", "vision stage", ours=True), LANGUAGE)
     memory = "the VoCo tokens' keys and values"
     streams = False
+    # LLaVA's alignment; then under the mask, in the paper with `distillation_loss` besides.
+    training = dict.fromkeys(("paper", "released"), ((r"projector\..*",), (r"projector\..*", r"decoder\..*")))
     comparable_frames = 4
 
     @property
@@ -89,6 +91,11 @@ class VoCoLlamaSystem(System):
         if path == OURS:
             return CachedSession(model, prompts, expected)
         return DenseSession(model, prompts, path, expected, compare)
+
+    def live(self, model: Any, prompts: Prompts, *, max_bytes: int | None) -> LiveSession:
+        from longreel.models.voco_llama.session import CachedSession
+
+        return CachedSession(model, prompts, None, max_bytes)
 
     def steps(self, preset: VoCoPreset) -> int:
         return preset.language.layers

@@ -25,7 +25,7 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     if not scale > 0:
         return "takes a scale above 0: flash attention masks with an infinity that is scaled too"
     if not isinstance(plan.layout, VideoLayout):
-        return "makes its calls on the host, which knows no layout that was planned, or moved, on the device"
+        return "makes its calls on the host, which knows no layout planned on the device, or moved there"
     r = ranges(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():
