@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Blip2QFormerModel
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from longreel.models import stages
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.video_llama import (
     AudioTowerSize,
@@ -289,3 +290,27 @@ def test_what_is_seen_and_heard_matters() -> None:
     assert (logits[0] - logits[1]).norm() > 0.01 * logits[0].norm()
     assert (logits[0] - logits[2]).norm() > 0.01 * logits[0].norm()
     assert copy.deepcopy(model).double().answer((heard[0].double(),), asked, length=2)[0].shape == (2,)
+
+
+@pytest.mark.parametrize("source", ["paper", "released"])
+@pytest.mark.parametrize(("stage", "branch"), [(1, "video"), (2, "video"), (3, "audio"), (4, "audio")])
+def test_a_step_of_every_stage(stage: int, branch: str, source: str) -> None:
+    model = VideoLlama(SMALL)
+    trained = set(stages("video-llama", stage, source).set(model))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    of_video = {name for name in before if name.startswith(("adapter.video_", "adapter.llama_proj."))}
+    of_audio = {name for name in before if name.startswith("adapter.audio_")}
+    assert trained == (of_video if branch == "video" else of_audio)
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    features = model.encode(torch.randint(0, 256, (3, 28, 28, 3), dtype=torch.uint8))
+    # As published: ImageBind's embeddings of pictures, of a norm of 1.
+    heard = model.adapter.audio_tokens(torch.nn.functional.normalize(torch.randn(1, 4, 20), dim=-1))
+    seen = model.adapter.video_tokens(model.adapter.frame_tokens(features)[None])
+    answer = torch.tensor([[9, 10, 11, 12]])
+    embeds = torch.cat([heard, seen, model.language.get_input_embeddings()(answer)], 1)
+    labels = torch.cat([torch.full((1, heard.shape[1] + seen.shape[1]), -100), answer], 1)
+    model.language(inputs_embeds=embeds, labels=labels).loss.backward()
+    torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1.0).step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved <= trained
+    assert all(name.endswith("key.bias") for name in trained - moved), "a bias of keys changes no softmax"

@@ -24,7 +24,9 @@ def show(record: RunRecord, console: Console, verdict: Verdict | None = None) ->
             f" {_size(record.tokens_bytes)} instead of {_size(every)}"
         )
     elif record.questions:
-        console.print(f"tokens kept    {record.tokens:,} a question, of {record.patches:,}")
+        # Where every question's own seconds were noted, nothing else depends on it.
+        whose = "for all questions" if record.answer_seconds else "a question"
+        console.print(f"tokens kept    {record.tokens:,} {whose}, of {record.patches:,}")
     waited, rates = record.until_first_id(), record.id_rate[record.paths[0]]
     if waited is not None:
         after = f", then {rates[0]:.1f} a second" if rates else ""

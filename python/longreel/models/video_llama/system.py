@@ -42,6 +42,10 @@ class VideoLlamaOptions:
     )
 
 
+_VIDEO = (r"adapter\.video_(frame_position_embedding|Qformer|query_tokens).*", r"adapter\.llama_proj\..*")
+_AUDIO = (r"adapter\.audio_(position_embedding|Qformer|query_tokens|llama_proj).*",)
+
+
 class VideoLlamaSystem(System):
     """32 tokens of a whole video, 8 of its sound: the same for every question."""
 
@@ -57,6 +61,8 @@ class VideoLlamaSystem(System):
     fit = "stretch"
     long = ("--interpolate",)
     long_video = ("--frames", "fps:1", "--clip-placement", "all")
+    # Video captions, then instructions; after them both again for the sound, on ImageBind's embeddings of pictures.
+    training = dict.fromkeys(("paper", "released"), (_VIDEO, _VIDEO, _AUDIO, _AUDIO))
     audio = AudioSpec(rate=16000, seconds=2.0)
     memory = "the tokens of the video and of its sound"
 
