@@ -21,6 +21,10 @@ _SPARSE = (
     " Tensor tiles, Tensor order, Tensor kv_blocks, Tensor query_ranges, Tensor kv_order, int tile_rows, int tile_keys,"
     " float scale"
 )
+_QFORMER = (
+    "Tensor query, Tensor x, Tensor w_k, Tensor w_v, Tensor? b_v, Tensor? key_mask, Tensor? frame_table, int frame_size,"
+    " int num_heads, float scale"
+)
 
 SCHEMAS = {
     "context_attention": (
@@ -48,6 +52,12 @@ SCHEMAS = {
         f"(Tensor? grad_out, Tensor? grad_lse, {_SPARSE}, Tensor out, Tensor lse,"
         " int need_q, int need_kv, int need_global)"
         " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_global_k, Tensor grad_global_v)"
+    ),
+    "qformer_attention": f"({_QFORMER}) -> (Tensor out, Tensor lse)",
+    "qformer_attention_backward": (
+        f"(Tensor? grad_out, {_QFORMER}, Tensor out, Tensor lse, int need_query, int need_x, int need_w_k, int need_w_v,"
+        " int need_b_v, int need_frame_table) -> (Tensor grad_query, Tensor grad_x, Tensor grad_w_k, Tensor grad_w_v,"
+        " Tensor grad_b_v, Tensor grad_frame_table)"
     ),
     "vst_rotate": (
         "(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor bounds)"

@@ -27,7 +27,6 @@ from longreel.bench import (
 from longreel.bench.cases import CPU
 from longreel.bench.ops.compress_frames import CompressFramesCase
 from longreel.bench.peers import pool_rows
-from longreel.bench.vst_case import VSTCase
 from longreel.cli import bench as command
 from longreel.measure.memory import Peak
 from longreel.ops._block_sparse_attention import executed_flops
@@ -45,12 +44,15 @@ EAGER = [
     if not peer.compiled
 ]
 EAGER += [("block_sparse_attention", name) for name in ("strong", "dense")]
-EAGER += [(op, name) for op, case in CASES.items() if issubclass(case, VSTCase) for name in case.PEERS]
+EAGER += [
+    (op, name) for op, case in CASES.items() if not issubclass(case, PatchCase | SparseCase) for name in case.PEERS
+]
 TRAINED = [op for op in CASES if "all" in CASES[op].passes()]
 
 
 def tiny(op: str, dtype: torch.dtype = torch.float32, backward: str = "none") -> BenchCase:
-    shape = VSTCase.SIZES["small"] if issubclass(CASES[op], VSTCase) else SPARSE if CASES[op] is SparseCase else TINY
+    case = CASES[op]
+    shape = TINY if issubclass(case, PatchCase) else SPARSE if case is SparseCase else case.SIZES["small"]
     return CASES[op](op, shape, dtype, backward=backward)
 
 

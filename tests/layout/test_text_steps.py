@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longreel import VideoLayout, block_sparse_attention
 from longreel.integrations.padding import Gap
 from longreel.layout import PlannedLayout, planning, text_steps
+from longreel.layout.part import planned_vst_rows
 from longreel.testing.determinism import same_bits
 
 pytestmark = pytest.mark.fast
@@ -136,6 +137,17 @@ def test_a_step_has_no_gradient() -> None:
     q = torch.randn(1, 2, 2, 8, requires_grad=True)
     with pytest.raises(ValueError, match="planned for inference and has no gradient"):
         block_sparse_attention(q, torch.randn(1, 9, 2, 8), torch.randn(1, 9, 2, 8), steps.at(7))
+
+
+def test_vst_rows_alone_have_no_gradient() -> None:
+    layout = VideoLayout.vst(visual=16, chunk=16, ratio=4)
+    plan = planned_vst_rows(layout, "cpu")
+    q, k = torch.randn(1, 4, 2, 8), torch.randn(1, 20, 2, 8)
+    alone = block_sparse_attention(q, k, k, plan)
+    whole = block_sparse_attention(torch.cat([torch.zeros(1, 16, 2, 8), q], 1), k, k, layout.grouped())
+    torch.testing.assert_close(alone, whole[:, 16:])
+    with pytest.raises(ValueError, match="planned for inference and has no gradient"):
+        block_sparse_attention(q, k.requires_grad_(), k, plan)
 
 
 class NothingRead(TorchDispatchMode):

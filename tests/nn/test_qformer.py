@@ -182,3 +182,27 @@ def test_bad_input(changed: dict[str, Tensor], says: str) -> None:
     ours = QFormer(QFormerConfig(**SIZES, text=False))
     with pytest.raises(ValueError, match=says):
         ours(**{"query_tokens": torch.zeros(1, 3, 32), "features": torch.zeros(2, 7, 24), **changed})
+
+
+@pytest.mark.parametrize("name", ["encoder", "encoder.layer.1", "encoder.layer.0.crossattention.self"])
+def test_a_hook_that_would_not_act_is_refused(name: str) -> None:
+    ours = QFormer(QFormerConfig(**SIZES, text=False))
+    ours.get_submodule(name).register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=f"{name} has a hook"):
+        ours(torch.zeros(1, 3, 32), torch.zeros(2, 7, 24))
+
+
+def test_an_adapter_on_the_keys_acts() -> None:
+    """A Linear that is no plain matrix is called, never absorbed."""
+    _, ours = pair(Blip2QFormerModel, Blip2QFormerConfig, False, 2)
+    tokens, features = drawn(1, QUERIES, 32), drawn(2, 300, 24)
+    before = ours(tokens, features).queries
+    ours.encoder.layer[0].crossattention.inner.value.register_forward_hook(lambda module, given, out: 2 * out)
+    after = ours(tokens, features).queries
+    with torch.no_grad():
+        plain = ours.encoder.layer[0].crossattention.inner
+        plain.value._forward_hooks.clear()
+        plain.value.weight.mul_(2)
+        plain.value.bias.mul_(2)
+    assert not torch.allclose(after, before)
+    close(ours(tokens, features).queries, after)

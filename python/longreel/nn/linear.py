@@ -8,10 +8,15 @@ from torch.nn.modules.module import _has_any_global_hook
 _TENSORS = (Tensor, nn.Parameter, FakeTensor)
 
 
+def changed(module: nn.Module) -> bool:
+    """It has a hook, or a forward that is not its class's: what would not act where it is never called."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks) or "forward" in module.__dict__
+
+
 def untouched(module: nn.Module) -> bool:
     """No hook on it or on all modules, and its class's own forward: going past its call, to its parts, computes the same."""
-    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return not (any(hooks) or _has_any_global_hook() or "forward" in module.__dict__)
+    return not (changed(module) or _has_any_global_hook())
 
 
 def is_matrix(module: nn.Module) -> bool:

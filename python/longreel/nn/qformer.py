@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longreel.nn.linear import changed
 from longreel.nn.qformer_keys import QFormerKeys, Stacked, make_keys
 from longreel.nn.qformer_parts import Attention, Embeddings, Encoder, Layer, QFormerConfig, initialise
 
@@ -26,14 +27,15 @@ class QFormer(nn.Module):
     their own; only queries cross-attend. Parameters have the names of the released checkpoints below ``bert.``.
 
     What does not depend on the sample is computed once: with queries and text of one sample for all, that is the first layer up
-    to its cross-attention, the whole text half of it, and the text's projections of the second. Keys and values of all layers
-    are made in one product. Text rows of the last layer are computed only where they are asked for.
+    to its cross-attention, the whole text half of it, and the text's projections of the second. The projections of keys and
+    values are absorbed into the queries (`longreel.qformer_attention`) or made for all layers in one product, whichever takes
+    fewer FLOPs. Text rows of the last layer are computed only where they are asked for.
 
     It computes in the dtype of its weights; inside torch.autocast too where no gradient is wanted, so that nothing is cast a
     call. Attention dropout is computed (on projected keys) in training.
 
     Args:
-        config: every size. backend: of the cross-attention; None chooses.
+        config: every size. backend: of `longreel.qformer_attention`; None chooses.
     """
 
     def __init__(self, config: QFormerConfig, *, backend: str | None = None) -> None:
@@ -104,6 +106,7 @@ class QFormer(nn.Module):
             return self._forward(_Given(*cast), frame_size, return_text)
 
     def _forward(self, given: "_Given", frame_size: int | None, return_text: bool) -> QFormerOutput:
+        self._check_hooks()
         tokens, keys, text_mask = given.query_tokens, given.features, given.text_mask
         rows = _once(tokens[None] if tokens.dim() == 2 else tokens)
         if rows.dim() != 3 or rows.shape[-1] != self.config.hidden_size:
@@ -150,6 +153,20 @@ class QFormer(nn.Module):
         if given.shape[1] == 0:
             return None
         return self.embeddings.text(None if ids is None else _once(ids), None if embedded is None else _once(embedded))
+
+    def _check_hooks(self) -> None:
+        """What only holds parts is never called: a hook on it would not act."""
+        held: list[tuple[str, nn.Module | None]] = [("encoder", self.encoder)]
+        for index, layer in enumerate(self.layers):
+            attentions = (("attention", layer.attention), ("crossattention", layer.crossattention))
+            held.append((f"encoder.layer.{index}", layer))
+            held += [(f"encoder.layer.{index}.{name}", part) for name, part in attentions]
+            held += [
+                (f"encoder.layer.{index}.{name}.self", part.inner) for name, part in attentions if part is not None
+            ]
+        for name, module in held:
+            if module is not None and changed(module):
+                raise ValueError(f"{name} has a hook or a forward of its own and is not called; hook the modules in it")
 
     def _draws(self) -> bool:
         """Whether samples that are given the same differ."""

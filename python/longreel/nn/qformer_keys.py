@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from longreel.nn.linear import is_matrix
 from longreel.nn.qformer_parts import Attention
+from longreel.ops._qformer_attention import absorbed_flops, projected_flops, qformer_attention
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class QFormerKeys:
         """rows [B|1, M, E] of the cross-attention number `index` -> [B, M, E], before its output projection."""
         inner, projected = attention.inner, self.projected[index]
         query = inner.query(rows)
-        assert projected is not None
+        if projected is None:
+            return qformer_attention(
+                query, self.features, inner.key.weight, inner.value.weight, inner.value.bias, num_heads=inner.heads,
+                key_mask=self.mask, frame_table=self.frame_table, frame_size=self.frame_size, backend=backend,
+            )  # fmt: skip
         query = query.expand(len(self), -1, -1)
         key, value = (inner.split(t) for t in projected)
         if self.mask is None:
@@ -74,7 +79,14 @@ def make_keys(
 
 
 def _absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -> bool:
-    return False
+    inner = attention.inner
+    # Dropout acts on the probabilities of every key.
+    if (inner.training and inner.dropout > 0) or not (is_matrix(inner.key) and is_matrix(inner.value)):
+        return False
+    samples, keys, channels = features.shape
+    width: int = inner.key.out_features
+    plain = projected_flops(samples, queries, keys, channels, width)
+    return absorbed_flops(samples, queries, keys, channels, width, inner.heads, first) < plain
 
 
 def _project(

@@ -4,6 +4,7 @@ from longreel.ops._adaptive_pool import adaptive_pool
 from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops._compress_frames import CompressedFrames, compress_frames
 from longreel.ops._context_attention import context_attention
+from longreel.ops._qformer_attention import qformer_attention
 from longreel.ops._vst_append_ import vst_append_
 from longreel.ops._vst_attention import vst_attention
 from longreel.ops._vst_project import vst_project
@@ -15,6 +16,7 @@ __all__ = [
     "block_sparse_attention",
     "compress_frames",
     "context_attention",
+    "qformer_attention",
     "vst_append_",
     "vst_attention",
     "vst_project",

@@ -94,9 +94,10 @@ def lower(
         _check_sizes((layout.batch_size,), layout.queries, layout.keys, q, k)
     plan = planned(layout, q.device, q)
     _check_layout(plan, q, k, global_k)
-    if plan.layout is None and wants_grad((q, k, v, global_k, global_v)):
+    # Without KV blocks k and v would be given gradients of zero.
+    if plan.extent.shape[0] and not plan.kv_blocks.shape[0] and wants_grad((q, k, v, global_k, global_v)):
         raise ValueError(
-            "a step of text (TextSteps) is planned for inference and has no gradient: plan the layout's rows"
+            "a step of text or VST rows alone is planned for inference and has no gradient: plan the layout's rows"
         )
     tile_rows, tile_keys = plan.tile
     args = Arguments(

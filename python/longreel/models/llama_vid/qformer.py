@@ -11,6 +11,7 @@ from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 from longreel.models.llama_vid.bert import bert_sizes
 from longreel.models.llama_vid.presets import QFormerSize
 from longreel.nn.linear import is_matrix, untouched
+from longreel.ops._qformer_attention import absorbed_flops, projected_flops, qformer_attention
 
 # Few frames at a time keep the layers' activations in cache on a CPU; a GPU wants them all.
 _CPU_FRAMES = 16
@@ -171,9 +172,10 @@ class _Keys(NamedTuple):
         attention = layer.crossattention
         inner = attention.attention
         rows, width = prompts[0].queries.shape
-        (_, seen, vision), questions = encoded.shape, len(prompts)
-        plain = 2 * seen * vision * width + questions * 2 * rows * seen * width
-        absorbed = questions * 2 * rows * vision * (inner.num_attention_heads * seen + width)
+        (frames, seen, vision), heads = encoded.shape, inner.num_attention_heads
+        asked = len(prompts) * rows
+        plain = projected_flops(frames, asked, seen, vision, width)
+        absorbed = absorbed_flops(frames, asked, seen, vision, width, heads, False)
         if absorbed < plain and is_matrix(inner.key) and is_matrix(inner.value):
             return cls(attention, encoded, None)
         return cls(attention, encoded, (_heads(inner, inner.key(encoded)), _heads(inner, inner.value(encoded))))
@@ -181,19 +183,14 @@ class _Keys(NamedTuple):
     def attend(self, rows: Tensor) -> Tensor:
         """rows [F, M, E] -> [F, M, E], output projection, residual and norm included."""
         inner = self.attention.attention
-        query = _heads(inner, inner.query(rows))
+        # Queries that are the same for all frames are projected, and absorbed, once.
+        query = inner.query(rows[:1] if len(rows) > 1 and rows.stride(0) == 0 else rows)
         if self.projected is not None:
-            mixed = F.scaled_dot_product_attention(query, *self.projected)
+            every = query.expand(len(rows), -1, -1)
+            mixed = _merged(F.scaled_dot_product_attention(_heads(inner, every), *self.projected))
         else:
-            mixed = self._absorbed(inner, query)
-        return self.attention.output(_merged(mixed), rows)
-
-    def _absorbed(self, inner: Any, query: Tensor) -> Tensor:
-        """query [F, H, M, D] -> [F, H, M, D]: softmax(q Wk x^T / sqrt(D)) x, and Wv after it, head by head."""
-        heads, rows, depth = query.shape[1:]
-        # [H, D, C]
-        w_key, w_value = (linear.weight.unflatten(0, (heads, -1)) for linear in (inner.key, inner.value))
-        # [F, H * M, C] and its softmax over the S tokens of each frame
-        asked = (query @ w_key * depth**-0.5).flatten(1, 2)
-        mean = (asked @ self.encoded.mT).softmax(-1) @ self.encoded
-        return mean.unflatten(1, (heads, rows)) @ w_value.mT + inner.value.bias.view(heads, 1, depth)
+            key, value = inner.key, inner.value
+            mixed = qformer_attention(
+                query, self.encoded, key.weight, value.weight, value.bias, num_heads=inner.num_attention_heads
+            )
+        return self.attention.output(mixed, rows)

@@ -1,0 +1,7 @@
+#include "qformer_attention/fp32_kernels.h"
+
+namespace longreel {
+
+QFormerKernels qformer_kernels_avx512(Dtype dtype) { return qformer_fp32_kernels(dtype); }
+
+}  // namespace longreel
