@@ -120,13 +120,13 @@ def main() -> None:
     rates = Rates(model, args.ratio, vst * 90)
     rates.measure()
     cache = model.decoder.cache(1 + vst * int(args.frames / each), text_capacity=64)
-    model.decoder.see(tokens[:0], prefix=[1], cache=cache)
+    model.decoder.encode(tokens[:0], prefix=[1], cache=cache)
     meter = PeakMeter(torch.device("cpu"))
     spent, points, start = 0.0, [], time.perf_counter()
     for window in range(int(args.frames / each)):
         begin = time.perf_counter()
         with meter("longreel"):
-            model.decoder.see(tokens, cache=cache)
+            model.decoder.encode(tokens, cache=cache)
         spent += time.perf_counter() - begin
         frames = round((window + 1) * each)
         if frames % args.step == 0:

@@ -238,7 +238,12 @@ class VSTDecoder(Trainable, nn.Module):
 
     def _append(self, cache: VSTCache, embeds: Tensor, segments: Sequence[Any], n_raw: int) -> None:
         more = sum(chunk_of(s).vst if s[0] == "vst" else s[1] for s in segments)
-        if cache.tokens + more > cache.capacity and cache.max_bytes is None:
+        if cache.tokens + more > cache.capacity and cache.max_bytes is not None:
+            raise MemoryError(
+                f"under max_bytes={cache.max_bytes} the cache has room for {cache.capacity} tokens of video beside its text; it"
+                f" holds {cache.tokens}, {more} more would come"
+            )
+        if cache.tokens + more > cache.capacity:
             cache.grow(max(2 * cache.capacity, cache.tokens + more))
 
         def run(*, inputs_embeds: Tensor, past_key_values: VSTCache, use_cache: bool) -> None:
