@@ -6,7 +6,7 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
-from pairs import (
+from result_pairs import (
     DTYPES,
     NOISY,
     SCRIPTS,

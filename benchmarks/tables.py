@@ -13,7 +13,7 @@ from pathlib import Path
 
 from end_to_end_table import runs_section
 from figures import filled
-from pairs import (
+from result_pairs import (
     DTYPES,
     END_TO_END,
     NOISY,

@@ -38,7 +38,8 @@ struct Arguments {
     problem.scale = static_cast<float>(scale);
     STD_TORCH_CHECK(problem.kv_heads > 0 && problem.heads % problem.kv_heads == 0, "q has ", problem.heads, " heads and k has ",
                     problem.kv_heads, ": H must be a multiple of Hkv");
-    STD_TORCH_CHECK(problem.channels >= 1 && problem.channels <= 512, "the head size must be 1 to 512, got ", problem.channels);
+    STD_TORCH_CHECK(problem.channels >= 1 && problem.channels <= kMostHeadSize, "the head size must be 1 to ", kMostHeadSize,
+                    ", got ", problem.channels);
     STD_TORCH_CHECK(global_k.has_value() == global_v.has_value(), "global_k and global_v are given together or not at all");
     check_heads(q, "q", q, problem.queries, problem.heads);
     check_heads(k, "k", q, problem.keys, problem.kv_heads);

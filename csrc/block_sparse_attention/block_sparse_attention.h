@@ -15,6 +15,8 @@
 
 namespace longreel {
 
+constexpr int64_t kMostHeadSize = 512;  // of a head
+
 // [B, rows, heads, D], any strides (in elements). data is null where there is no such tensor.
 struct Heads {
   const void* data;

@@ -45,7 +45,7 @@ struct StripsAmx : StripsBf16 {
 
   // Keys take the long side of the tiles, so that they need not become columns: the few queries do, once.
   static void stage_few(bf16* queries, int64_t width) {
-    alignas(64) bf16 rows[kStrip * 256];
+    alignas(64) bf16 rows[kStrip * kMostHeadSize];
     std::copy_n(queries, kStrip * width, rows);
     transpose_sixteen(rows, width * 2, width / 2, queries);
   }
