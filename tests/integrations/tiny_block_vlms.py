@@ -73,8 +73,11 @@ def molmo2() -> Built:
     return tf.Molmo2ForConditionalGeneration, config, given
 
 
+# The oldest transformers that is supported has no Molmo2.
 MODELS: dict[str, Callable[[], Built]] = {
-    build.__name__: build for build in (gemma3, gemma4, gemma4_sharing, paligemma, molmo2)
+    build.__name__: build
+    for build in (gemma3, gemma4, gemma4_sharing, paligemma, molmo2)
+    if build is not molmo2 or hasattr(tf, "Molmo2Config")
 }
 
 

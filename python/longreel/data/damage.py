@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import av
 
-# So many frames a decoder may hold back to put them in order.
+# So many frames a decoder may hold back to put them in order, and so many packets it is behind at most.
 _REORDERED = 16
+_BEHIND = 64
 
 
 class _Group(NamedTuple):
@@ -36,14 +37,16 @@ class Sieve:
 
     def __init__(self, decoder: "av.VideoCodecContext") -> None:
         decoder.copy_opaque = True
+        self._decoder = decoder
         self._number = 0
         self._group: _Group | None = None
-        # Of packets whose frame has not come: group and time.
-        self._pending: dict[int, tuple[_Group | None, int | None]] = {}
+        # By number, of the last packets.
+        self._groups: dict[int, _Group | None] = {}
+        # Times of packets whose frame may still come.
+        self._pending: dict[int, int | None] = {}
         # By the number of its key frame, of a damaged group the first number that is.
         self._damaged: dict[int, int] = {}
         self._held: deque[_Frame] = deque()
-        self._refused = False
 
     def give(self, packet: "av.Packet") -> None:
         """The packet goes to the decoder next."""
@@ -51,34 +54,36 @@ class Sieve:
         if packet.is_keyframe:
             self._group = _Group(self._number, packet.pts, 0 if self._group is None else self._group.number)
         packet.opaque = self._number
-        self._pending[self._number] = self._group, packet.pts
+        self._groups[self._number], self._pending[self._number] = self._group, packet.pts
+        self._groups.pop(self._number - _BEHIND, None)
+        self._pending.pop(self._number - _BEHIND, None)
 
-    def lose(self) -> None:
-        """The last packet gives no frame."""
-        del self._pending[self._number]
-        self._damage(self._group, self._number)
+    def lose(self, behind: int = 0) -> None:
+        """The last packet gives no frame, or the one so many before it."""
+        number = self._number - behind
+        self._pending.pop(number, None)
+        self._damage(self._groups.get(number), number)
 
     def refuse(self) -> None:
-        """The decoder refused a packet: the last, or one before it that other threads were at."""
-        if self._pending[self._number][1] is None:
-            self.lose()
-        else:
-            self._refused = True
+        """The decoder refused a packet: with threads beside each other it says so of the one that comes out."""
+        self.lose(int(self._decoder.delay))
 
     def sift(self, frames: Iterable["av.VideoFrame"]) -> Iterator[tuple["av.VideoFrame", bool]]:
         """Frames as they come from the decoder; each waits for those that were decoded before it."""
         for frame in frames:
             number = frame.opaque if isinstance(frame.opaque, int) else self._number
-            group, _ = self._pending.pop(number, (self._group, None))
-            leading = group is not None and None not in (frame.pts, group.time) and frame.pts < group.time  # type: ignore[operator]
+            group = self._groups.get(number, self._group)
+            self._pending.pop(number, None)
+            leading = group is not None and _before(frame.pts, group.time)
             if frame.is_corrupt and not leading:
                 self._damage(group, number)
-            self._miss(frame.pts)
+            # Packets that give no frame of their own (fields, pictures that are never shown) are not waited for.
+            for gone in [n for n, time in self._pending.items() if _before(time, frame.pts)]:
+                del self._pending[gone]
             self._held.append(_Frame(frame, number, group, leading))
-            while self._held and min(self._pending, default=number + 1) > self._held[0].number:
-                yield self._next()
-            while len(self._held) > _REORDERED:
-                self._pending = {n: told for n, told in self._pending.items() if n > self._held[0].number}
+            while self._held and (
+                len(self._held) > _REORDERED or min(self._pending, default=number + 1) > self._held[0].number
+            ):
                 yield self._next()
 
     def rest(self) -> Iterator[tuple["av.VideoFrame", bool]]:
@@ -97,13 +102,6 @@ class Sieve:
         if group is not None:
             self._damaged[group.number] = min(number, self._damaged.get(group.number, number))
 
-    def _miss(self, shown: int | None) -> None:
-        """Packets from before the one shown now give no frame any more."""
-        if shown is None:
-            return
-        gone = [n for n, (_, time) in self._pending.items() if time is not None and time < shown]
-        for number in gone:
-            group, _ = self._pending.pop(number)
-            if self._refused:
-                self._damage(group, number)
-        self._refused = self._refused and not gone
+
+def _before(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one < other
