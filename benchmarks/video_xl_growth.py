@@ -24,7 +24,6 @@ from longreel.measure.machine import describe
 from longreel.measure.memory import PeakMeter
 from longreel.models.video_xl import PRESETS, VideoXL
 
-
 # Steps that a fit of three numbers takes.
 LEAST_POINTS = 5
 
