@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import InstructBlipQFormerModel
 
-from longreel.models.llama_vid import build_qformer, qformer_frames, released_qformer_name
+from longreel.models.llama_vid import build_qformer, released_qformer_name
+from longreel.nn import QFormer, QFormerConfig
 from longreel.parity.golden.files import GoldenCase
 from longreel.parity.golden.llama_vid_attention import qformer_size
 
@@ -16,42 +16,52 @@ _PREFIX = "Qformer.bert."
 def replay(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """``queries`` [B, M, E] and, where there is text, ``text`` [B, T, E].
 
-    On the reference backend both come from transformers' forward; otherwise the queries from `qformer_frames`, row by row
-    (it takes no padding, and the text's last rows are not its business).
+    On the reference backend by transformers' forward, otherwise by `nn.QFormer`.
     """
-    config, weights, inputs = case.file.config, case.file.weights(dtype), case.inputs(dtype)
+    weights, inputs = case.file.weights(dtype), case.inputs(dtype)
+    queries = weights["query_tokens"][:, : case.meta["num_query_used"]]
+    with torch.no_grad():
+        if backend == "reference":
+            return _published(case, weights, inputs, queries, dtype)
+        qformer = QFormer(_config(case), backend=backend).to(dtype).eval()
+        qformer.load_state_dict({name: weights[_PREFIX + name] for name in qformer.state_dict()})
+        rows, text = qformer(
+            queries,
+            inputs["encoder_hidden_states"],
+            inputs["encoder_attention_mask"],
+            input_ids=inputs.get("input_ids"),
+            text_mask=inputs.get("text_mask"),
+            return_text=True,
+        )
+    return {"queries": rows} | ({} if text is None else {"text": text})
+
+
+def _config(case: GoldenCase) -> QFormerConfig:
+    config = case.file.config
+    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    return QFormerConfig(
+        **{name: config[name] for name in (*same, "max_position_embeddings")},
+        encoder_hidden_size=config["encoder_width"],
+        cross_attention_frequency=config["cross_attention_freq"],
+    )
+
+
+def _published(
+    case: GoldenCase, weights: dict[str, Tensor], inputs: dict[str, Any], queries: Tensor, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    config, encoded, ids = case.file.config, inputs["encoder_hidden_states"], inputs.get("input_ids")
     qformer: Any = build_qformer(qformer_size(config), config["encoder_width"], config["cross_attention_freq"])
     qformer.to(dtype).eval()
     qformer.load_state_dict({name: weights[_PREFIX + released_qformer_name(name)] for name in qformer.state_dict()})
-    encoded = inputs["encoder_hidden_states"]
-    queries = weights["query_tokens"].expand(len(encoded), -1, -1)[:, : case.meta["num_query_used"]]
-    ids, mask = inputs.get("input_ids"), None
+    queries, mask = queries.expand(len(encoded), -1, -1), None
     if ids is not None:
         mask = torch.cat([torch.ones(queries.shape[:2], dtype=torch.long), inputs["text_mask"]], 1)
-    with torch.no_grad():
-        hidden = qformer(
-            input_ids=ids,
-            attention_mask=mask,
-            query_embeds=queries,
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=inputs["encoder_attention_mask"],
-        ).last_hidden_state
+    hidden = qformer(
+        input_ids=ids,
+        attention_mask=mask,
+        query_embeds=queries,
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=inputs["encoder_attention_mask"],
+    ).last_hidden_state
     rows = queries.shape[1]
-    results = {"queries": hidden[:, :rows]} | ({} if ids is None else {"text": hidden[:, rows:]})
-    if backend != "reference":
-        results["queries"] = torch.stack([
-            _ours(qformer, queries[index], None if ids is None else ids[index][inputs["text_mask"][index] != 0], frame)
-            for index, frame in enumerate(_without_padding(encoded, inputs["encoder_attention_mask"]))
-        ])  # fmt: skip
-    return results
-
-
-def _ours(qformer: InstructBlipQFormerModel, queries: Tensor, ids: Tensor | None, frame: Tensor) -> Tensor:
-    """[M, E] of one row: its question (or none) and its frame [S, C]."""
-    question = torch.empty(0, dtype=torch.long) if ids is None else ids
-    with torch.no_grad():
-        return qformer_frames(qformer, queries, [question], frame[None])[0, 0]
-
-
-def _without_padding(encoded: Tensor, mask: Tensor | None) -> list[Tensor]:
-    return list(encoded) if mask is None else [row[keep != 0] for row, keep in zip(encoded, mask, strict=True)]
+    return {"queries": hidden[:, :rows]} | ({} if ids is None else {"text": hidden[:, rows:]})
