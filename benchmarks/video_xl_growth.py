@@ -24,6 +24,9 @@ from longreel.measure.machine import describe
 from longreel.measure.memory import PeakMeter
 from longreel.models.video_xl import PRESETS, VideoXL
 
+# Steps that a fit of three numbers takes.
+LEAST_POINTS = 5
+
 
 class Linear:
     """Rows of which no attention is computed: what is left of a layer."""
@@ -138,6 +141,10 @@ def main() -> None:
         if time.perf_counter() - start > args.seconds:
             break
     rates.measure()
+    if len(points) < LEAST_POINTS:
+        raise SystemExit(
+            f"{len(points)} steps were reached, a fit takes {LEAST_POINTS}: give more --seconds, or a shorter --step"
+        )
     frames, seconds = (np.array([p[i] for p in points]) for i in (0, 1))
     c, b, a = np.polyfit(frames, seconds, 2)
     for name, fitted, said in zip("bc", (b, c), rates.predicted(each), strict=True):

@@ -34,8 +34,6 @@ _FALLBACK_RATE = Fraction(25)
 # How far behind the decoding time of the last frame in the index a header's end may be: seconds, or frames.
 _NEAR = 1
 _REORDERED = 20
-# Of a decoder that puts pictures in order.
-_THREADS = 8
 
 Disposition, Flags = av.stream.Disposition, av.format.Flags
 # Streams that are no video of their own: covers, previews, tiles of a larger picture.
@@ -95,13 +93,11 @@ def video_stream(path: Path, container: av.container.InputContainer) -> av.Video
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     if stream.codec_context is None:
         raise MediaError(f"{path}: its video codec is not supported")
-    options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     stream.thread_type = "AUTO"
     if stream.codec_context.name == "h264" and stream.codec_context.has_b_frames:
-        # A picture that another thread is still at does not say yet that it is damaged: it comes out behind all of them.
-        stream.codec_context.thread_count = min((os.cpu_count() or 1) + 1, _THREADS)
-        options["has_b_frames"] = str(_THREADS)
-    stream.codec_context.options = options
+        # A picture that another thread is still at does not say yet that it is damaged, so that what is shown would be chance.
+        stream.codec_context.thread_count = 1
     return stream
 
 
