@@ -3,8 +3,8 @@
 
 #include "qformer_attention/backward_kernel.h"
 #include "qformer_attention/forward_kernel.h"
+#include "qformer_attention/products_fp32.h"
 #include "qformer_attention/qformer_kernels.h"
-#include "qformer_attention/vector_products.h"
 
 namespace longreel {
 namespace {

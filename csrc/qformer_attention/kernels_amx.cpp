@@ -1,7 +1,7 @@
 #include "qformer_attention/backward_kernel.h"
 #include "qformer_attention/forward_kernel.h"
+#include "qformer_attention/products_amx.h"
 #include "qformer_attention/qformer_kernels.h"
-#include "qformer_attention/tile_products.h"
 
 namespace longreel {
 

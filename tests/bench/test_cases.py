@@ -45,7 +45,10 @@ EAGER = [
 ]
 EAGER += [("block_sparse_attention", name) for name in ("strong", "dense")]
 EAGER += [
-    (op, name) for op, case in CASES.items() if not issubclass(case, PatchCase | SparseCase) for name in case.PEERS
+    (op, name)
+    for op, case in CASES.items()
+    if not issubclass(case, PatchCase | SparseCase)
+    for name in getattr(case, "PEERS", ())
 ]
 TRAINED = [op for op in CASES if "all" in CASES[op].passes()]
 

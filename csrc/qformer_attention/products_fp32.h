@@ -1,4 +1,4 @@
-// Matrix products of the absorbed form in fp32 registers: see tile_products.h for what each of them means.
+// Matrix products of the absorbed form in fp32 registers: see products_amx.h for what each of them means.
 #pragma once
 
 #include "common/combine.h"
