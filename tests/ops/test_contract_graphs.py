@@ -75,6 +75,8 @@ def test_compiles_whole(variant: Variant, grad: bool) -> None:
 @over_variants()
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_compiles_once_for_any_number_of_frames(variant: Variant, grad: bool) -> None:
+    if variant.backend == "reference" and not grad:
+        pytest.skip("the reference's graph is inlined: the one with gradients holds the one without")
     for case in fast_cases(variant.op):
         wanted = differentiable(variant.op, case.inputs()) if grad else ()
         function = None

@@ -133,8 +133,7 @@ def test_what_does_not_fit_leaves_the_memory_alone() -> None:
         vst_append_(memory, memory.clone(), ints(0, 0), k.requires_grad_(), k, cos, sin)
 
 
-@pytest.mark.parametrize("rows", [1, 90])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 1), (torch.bfloat16, 90)], ids=["fp32-1", "bf16-90"])
 def test_no_allocation_grows_with_the_memory(dtype: torch.dtype, rows: int) -> None:
     """A chunk's step and a decoding step over 8,192 and 32,768 entries, both enough to be split over the most workers: their
     peaks differ by less than a sixteenth of the keys that were added."""
