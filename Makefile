@@ -16,10 +16,11 @@ py  := $(VENV)/bin/python
 gpu  = $(PYTHON) .ci/gpu.py --budget $(BUDGET) --results $(RESULTS) --ops '$(OPS)' --systems '$(SYSTEM)'
 say  = printf '\033[1m%s\033[0m\n'
 pip := $(py) -m pip --disable-pip-version-check -q
-# Tests side by side: as many workers as cores, at most 4 (a worker takes up to 2 GiB).
+# Tests side by side: as many workers as cores, at most 4 (a worker takes up to 2 GiB). They share the cores, so threads that wait
+# must not spin.
 workers := -n auto --maxprocesses 4 --dist worksteal
 # With bytecode kept: to write every assert anew is a third of what it takes to collect the tests.
-pytest := env -u PYTHONDONTWRITEBYTECODE $(py) -m pytest
+pytest := env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(py) -m pytest
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
