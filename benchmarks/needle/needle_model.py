@@ -25,7 +25,7 @@ def fresh(seed: int = 0, *, ratio: int = 8, chunk: int = 144) -> VSTDecoder:
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=2048, tie_word_embeddings=True,
+        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=4096, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": THETA}, initializer_range=WIDTH**-0.5,
         bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
