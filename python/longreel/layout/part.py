@@ -73,8 +73,7 @@ def planned_from(layout: VideoLayout, first: int, device: torch.device | str) ->
     rows, keys = tile = TILES.get(device.type, TILES["cuda"])
     planner: Any = plain_planner if _native.HOST is None else _native.HOST
     table, index = clipped(ranges(layout), first, layout.length).table(), global_index(layout)
-    arrays = (
-        index,
+    arrays: tuple[Any, ...] = (
         planner.row_bounds(table).reshape(1, queries, 4),
         *planner.query_tiles(table, rows, keys),
         *planner.kv_blocks(table, [layout.length], [index.shape[1]], rows, keys, block_rows(queries)),
@@ -82,6 +81,9 @@ def planned_from(layout: VideoLayout, first: int, device: torch.device | str) ->
     with ordinary_tensors():
         start = torch.zeros(1, dtype=torch.int32, device=device)
         extent = torch.empty(layout.length, 0, dtype=torch.int32, device=device)
-        index, *plan = (torch.from_numpy(array).to(device) for array in arrays)
+        bounds, tiles, order, kv_blocks, query_ranges, kv_order = (
+            torch.from_numpy(array).to(device) for array in arrays
+        )
+        places = torch.from_numpy(index).to(device)
     # What asks for a whole layout (flash) takes no part of one.
-    return PlannedLayout(None, tile, start, index, extent, *plan)
+    return PlannedLayout(None, tile, start, places, extent, bounds, tiles, order, kv_blocks, query_ranges, kv_order)
