@@ -1,9 +1,10 @@
 """qformer_attention backward. With A and U as in `forward`, G_r = W_v,h^T g_hn of the output's gradient g, x with its frame's
 position, sums over the keys t of a row r:
 
-    p_rt = exp(s_rt - lse_r)        dp_rt = G_r . x_t        delta_r = g_hn . (out_hn - b_v)        ds_rt = p_rt (dp_rt - delta_r)
-    dA_r = sum_t ds_rt x_t          U_r = sum_t p_rt x_t
-    dq_hn = scale W_k,h dA_r        dW_k,h = scale sum_n q_hn dA_r        dW_v,h = sum_n g_hn U_r        dx_t = sum_r ds_rt A_r + p_rt G_r
+    p_rt = exp(s_rt - lse_r)    dp_rt = G_r . x_t    delta_r = g_hn . (out_hn - b_v)    ds_rt = p_rt (dp_rt - delta_r)
+    dA_r = sum_t ds_rt x_t      U_r = sum_t p_rt x_t
+    dq_hn = scale W_k,h dA_r    dW_k,h = scale sum_n q_hn dA_r    dW_v,h = sum_n g_hn U_r
+    dx_t = sum_r ds_rt A_r + p_rt G_r
 
 The rounding of an fp32 lse would scale whole rows of p, and dp is made of other numbers than delta: what p adds up to is counted
 again, P_r, and ds, whose sum is 0, too, D_r. So p stands for p / P and ds for (ds - p D / P) / P; where both meet rows, the rows
@@ -52,12 +53,12 @@ def softmax_gradients(
     batch, keys, channels = x.shape
     block = key_block(keys, x.element_size())
     blocks = triton.cdiv(keys, block)
-    config = scores_config(rows, block, x.element_size(), call.card.shared, backward=True)
+    config = scores_config(rows, block, x.element_size(), call.card.shared, operands=2)
     p, ds = x.new_empty(batch, rows, blocks * block), x.new_empty(batch, rows, blocks * block)
     totals = torch.empty(2, batch, blocks, rows, dtype=torch.float32, device=x.device)
     exponents = torch.empty_like(totals[0]) if x.dtype == torch.float16 else None
     a, g = rows_of(absorbed, x.dtype), rows_of(upstream, x.dtype)
-    dots, updots = table_dots(call, a), table_dots(call, g)
+    dots, updots = table_dots(call, absorbed), table_dots(call, upstream)
     with torch.cuda.device_of(x):
         qformer_backward_scores_kernel[(batch * blocks * triton.cdiv(rows, config.rows),)](
             a, g, keys_of(x, call.key_mask), dots, updots, lse, delta, p, ds, exponents, totals,
@@ -106,7 +107,7 @@ def backward(whole: Call, grad_out: Tensor, out: Tensor, lse: Tensor, need: Grad
         if need.query or need.w_k or need.w_v:
             values = scaled(sums_by(call, p, p_frames), norm)
         if need.w_v:
-            outer(grad, values, made.w_v, heads, 1.0, half, begin > 0)
+            outer(grad, values, made.w_v, heads, 1.0, half)
         if need.query or need.w_k:
             d_absorbed = scaled(sums_by(call, ds, ds_frames), norm) - scaled(values, off)
         if need.query:
@@ -117,7 +118,7 @@ def backward(whole: Call, grad_out: Tensor, out: Tensor, lse: Tensor, need: Grad
                 made.query[begin:end] = d_query
         if need.w_k:
             query = call.query.expand(end - begin, -1, -1)
-            outer(query, d_absorbed, made.w_k, heads, call.scale, half, begin > 0)
+            outer(query, d_absorbed, made.w_k, heads, call.scale, half)
         if need.x or need.frame_table:
             ds_rows = scaled(absorbed.expand(end - begin, -1, -1), norm)
             p_rows = scaled(upstream, norm) - scaled(ds_rows, off)
@@ -125,6 +126,6 @@ def backward(whole: Call, grad_out: Tensor, out: Tensor, lse: Tensor, need: Grad
                 gradient_of_keys(call, ds, p, ds_rows, p_rows, made.x[begin:end])
             if need.frame_table and ds_frames is not None and p_frames is not None:
                 of_frames = made.frame_table.new_empty(end - begin, *made.frame_table.shape)
-                gradient_of_keys(call, ds_frames, p_frames, ds_rows, p_rows, of_frames)
+                gradient_of_keys(call, ds_frames, p_frames, ds_rows, p_rows, of_frames, exactly=True)
                 made.frame_table.add_(of_frames.sum(0))
     return Gradients(*(t.to(dtype) for t in made))

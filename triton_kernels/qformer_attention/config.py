@@ -1,18 +1,18 @@
 """Tiles of qformer_attention: pure functions of sizes, the dtype, and what the card offers.
 
-What has to be fitted, at 32 queries of 12 heads over keys of width C = 768 and 16 bits: absorbed queries [R = 384, C] against
-keys [S, C], then weights [R, S] against the same keys. All of a row's channels are summed before its softmax weight is known,
-and the weight then goes into all of the channels' sums:
+What has to be fitted, at 32 queries of 12 heads and 16 bits: absorbed queries [R = 384, C] against keys [S, C], C = 768, then
+weights [R, S] against the same keys. All of a row's channels are summed before its softmax weight is known, and the weight then
+goes into all of the channels' sums:
 
-- one kernel that keeps both holds sums [BM, C] in registers, 192 a thread for 64 rows over 256 threads, and tiles of keys
-  [BN, C] in shared memory beside its queries, as two 16-bit numbers each [2, BM, C]: 64 rows and three stages of 32 keys are
-  192 + 147 KiB of the 227 there are, at C = 1408 twice that;
-- the sums cut into slices of channels, the scores made again for each: 2 + 1 products become 2 C / BC + 1, 7 at BC = 256;
-- here: the weights are stored, R / C of the keys' bytes, in the keys' dtype. Each half is a plain product with tiles of 128 x 128
-  over C and over the keys. Keys are read twice from memory and R / BM = 3 times from L2, weights written and read once.
+- one kernel that keeps both holds sums [BM, C] in registers, 192 a thread of 256 for 64 rows, and beside its queries [BM, C]
+  three stages of keys [BN, C] in shared memory, 96 + 147 KiB for 64 rows and 32 keys where there are 227; twice that at C = 1408;
+- the sums cut into slices of channels, the scores made again for each: C / BC + 1 products where 2 would do, 4 at BC = 256;
+- here: weights are stored in the keys' dtype, R / C of their bytes. Each half is a plain product with tiles of 128 x 128, over
+  C and over the keys. Keys are read twice from memory and R / BM = 3 times from L2, weights written and read once.
 
-At S = 115,200: 4 S R C + 2 S R C (the second 16-bit number) = 204 GFLOP; keys 2 x 177 MB, weights 2 x 88 MB: 0.53 GB. At 790
-TFLOP/s and 4.3 TB/s 0.26 ms and 0.12 ms: the products bound it. Projected keys and values would take 283 GFLOP and move 0.9 GB.
+At S = 115,200: 4 S R C = 136 GFLOP; keys 2 x 177 MB, weights 2 x 88 MB, 0.53 GB. At 790 TFLOP/s and 4.3 TB/s that is 0.17 ms and
+0.12 ms: the products bound it. Projected keys and values would take 283 GFLOP and move 0.9 GB. Backward, all gradients: scores
+and dp in one read, two sums, and the keys' gradient from two products: 12 S R C = 408 GFLOP, 1.4 GB.
 """
 
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ def key_block(keys: int, itemsize: int) -> int:
     return 64 if padded[64] * 9 <= padded[128] * 8 else 128
 
 
-def scores_config(rows: int, block: int, itemsize: int, shared: int, *, backward: bool = False) -> TileConfig:
-    """Rows x a block of keys, over channels; backward with as many rows of the output's gradient."""
+def scores_config(rows: int, block: int, itemsize: int, shared: int, operands: int = 1) -> TileConfig:
+    """Rows x a block of keys, over channels; two operands: as many rows of the output's gradient, or of what rounding took off."""
     if itemsize == 4:
-        return TileConfig(pow2(rows, 16, 32), block, 32, 8, 3)
-    most = pow2(rows, 16, 64 if backward else 128)
-    # [keys | rows as hi and lo | those of the gradient]
-    held = block + most * (4 if backward else 2)
+        # what a step drops is carried along: short steps drop little
+        return TileConfig(pow2(rows, 16, 32), block, 16, 8, 3)
+    most = pow2(rows, 16, 128 // operands)
+    held = block + most * operands
     step = 64 if 3 * held * 64 * itemsize <= shared else 32
     return TileConfig(most, block, step, 8 if most * block >= 128 * 64 else 4, 3)
 

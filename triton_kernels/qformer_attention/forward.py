@@ -14,7 +14,7 @@ import torch
 import triton
 from longreel.triton_kernels.common.launch import pow2, upcast
 from longreel.triton_kernels.qformer_attention.config import key_block, scores_config, splits, sums_config
-from longreel.triton_kernels.qformer_attention.launch import WORKSPACE, Call, Rows, keys_of, rows_of
+from longreel.triton_kernels.qformer_attention.launch import WORKSPACE, Call, keys_of, rows_of
 from longreel.triton_kernels.qformer_attention.products import absorb, project
 from longreel.triton_kernels.qformer_attention.scores import qformer_dots_kernel, qformer_scores_kernel
 from longreel.triton_kernels.qformer_attention.sums import qformer_frame_sums_kernel, qformer_sums_kernel
@@ -45,38 +45,40 @@ def samples_at_once(call: Call, weights: int) -> int:
     return max(1, WORKSPACE // max(each, 1))
 
 
-def table_dots(call: Call, rows: Rows) -> Tensor | None:
-    """fp32 [sets, R, T]: rows . frame positions."""
+def table_dots(call: Call, rows: Tensor) -> Tensor | None:
+    """fp32 [sets, R, T]: rows [sets, R, C] times frame positions."""
     if call.frame_table is None:
         return None
-    sets, count, channels = rows.hi.shape
+    sets, count, channels = rows.shape
     frames = call.frame_table.shape[0]
     block = key_block(frames, call.x.element_size())
-    config = scores_config(count, block, call.x.element_size(), call.card.shared)
+    config = scores_config(count, block, call.x.element_size(), call.card.shared, operands=2)
     out = torch.empty(sets, count, frames, dtype=torch.float32, device=call.x.device)
     blocks = triton.cdiv(frames, block)
     with torch.cuda.device_of(call.x):
         qformer_dots_kernel[(sets * blocks * triton.cdiv(count, config.rows),)](
-            rows, keys_of(call.frame_table[None]), out, frames, blocks, count, sets, channels,
+            rows_of(rows, call.x.dtype, exactly=True), keys_of(call.frame_table[None]), out,
+            frames, blocks, count, sets, channels,
             UPCAST=upcast(call.x), BM=config.rows, BN=block, BK=config.step,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
     return out
 
 
-def softmax_weights(call: Call, absorbed: Rows, dots: Tensor | None) -> tuple[Weights, Tensor, Tensor]:
-    """The weights w, what they add up to on the scale of their row, and lse: fp32 [B, R]."""
+def softmax_weights(call: Call, absorbed: Tensor) -> tuple[Weights, Tensor, Tensor]:
+    """The weights w, what they add up to on the scale of their row, and lse: fp32 [B, R]. absorbed fp32 [sets, R, C]."""
     x, rows = call.x, call.rows
     batch, keys, channels = x.shape
     block = key_block(keys, x.element_size())
     blocks = triton.cdiv(keys, block)
     config = scores_config(rows, block, x.element_size(), call.card.shared)
+    dots = table_dots(call, absorbed)
     values = x.new_empty(batch, rows, blocks * block)
     exponents, totals = torch.empty(2, batch, blocks, rows, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         qformer_scores_kernel[(batch * blocks * triton.cdiv(rows, config.rows),)](
-            absorbed, keys_of(x, call.key_mask), dots, values, exponents, totals,
-            keys, blocks, rows, absorbed.hi.shape[0], 0 if dots is None else dots.shape[2], call.frame_size, channels,
+            rows_of(absorbed, x.dtype), keys_of(x, call.key_mask), dots, values, exponents, totals,
+            keys, blocks, rows, absorbed.shape[0], 0 if dots is None else dots.shape[2], call.frame_size, channels,
             SHIFT=SHIFTS[x.dtype], UPCAST=upcast(x), BM=config.rows, BN=block, BK=config.step,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
@@ -152,8 +154,8 @@ def forward(whole: Call) -> tuple[Tensor, Tensor]:
     for begin in range(0, batch, at_once):
         call = whole.samples(begin, begin + at_once)
         if begin == 0 or whole.query.shape[0] > 1:
-            absorbed = rows_of(absorb(call.query, call.w_k, call.heads, call.scale, half), dtype)
-        weights, total, log_sums = softmax_weights(call, absorbed, table_dots(call, absorbed))
+            absorbed = absorb(call.query, call.w_k, call.heads, call.scale, half)
+        weights, total, log_sums = softmax_weights(call, absorbed)
         sums = scaled(sums_by(call, weights, weights_of_frames(call, weights)), inverse(total))
         made = project(sums, call.w_v, call.heads, 1.0, half)
         if call.b_v is not None:

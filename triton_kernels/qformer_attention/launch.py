@@ -58,20 +58,18 @@ class Call(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """[B, S, C]: pointer and strides; and of the mask, uint8 [B, S], not 0 for a key that is read, or None."""
+    """[B, S, C]: pointer and strides; mask: uint8 [B, S], contiguous, not 0 for a key that is read, or None."""
 
     p: Any
     b: Any
     key: Any
     channel: Any
     mask: Any
-    mask_b: Any
-    mask_key: Any
 
 
 class Rows(NamedTuple):
-    """fp32 rows [sets, R, C] as products with keys take them: unit [sets, R] (None: 1) times hi + lo, both of the keys' dtype; lo
-    is None in fp32. In bf16 and fp16 hi alone would lose bits that a softmax makes much of."""
+    """fp32 rows [sets, R, C] as products with keys take them: hi, of the keys' dtype, times unit [sets, R] (None: 1); lo is what
+    rounding took off, where it is asked for."""
 
     hi: Any
     lo: Any
@@ -79,13 +77,13 @@ class Rows(NamedTuple):
 
 
 def keys_of(x: Tensor, mask: Tensor | None = None) -> Keys:
-    if mask is None:
-        return Keys(x, *x.stride(), None, None, None)
-    return Keys(x, *x.stride(), mask.view(torch.uint8), *mask.stride())
+    # a copy: bytes of any sample begin where loads are aligned
+    read = None if mask is None else mask.to(torch.uint8, memory_format=torch.contiguous_format)
+    return Keys(x, *x.stride(), read)
 
 
-def rows_of(rows: Tensor, dtype: torch.dtype) -> Rows:
-    """`rows` fp32 [sets, R, C], contiguous."""
+def rows_of(rows: Tensor, dtype: torch.dtype, exactly: bool = False) -> Rows:
+    """`rows` fp32 [sets, R, C], contiguous. `exactly`: for sums in which the same row meets many keys."""
     if dtype == torch.float32:
         return Rows(rows, None, None)
     unit = None
@@ -94,7 +92,7 @@ def rows_of(rows: Tensor, dtype: torch.dtype) -> Rows:
         unit = torch.exp2(rows.abs().amax(-1).log2().ceil().clamp(-100, 100))
         rows = rows / unit[..., None]
     hi = rows.to(dtype)
-    return Rows(hi, (rows - hi).to(dtype), unit)
+    return Rows(hi, (rows - hi).to(dtype) if exactly else None, unit)
 
 
 @triton.jit
@@ -102,8 +100,7 @@ def keys_at(x, b, n, keys):
     """[BN] Where keys n of sample b stand, and which of them exist and are read."""
     m_n = n < keys
     if x.mask is not None:
-        p_mask = x.mask + b * x.mask_b + n.to(tl.int64) * x.mask_key
-        m_n &= tl.load(p_mask, mask=m_n, other=0) != 0
+        m_n &= tl.load(x.mask + b * keys + n, mask=m_n, other=0) != 0
     return x.p + b * x.b + n.to(tl.int64) * x.key, m_n
 
 
@@ -114,3 +111,13 @@ def read_keys(p_n, step, c, m_n, m_c, UPCAST: tl.constexpr):
     if UPCAST:
         b_x = b_x.to(tl.float32)
     return b_x
+
+
+@triton.jit
+def nearest(x, UPCAST: tl.constexpr):
+    """fp32 as it is to be stored: the interpreter, which computes bf16 in fp32, cuts off what a card rounds."""
+    if UPCAST:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+        x = bits.to(tl.float32, bitcast=True)
+    return x

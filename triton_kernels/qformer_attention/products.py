@@ -1,4 +1,4 @@
-"""Products of a head's weights with its rows: small beside what is done with the keys, and in float32 throughout."""
+"""Products of a head's weights with its rows: small beside what is done with the keys, and in float32 or more."""
 
 import torch
 import triton
@@ -62,10 +62,15 @@ def of_heads(rows: Tensor, heads: int) -> Tensor:
 
 
 def absorb(rows: Tensor, weights: Tensor, heads: int, scale: float, half: bool) -> Tensor:
-    """What rows [B, Nq, H D] behind weights [H D, C] are to keys, times `scale`: fp32 [B, Nq H, C]."""
+    """What rows [B, Nq, H D] behind weights [H D, C] are to keys, times `scale`: fp32 [B, Nq H, C]. float32 by way of float64: a
+    row's rounding is most of what its scores are off by, and softmax turns that into relative errors."""
     (batch, queries, _), channels = rows.shape, weights.shape[1]
     out = rows.new_empty(batch, queries, heads * channels, dtype=torch.float32)
-    product(of_heads(rows.contiguous(), heads), weights.unflatten(0, (heads, -1)), of_heads(out, heads), scale, half)
+    a, b = of_heads(rows.contiguous(), heads), weights.unflatten(0, (heads, -1))
+    if half:
+        product(a, b, of_heads(out, heads), scale, half)
+    else:
+        of_heads(out, heads).copy_(scale * (a.double() @ b.double()))
     return out.view(batch, queries * heads, channels)
 
 
@@ -78,8 +83,8 @@ def project(sums: Tensor, weights: Tensor, heads: int, scale: float, half: bool)
     return out
 
 
-def outer(rows: Tensor, sums: Tensor, into: Tensor, heads: int, scale: float, half: bool, add: bool) -> None:
-    """into fp32 [H D, C] = or += scale times rows [B, Nq, H D] by sums [B, Nq H, C], added over samples and queries."""
+def outer(rows: Tensor, sums: Tensor, into: Tensor, heads: int, scale: float, half: bool) -> None:
+    """into fp32 [H D, C] += scale times rows [B, Nq, H D] by sums [B, Nq H, C], added over samples and queries."""
     of_each = sums.view(*rows.shape[:2], -1)
     a, b = of_heads(rows.contiguous(), heads).mT, of_heads(of_each, heads)
-    product(a, b, into.unflatten(0, (heads, -1)), scale, half, add)
+    product(a, b, into.unflatten(0, (heads, -1)), scale, half, add=True)

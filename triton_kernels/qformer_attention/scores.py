@@ -7,7 +7,7 @@ which no dtype rounds, so weights may be stored in the dtype of the products and
 import triton
 import triton.language as tl
 from longreel.triton_kernels.common.online_softmax import LOG2_E
-from longreel.triton_kernels.qformer_attention.launch import VARYING, keys_at, read_keys
+from longreel.triton_kernels.qformer_attention.launch import VARYING, keys_at, nearest, read_keys
 
 # ln 2 = LN_2_HIGH + LN_2_LOW; the first has 15 bits, so that its multiples up to 2^9 are exact in fp32
 LN_2_HIGH = tl.constexpr(0.693145751953125)
@@ -33,7 +33,7 @@ def add_dots(rows, at, c, m, b_x, state, UPCAST: tl.constexpr):
     b_r = tl.load(rows.hi + at[:, None] + c[None, :], mask=m, other=0.0)
     if UPCAST:
         b_r = b_r.to(tl.float32)
-    if rows.lo is None:
+    if b_x.dtype == tl.float32 and not UPCAST:
         # what a long sum drops is carried along: softmax turns absolute errors of scores into relative ones
         term = tl.dot(b_r, tl.trans(b_x), input_precision="ieee") - lost
         total = s + term
@@ -41,6 +41,7 @@ def add_dots(rows, at, c, m, b_x, state, UPCAST: tl.constexpr):
         s = total
     else:
         s = tl.dot(b_r, tl.trans(b_x), s, input_precision="ieee")
+    if rows.lo is not None:
         b_r = tl.load(rows.lo + at[:, None] + c[None, :], mask=m, other=0.0)
         if UPCAST:
             b_r = b_r.to(tl.float32)
@@ -123,7 +124,7 @@ def qformer_scores_kernel(
     e = tl.where(largest == float("-inf"), NO_KEY, tl.ceil(largest * LOG2_E) - SHIFT)
     w = tl.exp2(((s - (e * LN_2_HIGH)[:, None]) - (e * LN_2_LOW)[:, None]) * LOG2_E)
     p_w = weights + (b * rows + r)[:, None] * (tl.cast(blocks, tl.int64) * BN) + n[None, :]
-    tl.store(p_w, w, mask=m_r[:, None])
+    tl.store(p_w, nearest(w, UPCAST), mask=m_r[:, None])
     at = (b * blocks + block) * rows + r
     tl.store(exponents + at, e, mask=m_r)
     tl.store(totals + at, tl.sum(w, axis=1), mask=m_r)
@@ -158,9 +159,9 @@ def qformer_backward_scores_kernel(
     tl.store(totals + tl.cast(samples, tl.int64) * blocks * rows + at, tl.sum(b_ds, axis=1), mask=m_r)
     if ds_exponents is not None:
         largest = tl.max(tl.abs(b_ds), axis=1)
-        e = tl.where(largest > 0, tl.ceil(tl.log2(largest)) - SHIFT, -120.0)
+        e = tl.where(largest > 0, tl.ceil(tl.log2(tl.maximum(largest, 1e-37))) - SHIFT, -120.0)
         b_ds *= tl.exp2(-e)[:, None]
         tl.store(ds_exponents + at, e, mask=m_r)
     where = (b * rows + r)[:, None] * (tl.cast(blocks, tl.int64) * BN) + n[None, :]
-    tl.store(p + where, b_p, mask=m_r[:, None])
-    tl.store(ds + where, b_ds, mask=m_r[:, None])
+    tl.store(p + where, nearest(b_p, UPCAST), mask=m_r[:, None])
+    tl.store(ds + where, nearest(b_ds, UPCAST), mask=m_r[:, None])

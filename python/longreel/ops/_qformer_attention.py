@@ -208,7 +208,13 @@ OP = Op(
     run_reference,
     cost,
     rows=(
-        Row(NAME, "triton", ("cuda",), LOW, "projections absorbed into the queries, softmax weights stored, keys read twice"),
+        Row(
+            NAME,
+            "triton",
+            ("cuda",),
+            LOW,
+            "projections absorbed into the queries, softmax weights stored, keys read twice",
+        ),
         Row(
             NAME,
             "cpu",
