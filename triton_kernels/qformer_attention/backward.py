@@ -93,7 +93,8 @@ def backward(whole: Call, grad_out: Tensor, out: Tensor, lse: Tensor, need: Grad
     by_rows = torch.where(some, by_rows, 0.0)
     if need.b_v and whole.b_v is not None:
         made.b_v.copy_(torch.where(some[:, :1, None], grad_out, 0.0).sum((0, 1)))
-    if not (need.query or need.x or need.w_k or need.w_v or need.frame_table):
+    sums = need.query or need.w_k or need.w_v
+    if not (sums or need.x or need.frame_table):
         return Gradients(*(t.to(dtype) for t in made))
     at_once = samples_at_once(whole, 2)
     for begin in range(0, batch, at_once):
@@ -103,8 +104,10 @@ def backward(whole: Call, grad_out: Tensor, out: Tensor, lse: Tensor, need: Grad
             absorbed = absorb(call.query, call.w_k, heads, call.scale, half)
         upstream = absorb(grad, call.w_v, heads, 1.0, half)
         p, ds, norm, off = softmax_gradients(call, absorbed, upstream, by_rows[begin:end], of_rows[begin:end])
-        p_frames, ds_frames = weights_of_frames(call, p), weights_of_frames(call, ds)
-        if need.query or need.w_k or need.w_v:
+        p_frames = ds_frames = None
+        if sums or need.frame_table:
+            p_frames, ds_frames = weights_of_frames(call, p), weights_of_frames(call, ds)
+        if sums:
             values = scaled(sums_by(call, p, p_frames), norm)
         if need.w_v:
             outer(grad, values, made.w_v, heads, 1.0, half)

@@ -43,7 +43,7 @@ def key_block(keys: int, itemsize: int) -> int:
 
 
 def scores_config(rows: int, block: int, itemsize: int, shared: int, operands: int = 1) -> TileConfig:
-    """Rows x a block of keys, over channels; two operands: as many rows of the output's gradient, or of what rounding took off."""
+    """Rows x a block of keys, over channels; two operands: as many rows of the gradient, or of what rounding took off."""
     if itemsize == 4:
         # what a step drops is carried along: short steps drop little
         return TileConfig(pow2(rows, 16, 32), block, 16, 8, 3)
