@@ -11,7 +11,13 @@ from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
 from longreel.integrations.lazy import register as _register
-from longreel.integrations.patching import PatchReport, patch, unpatch
+from longreel.integrations.patching import (
+    PatchReport,
+    patch,
+    register_patch_mapping,
+    unpatch,
+    unregister_patch_mapping,
+)
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops import *  # noqa: F403, every op's public function
@@ -27,8 +33,10 @@ __all__ = [
     "__version__",
     "explain",
     "patch",
+    "register_patch_mapping",
     "rotary_tables",
     "unpatch",
+    "unregister_patch_mapping",
     "use_layout",
 ]
 __all__ += _ops
