@@ -10,6 +10,7 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
+from longreel.compression.video import CompressedInputs, compress_video
 from longreel.integrations.lazy import register as _register
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
@@ -19,10 +20,12 @@ from longreel.rotary import rotary_tables
 
 __all__ = [
     "BackendError",
+    "CompressedInputs",
     "Explanation",
     "PlannedLayout",
     "VideoLayout",
     "__version__",
+    "compress_video",
     "explain",
     "rotary_tables",
     "use_layout",
