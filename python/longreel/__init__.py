@@ -12,6 +12,7 @@ from longreel._version import __version__
 from longreel.backends import BackendError
 from longreel.compression.video import CompressedInputs, compress_video
 from longreel.integrations.lazy import register as _register
+from longreel.integrations.patching import PatchReport, patch, unpatch
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops import *  # noqa: F403, every op's public function
@@ -22,12 +23,15 @@ __all__ = [
     "BackendError",
     "CompressedInputs",
     "Explanation",
+    "PatchReport",
     "PlannedLayout",
     "VideoLayout",
     "__version__",
     "compress_video",
     "explain",
+    "patch",
     "rotary_tables",
+    "unpatch",
     "use_layout",
 ]
 __all__ += _ops
