@@ -25,7 +25,7 @@ class PlannedLayout:
     """
 
     # A VideoLayout; that class says what it is planned to, so it stands above this one. StepRows, or None where its place is on
-    # the device: a step of text (steps.py), which has no kv_blocks, and so no gradient.
+    # the device: a step of text (steps.py), which has no kv_blocks, and so no gradient. None: some rows of a layout (part.py).
     layout: Any
     tile: tuple[int, int]
     start: Tensor
