@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from longreel.compression import choose, merge, scores
-from longreel.compression.frames import Frames, spans
+from longreel.compression.frames import FrameFeatures, spans
 from longreel.ops import adaptive_pool
 
 METHODS = ("pool", "context", "evs", "vidcom2", "merge")
@@ -22,7 +22,7 @@ class Cut:
     shape: tuple[int, int]
     parts: tuple[tuple[int, int, Callable[[Tensor], Tensor]], ...]
 
-    def of(self, frames: Frames) -> Tensor:
+    def of(self, frames: FrameFeatures) -> Tensor:
         """[K, C] from features [T, N, C], in their dtype; a span is read at a time."""
         first = frames[:1]
         out = first.new_empty(len(self.kept), first.shape[-1])
@@ -35,7 +35,7 @@ class Cut:
 
 
 def cut(
-    frames: Frames,
+    frames: FrameFeatures,
     method: str,
     count: int,
     *,
@@ -91,7 +91,7 @@ def _only(found: Tensor, alive: Tensor | None) -> Tensor:
     return found if alive is None else found.masked_fill(~alive.to(found.device), -torch.inf)
 
 
-def _selected(frames: Frames, kept: Tensor) -> Cut:
+def _selected(frames: FrameFeatures, kept: Tensor) -> Cut:
     tokens, kept = frames.shape[1], kept.cpu()
     parts = []
     for a, b in spans(frames):
@@ -104,7 +104,7 @@ def _select(here: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: x.flatten(0, 1)[here.to(x.device)]
 
 
-def _merged(frames: Frames, count: int, alive: Tensor | None) -> Cut:
+def _merged(frames: FrameFeatures, count: int, alive: Tensor | None) -> Cut:
     """Each segment keeps its share of the tokens."""
     tokens = frames.shape[1]
     cells = torch.full((frames.shape[0],), tokens) if alive is None else alive.sum(1).cpu()
@@ -124,7 +124,7 @@ def _average(groups: Tensor, n: int) -> Callable[[Tensor], Tensor]:
     return lambda x: merge.averages(x.flatten(0, 1), groups.to(x.device), n)
 
 
-def _pooled(frames: Frames, grid: tuple[int, int], count: int) -> Cut:
+def _pooled(frames: FrameFeatures, grid: tuple[int, int], count: int) -> Cut:
     """The largest grid of the frame's shape, and of its cells the tokens in their middle."""
     total, tokens, _ = frames.shape
     (height, width), most = grid, count // total
@@ -153,5 +153,5 @@ def _pooled_grid(height: int, width: int, most: int) -> tuple[int, int]:
     return max(((rows, min(width, most // rows)) for rows in range(1, min(height, most) + 1)), key=rank)
 
 
-def _cut(frames: Frames, kept: Tensor, parts: Iterable[tuple[int, int, Callable[[Tensor], Tensor]]]) -> Cut:
+def _cut(frames: FrameFeatures, kept: Tensor, parts: Iterable[tuple[int, int, Callable[[Tensor], Tensor]]]) -> Cut:
     return Cut(kept, (frames.shape[0], frames.shape[1]), tuple(parts))

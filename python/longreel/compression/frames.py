@@ -10,7 +10,7 @@ from torch import Tensor
 TOKENS = 16_384
 
 
-class Frames(Protocol):
+class FrameFeatures(Protocol):
     """Features [T, N, C] of T frames, read by slices: a tensor, or a file that gives one."""
 
     @property
@@ -19,15 +19,15 @@ class Frames(Protocol):
     def __getitem__(self, frames: slice, /) -> Tensor: ...
 
 
-def spans(frames: Frames) -> Iterator[tuple[int, int]]:
-    """Frames a to b, of at most `TOKENS` tokens or one frame."""
+def spans(frames: FrameFeatures) -> Iterator[tuple[int, int]]:
+    """FrameFeatures a to b, of at most `TOKENS` tokens or one frame."""
     total, tokens, _ = frames.shape
     step = max(1, TOKENS // tokens)
     for a in range(0, total, step):
         yield a, min(a + step, total)
 
 
-def chunks(frames: Frames) -> Iterator[Tensor]:
+def chunks(frames: FrameFeatures) -> Iterator[Tensor]:
     """[f, N, C] of every span, in at least float32."""
     for a, b in spans(frames):
         yield wide(frames[a:b])

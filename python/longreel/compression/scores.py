@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longreel.compression.frames import Frames, chunks, wide
+from longreel.compression.frames import FrameFeatures, chunks, wide
 
 # VidCom2's kernel widths: 2^-3 .. 2^1.
 WIDTHS = tuple(2.0**power for power in range(-3, 2))
 
 
-def by_change(frames: Frames) -> Tensor:
+def by_change(frames: FrameFeatures) -> Tensor:
     """[T, N]: 1 - cos(x_t, x_{t-1}) at the same place; infinity in the first frame, which goes before all others.
 
     Efficient Video Sampling (arXiv 2510.14624).
@@ -31,7 +31,7 @@ def _change(x: Tensor, before: Tensor) -> Tensor:
     return 1 - functional.cosine_similarity(x, before, dim=-1)
 
 
-def by_query(frames: Frames, query: Tensor) -> Tensor:
+def by_query(frames: FrameFeatures, query: Tensor) -> Tensor:
     """[T, N]: mean_m softmax_{t,n}(q_m . x_tn / sqrt(C)), query [M, C]; over the whole video it sums to one.
 
     The weights of LLaMA-VID's context token (arXiv 2311.17043, equation 1, without its projections), with the video for the
@@ -51,7 +51,7 @@ def _products(query: Tensor, x: Tensor) -> Tensor:
     return (query @ x.flatten(0, 1).T.to(query)).unflatten(1, x.shape[:2])
 
 
-def by_uniqueness(frames: Frames) -> tuple[Tensor, Tensor]:
+def by_uniqueness(frames: FrameFeatures) -> tuple[Tensor, Tensor]:
     """[T, N], how unlike its frame and the video a token is; [T], how unlike the video a frame is.
 
     VidCom2 (arXiv 2505.14454) as its code computes it: of the half of the channels that vary least, normalised to z,
@@ -72,7 +72,7 @@ def by_uniqueness(frames: Frames) -> tuple[Tensor, Tensor]:
     return torch.cat(scores), torch.cat(unlike)
 
 
-def _steady_channels(frames: Frames) -> Tensor:
+def _steady_channels(frames: FrameFeatures) -> Tensor:
     """The half of the channels with the smallest variance over all tokens; equal ones by their number. [C // 2], ascending."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks(frames):

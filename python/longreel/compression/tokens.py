@@ -13,7 +13,7 @@ TYPES = ("mm_token_type_ids",)
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """index: int64 [B, S'], which of the S tokens stands at a place; filled: bool [B, S'], whether one does."""
 
     index: Tensor
@@ -25,7 +25,7 @@ class Rows:
         return x.gather(-1, index).masked_fill(~self.filled, padding)
 
 
-def rows_of(stays: Tensor, mask: Tensor) -> Rows:
+def rows_of(stays: Tensor, mask: Tensor) -> TokenRows:
     """The tokens that stay, bool [B, S], all attended in mask [B, S]. If all attended ones do, nothing moves.
 
     Raises:
@@ -33,7 +33,7 @@ def rows_of(stays: Tensor, mask: Tensor) -> Rows:
     """
     batch, length = mask.shape
     if torch.equal(stays, mask):
-        return Rows(torch.arange(length, device=mask.device).expand(batch, -1), mask)
+        return TokenRows(torch.arange(length, device=mask.device).expand(batch, -1), mask)
     counts = stays.sum(1)
     most = int(counts.max())
     place = torch.arange(most, device=mask.device)
@@ -43,7 +43,7 @@ def rows_of(stays: Tensor, mask: Tensor) -> Rows:
     filled = (place >= begin[:, None]) & (place < (begin + counts)[:, None])
     index = torch.zeros(batch, most, dtype=torch.int64, device=mask.device)
     index[filled] = stays.nonzero()[:, 1]
-    return Rows(index, filled)
+    return TokenRows(index, filled)
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from longreel.compression.families import Family
 
 
 @dataclass(frozen=True)
-class Video:
+class EncodedVideo:
     """frames: [T, N, C], N = height * width of the grid. layers: what the decoder adds in its first layers, each [T, N, C].
     alive: bool [T, N], the tokens that have a placeholder, None where all have. tail: [n, C], tokens behind the last frame, which
     stay. output: the type of the tower's output."""
@@ -37,7 +37,7 @@ class Video:
 
 # The model's get_video_features or get_image_features with what of the inputs it takes; keywords change some of that.
 Call = Callable[..., Any]
-Videos = Iterator[Video]
+EncodedVideos = Iterator[EncodedVideo]
 
 
 def call_of(base: Any, modality: str, inputs: dict[str, Any]) -> Call:
@@ -46,13 +46,13 @@ def call_of(base: Any, modality: str, inputs: dict[str, Any]) -> Call:
     return lambda **changed: function(**given | changed, return_dict=True)
 
 
-def encode(family: Family, base: Any, inputs: dict[str, Any], chunk: int) -> list[Video]:
+def encode(family: Family, base: Any, inputs: dict[str, Any], chunk: int) -> list[EncodedVideo]:
     """The videos of the inputs in their order. Up to `chunk` frames of all together go through the tower in the model's own call,
     more in calls of that many, each freed before the next."""
     return list(_KINDS[family.kind](call_of(base, family.modality, inputs), inputs, base.config, chunk))
 
 
-def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Videos:
+def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> EncodedVideos:
     """Patches of all videos in one tensor [sum T H W, C], their grids int64 [videos, 3]; output [videos][T * N, C]."""
     pixels, grids = inputs["pixel_values_videos"], inputs["video_grid_thw"]
     merges = inputs.get("video_merge_sizes")
@@ -83,10 +83,10 @@ def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Vide
         if alive is not None:
             there = alive[seen : seen + t * grid[0] * grid[1]].unflatten(0, (t, -1))
             seen += there.numel()
-        yield Video(frames, grid, kind, tuple(layers), there)
+        yield EncodedVideo(frames, grid, kind, tuple(layers), there)
 
 
-def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Videos:
+def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> EncodedVideos:
     """Clips [videos, T, 3, H, W]; output [videos, T * N + 1, C], the last token behind all frames."""
     pixels = inputs["pixel_values_videos"]
     many, t = pixels.shape[:2]
@@ -101,10 +101,10 @@ def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Video
             return [type(output), tokens[:-1].unflatten(0, (b - a, -1))]
 
         kind, frames = _joined(part, t, t if together is not None else chunk)
-        yield Video(frames, _square(frames.shape[1]), kind, tail=tail[0])
+        yield EncodedVideo(frames, _square(frames.shape[1]), kind, tail=tail[0])
 
 
-def _pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Videos:
+def _pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> EncodedVideos:
     """Pictures of all rows [pictures, 3, H, W]; output [pictures, N, C]. Those of a row are one video."""
     pixels, ids = inputs["pixel_values"], inputs["input_ids"]
 
@@ -119,10 +119,10 @@ def _pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Vi
         raise ValueError(f"{many} pictures of {tokens} tokens do not fit placeholders {of_rows} of the rows")
     for a, b in pairwise(accumulate((n // tokens for n in of_rows), initial=0)):
         if b > a:
-            yield Video(frames[a:b], _square(tokens), kind)
+            yield EncodedVideo(frames[a:b], _square(tokens), kind)
 
 
-def _padded_pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Videos:
+def _padded_pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> EncodedVideos:
     """Pictures [B, most, 3, H, W], those that are all zeros none; output [B][pictures * N, C]. Those of a row are one video."""
     pixels, mask = inputs["pixel_values"], inputs.get("pixel_attention_mask")
     real = (pixels != 0).flatten(2).any(2)
@@ -139,7 +139,7 @@ def _padded_pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int
 
         if count:
             kind, frames = _joined(part, count, count if together is not None else chunk)
-            yield Video(frames, _square(frames.shape[1]), kind)
+            yield EncodedVideo(frames, _square(frames.shape[1]), kind)
 
 
 def _joined(part: Callable[[int, int], list[Any]], total: int, chunk: int) -> list[Any]:
@@ -163,6 +163,6 @@ def _square(tokens: int) -> tuple[int, int]:
     return side, side
 
 
-_KINDS: dict[str, Callable[[Call, dict[str, Any], Any, int], Videos]] = {
+_KINDS: dict[str, Callable[[Call, dict[str, Any], Any, int], EncodedVideos]] = {
     "packed": _packed, "clips": _clips, "pictures": _pictures, "padded_pictures": _padded_pictures,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from longreel.compression.choose import share_out
 from longreel.compression.cuts import METHODS, Cut, cut
 from longreel.compression.families import Family, family_of
 from longreel.compression.tokens import BESIDE, TYPES, check, positions, rows_of
-from longreel.compression.towers import Video
+from longreel.compression.towers import EncodedVideo
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _check_rows(mask: Tensor, slots: Tensor) -> None:
         raise ValueError("a row ends in a video: what is generated has its positions from text behind it")
 
 
-def _rows_of_videos(videos: list[Video], slots: Tensor) -> list[int]:
+def _rows_of_videos(videos: list[EncodedVideo], slots: Tensor) -> list[int]:
     """The row of each video, by placeholders."""
     ends = list(accumulate(slots.sum(1).tolist()))
     rows, at = [], 0
@@ -199,7 +199,7 @@ def _rows_of_videos(videos: list[Video], slots: Tensor) -> list[int]:
     return rows
 
 
-def _counts(videos: list[Video], rows: list[int], keep: float | None, tokens: int | None) -> list[int]:
+def _counts(videos: list[EncodedVideo], rows: list[int], keep: float | None, tokens: int | None) -> list[int]:
     """Tokens of each video that stay."""
     if keep is not None:
         return [max(1, round(keep * video.total)) for video in videos]
@@ -226,7 +226,7 @@ def _query(model: Any, ids: Tensor, mask: Tensor, slots: Tensor, row: int, query
     return asked
 
 
-def _stays(video: Video, one: Cut) -> Tensor:
+def _stays(video: EncodedVideo, one: Cut) -> Tensor:
     """bool, a placeholder of the video each."""
     flags = torch.zeros(one.shape[0] * one.shape[1], dtype=torch.bool)
     flags[one.kept] = True
@@ -235,7 +235,7 @@ def _stays(video: Video, one: Cut) -> Tensor:
     return flags if video.tail is None else torch.cat([flags, flags.new_ones(len(video.tail))])
 
 
-def _output(family: Family, videos: list[Video], cuts: list[Cut]) -> Any:
+def _output(family: Family, videos: list[EncodedVideo], cuts: list[Cut]) -> Any:
     """A tower's output with what stays."""
     pieces = []
     for video, one in zip(videos, cuts, strict=True):
