@@ -10,7 +10,8 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
-from longreel.compression.video import CompressedInputs, compress_video
+from longreel.compression.prompt import CompressedInputs
+from longreel.compression.video import compress_video
 from longreel.integrations.lazy import register as _register
 from longreel.integrations.patching import PatchReport, patch, unpatch
 from longreel.layout import PlannedLayout, VideoLayout

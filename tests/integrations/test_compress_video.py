@@ -21,6 +21,7 @@ from torch import Tensor
 import longreel
 from longreel import _transformers
 from longreel.compression.cuts import METHODS
+from longreel.compression.prompt import VideoCut
 
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -83,7 +84,7 @@ def truth(model: Any, inputs: Inputs, steps: int) -> Tensor:
     return inputs["input_ids"][:, begin:]
 
 
-def dropped(given: Inputs, token: int, kept: tuple[longreel.compression.video.VideoCut, ...], tail: int = 0) -> Tensor:
+def dropped(given: Inputs, token: int, kept: tuple[VideoCut, ...], tail: int = 0) -> Tensor:
     """bool [B, S]: placeholders that a cut leaves out, by the order of the videos."""
     slots, flags = given["input_ids"] == token, []
     for one in kept:
