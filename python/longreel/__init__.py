@@ -11,6 +11,7 @@ from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
 from longreel.integrations.lazy import register as _register
+from longreel.integrations.patching import PatchReport, patch, unpatch
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops import *  # noqa: F403, every op's public function
@@ -20,11 +21,14 @@ from longreel.rotary import rotary_tables
 __all__ = [
     "BackendError",
     "Explanation",
+    "PatchReport",
     "PlannedLayout",
     "VideoLayout",
     "__version__",
     "explain",
+    "patch",
     "rotary_tables",
+    "unpatch",
     "use_layout",
 ]
 __all__ += _ops

@@ -12,7 +12,7 @@ from longreel import VideoLayout, block_sparse_attention
 from longreel.integrations.padding import Gap
 from longreel.layout import PlannedLayout, planning, text_steps
 from longreel.layout import steps as layout_steps
-from longreel.layout.part import planned_vst_rows
+from longreel.layout.part import planned_from, planned_vst_rows
 from longreel.testing.determinism import same_bits
 
 pytestmark = pytest.mark.fast
@@ -165,6 +165,36 @@ def test_vst_rows_alone_have_no_gradient() -> None:
     torch.testing.assert_close(alone, whole[:, 16:])
     with pytest.raises(ValueError, match="planned for inference and has no gradient"):
         block_sparse_attention(q, k.requires_grad_(), k, plan)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("asked", [0, 1, 5])
+def test_text_and_vst_rows_alone_with_gradients(backend: str, asked: int) -> None:
+    """Of several chunks, whose ratios leave remainders; and rows from the middle of a text on."""
+    chunks = VideoLayout.vst(ratio=[(40, 8), (23, 3), (90, 8), (12, 5)], prefix=2, text=asked).grouped()
+    raw = chunks.length - 5 - 7 - 11 - 3
+    for layout, first in (
+        (chunks, raw - asked),
+        (VideoLayout.causal(150), 77),
+        (VideoLayout.sliding_window(90, 20, 3), 30),
+    ):
+        q, k, v = (torch.randn(2, layout.length, heads, 8) for heads in (4, 2, 2))
+        given = [t.requires_grad_() for t in (q, k, v)]
+        whole = block_sparse_attention(q, k, v, layout, backend=backend)[:, first:]
+        part = block_sparse_attention(q[:, first:], k, v, planned_from(layout, first, "cpu"), backend=backend)
+        torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
+        out = torch.randn_like(part)
+        for got, wanted in zip(
+            torch.autograd.grad(part, given, out), torch.autograd.grad(whole, given, out), strict=True
+        ):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_a_layout_does_not_have() -> None:
+    layout = VideoLayout.causal(8)
+    for given, first in ((layout, 8), (layout, -1), (layout.rows(2, 4), 0)):
+        with pytest.raises(ValueError, match="are planned for a whole layout of one sample"):
+            planned_from(given, first, "cpu")
 
 
 class NothingRead(TorchDispatchMode):

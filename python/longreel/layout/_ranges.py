@@ -77,10 +77,10 @@ def ranges(layout: VideoLayout) -> Ranges:
     whole = whole._replace(row=before - before[np.searchsorted(whole.sample, whole.sample)])
     if layout.window is None:
         return whole
-    clipped = _clipped(whole, *layout.window)
+    own = clipped(whole, *layout.window)
     if not any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
-        return clipped
-    return _without_later(clipped, layout)
+        return own
+    return _without_later(own, layout)
 
 
 def row_bounds(layout: VideoLayout) -> RowBounds:
@@ -236,7 +236,7 @@ def _vst(document: Document, columns: Columns, grouped: bool) -> Lowered:
     return Lowered(joined_ranges([before, raw, after, vst_rows]), keys, len(vst_rows.rows))
 
 
-def _clipped(whole: Ranges, first: int, last: int) -> Ranges:
+def clipped(whole: Ranges, first: int, last: int) -> Ranges:
     """Query rows first .. last only, numbered from 0."""
     begin = np.maximum(whole.row, first)
     rows = np.minimum(whole.row + whole.rows, last) - begin

@@ -23,7 +23,7 @@ class PlannedLayout:
     """
 
     # A VideoLayout; that class says what it is planned to, so it stands above this one. None: a step of text (steps.py), which
-    # has no kv_blocks, and so no gradient.
+    # has no kv_blocks, and so no gradient, or some rows of a layout (part.py).
     layout: Any
     tile: tuple[int, int]
     start: Tensor
