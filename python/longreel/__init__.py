@@ -10,6 +10,8 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
+from longreel.compression.prompt import CompressedInputs
+from longreel.compression.video import compress_video
 from longreel.integrations.lazy import register as _register
 from longreel.integrations.patching import (
     PatchReport,
@@ -26,11 +28,13 @@ from longreel.rotary import rotary_tables
 
 __all__ = [
     "BackendError",
+    "CompressedInputs",
     "Explanation",
     "PatchReport",
     "PlannedLayout",
     "VideoLayout",
     "__version__",
+    "compress_video",
     "explain",
     "patch",
     "register_patch_mapping",
