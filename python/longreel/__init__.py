@@ -13,7 +13,13 @@ from longreel.backends import BackendError
 from longreel.compression.prompt import CompressedInputs
 from longreel.compression.video import compress_video
 from longreel.integrations.lazy import register as _register
-from longreel.integrations.patching import PatchReport, patch, unpatch
+from longreel.integrations.patching import (
+    PatchReport,
+    patch,
+    register_patch_mapping,
+    unpatch,
+    unregister_patch_mapping,
+)
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops import *  # noqa: F403, every op's public function
@@ -31,8 +37,10 @@ __all__ = [
     "compress_video",
     "explain",
     "patch",
+    "register_patch_mapping",
     "rotary_tables",
     "unpatch",
+    "unregister_patch_mapping",
     "use_layout",
 ]
 __all__ += _ops

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import CLOSE, MODELS, Made, PerceptionLM, logits
+from patch_models import CLOSE, MODELS, Made, PerceptionLM, logits
 from repositories import llama_vid, video_xl
 from snapshot import apart, snapshot
 from torch import nn
@@ -302,6 +302,29 @@ def test_bad_arguments() -> None:
         with pytest.raises(TypeError, match="model is a dict; allowed: a torch"):
             call({})  # type: ignore[arg-type]
     assert "qformer_attention has no backend 'triton'" in str(longreel.patch(llama_vid()[0], backend="triton"))
+
+
+@pytest.mark.parametrize("name", ["instructblip_video", "llava_onevision"])
+def test_models_made_later(name: str, tmp_path: Path) -> None:
+    plain, given = MODELS[f"{name}-sdpa"]()
+    plain.save_pretrained(tmp_path)
+    want = logits(plain, given)
+    longreel.register_patch_mapping(["adaptive_pool"])
+    longreel.register_patch_mapping()
+    try:
+        loaded = type(plain).from_pretrained(tmp_path).eval()
+    finally:
+        longreel.unregister_patch_mapping()
+    assert {type(module) for module in loaded.modules()} == {type(module) for module in plain.modules()}
+    assert apart(logits(loaded, given), want) < CLOSE
+    held = _held(loaded)
+    assert held
+    assert all(one.calls and not one.aside for one in held)
+    longreel.unpatch(loaded)
+    # as one that was made before
+    other = type(plain).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(other, given), logits(loaded, given))
+    assert [list(m.__dict__) for m in loaded.modules()] == [list(m.__dict__) for m in other.modules()]
 
 
 def test_nothing_of_transformers_is_needed() -> None:
