@@ -40,8 +40,9 @@ def compress_video(
             2503.11187).
 
     Args:
-        model: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, VideoLLaMA3, LLaVA-OneVision, InternVL or SmolVLM of transformers 5.18 or newer,
-            as it is generated with. InternVL and SmolVLM have pictures and no videos: all pictures of a row are one video.
+        model: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, VideoLLaMA3, LLaVA-OneVision, LLaVA-NeXT-Video, InternVL or SmolVLM of transformers
+            5.18 or newer, as it is generated with. InternVL and SmolVLM have pictures and no videos: all pictures of a row are
+            one video.
         inputs: what the processor gives: input_ids ``[B, S]``, attention_mask, pixels and grids; rows padded on either side.
         method: one of the above.
         keep: share of each video's tokens that stays, above 0 and up to 1; the nearest count, at least one.
