@@ -28,7 +28,7 @@ from longreel.triton_kernels.qformer_attention.forward import (
     table_dots,
     weights_of_frames,
 )
-from longreel.triton_kernels.qformer_attention.launch import Call, keys_of, rows_of
+from longreel.triton_kernels.qformer_attention.launch import Call, keys_of, operand_of
 from longreel.triton_kernels.qformer_attention.products import absorb, outer, project
 from longreel.triton_kernels.qformer_attention.scores import qformer_backward_scores_kernel
 from torch import Tensor
@@ -57,7 +57,7 @@ def softmax_gradients(
     p, ds = x.new_empty(batch, rows, blocks * block), x.new_empty(batch, rows, blocks * block)
     totals = torch.empty(2, batch, blocks, rows, dtype=torch.float32, device=x.device)
     exponents = torch.empty_like(totals[0]) if x.dtype == torch.float16 else None
-    a, g = rows_of(absorbed, x.dtype), rows_of(upstream, x.dtype)
+    a, g = operand_of(absorbed, x.dtype), operand_of(upstream, x.dtype)
     dots, updots = table_dots(call, absorbed), table_dots(call, upstream)
     with torch.cuda.device_of(x):
         qformer_backward_scores_kernel[(batch * blocks * triton.cdiv(rows, config.rows),)](

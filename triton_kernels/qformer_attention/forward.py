@@ -14,7 +14,7 @@ import torch
 import triton
 from longreel.triton_kernels.common.launch import pow2, upcast
 from longreel.triton_kernels.qformer_attention.config import key_block, scores_config, splits, sums_config
-from longreel.triton_kernels.qformer_attention.launch import WORKSPACE, Call, keys_of, rows_of
+from longreel.triton_kernels.qformer_attention.launch import WORKSPACE, Call, keys_of, operand_of
 from longreel.triton_kernels.qformer_attention.products import absorb, project
 from longreel.triton_kernels.qformer_attention.scores import qformer_dots_kernel, qformer_scores_kernel
 from longreel.triton_kernels.qformer_attention.sums import qformer_frame_sums_kernel, qformer_sums_kernel
@@ -57,7 +57,7 @@ def table_dots(call: Call, rows: Tensor) -> Tensor | None:
     blocks = triton.cdiv(frames, block)
     with torch.cuda.device_of(call.x):
         qformer_dots_kernel[(sets * blocks * triton.cdiv(count, config.rows),)](
-            rows_of(rows, call.x.dtype, exactly=True), keys_of(call.frame_table[None]), out,
+            operand_of(rows, call.x.dtype, exactly=True), keys_of(call.frame_table[None]), out,
             frames, blocks, count, sets, channels,
             UPCAST=upcast(call.x), BM=config.rows, BN=block, BK=config.step,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
@@ -77,7 +77,7 @@ def softmax_weights(call: Call, absorbed: Tensor) -> tuple[Weights, Tensor, Tens
     exponents, totals = torch.empty(2, batch, blocks, rows, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         qformer_scores_kernel[(batch * blocks * triton.cdiv(rows, config.rows),)](
-            rows_of(absorbed, x.dtype), keys_of(x, call.key_mask), dots, values, exponents, totals,
+            operand_of(absorbed, x.dtype), keys_of(x, call.key_mask), dots, values, exponents, totals,
             keys, blocks, rows, absorbed.shape[0], 0 if dots is None else dots.shape[2], call.frame_size, channels,
             SHIFT=SHIFTS[x.dtype], UPCAST=upcast(x), BM=config.rows, BN=block, BK=config.step,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,

@@ -67,7 +67,7 @@ class Keys(NamedTuple):
     mask: Any
 
 
-class Rows(NamedTuple):
+class Operand(NamedTuple):
     """fp32 rows [sets, R, C] as products with keys take them: hi, of the keys' dtype, times unit [sets, R] (None: 1); lo is what
     rounding took off, where it is asked for."""
 
@@ -82,17 +82,17 @@ def keys_of(x: Tensor, mask: Tensor | None = None) -> Keys:
     return Keys(x, *x.stride(), read)
 
 
-def rows_of(rows: Tensor, dtype: torch.dtype, exactly: bool = False) -> Rows:
+def operand_of(rows: Tensor, dtype: torch.dtype, exactly: bool = False) -> Operand:
     """`rows` fp32 [sets, R, C], contiguous. `exactly`: for sums in which the same row meets many keys."""
     if dtype == torch.float32:
-        return Rows(rows, None, None)
+        return Operand(rows, None, None)
     unit = None
     if dtype == torch.float16:
         # A power of two that brings the largest element to 1/2 .. 1; 1 for a row of zeros.
         unit = torch.exp2(rows.abs().amax(-1).log2().ceil().clamp(-100, 100))
         rows = rows / unit[..., None]
     hi = rows.to(dtype)
-    return Rows(hi, (rows - hi).to(dtype) if exactly else None, unit)
+    return Operand(hi, (rows - hi).to(dtype) if exactly else None, unit)
 
 
 @triton.jit

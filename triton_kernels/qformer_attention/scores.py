@@ -27,10 +27,10 @@ def tile_of(rows, blocks, BM: tl.constexpr):
 
 
 @triton.jit
-def add_dots(rows, at, c, m, b_x, state, UPCAST: tl.constexpr):
-    """`state` and the products of channels c of rows at `at` [BM] with keys [BN, BK]: sums [BM, BN], and what they dropped."""
+def add_dots(operand, at, c, m, b_x, state, UPCAST: tl.constexpr):
+    """`state` and the products of channels c of its rows at `at` [BM] with keys [BN, BK]: sums [BM, BN], and what they dropped."""
     s, lost = state
-    b_r = tl.load(rows.hi + at[:, None] + c[None, :], mask=m, other=0.0)
+    b_r = tl.load(operand.hi + at[:, None] + c[None, :], mask=m, other=0.0)
     if UPCAST:
         b_r = b_r.to(tl.float32)
     if b_x.dtype == tl.float32 and not UPCAST:
@@ -41,8 +41,8 @@ def add_dots(rows, at, c, m, b_x, state, UPCAST: tl.constexpr):
         s = total
     else:
         s = tl.dot(b_r, tl.trans(b_x), s, input_precision="ieee")
-    if rows.lo is not None:
-        b_r = tl.load(rows.lo + at[:, None] + c[None, :], mask=m, other=0.0)
+    if operand.lo is not None:
+        b_r = tl.load(operand.lo + at[:, None] + c[None, :], mask=m, other=0.0)
         if UPCAST:
             b_r = b_r.to(tl.float32)
         s = tl.dot(b_r, tl.trans(b_x), s, input_precision="ieee")
@@ -51,10 +51,10 @@ def add_dots(rows, at, c, m, b_x, state, UPCAST: tl.constexpr):
 
 @triton.jit
 def row_dots(
-    rows, more, x, b, set, r, n, keys, count, channels,
+    operand, more, x, b, set, r, n, keys, count, channels,
     UPCAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """[BM, BN] rows r of `rows` times keys n, the same of `more` (None: nothing), and which keys are read, in one read of x."""
+    """[BM, BN] rows r of `operand` times keys n, the same of `more` (None: nothing), and which keys are read, in one read of x."""
     # [BM], [BN], [BK]
     m_r = r < count
     at = (set * count + r) * channels
@@ -67,17 +67,17 @@ def row_dots(
         m_c = c < channels
         b_x = read_keys(p_n, x.channel, c, m_n, m_c, UPCAST)
         m = m_r[:, None] & m_c[None, :]
-        state = add_dots(rows, at, c, m, b_x, state, UPCAST)
+        state = add_dots(operand, at, c, m, b_x, state, UPCAST)
         if more is not None:
             other = add_dots(more, (b * count + r) * channels, c, m, b_x, other, UPCAST)
-    s = with_unit(rows, state[0], set * count + r, m_r)
+    s = with_unit(operand, state[0], set * count + r, m_r)
     return s, other[0] if more is None else with_unit(more, other[0], b * count + r, m_r), m_n
 
 
 @triton.jit
-def with_unit(rows, s, r, m_r):
-    if rows.unit is not None:
-        s = s * tl.load(rows.unit + r, mask=m_r, other=0.0)[:, None]
+def with_unit(operand, s, r, m_r):
+    if operand.unit is not None:
+        s = s * tl.load(operand.unit + r, mask=m_r, other=0.0)[:, None]
     return s
 
 
