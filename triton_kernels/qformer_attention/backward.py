@@ -28,7 +28,7 @@ from longreel.triton_kernels.qformer_attention.forward import (
     table_dots,
     weights_of_frames,
 )
-from longreel.triton_kernels.qformer_attention.launch import Call, keys_of, operand_of
+from longreel.triton_kernels.qformer_attention.launch import QFormerCall, keys_of, operand_of
 from longreel.triton_kernels.qformer_attention.products import absorb, outer, project
 from longreel.triton_kernels.qformer_attention.scores import qformer_backward_scores_kernel
 from torch import Tensor
@@ -46,7 +46,7 @@ class Gradients(NamedTuple):
 
 
 def softmax_gradients(
-    call: Call, absorbed: Tensor, upstream: Tensor, lse: Tensor, delta: Tensor
+    call: QFormerCall, absorbed: Tensor, upstream: Tensor, lse: Tensor, delta: Tensor
 ) -> tuple[Weights, Weights, Tensor, Tensor]:
     """p and ds as they come, 1 / P and D / P: fp32 [B, R]. absorbed fp32 [sets, R, C], upstream [B, R, C]; lse, delta [B, R]."""
     x, rows = call.x, call.rows
@@ -75,7 +75,7 @@ def softmax_gradients(
     return Weights(p, None, 1.0, block), Weights(ds, gain, unit, block), norm, off
 
 
-def backward(whole: Call, grad_out: Tensor, out: Tensor, lse: Tensor, need: Gradients) -> Gradients:
+def backward(whole: QFormerCall, grad_out: Tensor, out: Tensor, lse: Tensor, need: Gradients) -> Gradients:
     """Gradients by name, contiguous, in the inputs' dtype; empty where not needed."""
     batch, dtype, heads = whole.x.shape[0], whole.x.dtype, whole.heads
     half, shared = dtype != torch.float32, whole.query.shape[0] < batch

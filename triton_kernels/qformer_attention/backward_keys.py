@@ -6,7 +6,7 @@ import triton.language as tl
 from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.qformer_attention.config import keys_config
 from longreel.triton_kernels.qformer_attention.forward import Weights, scaled
-from longreel.triton_kernels.qformer_attention.launch import VARYING, Call, nearest, operand_of
+from longreel.triton_kernels.qformer_attention.launch import VARYING, QFormerCall, nearest, operand_of
 from longreel.triton_kernels.qformer_attention.sums import read_weights
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def qformer_backward_keys_kernel(
 
 
 def gradient_of_keys(
-    call: Call, ds: Weights, p: Weights, ds_rows: Tensor, p_rows: Tensor, dx: Tensor, exactly: bool = False
+    call: QFormerCall, ds: Weights, p: Weights, ds_rows: Tensor, p_rows: Tensor, dx: Tensor, exactly: bool = False
 ) -> None:
     """Fills dx [B, S, C], of any dtype, contiguous, from rows fp32 [B, R, C]; `exactly`: with what 16 bits take off the rows, the
     same for every key, so that it adds up in a frame."""

@@ -24,7 +24,7 @@ MOST_SPLITS = 64
 
 
 @dataclass(frozen=True)
-class TileConfig:
+class QFormerTile:
     """A tile of rows x columns (keys, or channels), `step` of what is summed at a time."""
 
     rows: int
@@ -42,36 +42,36 @@ def key_block(keys: int, itemsize: int) -> int:
     return 64 if padded[64] * 9 <= padded[128] * 8 else 128
 
 
-def scores_config(rows: int, block: int, itemsize: int, shared: int, operands: int = 1) -> TileConfig:
+def scores_config(rows: int, block: int, itemsize: int, shared: int, operands: int = 1) -> QFormerTile:
     """Rows x a block of keys, over channels; two operands: as many rows of the gradient, or of what rounding took off."""
     if itemsize == 4:
         # what a step drops is carried along: short steps drop little
-        return TileConfig(pow2(rows, 16, 32), block, 16, 8, 3)
+        return QFormerTile(pow2(rows, 16, 32), block, 16, 8, 3)
     most = pow2(rows, 16, 128 // operands)
     held = block + most * operands
     step = 64 if 3 * held * 64 * itemsize <= shared else 32
-    return TileConfig(most, block, step, 8 if most * block >= 128 * 64 else 4, 3)
+    return QFormerTile(most, block, step, 8 if most * block >= 128 * 64 else 4, 3)
 
 
-def sums_config(rows: int, channels: int, itemsize: int, shared: int) -> TileConfig:
+def sums_config(rows: int, channels: int, itemsize: int, shared: int) -> QFormerTile:
     """Rows x channels, over keys."""
     if itemsize == 4:
-        return TileConfig(pow2(rows, 16, 32), 64, 32, 8, 3)
+        return QFormerTile(pow2(rows, 16, 32), 64, 32, 8, 3)
     most, columns = pow2(rows, 16, 128), pow2(channels, 16, 128)
     # the rows' weights change their scale in registers: one more stage
     step = 64 if 4 * (most + columns) * 64 * itemsize <= shared else 32
-    return TileConfig(most, columns, step, 8 if most * columns >= 128 * 64 else 4, 3)
+    return QFormerTile(most, columns, step, 8 if most * columns >= 128 * 64 else 4, 3)
 
 
-def keys_config(block: int, channels: int, itemsize: int, shared: int) -> TileConfig:
+def keys_config(block: int, channels: int, itemsize: int, shared: int) -> QFormerTile:
     """Keys x channels, over rows: the gradient of the keys."""
     if itemsize == 4:
-        return TileConfig(32, 64, 16, 8, 2)
+        return QFormerTile(32, 64, 16, 8, 2)
     columns = pow2(channels, 16, 128)
     # [two weights of the keys | two rows]
     held = 2 * (block + columns) * 32 * itemsize
     keys = block if 3 * held <= shared else 64
-    return TileConfig(keys, columns, 32, 8, 3)
+    return QFormerTile(keys, columns, 32, 8, 3)
 
 
 def splits(blocks: int, programs: int, processors: int) -> int:

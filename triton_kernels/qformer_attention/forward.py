@@ -14,7 +14,7 @@ import torch
 import triton
 from longreel.triton_kernels.common.launch import pow2, upcast
 from longreel.triton_kernels.qformer_attention.config import key_block, scores_config, splits, sums_config
-from longreel.triton_kernels.qformer_attention.launch import WORKSPACE, Call, keys_of, operand_of
+from longreel.triton_kernels.qformer_attention.launch import WORKSPACE, QFormerCall, keys_of, operand_of
 from longreel.triton_kernels.qformer_attention.products import absorb, project
 from longreel.triton_kernels.qformer_attention.scores import qformer_dots_kernel, qformer_scores_kernel
 from longreel.triton_kernels.qformer_attention.sums import qformer_frame_sums_kernel, qformer_sums_kernel
@@ -38,14 +38,14 @@ class Weights(NamedTuple):
         return self.values.shape[2] // self.block
 
 
-def samples_at_once(call: Call, weights: int) -> int:
+def samples_at_once(call: QFormerCall, weights: int) -> int:
     """Samples whose workspace of so many weights a row and key stays within WORKSPACE, one at least."""
     size, keys = call.x.element_size(), call.x.shape[1]
     each = weights * call.rows * (keys * size + 8 * call.channels)
     return max(1, WORKSPACE // max(each, 1))
 
 
-def table_dots(call: Call, rows: Tensor) -> Tensor | None:
+def table_dots(call: QFormerCall, rows: Tensor) -> Tensor | None:
     """fp32 [sets, R, T]: rows [sets, R, C] times frame positions."""
     if call.frame_table is None:
         return None
@@ -65,7 +65,7 @@ def table_dots(call: Call, rows: Tensor) -> Tensor | None:
     return out
 
 
-def softmax_weights(call: Call, absorbed: Tensor) -> tuple[Weights, Tensor, Tensor]:
+def softmax_weights(call: QFormerCall, absorbed: Tensor) -> tuple[Weights, Tensor, Tensor]:
     """The weights w, what they add up to on the scale of their row, and lse: fp32 [B, R]. absorbed fp32 [sets, R, C]."""
     x, rows = call.x, call.rows
     batch, keys, channels = x.shape
@@ -88,7 +88,7 @@ def softmax_weights(call: Call, absorbed: Tensor) -> tuple[Weights, Tensor, Tens
     return Weights(values, gain, 1.0, block), total, largest * math.log(2) + total.log()
 
 
-def sums_of_keys(call: Call, weights: Weights, x: Tensor, mask: Tensor | None) -> Tensor:
+def sums_of_keys(call: QFormerCall, weights: Weights, x: Tensor, mask: Tensor | None) -> Tensor:
     """fp32 [B, R, C]: keys x [B or 1, S, C] by their weights."""
     batch, rows, _ = weights.values.shape
     keys, channels = x.shape[1:]
@@ -107,7 +107,7 @@ def sums_of_keys(call: Call, weights: Weights, x: Tensor, mask: Tensor | None) -
     return partial[0] if parts == 1 else partial.sum(0)
 
 
-def weights_of_frames(call: Call, weights: Weights) -> Weights | None:
+def weights_of_frames(call: QFormerCall, weights: Weights) -> Weights | None:
     """What the weights of a frame's keys add up to: weights of frame positions."""
     if call.frame_table is None:
         return None
@@ -126,7 +126,7 @@ def weights_of_frames(call: Call, weights: Weights) -> Weights | None:
     return Weights(values, None, weights.unit * call.frame_size, block)
 
 
-def sums_by(call: Call, weights: Weights, of_frames: Weights | None) -> Tensor:
+def sums_by(call: QFormerCall, weights: Weights, of_frames: Weights | None) -> Tensor:
     """fp32 [B, R, C]: keys by their weights, and frame positions by theirs."""
     sums = scaled(sums_of_keys(call, weights, call.x, call.key_mask), weights.unit)
     if of_frames is not None:
@@ -144,7 +144,7 @@ def inverse(total: Tensor) -> Tensor:
     return torch.where(total > 0, 1 / total, 0.0)
 
 
-def forward(whole: Call) -> tuple[Tensor, Tensor]:
+def forward(whole: QFormerCall) -> tuple[Tensor, Tensor]:
     """out fp32 [B, Nq, H D], lse fp32 [B, H, Nq]."""
     batch, dtype = whole.x.shape[0], whole.x.dtype
     half = dtype != torch.float32

@@ -16,7 +16,7 @@ WORKSPACE = 256 << 20
 VARYING = ("keys", "blocks", "rows", "sets", "samples", "splits", "frames", "frame_size")
 
 
-class Call(NamedTuple):
+class QFormerCall(NamedTuple):
     """query [B or 1, Nq, H D], x [B, S, C], w_k and w_v [H D, C], b_v [H D] or None, key_mask bool [B, S] or None, frame_table
     [T, C] or None, whose frames have `frame_size` keys each.
 
@@ -50,7 +50,7 @@ class Call(NamedTuple):
     def card(self) -> Card:
         return card_of(self.x, INTERPRETED)
 
-    def samples(self, begin: int, end: int) -> "Call":
+    def samples(self, begin: int, end: int) -> "QFormerCall":
         """The same of samples begin..end."""
         query = self.query if self.query.shape[0] == 1 else self.query[begin:end]
         mask = None if self.key_mask is None else self.key_mask[begin:end]

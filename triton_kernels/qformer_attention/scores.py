@@ -28,7 +28,7 @@ def tile_of(rows, blocks, BM: tl.constexpr):
 
 @triton.jit
 def add_dots(operand, at, c, m, b_x, state, UPCAST: tl.constexpr):
-    """`state` and the products of channels c of its rows at `at` [BM] with keys [BN, BK]: sums [BM, BN], and what they dropped."""
+    """`state` and channels c of the operand's rows at `at` [BM] times keys [BN, BK]: sums [BM, BN], and what they dropped."""
     s, lost = state
     b_r = tl.load(operand.hi + at[:, None] + c[None, :], mask=m, other=0.0)
     if UPCAST:
@@ -54,7 +54,7 @@ def row_dots(
     operand, more, x, b, set, r, n, keys, count, channels,
     UPCAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """[BM, BN] rows r of `operand` times keys n, the same of `more` (None: nothing), and which keys are read, in one read of x."""
+    """[BM, BN] rows r of `operand` times keys n, those of `more` (None: nothing), and which keys are read; one read of x."""
     # [BM], [BN], [BK]
     m_r = r < count
     at = (set * count + r) * channels
