@@ -106,7 +106,7 @@ class QFormer(nn.Module):
             return self._forward(_Given(*cast), frame_size, return_text)
 
     def _forward(self, given: "_Given", frame_size: int | None, return_text: bool) -> QFormerOutput:
-        self._check_hooks()
+        self.check_hooks()
         tokens, keys, text_mask = given.query_tokens, given.features, given.text_mask
         rows = _once(tokens[None] if tokens.dim() == 2 else tokens)
         if rows.dim() != 3 or rows.shape[-1] != self.config.hidden_size:
@@ -125,7 +125,7 @@ class QFormer(nn.Module):
                 raise ValueError(
                     f"{name} has {len(tensor)} samples; allowed are 1 and {samples}, those of the features"
                 )
-        if self._draws():
+        if self.draws():
             rows = rows.expand(samples, -1, -1)
             text = None if text is None else text.expand(samples, -1, -1)
         state = _State(self.embeddings(rows), None if text is None else self.embeddings(text), mask)
@@ -154,7 +154,7 @@ class QFormer(nn.Module):
             return None
         return self.embeddings.text(None if ids is None else _once(ids), None if embedded is None else _once(embedded))
 
-    def _check_hooks(self) -> None:
+    def check_hooks(self) -> None:
         """What only holds parts is never called: a hook on it would not act."""
         held: list[tuple[str, nn.Module | None]] = [("encoder", self.encoder)]
         for index, layer in enumerate(self.layers):
@@ -168,7 +168,7 @@ class QFormer(nn.Module):
             if module is not None and changed(module):
                 raise ValueError(f"{name} has a hook or a forward of its own and is not called; hook the modules in it")
 
-    def _draws(self) -> bool:
+    def draws(self) -> bool:
         """Whether samples that are given the same differ."""
         rates = (self.config.hidden_dropout_prob, self.config.attention_probs_dropout_prob)
         return self.training and any(rate > 0 for rate in rates)
@@ -237,8 +237,7 @@ def attend(attention: Attention, state: _State, rows_only: bool) -> _State:
     """
     inner, (rows, text, mask) = attention.inner, state
     if text is None:
-        query, key, value = (inner.split(project(rows)) for project in (inner.query, inner.key, inner.value))
-        return _State(attention.output(inner.attend(query, key, value, None), rows), None, mask)
+        return _State(attention.among(rows), None, mask)
     count, samples = rows.shape[1], max(len(rows), len(text), 1 if mask is None else len(mask))
     rows, text = rows.expand(_batch(rows, samples), -1, -1), text.expand(_batch(text, samples), -1, -1)
 

@@ -68,17 +68,18 @@ def make_keys(
 
     stack: weights and biases of the keys' and the values' projections, one below the other.
     """
-    absorbed = [_absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
+    absorbed = [absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
     projected: list[tuple[Tensor, Tensor] | None] = [None] * len(attentions)
     wanted = [attention for attention, without in zip(attentions, absorbed, strict=True) if not without]
     if wanted:
-        seen = features if frame_table is None else _with_frames(features, frame_table, frame_size)
+        seen = features if frame_table is None else with_frames(features, frame_table, frame_size)
         pairs = iter(_project(wanted, seen, stack))
         projected = [None if without else next(pairs) for without in absorbed]
     return QFormerKeys(features, mask, frame_table, frame_size, tuple(projected))
 
 
-def _absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -> bool:
+def absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -> bool:
+    """Whether the projections of keys and values go into the queries; first: these are the same for all samples."""
     inner = attention.inner
     # Dropout acts on the probabilities of every key.
     if (inner.training and inner.dropout > 0) or not (is_matrix(inner.key) and is_matrix(inner.value)):
@@ -100,7 +101,8 @@ def _project(
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:
+def with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:
+    """features [B, S, C] with table [T, C] added to those of each frame, `size` of them or S / T."""
     keys = features.shape[1]
     if size is None and (len(table) == 0 or keys % len(table)):
         raise ValueError(f"frame_table has {len(table)} frames, which do not divide the {keys} keys evenly")

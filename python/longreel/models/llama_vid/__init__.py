@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         from_released,
         released_name,
         released_names,
-        released_qformer_name,
         to_released,
     )
     from longreel.models.llama_vid.model import LlamaVid
@@ -34,6 +33,6 @@ __all__ = [
     "PRESETS", "SYSTEM", "TINY", "Adapter", "Equation", "LanguageSize", "LlamaVid", "LlamaVidPreset", "Ops", "Preset",
     "QFormerSize", "Questions", "TextDecoder", "TokensPerFrame", "TowerSize", "build_qformer", "by_bytes", "by_vocabulary",
     "byte_ids", "choose_compress", "content_counts", "from_released", "preset_table", "qformer_frames", "released_name",
-    "released_names", "released_qformer_name", "to_released",
+    "released_names", "to_released",
 ]  # fmt: skip
 __getattr__ = lazily(__name__, __all__, ("presets", "tokens", "prompts", "adapter", "key_map", "model", "qformer"))
