@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from longreel.models.checkpoint import refuse_untaken
-from longreel.models.eva import released_tower_name, split
+from longreel.models.eva import released_tower_name, under_released_names
 from longreel.models.llama_vid.adapter import Adapter
 
 TOWER = "model.vision_tower.vision_tower."
@@ -62,7 +62,4 @@ def to_released(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     if isinstance(model, Adapter):
         return {released_name(name): value for name, value in state.items()}
-    released: dict[str, Tensor] = {}
-    for name, theirs in released_names(model).items():
-        released.update(zip(theirs, split(name, state[name], len(theirs)), strict=True))
-    return released
+    return under_released_names(state, released_names(model))
