@@ -31,10 +31,10 @@ def qformer_frames(qformer: QFormer, learned: Tensor, questions: list[Tensor], e
     Returns:
         [P, F, M, E].
     """
-    parts = []
+    asked, parts = [qformer.ask(learned, input_ids=ids[None]) for ids in questions], list[Tensor]()
     for frames in torch.split(encoded, _CPU_FRAMES if encoded.device.type == "cpu" else max(len(encoded), 1)):
         keys = qformer.read(frames, queries=len(learned), questions=len(questions))
-        parts.append(torch.stack([qformer(learned, keys, input_ids=ids[None]).queries for ids in questions]))
+        parts.append(torch.stack([qformer(question, keys).queries for question in asked]))
     return torch.cat(parts, 1)
 
 
