@@ -72,7 +72,7 @@ class PublishedQFormer(nn.Module):
     def _weights(self) -> dict[str, Tensor]:
         """By transformers' names."""
         own, model = dict(self.qformer.named_parameters()), self.model
-        names = {name: released_name(name) for name, _ in model.named_parameters()}
+        names = {name: released_qformer_name(name) for name, _ in model.named_parameters()}
         if own.keys() != {*names.values()} or any(changed(module) for module in self.qformer.modules()):
             raise ValueError(
                 "the published Q-Former takes plain weights; this one has hooks, adapters or other parameters"
@@ -82,7 +82,7 @@ class PublishedQFormer(nn.Module):
         return {name: own[theirs] for name, theirs in names.items()} | positions
 
 
-def released_name(name: str) -> str:
+def released_qformer_name(name: str) -> str:
     """The released name, below ``bert.``, of a parameter of transformers' Q-Formers; one that is released stays."""
     name = re.sub(r"^(embeddings\.)?layernorm\.", "embeddings.LayerNorm.", name)
     return name.replace("attention.attention.", "attention.self.")

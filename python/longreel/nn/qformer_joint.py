@@ -29,8 +29,9 @@ def attend(attention: Attention, state: State, rows_only: bool) -> State:
     inner, (rows, text, mask) = attention.inner, state
     if text is None:
         return State(attention.among(rows), None, mask)
-    count, samples = rows.shape[1], max(len(rows), len(text), 1 if mask is None else len(mask))
-    rows, text = rows.expand(_batch(rows, samples), -1, -1), text.expand(_batch(text, samples), -1, -1)
+    given = (len(tensor) for tensor in (rows, text, mask) if tensor is not None)
+    # there may be none
+    count, samples = rows.shape[1], next((number for number in given if number != 1), 1)
 
     def joint(of_rows: Tensor, of_text: Tensor) -> Tensor:
         return torch.cat([of_rows.expand(samples, -1, -1), of_text.expand(samples, -1, -1)], 1)
@@ -44,6 +45,3 @@ def attend(attention: Attention, state: State, rows_only: bool) -> State:
     out = attention.output(inner.attend(inner.split(query), key, value, seen), residual)
     return State(out[:, :count], None if rows_only else out[:, count:], mask)
 
-
-def _batch(tensor: Tensor, samples: int) -> int:
-    return len(tensor) if len(tensor) in (1, samples) else samples

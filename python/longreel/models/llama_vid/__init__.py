@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from longreel.models.llama_vid.prompts import Questions, by_bytes, by_vocabulary, byte_ids
     from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
     from longreel.models.llama_vid.tokens import TokensPerFrame, choose_compress, content_counts
+    from longreel.models.published_qformer import released_qformer_name
     from longreel.models.record import Ops
     from longreel.models.sizes import LanguageSize, TowerSize
 
@@ -33,6 +34,6 @@ __all__ = [
     "PRESETS", "SYSTEM", "TINY", "Adapter", "Equation", "LanguageSize", "LlamaVid", "LlamaVidPreset", "Ops", "Preset",
     "QFormerSize", "Questions", "TextDecoder", "TokensPerFrame", "TowerSize", "build_qformer", "by_bytes", "by_vocabulary",
     "byte_ids", "choose_compress", "content_counts", "from_released", "preset_table", "qformer_frames", "released_name",
-    "released_names", "to_released",
+    "released_names", "released_qformer_name", "to_released",
 ]  # fmt: skip
 __getattr__ = lazily(__name__, __all__, ("presets", "tokens", "prompts", "adapter", "key_map", "model", "qformer"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from longreel.models.llama_vid.bert import build_bert
 from longreel.models.llama_vid.presets import QFormerSize, TextDecoder
 from longreel.models.llama_vid.qformer import build_qformer, published_frames, qformer_frames
-from longreel.models.published_qformer import released_name
+from longreel.models.published_qformer import released_qformer_name
 from longreel.models.record import Ops
 from longreel.nn import ContextAttention
 from longreel.ops._adaptive_pool import adaptive_pool
@@ -227,7 +227,7 @@ def _rename_older(adapter: nn.Module, state: dict[str, Any], prefix: str, *_: An
     """Entries saved while the Q-Former was transformers' own get the released names."""
     start = f"{prefix}vlm_att_encoder."
     for name in [name for name in state if name.startswith(start)]:
-        state[start + released_name(name.removeprefix(start))] = state.pop(name)
+        state[start + released_qformer_name(name.removeprefix(start))] = state.pop(name)
 
 
 def _join(first: Tensor, content: Tensor) -> Tensor:
