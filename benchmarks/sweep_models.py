@@ -23,6 +23,7 @@ from torch import Tensor
 import longreel
 import longreel.integrations.transformers as integration
 from longreel import VideoLayout
+from longreel.files.output import write_text
 
 ROWS, TOKENS, CLOSE = 13, 6, 1e-4
 RIGHT, REFUSED, UNUSED, WRONG, INSIDE, UNBUILT = (
@@ -219,7 +220,7 @@ def main() -> int:
         print(f"{kind}: {sum(verdict.verdict == kind for verdict in verdicts)}")
     if options.write:
         page = options.write.read_text() if options.names else ""
-        options.write.write_text(updated(page, verdicts) if page else written(verdicts))
+        write_text(options.write, updated(page, verdicts) if page else written(verdicts))
     return int(any(verdict.verdict in (WRONG, INSIDE) for verdict in verdicts))
 
 

@@ -23,6 +23,7 @@ from tiny_models import widened
 from torch import Tensor, nn
 
 import longreel  # noqa: F401
+from longreel.files.output import write_text
 from longreel.integrations import towers
 
 FLASH = "longreel_flash"
@@ -168,7 +169,7 @@ def main() -> int:
         verdicts.append(judge(model_class))
         print(*verdicts[-1], sep="\t", flush=True)
     if options.write:
-        options.write.write_text(written(verdicts, options.write.read_text()))
+        write_text(options.write, written(verdicts, options.write.read_text()))
     return int(any(verdict.verdict in (WRONG, INSIDE) for verdict in verdicts))
 
 

@@ -178,16 +178,16 @@ ABOUT = {"format": "longreel-features/1"}
         (b"abc", "no safetensors header"),
         (bytes(3000), "no safetensors header"),
         (b"\xff" * 3000, "no safetensors header"),
-        (broken(b"not json"), "not a feature file"),
-        (broken([1, 2]), "not a feature file"),
-        (broken({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}), "not a feature file"),
-        (broken({"__metadata__": {}, "features": {"dtype": "I8", "shape": [1]}, "times": {}}), "not a feature file"),
+        (broken(b"not json"), "no safetensors header .it is no JSON"),
+        (broken([1, 2]), "no safetensors header"),
+        (broken({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 4), "not a feature file"),
+        (broken({"__metadata__": {}, "features": {"dtype": "I8", "shape": [1]}, "times": {}}), "contradicts itself"),
         (
             broken({
                 "__metadata__": {"format": "other/1"},
                 "features": {"dtype": "F32", "shape": [1, 2, 3], "data_offsets": [0, 24]},
                 "times": {"dtype": "F64", "shape": [1], "data_offsets": [24, 32]},
-            }),
+            }, 32),
             "its format is 'other/1'",
         ),
         (
@@ -195,7 +195,7 @@ ABOUT = {"format": "longreel-features/1"}
                 "__metadata__": ABOUT,
                 "features": {"dtype": "F32", "shape": [0, 2, 3], "data_offsets": [0, 0]},
                 "times": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]},
-            }),
+            }, 0),
             "hold no frames",
         ),
         (

@@ -2,8 +2,6 @@
 
 import importlib.util
 import itertools
-import os
-import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import av
 
 from longreel.data.errors import MediaError
+from longreel.files.output import OutputFile
 
 SOURCE_SECONDS = 10
 ENCODED_SECONDS = 120
@@ -54,14 +53,8 @@ def hour_clip(
     path = folder / f"{source.stem}-{seconds}s{'-sound' if audio else ''}.mp4"
     if path.exists():
         return path
-    handle, name = tempfile.mkstemp(suffix=".mp4", prefix=f".{path.stem}-", dir=folder)
-    os.close(handle)
-    try:
-        _write(Path(name), seconds, source, audio)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with OutputFile(path) as out:
+        _write(out.part, seconds, source, audio)
     return path
 
 
@@ -69,7 +62,7 @@ def _write(path: Path, seconds: int, source: Path, audio: bool) -> None:
     frames, rate = _source_frames(source)
     total = int(seconds * rate)
     encoded = min(total, int(ENCODED_SECONDS * rate))
-    with av.open(str(path), "w") as out:
+    with av.open(str(path), "w", format="mp4") as out:
         stream = out.add_stream(
             "libx264", rate=rate, options={"preset": "veryfast", "crf": "23", "bf": "0", "g": str(GOP)}
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout.row_sets import Line
 from longreel.layout.segments import PADDING, PREFIX, VOCO, VST, Columns, Document, chunk_of
 from longreel.layout.video_layout import VideoLayout
 
@@ -77,10 +78,10 @@ def ranges(layout: VideoLayout) -> Ranges:
     whole = whole._replace(row=before - before[np.searchsorted(whole.sample, whole.sample)])
     if layout.window is None:
         return whole
-    clipped = _clipped(whole, *layout.window)
+    own = clipped(whole, *layout.window)
     if not any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
-        return clipped
-    return _without_later(clipped, layout)
+        return own
+    return _without_later(own, layout)
 
 
 def row_bounds(layout: VideoLayout) -> RowBounds:
@@ -176,11 +177,16 @@ def _text(document: Document) -> Lowered:
     )
 
 
-def _given(document: Document) -> Lowered:
+def of_lines(lines: Sequence[Line]) -> Ranges:
+    """Range segments of one sample, row after row."""
     # [7, lines]
-    rows, lo, lo_step, hi, hi_step, glo, ghi = np.array(document.lines, np.int64).T
+    rows, lo, lo_step, hi, hi_step, glo, ghi = np.array(lines, np.int64).T
     zero, one = np.zeros_like(rows), np.ones_like(rows)
-    own = Ranges(zero, zero, rows, lo, lo_step, hi, hi_step, zero, one, glo, ghi)
+    return Ranges(zero, np.cumsum(rows) - rows, rows, lo, lo_step, hi, hi_step, zero, one, glo, ghi)
+
+
+def _given(document: Document) -> Lowered:
+    own = of_lines(document.lines)
     keys = np.array([(first, count, 1) for first, count in document.members], np.int64).reshape(-1, 3)
     return Lowered(own, keys)
 
@@ -236,7 +242,7 @@ def _vst(document: Document, columns: Columns, grouped: bool) -> Lowered:
     return Lowered(joined_ranges([before, raw, after, vst_rows]), keys, len(vst_rows.rows))
 
 
-def _clipped(whole: Ranges, first: int, last: int) -> Ranges:
+def clipped(whole: Ranges, first: int, last: int) -> Ranges:
     """Query rows first .. last only, numbered from 0."""
     begin = np.maximum(whole.row, first)
     rows = np.minimum(whole.row + whole.rows, last) - begin
