@@ -44,4 +44,3 @@ def attend(attention: Attention, state: State, rows_only: bool) -> State:
     residual = rows if rows_only else joint(rows, text)
     out = attention.output(inner.attend(inner.split(query), key, value, seen), residual)
     return State(out[:, :count], None if rows_only else out[:, count:], mask)
-
