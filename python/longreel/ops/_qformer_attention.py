@@ -210,6 +210,13 @@ OP = Op(
     rows=(
         Row(
             NAME,
+            "triton",
+            ("cuda",),
+            LOW,
+            "projections absorbed into the queries, softmax weights stored, keys read twice",
+        ),
+        Row(
+            NAME,
             "cpu",
             ("cpu",),
             LOW,

@@ -205,10 +205,9 @@ ROWS = (
         {
             "get_video_features": _onevision_video,
             "apply_pooling": _onevision_pooling,
-            "forward": _onevision_projector,
+            "multi_modal_projector.forward": _onevision_projector,
         },
         _onevision_objection,
-        at={"forward": "multi_modal_projector"},
         made=("llava_onevision.modeling_llava_onevision.LlavaOnevisionModel",),
     ),
     Patch(

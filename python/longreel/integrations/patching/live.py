@@ -80,7 +80,7 @@ def patch(model: nn.Module, ops: str | Sequence[str] = "auto", backend: str | No
 
     Args:
         model: of transformers, of one of the four systems' repositories, or a part of one.
-        ops: "auto", or names of ops: "qformer_attention", "adaptive_pool", "compress_frames".
+        ops: "auto", or names of ops: "adaptive_pool", "block_sparse_attention", "compress_frames", "qformer_attention".
         backend: as in the ops; None chooses, and leaves alone what only the reference would compute.
 
     Returns:
@@ -139,9 +139,10 @@ def _line(row: Patch, path: str, module: nn.Module, backend: str | None) -> Patc
     made: list[Replacement] = []
     why = _objection(row, module, backend)
     if why is None:
-        for method, owner in row.places(module).items():
-            made.append(Replacement(row, method, owner, backend, owner.__dict__.get(method)))
-            owner.__dict__[method] = made[-1]
+        for key, owner in row.places(module):
+            made.append(Replacement(row, key, owner, backend))
+            method = made[-1].method
+            made[-1].before, owner.__dict__[method] = owner.__dict__.get(method), made[-1]
     return PatchLine(path, type(module).__name__, row.op, why, tuple(made))
 
 
@@ -155,13 +156,14 @@ def _objection(row: Patch, module: nn.Module, backend: str | None) -> str | None
         return str(error)
     if why is not None:
         return why
-    for method, owner in row.places(module).items():
+    places = [(key.rpartition(".")[2], owner) for key, owner in row.places(module)]
+    for method, owner in places:
         held = owner.__dict__.get(method)
         if held is not None and not isinstance(held, Replacement):
             return f"it has a {method} of its own ({getattr(held, '__qualname__', type(held).__name__)})"
         if not hasattr(type(owner), method):
             return f"its class has no {method}"
-    same = [owner.__dict__.get(method) for method, owner in row.places(module).items()]
+    same = [owner.__dict__.get(method) for method, owner in places]
     if all(isinstance(one, Replacement) and one.patch is row and one.backend == backend for one in same):
         return "patched already"
     return None

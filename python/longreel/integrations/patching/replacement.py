@@ -3,7 +3,7 @@
 import importlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import unwrap
 from typing import Any, NamedTuple
 
@@ -25,11 +25,10 @@ class Patch:
     """One row of the table: what is replaced, by which op.
 
     classes: names, of a module's class or of one that it inherits from; "*" in front stands for any beginning.
-    methods: what stands in the place of each; called with the `Replacement`, then as the method is. It gives `Aside` back
-        where it does not serve the call.
+    methods: what stands in the place of each: a method's name, or a child's path and the name of its method, "*" for any
+        child. Called with the `Replacement`, then as the method is; `Aside` comes back where it does not serve the call.
     fits: path and module -> whether the row means this module, beyond the name of its class.
     objection: why a module is left as it is, or None.
-    at: of a method that is a child's, the child's name.
     made: classes of transformers, below `transformers.models`, whose new instances `register_patch_mapping` patches.
     """
 
@@ -39,7 +38,6 @@ class Patch:
     methods: Mapping[str, Callable[..., Any]]
     objection: Callable[[Any], str | None]
     fits: Callable[[str, Any], bool] = lambda path, module: True
-    at: Mapping[str, str] = field(default_factory=dict)
     made: tuple[str, ...] = ()
 
     def means(self, path: str, module: nn.Module) -> bool:
@@ -49,9 +47,17 @@ class Patch:
         )
         return known and self.fits(path, module)
 
-    def places(self, module: nn.Module) -> dict[str, nn.Module]:
-        """The module that has each method."""
-        return {m: getattr(module, self.at[m]) if m in self.at else module for m in self.methods}
+    def places(self, module: nn.Module) -> list[tuple[str, nn.Module]]:
+        """Each method, by its key, and the module that has it."""
+        found = []
+        for key in self.methods:
+            owners = [module]
+            for name in key.split(".")[:-1]:
+                owners = [
+                    child for one in owners for child in (one.children() if name == "*" else [getattr(one, name)])
+                ]
+            found += [(key, owner) for owner in owners]
+        return found
 
 
 class Replacement:
@@ -60,18 +66,19 @@ class Replacement:
     Weights are read at the call. A copy of the module has a copy of this one that belongs to it; so has a pickled one.
     """
 
-    def __init__(self, patch: Patch, method: str, module: nn.Module, backend: str | None, before: Any = None) -> None:
-        self.patch, self.method, self.backend, self.before = patch, method, backend, before
+    def __init__(self, patch: Patch, key: str, module: nn.Module, backend: str | None, before: Any = None) -> None:
+        self.patch, self.key, self.backend, self.before = patch, key, backend, before
+        self.method = key.rpartition(".")[2]
         # what it holds is known to its row alone
         self.module: Any = module
         self.active = True
         self.calls, self.aside = 0, Counter[str]()
-        self.parameters = _parameters(getattr(type(module), method))
+        self.parameters = parameters(getattr(type(module), self.method))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.active:
             return self.plain(*args, **kwargs) if self.before is None else self.before(*args, **kwargs)
-        out = self.patch.methods[self.method](self, *args, **kwargs)
+        out = self.patch.methods[self.key](self, *args, **kwargs)
         aside = isinstance(out, Aside)
         if not torch.compiler.is_compiling():
             self.calls += 1
@@ -106,20 +113,20 @@ class Replacement:
                 self.module.__dict__[key] = getattr(type(self.module), self.method).__get__(self.module)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.patch.name, self.method, self.module, self.backend, self.before)
+        return _again, (self.patch.name, self.key, self.module, self.backend, self.before)
 
     def __repr__(self) -> str:
         return f"<longreel {self.patch.op} in the place of {type(self.module).__name__}.{self.method}>"
 
 
-def _parameters(method: Any) -> tuple[str, ...]:
+def parameters(method: Any) -> tuple[str, ...]:
     """Names of a method's arguments after self."""
     code = unwrap(method).__code__
     return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
 
-def _again(name: str, method: str, module: nn.Module, backend: str | None, before: Any) -> Replacement:
-    return Replacement(next(row for row in rows() if row.name == name), method, module, backend, before)
+def _again(name: str, key: str, module: nn.Module, backend: str | None, before: Any) -> Replacement:
+    return Replacement(next(row for row in rows() if row.name == name), key, module, backend, before)
 
 
 def rows() -> tuple[Patch, ...]:
