@@ -215,7 +215,9 @@ def _output(family: Family, videos: list[EncodedVideo], cuts: list[Cut]) -> Any:
         piece = one.of(video.frames)
         pieces.append(piece if video.tail is None else torch.cat([piece, video.tail]))
     pooled: Any = pieces
-    if family.stacked:
+    if videos[0].pieces:
+        pooled = torch.cat(pieces)[:, None]
+    elif family.stacked:
         # Of other lengths they are [sum K, C], which transformers reads, and cannot repeat for beams without a complaint.
         pooled = torch.stack(pieces) if len({len(piece) for piece in pieces}) == 1 else torch.cat(pieces)
     layers = zip(*(video.layers for video in videos), strict=True)
