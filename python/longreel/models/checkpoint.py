@@ -103,7 +103,7 @@ def fill(
 
 def _place(tensor: Tensor) -> tuple[int, int]:
     """Equal for two names of one tensor; those of the meta device have no address to tell by."""
-    return tensor.untyped_storage()._cdata, tensor.storage_offset()
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
