@@ -17,7 +17,7 @@ SHARES = {"features": 0.2, "caches": 0.15, "memories": 0.1, "checkpoints": 0.05,
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_one_line_or_right(target: str, seed: int, tmp_path: Path) -> None:
-    count = int(SHARES[target] * int(COUNT or 400))
+    count = int(SHARES[target] * int(COUNT or 1000))
     # A machine that is shared is slow.
     result = run(target, tmp_path, seed, count, patience=60)
     assert result.faults == []
