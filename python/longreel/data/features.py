@@ -54,6 +54,7 @@ class FeatureStream(Iterator[FeatureChunk]):
             raise
         self.shape: tuple[int, int, int] = own.shape  # type: ignore[assignment]
         self.dtype, self.others = own.dtype, tuple(other.name for other in others)
+        self.counts = {other.name: other.shape[0] for other in others}
         self._chunks = Prefetch(_read(self._file, own, others, chunk, pin), 1)
 
     @property
