@@ -25,6 +25,7 @@ from end_to_end_inputs import no_video, noise_features, video
 
 from longreel.bench.tables import seconds, size, text_table
 from longreel.cli.console import NO_ROOM
+from longreel.files.output import append_line
 from longreel.measure.machine import describe
 from longreel.measure.time_left import TimeLeft
 from longreel.models.registry import SYSTEMS, find
@@ -221,8 +222,8 @@ class Processes:
         line = self._machine | (outcome.line or {})
         line |= {"case": asdict(outcome.case), "outcome": outcome.outcome, "wall_s": outcome.wall}
         self._results.mkdir(parents=True, exist_ok=True)
-        with (self._results / "end_to_end.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line | {"shell": command.replace(f"{self._folder}/", "")}) + "\n")
+        line |= {"shell": command.replace(f"{self._folder}/", "")}
+        append_line(self._results / "end_to_end.jsonl", json.dumps(line))
 
 
 HEAD = ["system", "input", "card", "path", "frames", "total", "first token", "tokens/s", "peak", "outcome"]

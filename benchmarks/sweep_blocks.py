@@ -19,6 +19,7 @@ from sweep_towers import HEADING as BEHIND
 from tiny_block_vlms import MODELS, padded
 from tiny_vlms import made
 
+from longreel.files.output import write_text
 from longreel.parity.patched import compare
 
 HEADING = "## Picture tokens that see one another"
@@ -72,7 +73,7 @@ def main() -> int:
     for each in found:
         print(*each, sep="\t", flush=True)
     if options.write:
-        options.write.write_text(written(found, options.write.read_text()))
+        write_text(options.write, written(found, options.write.read_text()))
     return int(any(each.verdict == WRONG for each in found))
 
 

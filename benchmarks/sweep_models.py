@@ -9,6 +9,7 @@ inside. Classes that are named replace their lines of the page alone.
 """
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from torch import Tensor
 import longreel
 import longreel.integrations.transformers as integration
 from longreel import VideoLayout
+from longreel.files.output import write_text
 
 ROWS, TOKENS, CLOSE = 13, 6, 1e-4
 RIGHT, REFUSED, UNUSED, WRONG, INSIDE, UNBUILT = (
@@ -143,8 +145,11 @@ def compare(what: str, expected: tuple[Tensor, Tensor | None], got: tuple[Tensor
         return "" if torch.equal(a, b) else f"{what}: other tokens"
     if rows is not None and a.shape[:2] == rows.shape:
         a, b = a[rows], b[rows]
-    off = (a - b).abs().max().item()
-    return "" if off <= CLOSE * max(1.0, a.abs().max().item() / 10) else f"{what}: logits off by {off:.1e}"
+    if not a.numel():
+        return f"{what}: there is nothing to compare"
+    # Infinite logits allow no error, and NaN is no number below the bar.
+    off, size = (a - b).abs().max().item(), a.abs().max().item()
+    return "" if off <= CLOSE * max(1.0, size / 10) < math.inf else f"{what}: logits off by {off:.1e}"
 
 
 def line(error: BaseException) -> str:
@@ -219,7 +224,7 @@ def main() -> int:
         print(f"{kind}: {sum(verdict.verdict == kind for verdict in verdicts)}")
     if options.write:
         page = options.write.read_text() if options.names else ""
-        options.write.write_text(updated(page, verdicts) if page else written(verdicts))
+        write_text(options.write, updated(page, verdicts) if page else written(verdicts))
     return int(any(verdict.verdict in (WRONG, INSIDE) for verdict in verdicts))
 
 

@@ -33,6 +33,7 @@ from result_pairs import (
 
 from longreel.bench.cases import CASES
 from longreel.bench.tables import markdown, seconds, size
+from longreel.files.output import write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs/benchmarks.md"
@@ -106,7 +107,7 @@ def main() -> int:
             print(f"{path.name} is out of date with benchmarks/results: make docs", file=sys.stderr)
         return int(bool(changed))
     for path in changed:
-        path.write_text(wanted[path], encoding="utf-8")
+        write_text(path, wanted[path])
     return 0
 
 

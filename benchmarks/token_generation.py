@@ -20,7 +20,8 @@ from torch import Tensor
 from longreel.bench.cases import DTYPES
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.harness import Contender, compare
-from longreel.bench.peers import STEP, chunk, linear
+from longreel.bench.one_dnn import linear
+from longreel.bench.peers import STEP, chunk
 from longreel.bench.tables import rich_table
 from longreel.nn import ContextAttention
 from longreel.ops.common.cost import Cost

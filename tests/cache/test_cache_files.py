@@ -165,7 +165,7 @@ def test_damaged_bytes(path: Path) -> None:
 def test_no_file_and_no_regular_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         VoCoCache.load(tmp_path / "none", model().config)
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         VoCoCache.load(tmp_path, model().config)
     assert VoCoCache.described(tmp_path / "none") is None
 

@@ -178,16 +178,16 @@ ABOUT = {"format": "longreel-features/1"}
         (b"abc", "no safetensors header"),
         (bytes(3000), "no safetensors header"),
         (b"\xff" * 3000, "no safetensors header"),
-        (broken(b"not json"), "not a feature file"),
-        (broken([1, 2]), "not a feature file"),
-        (broken({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}), "not a feature file"),
-        (broken({"__metadata__": {}, "features": {"dtype": "I8", "shape": [1]}, "times": {}}), "not a feature file"),
+        (broken(b"not json"), "no safetensors header .it is no JSON"),
+        (broken([1, 2]), "no safetensors header"),
+        (broken({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 4), "not a feature file"),
+        (broken({"__metadata__": {}, "features": {"dtype": "I8", "shape": [1]}, "times": {}}), "contradicts itself"),
         (
             broken({
                 "__metadata__": {"format": "other/1"},
                 "features": {"dtype": "F32", "shape": [1, 2, 3], "data_offsets": [0, 24]},
                 "times": {"dtype": "F64", "shape": [1], "data_offsets": [24, 32]},
-            }),
+            }, 32),
             "its format is 'other/1'",
         ),
         (
@@ -195,7 +195,7 @@ ABOUT = {"format": "longreel-features/1"}
                 "__metadata__": ABOUT,
                 "features": {"dtype": "F32", "shape": [0, 2, 3], "data_offsets": [0, 0]},
                 "times": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]},
-            }),
+            }, 0),
             "hold no frames",
         ),
         (
@@ -214,6 +214,18 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, match: str) -> None
     with pytest.raises(MediaError, match=match) as error:
         FeatureStream(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("times", [[0.0, 2.0, 1.0], [0.0, float("nan"), 1.0], [0.0, 1.0, float("inf")]])
+def test_times_that_fall_or_are_none(tmp_path: Path, times: list[float]) -> None:
+    path = tmp_path / "a.safetensors"
+    with FeatureWriter(path, 5, 8, torch.float32, {}) as writer:
+        writer.add(torch.zeros(3, 5, 8), torch.tensor(times, dtype=torch.float64))
+    with (
+        FeatureStream(path) as stream,
+        pytest.raises(MediaError, match="its times of features fall, or are no numbers"),
+    ):
+        list(stream)
 
 
 def test_cut_short_and_missing(tmp_path: Path) -> None:

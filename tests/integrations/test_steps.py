@@ -1,13 +1,24 @@
 """Decoding in transformers plans nothing anew, whatever stands before: the first step of a kind is planned, others are moved."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from pairs import SIZES, left_mask, pair_of, some_ids
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, StaticCache
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    StaticCache,
+)
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel import VideoLayout, use_layout
@@ -19,6 +30,15 @@ from longreel.layout import planning
 @pytest.fixture
 def model() -> LlamaForCausalLM:
     return pair_of(LlamaForCausalLM, LlamaConfig)[0]
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is planned on the host."""
+    made: list[Any] = []
+    plan = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda *args, **named: (made.append(args), plan(*args, **named))[1])
+    return made
 
 
 def generated(model: Any, ids: Any, new: int, **given: Any) -> list[list[int]]:
@@ -67,36 +87,81 @@ USES = [plain, left_padded, beams, under_a_layout, under_a_batch_of_layouts, beh
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
 def test_generate_is_the_same_and_plans_a_step_once(
-    use: Callable[..., Any], model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+    use: Callable[..., Any], model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, plans: list[Any]
 ) -> None:
     torch.manual_seed(1)
     with monkeypatch.context() as patch:
         patch.setattr(range_mask, "step_of", lambda *_: None)
         expected = use(model, 8)
-    made: list[Any] = []
-    plan = planning.plan
-
-    def counted(*args: Any, **named: Any) -> Any:
-        made.append(args)
-        return plan(*args, **named)
-
-    monkeypatch.setattr(planning, "plan", counted)
+    plans.clear()
     torch.manual_seed(1)
     assert use(model, 8) == expected
     # The prompt, and the first step.
-    assert len(made) <= 3
+    assert len(plans) <= 3
 
 
-def test_windows_that_the_cache_slides(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, eager = pair_of(MistralForCausalLM, MistralConfig, sliding_window=6)
-    ids = some_ids(2, 4)
-    expected = generated(eager, ids, 14)
-    made: list[Any] = []
-    plan = planning.plan
-    monkeypatch.setattr(planning, "plan", lambda *args, **named: (made.append(args), plan(*args, **named))[1])
-    assert generated(model, ids, 14) == expected
-    # The prompt, a step before the window is full, and one behind.
-    assert len(made) <= 4
+HYBRID = ["sliding_attention", "full_attention"]
+BOUNDED: dict[str, tuple[type, type, dict[str, Any]]] = {
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 6}),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {"head_dim": 8, "sliding_window": 6, "layer_types": HYBRID}),
+    "llama4": (
+        Llama4ForCausalLM, Llama4TextConfig,
+        {"intermediate_size_mlp": 48, "num_local_experts": 2, "head_dim": 8, "attention_chunk_size": 6,
+         "num_experts_per_tok": 1, "layer_types": ["chunked_attention", "full_attention"]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("name", list(BOUNDED))
+def test_windows_and_chunks_plan_a_step_once(name: str, cache: str | None, plans: list[Any]) -> None:
+    """Over caches that slide, behind left padding, across several windows and chunks."""
+    made, config, changes = BOUNDED[name]
+    model, eager = pair_of(made, config, **changes)
+    ids, mask = some_ids(2, 4), left_mask(2, 4, 2)
+    for given in ({}, {"attention_mask": mask}):
+        expected = generated(eager, ids, 20, **given)
+        plans.clear()
+        assert generated(model, ids, 20, cache_implementation=cache, **given) == expected
+        # The prompt and a step, of each kind of layers.
+        assert len(plans) <= 2 * len(set(changes.get("layer_types", ["one"])))
+
+
+def flash_both_ways(model: Any, layout: Any, patch: pytest.MonkeyPatch, plans: list[Any], **given: Any) -> int:
+    """How much is planned while flash attention generates what it does where every step is planned anew."""
+    model = deepcopy(model).bfloat16()
+    with use_layout(layout, backend="flash"):
+        with patch.context() as anew:
+            for name in ("step_of", "bounded_step_of"):
+                anew.setattr(range_mask, name, lambda *_: None)
+            expected = generated(model, new=16, **given)
+        plans.clear()
+        assert generated(model, new=16, **given) == expected
+    return len(plans)
+
+
+@pytest.mark.parametrize("name", list(BOUNDED))
+def test_flash_attention_plans_a_step_once(name: str, plans: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, config, changes = BOUNDED[name]
+    # Shorter than the window: flash attention computes none of several rows.
+    model, ids = pair_of(made, config, **changes)[0], some_ids(2, 5)
+    assert flash_both_ways(model, None, monkeypatch, plans, ids=ids) <= 2 * len(
+        set(changes.get("layer_types", ["one"]))
+    )
+
+
+@pytest.mark.parametrize("kind", ["text", "layouts", "planned"])
+def test_flash_attention_behind_a_layout_plans_a_step_once(
+    kind: str, model: LlamaForCausalLM, plans: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = VideoLayout.batch([VideoLayout.voco(frames=n, vision=5, voco=2, text=3, mode="causal") for n in (3, 4)])
+    ids, mask = some_ids(2, whole.length), torch.ones(2, whole.length, dtype=torch.long)
+    if kind == "text":
+        assert flash_both_ways(model, None, monkeypatch, plans, ids=ids) <= 2
+        return
+    mask[0, : whole.start[0]] = 0
+    layout = whole.to("cpu") if kind == "planned" else whole
+    assert flash_both_ways(model, layout, monkeypatch, plans, ids=ids, attention_mask=mask) <= 2
 
 
 class NothingRead(TorchDispatchMode):

@@ -139,6 +139,16 @@ def smolvlm() -> Built:
     )
 
 
+def internvl() -> Built:
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = tf.InternVLConfig(
+        vision_config=tf.InternVLVisionConfig(**tower, image_size=[8, 8], patch_size=[2, 2]).to_dict(), text_config=qwen2(),
+        image_token_id=IMAGE,
+    )  # fmt: skip
+    given = {"input_ids": ids(*[IMAGE] * 12), "pixel_values": pixels(BATCH * 3, 3, 8, 8)}
+    return tf.InternVLForConditionalGeneration, config, given
+
+
 def _grid() -> Tensor:
     return torch.tensor([[2, 4, 4]] * BATCH)
 

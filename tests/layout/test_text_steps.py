@@ -10,8 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longreel import VideoLayout, block_sparse_attention
 from longreel.integrations.padding import Gap
-from longreel.layout import PlannedLayout, planning, text_steps
+from longreel.layout import PlannedLayout, bounded_steps, planning, text_steps
+from longreel.layout import steps as layout_steps
+from longreel.layout.documents import chunks
 from longreel.layout.part import planned_from, planned_vst_rows
+from longreel.reference.block_sparse_attention import visible
 from longreel.testing.determinism import same_bits
 
 pytestmark = pytest.mark.fast
@@ -36,15 +39,19 @@ BEHIND: dict[str, VideoLayout] = {
 }
 
 
-def planned(behind: VideoLayout | int | None, first: int, rows: int) -> PlannedLayout:
-    """The step, planned anew; an integer is a window."""
-    if isinstance(behind, VideoLayout):
-        whole = behind.extend(first + rows - behind.length)
-    elif behind is None:
-        whole = VideoLayout.causal(first + rows)
-    else:
-        whole = VideoLayout.sliding_window(first + rows, behind)
+def planned(behind: VideoLayout | None, first: int, rows: int) -> PlannedLayout:
+    """The step, planned anew."""
+    whole = VideoLayout.causal(first + rows) if behind is None else behind.extend(first + rows - behind.length)
     return whole.rows(first, first + rows).to("cpu")
+
+
+def planned_bounded(window: int | None, chunk: int | None, first: int, rows: int, padding: int = 0) -> VideoLayout:
+    """Rows in a window, in chunks behind padding, or both."""
+    real = first + rows - padding
+    lengths = [real] if chunk is None else chunks(real, chunk)
+    texts = [VideoLayout.causal(n) if window is None else VideoLayout.sliding_window(n, window) for n in lengths]
+    pad = [VideoLayout.of([("padding", padding)])] if padding else []
+    return VideoLayout.packed([*pad, *texts]).rows(first, first + rows)
 
 
 def same_plan(step: PlannedLayout, truth: PlannedLayout) -> None:
@@ -72,35 +79,77 @@ def attend(plan: PlannedLayout, keys: int, batch: int) -> Tensor:
     return block_sparse_attention(q, k, v, plan)
 
 
-CASES = [*((name, layout) for name, layout in BEHIND.items()), ("text", None), ("window", 9), ("long-window", 70)]
+CASES = [*((name, layout) for name, layout in BEHIND.items()), ("text", None)]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize(("name", "behind"), CASES, ids=[name for name, _ in CASES])
-def test_a_moved_plan_is_the_plan(name: str, behind: VideoLayout | int | None, rows: int) -> None:
-    layout, window = (behind, None) if isinstance(behind, VideoLayout) else (None, behind)
-    steps = text_steps(layout, rows, "cpu", window=window)
+def test_a_moved_plan_is_the_plan(name: str, behind: VideoLayout | None, rows: int) -> None:
+    steps = text_steps(behind, rows, "cpu")
     assert steps is not None
-    batch = 1 if layout is None else layout.batch_size
+    batch = 1 if behind is None else behind.batch_size
     for more in (0, 1, 63, 64, 500):
         first = steps.least + more
         truth = planned(behind, first, rows)
         with torch.no_grad():
             step, on_device = steps.at(first), steps.at(torch.tensor([first]))
-            straddles = window is not None and more == 0 and rows > 1
-            if straddles:
-                # Planned anew, the last row before the window hides any stands in a tile of its own.
-                assert torch.equal(step.bounds, truth.bounds)
-            else:
-                same_plan(step, truth)
+            same_plan(step, truth)
             assert torch.equal(step.bounds, on_device.bounds)
             assert torch.equal(step.tiles, on_device.tiles)
             expected = attend(truth, first + rows + 7, batch)
             got = attend(step, first + rows + 7, batch)
-            assert same_bits(got, expected) or straddles
-            torch.testing.assert_close(got, expected)
+            assert same_bits(got, expected)
     with pytest.raises(ValueError, match=f"allowed: from {steps.least} on"):
         steps.at(steps.least - 1)
+
+
+BOUNDS = [(9, None), (70, None), (1, None), (None, 8), (None, 64), (6, 16)]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize(("window", "chunk"), BOUNDS)
+def test_a_window_or_chunk_is_a_formula_of_the_place(window: int | None, chunk: int | None, rows: int) -> None:
+    """Wherever a step begins, in the host's number and in a tensor; in samples padded on the left, over a cache that slides."""
+    steps = bounded_steps(rows, "cpu", window=window, chunk=chunk)
+    for first in (0, 1, 7, 64, 131):
+        pads = [0, min(first, 3), min(first, 11)]
+        # Keys that no row sees: before the window, or before the last chunk that ends.
+        least = [first if bound is None else max(0, first - bound + 1) for bound in (window, chunk)]
+        dropped = min(least)
+        with torch.no_grad():
+            alone = planned_bounded(window, chunk, first, rows)
+            same_rows(steps.at(first), alone.to("cpu"), first + rows)
+            same_rows(steps.at(torch.tensor(first)), alone.to("cpu"), first + rows)
+            padded = torch.tensor(pads)
+            for place in (first - dropped, torch.tensor([first - dropped])):
+                plan = steps.at(place, dropped=dropped, padding=padded)
+                for b, pad in enumerate(pads):
+                    truth = planned_bounded(window, chunk, first, rows, pad).dense_mask()[0, :, dropped:]
+                    start = max(0, pad - dropped)
+                    seen = visible(first + rows - dropped, plan.bounds, plan.global_index, torch.tensor([start]))
+                    seen = seen[min(b, len(seen) - 1)]
+                    assert np.array_equal(seen.numpy(), truth)
+                check_tiles(plan)
+
+
+def same_rows(step: PlannedLayout, truth: PlannedLayout, keys: int) -> None:
+    assert torch.equal(step.bounds, truth.bounds)
+    check_tiles(step)
+    torch.testing.assert_close(attend(step, keys + 7, 1), attend(truth, keys + 7, 1))
+
+
+def check_tiles(step: PlannedLayout) -> None:
+    """Every row is in one tile, whose range holds what its rows see, and whose full part all of them see."""
+    covered = torch.zeros(step.bounds.shape[:2])
+    assert sorted(step.order.tolist()) == list(range(len(step.tiles)))
+    for sample, first, last, _, begin, full_begin, full_end, end, *far in step.tiles.tolist():
+        covered[sample, first:last] += 1
+        lo, hi = step.bounds[sample, first:last, :2].T
+        assert (begin, end) == (lo.min(), hi.max())
+        assert begin <= full_begin <= full_end <= end
+        assert full_begin == full_end or (lo.max() <= full_begin and full_end <= hi.min())
+        assert far == [0] * 4
+    assert (covered == 1).all()
 
 
 def test_beams_of_a_layout() -> None:
@@ -117,8 +166,9 @@ def test_beams_of_a_layout() -> None:
         VideoLayout.vst(visual=16, chunk=16, ratio=4).grouped(),
         VideoLayout.sliding_window(30, 9),
         VideoLayout.batch([voco(3), voco(2)], side="right"),
+        VideoLayout.blocks([-1, 0, 0, -1], chunk=3),
     ],
-    ids=["a-part", "grouped", "windowed", "right-padded"],
+    ids=["a-part", "grouped", "windowed", "right-padded", "in-chunks"],
 )
 def test_what_is_no_step_is_planned(layout: VideoLayout) -> None:
     assert text_steps(layout, 1, "cpu") is None
@@ -129,6 +179,22 @@ def test_planned_once_for_a_layout_that_stays(monkeypatch: pytest.MonkeyPatch) -
     first = text_steps(layout, 2, "cpu")
     monkeypatch.setattr(planning, "plan", lambda *_: pytest.fail("planned anew"))
     assert text_steps(layout, 2, "cpu") is first
+
+
+def test_a_plan_is_never_that_of_a_layout_that_is_gone() -> None:
+    """Plans are kept by the identity of a layout: it is held as long as they are, so that no other one has it."""
+    ids = set()
+    for frames in range(1, 40):
+        layout = voco(frames)
+        ids.add(id(layout))
+        steps = text_steps(layout, 1, "cpu")
+        assert steps is not None
+        assert steps.least == layout.length
+        del layout, steps
+    assert len(ids) > len({key for key in layout_steps._KEPT if key[0] in ids}) > 0
+    for key, (owner, _) in layout_steps._KEPT.items():
+        assert key[0] == id(owner)
+    assert len(layout_steps._KEPT) <= layout_steps.STEPS_KEPT
 
 
 def test_a_step_has_no_gradient() -> None:
@@ -199,4 +265,15 @@ def test_a_length_on_the_device_is_never_read() -> None:
     expected = block_sparse_attention(q, k[:, :41], k[:, :41], VideoLayout.causal(41).rows(40, 41))
     with torch.no_grad(), NothingRead():
         out = block_sparse_attention(q, k, k, steps.at(length))
+    assert same_bits(out, expected)
+    bounded = bounded_steps(1, "cpu", chunk=16)
+    pads = torch.tensor([3])
+    expected = block_sparse_attention(
+        q,
+        k[:, :41],
+        k[:, :41],
+        VideoLayout.causal(41).rows(40, 41).to("cpu").with_start(torch.tensor([35], dtype=torch.int32)),
+    )
+    with torch.no_grad(), NothingRead():
+        out = block_sparse_attention(q, k, k, bounded.at(length, padding=pads))
     assert same_bits(out, expected)

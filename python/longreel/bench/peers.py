@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longreel.bench.one_dnn import linear
+
 Outputs = Tensor | tuple[Tensor, Tensor]
 
 # Frames a chunk: 8 of 256 x 1408 stay in the caches of two cores. With autograd a chunk costs bookkeeping: longer ones.
@@ -36,14 +38,6 @@ class Peer:
     note: str
     compiled: bool = False
     copies: float = 3.0
-
-
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., C] @ weight [M, C]^T, no gradient: through oneDNN on CPU (MKL's float32 runs far below it on AMD)."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-        return product
-    return F.linear(x, weight)
 
 
 def chunk(patches: Tensor, step: int) -> int:

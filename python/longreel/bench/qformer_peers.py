@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longreel.bench.peers import chunk, linear
+from longreel.bench.one_dnn import linear
+from longreel.bench.peers import chunk
 
 # Keys a chunk on a CPU: with their scores they stay in its caches. With autograd a chunk costs bookkeeping: longer ones.
 _STEP = 1024

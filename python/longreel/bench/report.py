@@ -8,6 +8,7 @@ from typing import Any
 
 from longreel.bench.check import Verdict
 from longreel.bench.roof import Roof
+from longreel.files.output import append_line
 from longreel.measure.machine import Record
 from longreel.measure.memory import Peak
 from longreel.measure.stats import Spread, speedup, spread
@@ -72,8 +73,7 @@ class Report:
     def write(self, path: Path) -> None:
         """Append the records to `path` as JSON lines."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in self.records())
+        append_line(path, "\n".join(json.dumps(record) for record in self.records()))
 
     def _record(self, outcome: Outcome) -> dict[str, Any]:
         name, time = outcome.variant, self.time(outcome.variant)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from longreel.bench import one_dnn
 from longreel.measure.clock import CudaClock, HostClock, Timed
 from longreel.ops.common.cost import Cost
 
@@ -32,8 +33,8 @@ class RoofMeter:
     """Probes, run once a round beside the variants; the best of each kind is the roof.
 
     Memory: a sum over `size` bytes (read) and a copy of one half to the other (read + written), larger than any cache.
-    Matrix: a square product in `dtype`, on CPU through MKL and oneDNN; float16 on CPU is measured in float32, which our
-    kernels compute in.
+    Matrix: a square product in `dtype`, on CPU through MKL and oneDNN; a dtype that the CPU does not
+    multiply (float16; bfloat16 on many) is measured in float32, which our kernels compute in there.
     """
 
     device: torch.device
@@ -57,16 +58,12 @@ class RoofMeter:
         self._products: dict[str, tuple[Timed, int]] = {
             f"{name} product of side {self.side}": (lambda: left @ right, flops)
         }
-        one_dnn = torch.backends.mkldnn.is_available()
-        if self.device.type == "cpu" and one_dnn and left.dtype is not torch.float64:
-            linear = torch.ops.mkldnn._linear_pointwise
-            self._products[f"{name} oneDNN product of side {self.side}"] = (
-                lambda: linear(left, right, None, "none", [], ""),
-                flops,
-            )
+        if one_dnn.takes(left):
+            self._products[f"{name} oneDNN product of side {self.side}"] = (lambda: one_dnn.linear(left, right), flops)
 
     def _matrix(self) -> Tensor:
-        dtype = torch.float32 if (self.device.type, self.dtype) == ("cpu", torch.float16) else self.dtype
+        narrow = self.device.type == "cpu" and not one_dnn.multiplies(self.dtype)
+        dtype = torch.float32 if narrow else self.dtype
         return torch.randn(self.side, self.side, device=self.device).to(dtype)
 
     def sample(self, clock: HostClock | CudaClock) -> None:

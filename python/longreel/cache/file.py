@@ -1,16 +1,16 @@
 """Cache files: safetensors, written whole or not at all; a header of known names and bounds, read before any tensor is."""
 
+import errno
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from longreel.files.foreign import ForeignError, parsed, shown
+from longreel.files.tensors import TensorFile, write_tensors
 
 # The one entry of safetensors' metadata that is ours.
 _NAME = "longreel"
@@ -23,80 +23,65 @@ def write(path: str | Path, header: Mapping[str, Any], tensors: dict[str, Tensor
         TypeError, ValueError: JSON has no form for something in the header.
         OSError: it cannot be written.
     """
-    metadata = {_NAME: json.dumps(header, allow_nan=False)}
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
-    os.close(handle)
-    part = Path(name)
-    try:
-        save_file(tensors, part, metadata=metadata)
-        # The temporary file is private; an ordinary one has the rights that the user's mask leaves.
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
-        part.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
-    finally:
-        # Gone already where it was renamed.
-        with suppress(FileNotFoundError):
-            part.unlink()
+    write_tensors(path, tensors, {_NAME: json.dumps(header, allow_nan=False)})
 
 
 def read_header(path: str | Path) -> dict[str, Any] | None:
     """What `write` was given as header; None where it is no such file, or cannot be read at all."""
     try:
-        if not Path(path).is_file():
-            return None
-        with safe_open(path, "pt") as file:
-            return _parsed(file.metadata())
-    except (OSError, SafetensorError, ValueError):
+        with TensorFile(path) as file:
+            return _parsed(file.header.metadata)
+    except (OSError, ForeignError):
         return None
 
 
 class CacheFile:
-    """A file of `write`, open: its header, the shapes of its tensors, and the tensors when they are asked for.
+    """A file of `write`, open: its header, the shapes of its tensors, and the tensors when they are asked for. Closed by `with`.
 
     Raises:
-        ValueError: it is no safetensors file, is cut short, or has no header of ours.
-        OSError: it cannot be opened.
+        ValueError: it is no safetensors file, contradicts itself, is cut short, or has no header of ours.
+        OSError: it is not there.
     """
 
     def __init__(self, path: str | Path, what: str, device: str) -> None:
-        self.path, self.what = path, what
-        if Path(path).exists() and not Path(path).is_file():
-            raise ValueError(f"{path} is not a {what}: it is no regular file")
+        self.path, self.what, self._device = path, what, device
+        if not Path(path).exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         try:
-            self._file = safe_open(path, "pt", device=device)
-            self.header = _parsed(self._file.metadata())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a {what}, or cut short: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"{path} is not a {what}: {error}") from None
-        self.names = frozenset(self._file.keys())
+            self._file = TensorFile(path)
+        except ForeignError as error:
+            raise ValueError(f"{path} is not a {what}: {str(error).removeprefix(f'{path}: ')}") from None
+        try:
+            self.header = _parsed(self._file.header.metadata)
+        except ForeignError as error:
+            self._file.close()
+            raise ValueError(f"{path} is not a {what}: its header {error}") from None
+        self._entries = self._file.header.entries
+        self.names = frozenset(self._entries)
+
+    def __enter__(self) -> "CacheFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
 
     def refuse(self, why: str) -> NoReturn:
         raise ValueError(f"{self.path} contradicts itself: {why}")
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
+        return self._entries[name].shape
 
     def dtype(self, name: str) -> str:
         """safetensors' name of it."""
-        return self._file.get_slice(name).get_dtype()
+        return self._entries[name].dtype
 
     def tensor(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
+        return self._file.read(name).to(self._device)
 
     def names_of(self, part: object, names: frozenset[str], where: str) -> dict[str, Any]:
         """`part` of the header, once it is a dictionary with exactly these names."""
         if not isinstance(part, dict):
-            self.refuse(f"{where} is {_shown(part)}, no table of names")
+            self.refuse(f"{where} is {shown(part)}, no table of names")
         if part.keys() != names:
             unknown, absent = sorted(map(str, part.keys() - names)), sorted(names - part.keys())
             self.refuse(f"{where} has unknown {unknown} and lacks {absent}")
@@ -104,23 +89,11 @@ class CacheFile:
 
     def number(self, value: object, where: str, least: int = 0) -> int:
         if type(value) is not int or not least <= value < 2**31:
-            self.refuse(f"{where} is {_shown(value)}; allowed: a whole number from {least} to 2^31 - 1")
+            self.refuse(f"{where} is {shown(value)}; allowed: a whole number from {least} to 2^31 - 1")
         return value
 
 
-def _parsed(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"its header holds {name}")
-
-    try:
-        own = json.loads((metadata or {}).get(_NAME, "{}"), parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError("its header is no JSON, or nested without end") from None
-    if not isinstance(own, dict):
-        raise ValueError(f"its header is {_shown(own)}, no table of names")
+def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Ours of it; ForeignError where that is no table of names."""
+    own: dict[str, Any] = parsed(metadata.get(_NAME, "{}"), sorts=(dict,))
     return own
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

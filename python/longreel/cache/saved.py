@@ -111,7 +111,12 @@ class SavedCache(Cache):
             MemoryError: it takes more than `max_bytes`.
             OSError: it cannot be opened.
         """
-        file = CacheFile(path, cls.__name__, str(device))
+        with CacheFile(path, cls.__name__, str(device)) as file:
+            return cls._read(file, config, max_bytes)
+
+    @classmethod
+    def _read(cls, file: CacheFile, config: PreTrainedConfig, max_bytes: int | None) -> Self:
+        path = file.path
         form = file.header.get("format")
         if form not in [cls.FORMAT, *cls.OLDER]:
             raise ValueError(f"{path} is not a {cls.__name__}: its format is {form!r}, allowed: {cls.FORMAT!r}")

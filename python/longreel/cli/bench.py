@@ -13,6 +13,8 @@ from rich.table import Table
 from longreel.bench import suite
 from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_names
 from longreel.bench.tables import markdown_table, rich_table
+from longreel.cli.console import one_line_errors
+from longreel.files.output import append_line
 
 Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
 Dtype = Enum("Dtype", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
@@ -100,21 +102,21 @@ def bench(
             result.report.write(json)
         if markdown is not None:
             markdown.parent.mkdir(parents=True, exist_ok=True)
-            with markdown.open("a", encoding="utf-8") as file:
-                file.write(markdown_table(result.report, result.case.kernels) + "\n")
+            append_line(markdown, markdown_table(result.report, result.case.kernels))
 
-    with console.status("starting") as status:
-        done = suite.run(
-            todo,
-            budget=budget,
-            results=results,
-            repeats=repeats,
-            names=lambda case: _names(case, backend, peer),
-            finished=finished,
-            progress=status.update,
-        )
-    if len(done) > 1:
-        console.print(_summary(done))
+    with one_line_errors():
+        with console.status("starting") as status:
+            done = suite.run(
+                todo,
+                budget=budget,
+                results=results,
+                repeats=repeats,
+                names=lambda case: _names(case, backend, peer),
+                finished=finished,
+                progress=status.update,
+            )
+        if len(done) > 1:
+            console.print(_summary(done))
     if any(suite.failures(result) for result in done):
         raise typer.Exit(1)
 

@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from longreel.backends import BackendError
+from longreel.cli.ends import Ended, ended_by_signals
+from longreel.cli.streams import NO_READER
+from longreel.measure.memory import no_room
 
 # The exit code of a run that does not fit in memory, a GPU's or what a dense mask may take.
 NO_ROOM = 3
@@ -56,9 +58,10 @@ def one_line_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can mend: one line on stderr and exit code 2, or `NO_ROOM`; warnings as `one_line_warnings`."""
+    """What the user can mend: one line on stderr and exit code 2, or `NO_ROOM`; warnings as `one_line_warnings`; signals as
+    `ended_by_signals`."""
     try:
-        with one_line_warnings():
+        with ended_by_signals(), one_line_warnings():
             yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("longreel"):
@@ -69,13 +72,21 @@ def one_line_errors() -> Iterator[None]:
         if error.name is not None:
             raise
         _stop(str(error))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        _stop(". ".join(str(error).split(". ")[:2]) or "out of memory", NO_ROOM)
-    except (ValueError, BackendError, OSError) as error:
-        _stop(str(error))
+    except BrokenPipeError:
+        raise typer.Exit(NO_READER) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
+    except Ended as end:
+        print(f"ended by {end}", file=sys.stderr)
+        raise typer.Exit(end.code) from None
+    except Exception as error:
+        short = no_room(error)
+        if short is not None:
+            _stop(short, NO_ROOM)
+        if not isinstance(error, (ValueError, BackendError, OSError)):
+            raise
+        _stop(str(error))
 
 
 def _stop(reason: str, code: int = 2) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 import longreel
 from longreel import _native
 from longreel.backends import Request, Row, refusal
+from longreel.cli.console import one_line_errors
 from longreel.ops.registry import OPS
 
 _PACKAGES = ("numpy", "triton", "flash-attn", "transformers", "av", "safetensors")
@@ -87,10 +88,15 @@ def _advice(record: dict[str, str], gpus: list[str]) -> list[str]:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Explain this installation: versions, kernels, what runs where and why not elsewhere."""
-    found = findings()
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
+    with one_line_errors():
+        found = findings()
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
     console = Console()
     facts = Table(show_header=False, box=None, pad_edge=False)
     native, cpu = found["native"], found["cpu"]

@@ -51,6 +51,8 @@ def extract(
             model = setup.model(source)
             with setup.writer(out, source, inputs, frames) as writer, progress(log, source.expected) as told:
                 record = setup.extract(model, source, writer, progress=told)
+        if json_file is not None:
+            append(json_file, json_line(record, named(inputs), None))
         run_table.show(record, console)
         shape = [record.frames, setup.preset.tower.patches + source.facts.prefix, setup.preset.tower.width]
         dtype = str(model.dtype).removeprefix("torch.")
@@ -59,8 +61,6 @@ def extract(
             markup=False,
             soft_wrap=True,
         )
-        if json_file is not None:
-            append(json_file, json_line(record, named(inputs), None))
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from longreel.files.output import append_line
+
 
 def check_output(path: Path | None, *suffixes: str) -> None:
     """ValueError where nothing can be written, or the name has another ending."""
@@ -35,5 +37,4 @@ def _same_file(a: Path, b: Path) -> bool:
 
 def append(path: Path, line: dict[str, Any]) -> None:
     """One line of JSON more."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(path, json.dumps(line))

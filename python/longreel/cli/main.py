@@ -1,8 +1,13 @@
 """The `longreel` command: one verb a file."""
 
+import sys
+from typing import Annotated
+
 import typer
 
-from longreel.cli import ask, bench, extract, profile, run
+from longreel import __version__
+from longreel.cli import ask, bench, extract, profile, run, streams
+from longreel.cli.console import one_line_errors
 from longreel.cli.doctor import doctor
 
 
@@ -12,16 +17,40 @@ def make_app() -> typer.Typer:
         help="Kernels for long-video vision-language models: run a video, measure them, and see what runs here.",
         no_args_is_help=True,
         add_completion=False,
-        pretty_exceptions_show_locals=False,
+        pretty_exceptions_enable=False,
     )
+    app.callback()(_version)
     app.command()(doctor)
     for command in (bench, run, ask, extract, profile):
         command.register(app)
     return app
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
+
+
 app = make_app()
 
 
 def main() -> None:
-    app()
+    """Ends the process: with what the command ends with, once its results are written."""
+    streams.prepare()
+    code = 0
+    try:
+        with one_line_errors():
+            app()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.exit(streams.finish(code))

@@ -1,8 +1,9 @@
 """`longreel profile`: how time and memory of every stage grow with the number of frames."""
 
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,16 +98,16 @@ def profile(
         with log.status("starting") as status:
             for n in counts:
                 status.update(f"{n:,} frames ({len(runs) + 1} of {len(counts)})")
-                with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-                    runs.append(alone.submit(_measure, sweep, n).result())
+                runs.append(_alone(sweep, n))
                 if json_file is not None:
                     append(json_file, runs[-1])
         growth = growths.Growth.of(runs)
         if json_file is not None:
             append(json_file, growths.json_growth(runs, growth))
-        growths.show(runs, growth, console)
         if plot is not None:
             growth_picture.draw(runs, growth, plot)
+        growths.show(runs, growth, console)
+        if plot is not None:
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
     if not all(run.get("passed", True) for run in runs):
         raise typer.Exit(1)
@@ -130,6 +131,19 @@ def _counts(sweep: _Sweep, wanted: list[int] | None) -> list[int]:
     if len(counts) < 2:
         raise ValueError("growth needs at least two numbers of frames: give --count twice")
     return counts
+
+
+def _alone(sweep: _Sweep, count: int) -> dict[str, Any]:
+    """A run in a process of its own, which ends with this one."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, sweep, count).result()
+        except BrokenProcessPool:
+            raise MemoryError(f"the run of {count:,} frames was killed, as one is that takes all memory") from None
+        except BaseException:
+            for child in active_children():
+                child.terminate()
+            raise
 
 
 def _measure(sweep: _Sweep, count: int) -> dict[str, Any]:

@@ -110,12 +110,13 @@ def run(
         if json_file is not None:
             line: dict[str, Any] = json_line(record, named(inputs), verdict, compared)
             append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
+        if plot is not None:
+            run_picture.draw(record, plot)
         run_table.show(record, console, verdict if whole else None)
         if part is not None and compared is not None and verdict is not None:
             console.print(f"compared       on the first {run_table.frames_of(compared)}: {part.why}")
             run_table.show_compared(compared, console, verdict)
         if plot is not None:
-            run_picture.draw(record, plot)
             console.print(f"picture        {plot}", markup=False, soft_wrap=True)
     if verdict is not None and verdict.why is not None:
         raise typer.Exit(1)

@@ -2,8 +2,6 @@
 
 import importlib.util
 import itertools
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -15,6 +13,7 @@ from av.video.frame import PictureType
 
 from longreel.data.cards import SHOWN, Card, check_apart
 from longreel.data.errors import MediaError
+from longreel.files.output import OutputFile
 
 SOURCE_SECONDS = 10
 ENCODED_SECONDS = 120
@@ -67,14 +66,8 @@ def hour_clip(
     path = folder / f"{source.stem}-{seconds}s{'-sound' if audio else ''}{dealt}.mp4"
     if path.exists():
         return path
-    handle, name = tempfile.mkstemp(suffix=".mp4", prefix=f".{path.stem}-", dir=folder)
-    os.close(handle)
-    try:
-        _write(Path(name), seconds, source, audio, cards)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with OutputFile(path) as out:
+        _write(out.part, seconds, source, audio, cards)
     return path
 
 
@@ -82,7 +75,7 @@ def _write(path: Path, seconds: int, source: Path, audio: bool, cards: Sequence[
     frames, rate = _source_frames(source)
     total = int(seconds * rate)
     encoded = min(total, int(ENCODED_SECONDS * rate))
-    with av.open(str(path), "w") as out:
+    with av.open(str(path), "w", format="mp4") as out:
         stream = out.add_stream(
             "libx264",
             rate=rate,

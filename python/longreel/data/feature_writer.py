@@ -1,22 +1,21 @@
 """Writing patch features frame by frame while a video streams; `longreel.data.features` says what the file looks like."""
 
-import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from longreel.data.errors import MediaError
-from longreel.data.features import DTYPES, FORMAT, FORMAT_WITH_OTHERS
+from longreel.data.features import FORMAT, FORMAT_WITH_OTHERS
+from longreel.files.output import OutputFile
+from longreel.files.tensors import bytes_of, header_of
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Digits of the final header are not known at the start: shapes and offsets fit in these spare bytes.
 _SPARE = 256
 
@@ -37,7 +36,7 @@ class _Other:
             raise ValueError(
                 f"{name} {tuple(values.shape)} {values.dtype} with {len(times)} times in a file of {self.shape} {self.dtype}"
             )
-        self.file.write(values.contiguous().view(torch.uint8).numpy().data)
+        self.file.write(bytes_of(values))
         self.times += times.tolist()
 
 
@@ -64,13 +63,12 @@ class FeatureWriter:
         self._others: dict[str, _Other] = {}
         self._room = -(-(len(self._header()) + _SPARE * (1 + 2 * len(others))) // 64) * 64
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}-", suffix=".part", dir=self.path.parent)
+            self._out = OutputFile(self.path)
         except OSError as error:
-            raise MediaError(f"{self.path}: cannot be written ({error.strerror})") from None
-        self._temporary = Path(name)
-        self._file = os.fdopen(handle, "wb")
+            raise MediaError(f"{self.path}: {error.strerror}") from None
+        self._file = self._out.file
         self._file.write(bytes(8 + self._room))
-        self._others = {name: _Other(self.path.parent) for name in others}
+        self._others = {name: _Other(self._out.part.parent) for name in others}
 
     def add(self, features: Tensor, times: Tensor, others: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
         """Append features [f, T, C] in the writer's dtype and their times [f]; others: by name, values [a, ...] and times [a]."""
@@ -84,7 +82,7 @@ class FeatureWriter:
                 raise ValueError(f"{name}: this file is made for features{''.join(f', {own}' for own in self._others)}")
             self._others[name].add(name, values, at)
         if len(features):
-            self._file.write(features.contiguous().view(torch.uint8).numpy().data)
+            self._file.write(bytes_of(features))
         self._times += times.tolist()
 
     def __enter__(self) -> "FeatureWriter":
@@ -93,49 +91,36 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self._out)
+            for other in self._others.values():
+                stack.callback(other.file.close)
             if kind is None:
                 self._finish()
-        finally:
-            self._file.close()
-            for other in self._others.values():
-                other.file.close()
-            self._temporary.unlink(missing_ok=True)
+            elif error is not None:
+                # For `OutputFile`, which names the file that a full disk is about.
+                raise error
 
     def _finish(self) -> None:
-        self._file.write(torch.tensor(self._times, dtype=torch.float64).numpy().data)
+        self._file.write(bytes_of(torch.tensor(self._times, dtype=torch.float64)))
         for other in self._held():
             other.file.seek(0)
             shutil.copyfileobj(other.file, self._file)
-            self._file.write(torch.tensor(other.times, dtype=torch.float64).numpy().data)
+            self._file.write(bytes_of(torch.tensor(other.times, dtype=torch.float64)))
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + self._header().ljust(self._room))
-        self._file.close()
-        # mkstemp makes it private; an ordinary file has the rights that the user's mask leaves.
-        mask = os.umask(0)
-        os.umask(mask)
-        self._temporary.chmod(0o666 & ~mask)
-        os.replace(self._temporary, self.path)
 
     def _held(self) -> list[_Other]:
         """The other modalities of which there is something."""
         return [other for other in self._others.values() if other.times]
 
     def _header(self) -> bytes:
-        header: dict[str, Any] = {
-            "__metadata__": {"format": FORMAT_WITH_OTHERS if self._held() else FORMAT, **self._about}
+        tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+            "features": (self._dtype, (len(self._times), *self._shape)),
+            "times": (torch.float64, (len(self._times),)),
         }
-        end = 0
-        tensors: list[tuple[str, tuple[int, ...], torch.dtype, int]] = [
-            ("features", self._shape, self._dtype, len(self._times))
-        ]
-        tensors += [
-            (name, each.shape, each.dtype, len(each.times)) for name, each in self._others.items() if each.times
-        ]
-        for name, shape, dtype, count in tensors:
-            first, end = end, end + count * math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": _NAMES[dtype], "shape": [count, *shape], "data_offsets": [first, end]}
-            times = "times" if name == "features" else f"{name}.times"
-            header[times] = {"dtype": "F64", "shape": [count], "data_offsets": [end, end + 8 * count]}
-            end += 8 * count
-        return json.dumps(header).encode()
+        for name, other in self._others.items():
+            if other.times:
+                tensors[name] = (other.dtype, (len(other.times), *other.shape))
+                tensors[f"{name}.times"] = (torch.float64, (len(other.times),))
+        return header_of(tensors, {"format": FORMAT_WITH_OTHERS if self._held() else FORMAT, **self._about})

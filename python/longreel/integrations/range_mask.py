@@ -12,7 +12,7 @@ from longreel.integrations.bounded import narrowed, own_chunks
 from longreel.integrations.mask_functions import MaskRule
 from longreel.integrations.mask_sets import layout_of
 from longreel.integrations.padding import Gap, check_same, spans
-from longreel.integrations.steps import step_of
+from longreel.integrations.steps import bounded_step_of, step_of
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import InForce
 from longreel.layout.documents import repeated, text_documents, without_first
@@ -128,7 +128,7 @@ class RangeMask:
         bounds: cu_seq_lens_q and cu_seq_lens_k. positions: position_ids int [B, Sq].
         """
         layout = self.in_force.layout if given is None else given
-        key = (layout, None if bounds is None else bounds[0], positions)
+        key = (layout, *(bounds or (None, None)), positions)
         if self._plan is None or any(a is not b for a, b in zip(self._plan[0], key, strict=True)):
             # Asked here: where this function falls out of a graph, what it calls may be a graph of its own.
             documents = self._documents(batch, bounds, positions, torch.compiler.is_compiling())
@@ -176,7 +176,7 @@ class RangeMask:
                 "under torch.compile positions are not read: pass a planned layout, see VideoLayout.causal, .packed"
             )
         if isinstance(self.place, Tensor):
-            alone = (layout, documents, self.gap, rule.window, rule.chunk) == (None,) * 5
+            alone = (layout, documents, self.gap) == (None,) * 3
             if alone and (step := self._step(None, batch, device)) is not None:
                 return step
             self.place = int(self.place)
@@ -194,7 +194,7 @@ class RangeMask:
             )
         if documents is not None and chunk is not None:
             raise ValueError(f"packed documents cannot be combined with this model's own chunks of {chunk} rows")
-        step = self._step(None, batch, device) if documents is None and chunk is None else None
+        step = self._step(None, batch, device) if documents is None else None
         if step is not None:
             return step
         if self.gap is not None:
@@ -210,10 +210,10 @@ class RangeMask:
 
     def _step(self, layout: Layout | None, batch: int, device: torch.device) -> PlannedLayout | None:
         """The plan where the pass is a step of text behind a cache."""
-        if self.in_force.backend == "flash":
-            return None
-        window = None if isinstance(self.place, Tensor) else self._bound()[0]
-        return step_of(layout, self.gap, self.start, self.place, self.queries, window, batch, device)
+        rule = self.rule
+        if layout is None and self.gap is None and (rule.window, rule.chunk) != (None, None):
+            return bounded_step_of(rule, self.real, self.start, self.place, self.queries, self.dropped, device)
+        return step_of(layout, self.gap, self.start, self.place, self.queries, batch, device)
 
     def _evaluated(
         self,
@@ -272,7 +272,7 @@ class RangeMask:
         plan = (
             planned(rows, device) if rows is not whole or not isinstance(layout, PlannedLayout) else layout.to(device)
         )
-        if isinstance(layout, PlannedLayout):
+        if isinstance(layout, PlannedLayout) and layout.start_given:
             start = layout.start if not cut else (layout.start - cut).clamp(min=0)
             plan = plan.with_start(start.to(device).repeat_interleave(rows.batch_size // whole.batch_size))
         check_same(plan.start, self.start, self.end)

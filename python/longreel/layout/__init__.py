@@ -4,6 +4,7 @@ from longreel.layout._cost import AttentionCost, cost, executed_pairs, visible_p
 from longreel.layout._positions import global_positions, positions, query_positions, query_rows
 from longreel.layout._ranges import Ranges, RowBounds, ranges, row_bounds
 from longreel.layout._slots import cached, cached_ranges, slots
+from longreel.layout.bounded import BoundedSteps, bounded_steps
 from longreel.layout.dense import dense_mask
 from longreel.layout.export import flashmask_row_indices, flex_block_mask, flex_mask_mod
 from longreel.layout.global_keys import global_index
@@ -24,6 +25,7 @@ kept, kept_runs = cached, cached_ranges
 
 __all__ = [
     "AttentionCost",
+    "BoundedSteps",
     "Document",
     "PlannedLayout",
     "Ranges",
@@ -34,6 +36,7 @@ __all__ = [
     "Segment",
     "TextSteps",
     "VideoLayout",
+    "bounded_steps",
     "cached",
     "cached_ranges",
     "cost",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from longreel.layout.row_sets import Line
 from longreel.layout.segments import PADDING, PREFIX, VOCO, VST, Columns, Document, chunk_of
 from longreel.layout.video_layout import VideoLayout
 
@@ -176,11 +177,16 @@ def _text(document: Document) -> Lowered:
     )
 
 
-def _given(document: Document) -> Lowered:
+def of_lines(lines: Sequence[Line]) -> Ranges:
+    """Range segments of one sample, row after row."""
     # [7, lines]
-    rows, lo, lo_step, hi, hi_step, glo, ghi = np.array(document.lines, np.int64).T
+    rows, lo, lo_step, hi, hi_step, glo, ghi = np.array(lines, np.int64).T
     zero, one = np.zeros_like(rows), np.ones_like(rows)
-    own = Ranges(zero, zero, rows, lo, lo_step, hi, hi_step, zero, one, glo, ghi)
+    return Ranges(zero, np.cumsum(rows) - rows, rows, lo, lo_step, hi, hi_step, zero, one, glo, ghi)
+
+
+def _given(document: Document) -> Lowered:
+    own = of_lines(document.lines)
     keys = np.array([(first, count, 1) for first, count in document.members], np.int64).reshape(-1, 3)
     return Lowered(own, keys)
 

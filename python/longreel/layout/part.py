@@ -6,6 +6,7 @@ import torch
 
 from longreel import _native
 from longreel.layout import plain_planner
+from longreel.layout._host_only import host_only
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import Ranges, clipped, ranges
 from longreel.layout.global_keys import global_index
@@ -15,7 +16,7 @@ from longreel.layout.segments import chunk_of
 from longreel.layout.video_layout import VideoLayout
 
 
-@torch.compiler.disable(reason="a layout is planned on the host")
+@host_only("a layout is planned on the host")
 def planned_vst_rows(layout: VideoLayout, device: torch.device | str) -> PlannedLayout:
     """Of one chunk of Video-XL the plan of its VST rows alone, over all its keys. For forward passes: it has no backward plan.
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longreel.layout.step_rows import StepRows
+
 # (query rows, keys) of a tile, by the device's kernels.
 TILES = {"cpu": (16, 64), "cuda": (128, 64)}
 
@@ -22,8 +24,8 @@ class PlannedLayout:
     A plan of one sample serves any batch.
     """
 
-    # A VideoLayout; that class says what it is planned to, so it stands above this one. None: a step of text (steps.py), which
-    # has no kv_blocks, and so no gradient, or some rows of a layout (part.py).
+    # A VideoLayout; that class says what it is planned to, so it stands above this one. StepRows, or None where its place is on
+    # the device: a step of text (steps.py), which has no kv_blocks, and so no gradient. None: some rows of a layout (part.py).
     layout: Any
     tile: tuple[int, int]
     start: Tensor
@@ -62,7 +64,7 @@ class PlannedLayout:
         device = torch.device(device)
         if device.type == self.start.device.type and device.index in (None, self.start.device.index):
             return self
-        if self.layout is None:
+        if self.layout is None or isinstance(self.layout, StepRows):
             there: dict[str, Any] = {
                 f.name: t.to(device) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)
             }

@@ -6,6 +6,7 @@ import torch
 
 from longreel import _native
 from longreel.layout import plain_planner
+from longreel.layout._host_only import host_only
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_index, global_ranges
@@ -30,9 +31,7 @@ def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     return Schedule((rows, keys), tiles, order, kv_blocks, query_ranges, kv_order, per_row)
 
 
-@torch.compiler.disable(
-    reason="a layout is planned on the host: pass what layout.to(device) gives into a compiled graph"
-)
+@host_only("a layout is planned on the host: pass what layout.to(device) gives into a compiled graph")
 def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
     """Plan on the host and copy to `device`; `tile` None is the device's own."""
     device = torch.device(device)

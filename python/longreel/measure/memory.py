@@ -27,6 +27,23 @@ class Peak:
     how: str
 
 
+# What torch's own allocators, and the C++ library's, say of memory that is not there.
+_NO_ROOM = re.compile(
+    r"can't allocate memory|Cannot allocate memory|bad_alloc|bad allocation|out of memory|not enough memory", re.I
+)
+
+
+def no_room(error: BaseException) -> str | None:
+    """Why a computation does not fit, in short, where this error says that it does not; None of another."""
+    said = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return ". ".join(said.split(". ")[:2]) or "out of memory"
+    if not isinstance(error, (RuntimeError, OSError)) or not _NO_ROOM.search(said):
+        return None
+    wanted = re.search(r"tried to allocate (\d+) bytes", said)
+    return f"out of memory: {int(wanted[1]) / 2**30:,.2f} GiB more are not there" if wanted else "out of memory"
+
+
 def tensors_in(result: Any) -> Iterable[Tensor]:
     """Every tensor in nested tuples, lists and dicts."""
     if isinstance(result, Tensor):

@@ -1,13 +1,13 @@
 """What a run keeps of its frames as a file, the input of later questions: which model made it, of how many frames, how."""
 
-import json
 import re
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from longreel.data import MediaError
-from longreel.data.features import check_whole, read_header
+from longreel.files.foreign import ForeignError, parsed, shown
+from longreel.files.tensors import CutError, TensorFile
 from longreel.models.sizes import Preset
 
 # What a file says of weights that were drawn.
@@ -61,15 +61,13 @@ def _same_size(text: str, size: Any) -> bool:
 def described(path: Path) -> dict[str, Any] | None:
     """What a saved memory says of itself, None of another file; MediaError where it was cut short."""
     try:
-        header, start = read_header(path)
-        about = json.loads(header.pop("__metadata__")["longreel"])["about"]
-        size = start + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (MediaError, LookupError, TypeError, AttributeError, ValueError):
+        with TensorFile(path) as file:
+            about = parsed(file.header.metadata["longreel"], sorts=(dict,))["about"]
+    except CutError as error:
+        raise MediaError(str(error)) from None
+    except (ForeignError, LookupError):
         return None
-    if not isinstance(about, dict):
-        return None
-    check_whole(path, size)
-    return about
+    return about if isinstance(about, dict) else None
 
 
 def open_memory(path: Path, system: str, preset: Preset, weights: str) -> SavedMemory | None:
@@ -80,4 +78,10 @@ def open_memory(path: Path, system: str, preset: Preset, weights: str) -> SavedM
     if about.get("system", system) != system:
         raise MediaError(f"{path}: a memory saved by {about['system']}, this run is {system}")
     check_made_by(path, about, made_by(system, preset, weights), preset)
-    return SavedMemory(path, about["frames"], about["patches"], about["options"])
+    for name in ("frames", "patches"):
+        if type(about.get(name)) is not int or not 0 < about[name] < 2**62:
+            raise MediaError(f"{path}: contradicts itself, its {name} are {shown(about.get(name))}")
+    options = about.get("options")
+    if not isinstance(options, dict):
+        raise MediaError(f"{path}: contradicts itself, its options are {shown(options)}")
+    return SavedMemory(path, about["frames"], about["patches"], options)

@@ -202,8 +202,8 @@ def _pairs(plan: PlannedLayout) -> int:
     """Visible pairs; a layout that was planned on the device is read back."""
     if isinstance(plan.layout, VideoLayout):
         return visible_pairs(plan.layout)
-    lo, hi, glo, ghi = plan.bounds.long().unbind(-1)
-    return int((hi - lo + ghi - glo).sum())
+    bounds = plan.bounds.long()
+    return int((bounds[..., 1::2] - bounds[..., ::2]).sum())
 
 
 def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int) -> int | None:

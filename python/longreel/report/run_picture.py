@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from longreel.files.output import OutputFile
 from longreel.models.record import OURS, REFERENCE, RunRecord
 from longreel.report.run_table import frames_of, ratio
 from longreel.report.stages import colour, short, stage
@@ -30,8 +31,11 @@ def draw(record: RunRecord, path: Path) -> None:
         if compared:
             title += f", {ratio(record.total(REFERENCE), record.total())} end to end"
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        figure.savefig(path)
-        plt.close(figure)
+        try:
+            with OutputFile(path) as out:
+                figure.savefig(out.file, format=path.suffix.removeprefix("."))
+        finally:
+            plt.close(figure)
 
 
 def _totals(axes: Axes, record: RunRecord, paths: list[str]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.layout._ranges import ranges
-from longreel.ops.flash.pieces import FlashCall, calls
+from longreel.layout.step_rows import StepRows
+from longreel.ops.flash.pieces import FlashCall, calls, ranges_of
 from longreel.ops.flash.varlen import missing, varlen
 
 
@@ -24,9 +24,9 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
         return "knows the left padding of the layout, not one given by with_start"
     if not scale > 0:
         return "takes a scale above 0: flash attention masks with an infinity that is scaled too"
-    if not isinstance(plan.layout, VideoLayout):
+    if not isinstance(plan.layout, VideoLayout | StepRows):
         return "makes its calls on the host, which knows no layout planned on the device, or moved there"
-    r = ranges(plan.layout)
+    r = ranges_of(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():
         return "has no sliding windows: their rows see keys from different first ones on"
@@ -47,7 +47,7 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, given_k: Tensor | None, given_v: Tensor | None, global_index: Tensor,
-        layout: VideoLayout, scale: float,
+        layout: VideoLayout | StepRows, scale: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch, rows, heads, width = q.shape
         tensors = _flattened(q, k, v, *_global_keys(k, v, given_k, given_v, global_index))
@@ -148,7 +148,7 @@ def _with_lse(
     return grad_out, pad(out, (0, 1)), tensors
 
 
-def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout) -> tuple[FlashCall, ...]:
+def _calls(q: Tensor, k: Tensor, global_index: Tensor, layout: VideoLayout | StepRows) -> tuple[FlashCall, ...]:
     return calls(layout, len(q), k.shape[1], global_index.shape[1], q.device) if q.numel() else ()
 
 

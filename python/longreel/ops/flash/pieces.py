@@ -16,7 +16,8 @@ from torch import Tensor
 
 from longreel.layout import VideoLayout
 from longreel.layout._modes import ordinary_tensors
-from longreel.layout._ranges import ranges
+from longreel.layout._ranges import Ranges, ranges
+from longreel.layout.step_rows import StepRows
 
 BLOCK = 128  # keys of G that fill a tile of a kernel
 MOST_SEQUENCES = 65_535  # of a call: a dimension of a CUDA grid
@@ -66,12 +67,17 @@ class FlashCall(NamedTuple):
         return max(keys for _, keys in self.lengths)
 
 
+def ranges_of(layout: VideoLayout | StepRows) -> Ranges:
+    own: Ranges = layout.ranges if isinstance(layout, StepRows) else ranges(layout)
+    return own
+
+
 @lru_cache(maxsize=16)
-def pieces(layout: VideoLayout) -> tuple[Piece, ...]:
+def pieces(layout: VideoLayout | StepRows) -> tuple[Piece, ...]:
     """The calls that make up the layout: O(segments log segments) sequences."""
     # (over G, causal, level) -> (sample, first key, last key) -> rows
     found: dict[tuple[bool, bool, int], dict[tuple[int, int, int], list[Span]]] = {}
-    for sample, row, rows, lo, _, hi, up, carry, over, glo, ghi in ranges(layout).table().tolist():
+    for sample, row, rows, lo, _, hi, up, carry, over, glo, ghi in ranges_of(layout).table().tolist():
         own = hi - 1 + (carry // over)
         # Rows of a block see the same keys; others one more than the row before.
         square = rows > 1 and up > 0 and lo <= own
@@ -90,7 +96,7 @@ def pieces(layout: VideoLayout) -> tuple[Piece, ...]:
     return tuple(Piece(is_global, causal, tuple(made)) for (is_global, causal, *_), made in alike.items())
 
 
-def executed_pairs(layout: VideoLayout) -> int:
+def executed_pairs(layout: VideoLayout | StepRows) -> int:
     """(query row, key) pairs of one head that torch's CPU kernel multiplies, over all samples: blocks of rows, each with the
     blocks of 512 keys up to its last row where the piece is causal."""
     pairs = 0
@@ -106,7 +112,9 @@ def executed_pairs(layout: VideoLayout) -> int:
 
 @lru_cache(maxsize=16)
 @ordinary_tensors()
-def calls(layout: VideoLayout, batch: int, keys: int, places: int, device: torch.device) -> tuple[FlashCall, ...]:
+def calls(
+    layout: VideoLayout | StepRows, batch: int, keys: int, places: int, device: torch.device
+) -> tuple[FlashCall, ...]:
     """The pieces of the layout for `batch` samples, each of `keys` rows of K and `places` of G."""
     made = []
     for piece in pieces(layout):

@@ -1,0 +1,109 @@
+"""What a token of a video is worth keeping for: a number for each of T frames of N tokens, the larger the better.
+
+Features are read in chunks of frames, several times where a formula needs it; the scores [T, N] are all that is held. Computed in
+float32, in float64 where the features are.
+"""
+
+import torch
+from torch import Tensor
+
+from longreel.compression.frames import FrameFeatures, chunks, wide
+
+# VidCom2's kernel widths: 2^-3 .. 2^1.
+WIDTHS = tuple(2.0**power for power in range(-3, 2))
+# Of a length that is divided by.
+SMALLEST = 1e-12
+
+
+def by_change(frames: FrameFeatures) -> Tensor:
+    """[T, N]: 1 - cos(x_t, x_{t-1}) at the same place; infinity in the first frame, which goes before all others.
+
+    Efficient Video Sampling (arXiv 2510.14624).
+    """
+    before, out = None, []
+    for x in chunks(frames):
+        lengths = torch.linalg.vector_norm(x, dim=-1).clamp(min=1e-8)
+        if before is None:
+            out.append(x.new_full((1, x.shape[1]), torch.inf))
+        else:
+            out.append(_change(x[:1], lengths[:1], *before))
+        out.append(_change(x[1:], lengths[1:], x[:-1], lengths[:-1]))
+        before = x[-1:].clone(), lengths[-1:]
+    return torch.cat(out)
+
+
+def _change(x: Tensor, length: Tensor, before: Tensor, length_before: Tensor) -> Tensor:
+    return 1 - (x * before).sum(-1) / (length * length_before)
+
+
+def by_query(frames: FrameFeatures, query: Tensor) -> Tensor:
+    """[T, N]: mean_m softmax_{t,n}(q_m . x_tn / sqrt(C)), query [M, C]; over the whole video it sums to one.
+
+    The weights of LLaMA-VID's context token (arXiv 2311.17043, equation 1, without its projections), with the video for the
+    frame: what `context_attention` returns for all tokens packed as one. The softmax is shifted in two reads.
+    """
+    query = wide(query)
+    query = query * query.shape[-1] ** -0.5
+    # [M]
+    lse = query.new_full((query.shape[0],), -torch.inf)
+    for x in chunks(frames):
+        lse = torch.logaddexp(lse, _products(query, x).flatten(1).logsumexp(1))
+    return torch.cat([(_products(query, x) - lse[:, None, None]).exp().mean(0) for x in chunks(frames)])
+
+
+def _products(query: Tensor, x: Tensor) -> Tensor:
+    """[M, f, N]"""
+    return (query @ x.flatten(0, 1).T.to(query)).unflatten(1, x.shape[:2])
+
+
+def by_uniqueness(frames: FrameFeatures) -> tuple[Tensor, Tensor]:
+    """[T, N], how unlike its frame and the video a token is; [T], how unlike the video a frame is.
+
+    VidCom2 (arXiv 2505.14454) as its code computes it: of the half of the channels that vary least, normalised to z,
+
+        G(z, c) = sum_a exp(-|z - c|^2 / 2a)        a in 1/8, 1/4, 1/2, 1, 2
+        token = -G(z, mean of the video) - G(z, mean of the frame)        frame = -mean over its tokens of G(z, mean of the video)
+    """
+    total = frames.shape[0]
+    steady = _steady_channels(frames)
+    # Lengths of tokens over those channels, [T][f, N]; sums of z.
+    lengths, sums = [], []
+    for x in chunks(frames):
+        lengths.append((x.square() * steady).sum(-1).sqrt())
+        sums.append(_means(x, lengths[-1]).sum(0))
+    centre = torch.stack(sums).sum(0) * steady / total
+    scores, unlike = [], []
+    for x, length in zip(chunks(frames), lengths, strict=True):
+        to_video = _kernel(x, length, centre.expand(len(x), -1))
+        scores.append(-to_video - _kernel(x, length, _means(x, length) * steady))
+        unlike.append(-to_video.mean(-1))
+    return torch.cat(scores), torch.cat(unlike)
+
+
+def _steady_channels(frames: FrameFeatures) -> Tensor:
+    """1 for the half of the channels with the smallest variance over all tokens, equal ones by their number, else 0; [C]."""
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks(frames):
+        x = chunk.flatten(0, 1)
+        here = x.mean(0)
+        # Means and sums of squares about them, joined (Chan, Golub, LeVeque 1979).
+        about, more, here = (x - here).square().sum(0).double(), len(x), here.double()
+        apart = here - mean.to(here)
+        squares = squares.to(here) + about + apart.square() * (count * more / (count + more))
+        mean = mean.to(here) + apart * (more / (count + more))
+        count += more
+    half = max(1, squares.shape[0] // 2)
+    return torch.zeros_like(squares, dtype=chunk.dtype).index_fill_(0, squares.argsort(stable=True)[:half], 1)
+
+
+def _means(x: Tensor, length: Tensor) -> Tensor:
+    """[f, C]: means over a frame's tokens of x / length."""
+    return torch.bmm((1 / length.clamp(min=SMALLEST))[:, None], x)[:, 0] / x.shape[1]
+
+
+def _kernel(x: Tensor, length: Tensor, centre: Tensor) -> Tensor:
+    """[f, N]: G(z, c) with |z - c|^2 = |z|^2 - 2 z . c + |c|^2; centre [f, C]. A token is summed by itself, so that those that
+    are the same score the same."""
+    unit = length.clamp(min=SMALLEST)
+    apart = (length / unit).square() - 2 * (x * centre[:, None]).sum(-1) / unit + centre.square().sum(-1)[:, None]
+    return torch.stack([(-apart.clamp(min=0) / (2 * width)).exp() for width in WIDTHS]).sum(0)

@@ -1,0 +1,88 @@
+"""The command line in a process of its own, forked from one that has everything imported: its end, crashes too, is seen."""
+
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from longreel.models.llama_vid import Preset
+
+_IMPORTED = [
+    "longreel.cli.main", "longreel.models.setup", "longreel.models.llama_vid.model", "longreel.models.weights",
+    "longreel.report.run_table", "longreel.parity.agreement", "transformers.models.llama.modeling_llama", "av",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command runs: what stdout is ("file", "closed", "full", "unread", or an encoding), and limits in bytes."""
+
+    stdout: str = "file"
+    file_size: int | None = None
+    more_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class End:
+    code: int
+    out: str
+    said: list[str]
+
+
+def start(folder: Path, preset: Preset, arguments: Sequence[object], place: Place) -> BaseProcess:
+    server = get_context("forkserver")
+    server.set_forkserver_preload(_IMPORTED)
+    process = server.Process(target=_run, args=(str(folder), preset, [str(one) for one in arguments], place))
+    process.start()
+    return process
+
+
+def end(process: BaseProcess, folder: Path, seconds: float = 240) -> End:
+    process.join(seconds)
+    assert process.exitcode is not None, "it hangs"
+    out = (folder / "out.txt").read_bytes().decode("utf-8", "replace")
+    return End(process.exitcode, out, (folder / "err.txt").read_text().splitlines())
+
+
+def call(folder: Path, preset: Preset, *arguments: object, place: Place = Place()) -> End:
+    return end(start(folder, preset, arguments, place), folder)
+
+
+def _run(folder: str, preset: Preset, arguments: list[str], place: Place) -> None:
+    import torch
+
+    from longreel.cli.main import main
+    from longreel.models.llama_vid import PRESETS
+
+    torch.set_num_threads(1)
+    PRESETS[preset.name] = preset
+    _redirect("out.txt" if place.stdout != "full" else "/dev/full", 1, Path(folder))
+    _redirect("err.txt", 2, Path(folder))
+    Path(folder, "out.txt").touch()
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if place.stdout == "unread":
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(reader)
+    known = place.stdout in ("file", "full", "unread", "closed")
+    sys.stdout = open(1, "w", encoding="utf-8" if known else place.stdout, closefd=False)  # noqa: SIM115
+    if place.stdout == "closed":
+        os.close(1)
+        sys.stdout = None  # type: ignore[assignment]
+    if place.file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (place.file_size, resource.RLIM_INFINITY))
+    if place.more_memory is not None:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + place.more_memory, resource.RLIM_INFINITY))
+    sys.argv = ["longreel", *arguments]
+    main()
+
+
+def _redirect(name: str, number: int, folder: Path) -> None:
+    handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, number)
+    os.close(handle)

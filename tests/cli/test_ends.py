@@ -1,0 +1,93 @@
+"""However a command ends, nothing is half-written and one line says why: signals, streams, full disks, memory."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from forked import Place, call, end, start
+
+from longreel.models.inputs import feature_writer
+from longreel.models.llama_vid import Preset
+
+
+@pytest.fixture
+def features(tmp_path: Path, small: Preset) -> Path:
+    path = tmp_path / "in.safetensors"
+    with feature_writer(path, "llama-vid", small, {"kind": "video"}, num_prefix_tokens=0) as writer:
+        writer.add(torch.randn(6, small.tower.patches, small.tower.width), torch.arange(6.0))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGHUP, 129, "ended by SIGHUP"),
+    ],
+    ids=lambda each: getattr(each, "name", None),
+)
+def test_an_interrupted_extract_leaves_nothing(
+    tmp_path: Path, small: Preset, clip: Path, number: int, code: int, said: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    options = ["--preset", "tiny", "--frames", "fps:1000", "--chunk", 2, "--out", out / "a.safetensors"]
+    process = start(tmp_path, small, ["extract", clip, *options], Place())
+    deadline = time.monotonic() + 240
+    while not list(out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    ended = end(process, tmp_path)
+    assert (ended.code, ended.said) == (code, [said])
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stdout", "code", "said"),
+    [
+        ("ascii", 0, []),
+        ("closed", 0, []),
+        ("full", 2, ["longreel: [Errno 28] No space left on device"]),
+        ("unread", 1, []),
+    ],
+)
+def test_the_result_is_not_lost_to_stdout(
+    tmp_path: Path, small: Preset, features: Path, stdout: str, code: int, said: list[str]
+) -> None:
+    lines = tmp_path / "run.jsonl"
+    question = ["--question", "Où est le café, 日本?"]
+    run = ["run", features, "--preset", small.name, "--json", lines, *question]
+    ended = call(tmp_path, small, *run, place=Place(stdout))
+    assert (ended.code, ended.said) == (code, said)
+    assert json.loads(lines.read_text())["frames"] == 6
+    if stdout == "ascii":
+        assert "6 frames in" in ended.out
+        assert r"O\xf9 est le caf\xe9, \u65e5\u672c?" in ended.out
+        assert ended.out.isascii()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, small: Preset, clip: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    extract = ["extract", clip, "--preset", small.name, "--frames", "fps:50", "--out", out / "a.safetensors"]
+    ended = call(tmp_path, small, *extract, place=Place(file_size=20_000))
+    assert ended.code == 2
+    assert len(ended.said) == 1
+    assert "cannot be written (File too large)" in ended.said[0]
+    assert "a.safetensors" in ended.said[0]
+    assert list(out.iterdir()) == []
+
+
+def test_a_run_that_does_not_fit_is_one_line(tmp_path: Path, small: Preset, clip: Path) -> None:
+    """As on a GPU: exit code 3."""
+    ended = call(tmp_path, small, "run", clip, "--preset", "7b", place=Place(more_memory=1 << 28))
+    assert ended.code == 3, ended
+    assert len(ended.said) == 1
+    assert ended.said[0].startswith("longreel: out of memory")
