@@ -41,8 +41,8 @@ plan_of = lru_cache(maxsize=64)(Plan)
 def answers(decoder: VSTDecoder, raw: Tensor, asked: Tensor, plan: Plan, skipped: Tensor | None = None) -> Tensor:
     """Logits [B, Q, V] behind each question.
 
-    raw: visual tokens [B, tokens, E]; asked: ids [B, Q], one after the other behind the video. skipped: positions [B, chunks + 1] that
-    are left out before each chunk and before the questions, as if there had been more video; they never get fewer.
+    raw: visual tokens [B, tokens, E]; asked: ids [B, Q], one after the other behind the video. skipped: positions [B, chunks + 1]
+    that are left out before each chunk and before the questions, as if there had been more video; they never get fewer.
     """
     batch, language = len(raw), decoder.language
     first, last = language.model.layers
