@@ -8,7 +8,7 @@ from torch import Tensor
 from longreel.backends import LOW, Row, reference_row
 from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
-from longreel.ops.common.memory import check_even, check_memory, check_rows, tables
+from longreel.ops.common.memory import check_even, check_memory, check_rows, check_written, tables
 from longreel.ops.op import Lowered, Op, run
 from longreel.reference.vst_append_ import vst_append_ as reference
 from longreel.schemas import arguments
@@ -52,6 +52,9 @@ def lower(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, c
     check_rows(None, k, v)
     check_even(k.shape[3])
     check_memory(k, mem_k=mem_k, mem_v=mem_v, mem_len=mem_len)
+    check_written(mem_k=mem_k, mem_v=mem_v)
+    if mem_k is mem_v:
+        raise ValueError("mem_k and mem_v are one tensor: keys and values need a memory each")
     cos, sin = tables(k, cos, sin)
     if cos.dim() != 2:
         raise ValueError(f"cos and sin are [positions, {k.shape[3] // 2}], given {list(cos.shape)}")
