@@ -119,6 +119,7 @@ def test_half_is_the_prompt_without_the_rest(models: dict[str, Any], name: str) 
     for method in ("context", "evs", "vidcom2"):
         ours = longreel.compress_video(model, inputs, method=method, keep=0.5)
         out = dropped(inputs, token, ours.cuts, tail=int(name == "llava_onevision"))
+        assert torch.equal(ours.next_position, own_positions(model, inputs).view(-1, *out.shape)[-1][:, -1] + 1)
         assert all(len(one.kept) * 2 == one.tokens for one in ours.cuts)
         assert out.any(1).all()
         masked = inputs | {
@@ -240,7 +241,7 @@ def test_rows_of_other_lengths(models: dict[str, Any], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
 @torch.no_grad()
-def test_under_longreel_attention_and_in_bf16(models: dict[str, Any], name: str) -> None:
+def test_under_longreel_attention_in_chunks_of_the_prompt_and_in_bf16(models: dict[str, Any], name: str) -> None:
     given = padded(models[name][1])
     ours, _ = made(BUILD[name], {"text_config": "longreel"})
     cut = longreel.compress_video(models[name][0], given, keep=0.5)
@@ -248,6 +249,8 @@ def test_under_longreel_attention_and_in_bf16(models: dict[str, Any], name: str)
     torch.testing.assert_close(got, want, **CLOSE)
     answers = [model.generate(**cut, max_new_tokens=3, **WORDS) for model in (models[name][0], ours)]
     assert torch.equal(*answers)
+    for more in ({"prefill_chunk_size": 5}, {"cache_implementation": "static"}):
+        assert torch.equal(models[name][0].generate(**cut, max_new_tokens=3, **WORDS, **more), answers[0])
     low = made(BUILD[name])[0].bfloat16()
     assert torch.equal(low(**longreel.compress_video(low, given, keep=1)).logits, low(**given).logits)
     for method in METHODS:

@@ -21,9 +21,9 @@ from longreel.triton_kernels.qformer_attention.config import key_block, scores_c
 from longreel.triton_kernels.qformer_attention.forward import (
     SHIFTS,
     Weights,
+    by_rows,
     inverse,
     samples_at_once,
-    scaled,
     sums_by,
     table_dots,
     weights_of_frames,
@@ -86,11 +86,11 @@ def backward(whole: QFormerCall, grad_out: Tensor, out: Tensor, lse: Tensor, nee
         for t, wanted in zip(given, need, strict=True)
     ))  # fmt: skip
     bias = 0.0 if whole.b_v is None else whole.b_v.float()
-    of_rows = (grad_out * (out - bias)).unflatten(2, (heads, -1)).sum(-1).flatten(1)
-    by_rows = lse.transpose(1, 2).flatten(1)
+    delta = (grad_out * (out - bias)).unflatten(2, (heads, -1)).sum(-1).flatten(1)
+    log_sums = lse.transpose(1, 2).flatten(1)
     # Without a key there is nothing to subtract from: every score is -inf.
-    some = by_rows > -torch.inf
-    by_rows = torch.where(some, by_rows, 0.0)
+    some = log_sums > -torch.inf
+    log_sums = torch.where(some, log_sums, 0.0)
     if need.b_v and whole.b_v is not None:
         made.b_v.copy_(torch.where(some[:, :1, None], grad_out, 0.0).sum((0, 1)))
     sums = need.query or need.w_k or need.w_v
@@ -103,28 +103,32 @@ def backward(whole: QFormerCall, grad_out: Tensor, out: Tensor, lse: Tensor, nee
         if begin == 0 or not shared:
             absorbed = absorb(call.query, call.w_k, heads, call.scale, half)
         upstream = absorb(grad, call.w_v, heads, 1.0, half)
-        p, ds, norm, off = softmax_gradients(call, absorbed, upstream, by_rows[begin:end], of_rows[begin:end])
+        p, ds, norm, off = softmax_gradients(call, absorbed, upstream, log_sums[begin:end], delta[begin:end])
         p_frames = ds_frames = None
         if sums or need.frame_table:
             p_frames, ds_frames = weights_of_frames(call, p), weights_of_frames(call, ds)
+        of_p, of_ds = norm * p.unit, norm * ds.unit
         if sums:
-            values = scaled(sums_by(call, p, p_frames), norm)
+            p_sums = sums_by(call, p, p_frames)
         if need.w_v:
-            outer(grad, values, made.w_v, heads, 1.0, half)
+            outer(by_rows(grad, of_p), p_sums, made.w_v, heads, half)
         if need.query or need.w_k:
-            d_absorbed = scaled(sums_by(call, ds, ds_frames), norm) - scaled(values, off)
+            # dA = ds_sums of_ds - p_sums of_p off: the factors of rows go where there is least to multiply
+            ds_sums = sums_by(call, ds, ds_frames)
         if need.query:
-            d_query = project(d_absorbed, call.w_k, heads, call.scale, half)
+            d_query = by_rows(project(ds_sums, call.w_k, heads, half), call.scale * of_ds)
+            d_query -= by_rows(project(p_sums, call.w_k, heads, half), call.scale * of_p * off)
             if shared:
                 made.query.add_(d_query.sum(0))
             else:
                 made.query[begin:end] = d_query
         if need.w_k:
-            query = call.query.expand(end - begin, -1, -1)
-            outer(query, d_absorbed, made.w_k, heads, call.scale, half)
+            query = call.query.expand(end - begin, -1, -1).float()
+            outer(by_rows(query, call.scale * of_ds), ds_sums, made.w_k, heads, half)
+            outer(by_rows(query, -call.scale * of_p * off), p_sums, made.w_k, heads, half)
         if need.x or need.frame_table:
-            ds_rows = scaled(absorbed.expand(end - begin, -1, -1), norm)
-            p_rows = scaled(upstream, norm) - scaled(ds_rows, off)
+            ds_rows = by_rows(absorbed.expand(end - begin, -1, -1), norm)
+            p_rows = by_rows(upstream, norm) - by_rows(ds_rows, off)
             if need.x:
                 gradient_of_keys(call, ds, p, ds_rows, p_rows, made.x[begin:end])
             if need.frame_table and ds_frames is not None and p_frames is not None:

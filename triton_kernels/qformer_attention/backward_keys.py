@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.qformer_attention.config import keys_config
-from longreel.triton_kernels.qformer_attention.forward import Weights, scaled
+from longreel.triton_kernels.qformer_attention.forward import Weights, by_rows
 from longreel.triton_kernels.qformer_attention.launch import VARYING, QFormerCall, nearest, operand_of
 from longreel.triton_kernels.qformer_attention.sums import read_weights
 from torch import Tensor
@@ -67,7 +67,7 @@ def gradient_of_keys(
     same for every key, so that it adds up in a frame."""
     batch, keys, channels = dx.shape
     dtype = call.x.dtype
-    a, g = operand_of(scaled(ds_rows, ds.unit), dtype, exactly), operand_of(scaled(p_rows, p.unit), dtype, exactly)
+    a, g = operand_of(by_rows(ds_rows, ds.unit), dtype, exactly), operand_of(by_rows(p_rows, p.unit), dtype, exactly)
     ds_gain = p_gain = factor = None
     if a.unit is not None and g.unit is not None:
         # [B, blocks, R]: what a weight times its row is to be multiplied with, and the largest of a block taken out of them

@@ -115,7 +115,7 @@ def weights_of_frames(call: QFormerCall, weights: Weights) -> Weights | None:
     frames = call.frame_table.shape[0]
     block = key_block(frames, call.x.element_size())
     sums = torch.empty(batch, rows, frames, dtype=torch.float32, device=call.x.device)
-    bm = 16
+    bm = pow2(rows, 16, 32)
     with torch.cuda.device_of(call.x):
         qformer_frame_sums_kernel[(batch * frames * triton.cdiv(rows, bm),)](
             weights.values, weights.gain, sums, weights.blocks, rows, frames, call.frame_size,
@@ -127,16 +127,19 @@ def weights_of_frames(call: QFormerCall, weights: Weights) -> Weights | None:
 
 
 def sums_by(call: QFormerCall, weights: Weights, of_frames: Weights | None) -> Tensor:
-    """fp32 [B, R, C]: keys by their weights, and frame positions by theirs."""
-    sums = scaled(sums_of_keys(call, weights, call.x, call.key_mask), weights.unit)
+    """fp32 [B, R, C], to be multiplied with the weights' unit: keys by their weights, and frame positions by theirs."""
+    sums = sums_of_keys(call, weights, call.x, call.key_mask)
     if of_frames is not None:
         assert call.frame_table is not None
-        sums += scaled(sums_of_keys(call, of_frames, call.frame_table[None], None), of_frames.unit)
+        sums.add_(sums_of_keys(call, of_frames, call.frame_table[None], None), alpha=call.frame_size)
     return sums
 
 
-def scaled(rows: Tensor, unit: Tensor | float) -> Tensor:
-    return rows * (unit[..., None] if isinstance(unit, Tensor) else unit)
+def by_rows(tensor: Tensor, factor: Tensor | float) -> Tensor:
+    """[B, R, C], or [B, Nq, H D], times a factor [B, R]."""
+    if not isinstance(factor, Tensor):
+        return tensor * factor
+    return (tensor.reshape(*factor.shape, -1) * factor[..., None]).view(tensor.shape)
 
 
 def inverse(total: Tensor) -> Tensor:
@@ -156,8 +159,8 @@ def forward(whole: QFormerCall) -> tuple[Tensor, Tensor]:
         if begin == 0 or whole.query.shape[0] > 1:
             absorbed = absorb(call.query, call.w_k, call.heads, call.scale, half)
         weights, total, log_sums = softmax_weights(call, absorbed)
-        sums = scaled(sums_by(call, weights, weights_of_frames(call, weights)), inverse(total))
-        made = project(sums, call.w_v, call.heads, 1.0, half)
+        sums = sums_by(call, weights, weights_of_frames(call, weights))
+        made = by_rows(project(sums, call.w_v, call.heads, half), inverse(total))
         if call.b_v is not None:
             made += torch.where(total[:, :1, None] > 0, call.b_v, 0.0)
         out[begin : begin + at_once] = made

@@ -46,7 +46,8 @@ def product(a: Tensor, b: Tensor, out: Tensor, scale: float, half: bool, add: bo
     heads, rows, columns = out.shape
     if out.numel() == 0:
         return
-    bm, bn = pow2(rows, 16, 32), pow2(columns, 16, 64)
+    # few rows: narrow tiles, so that there are programs enough
+    bm, bn = pow2(rows, 16, 32), pow2(columns, 16, 64 if rows > 512 else 16)
     with torch.cuda.device_of(out):
         qformer_product_kernel[triton.cdiv(rows, bm) * triton.cdiv(columns, bn), heads](
             a, b, out, *a.stride(), *b.stride(), *out.stride(), scale, rows, columns, a.shape[2],
@@ -74,17 +75,17 @@ def absorb(rows: Tensor, weights: Tensor, heads: int, scale: float, half: bool) 
     return out.view(batch, queries * heads, channels)
 
 
-def project(sums: Tensor, weights: Tensor, heads: int, scale: float, half: bool) -> Tensor:
-    """Sums of keys [B, Nq H, C] by weights [H D, C], times `scale`: fp32 [B, Nq, H D]."""
+def project(sums: Tensor, weights: Tensor, heads: int, half: bool) -> Tensor:
+    """Sums of keys [B, Nq H, C] by weights [H D, C]: fp32 [B, Nq, H D]."""
     batch, rows, channels = sums.shape
     out = sums.new_empty(batch, rows // heads, weights.shape[0])
     of_each = sums.view(batch, rows // heads, heads * channels)
-    product(of_heads(of_each, heads), weights.unflatten(0, (heads, -1)).mT, of_heads(out, heads), scale, half)
+    product(of_heads(of_each, heads), weights.unflatten(0, (heads, -1)).mT, of_heads(out, heads), 1.0, half)
     return out
 
 
-def outer(rows: Tensor, sums: Tensor, into: Tensor, heads: int, scale: float, half: bool) -> None:
-    """into fp32 [H D, C] += scale times rows [B, Nq, H D] by sums [B, Nq H, C], added over samples and queries."""
+def outer(rows: Tensor, sums: Tensor, into: Tensor, heads: int, half: bool) -> None:
+    """into fp32 [H D, C] += rows [B, Nq, H D] by sums [B, Nq H, C], added over samples and queries."""
     of_each = sums.view(*rows.shape[:2], -1)
     a, b = of_heads(rows.contiguous(), heads).mT, of_heads(of_each, heads)
-    product(a, b, into.unflatten(0, (heads, -1)), scale, half, add=True)
+    product(a, b, into.unflatten(0, (heads, -1)), 1.0, half, add=True)

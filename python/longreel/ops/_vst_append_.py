@@ -44,7 +44,11 @@ def vst_append_(
         ValueError, TypeError: what does not fit, naming what was given and what is allowed.
         RuntimeError: on the CPU, more rows than the memory has room for, nothing is written then. A gradient is wanted.
     """
-    run(OP, lower(mem_k, mem_v, mem_len, k, v, cos, sin), backend)
+    lowered = lower(mem_k, mem_v, mem_len, k, v, cos, sin)
+    check_written(mem_k=mem_k, mem_v=mem_v)
+    if mem_k is mem_v:
+        raise ValueError("mem_k and mem_v are one tensor: keys and values need a memory each")
+    run(OP, lowered, backend)
 
 
 def lower(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Lowered:
@@ -52,9 +56,6 @@ def lower(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, c
     check_rows(None, k, v)
     check_even(k.shape[3])
     check_memory(k, mem_k=mem_k, mem_v=mem_v, mem_len=mem_len)
-    check_written(mem_k=mem_k, mem_v=mem_v)
-    if mem_k is mem_v:
-        raise ValueError("mem_k and mem_v are one tensor: keys and values need a memory each")
     cos, sin = tables(k, cos, sin)
     if cos.dim() != 2:
         raise ValueError(f"cos and sin are [positions, {k.shape[3] // 2}], given {list(cos.shape)}")
