@@ -48,9 +48,9 @@ def scores_config(rows: int, block: int, itemsize: int, shared: int, operands: i
         # what a step drops is carried along: short steps drop little
         return QFormerTile(pow2(rows, 16, 32), block, 16, 8, 3)
     most = pow2(rows, 16, 128 // operands)
-    held = block + most * operands
-    step = 64 if 3 * held * 64 * itemsize <= shared else 32
-    return QFormerTile(most, block, step, 8 if most * block >= 128 * 64 else 4, 3)
+    held = (block + most * operands) * itemsize
+    step = 64 if 3 * held * 64 <= shared else 32
+    return QFormerTile(most, block, step, 8 if most * block >= 128 * 64 else 4, stages(held * step, shared))
 
 
 def sums_config(rows: int, channels: int, itemsize: int, shared: int) -> QFormerTile:
@@ -58,9 +58,10 @@ def sums_config(rows: int, channels: int, itemsize: int, shared: int) -> QFormer
     if itemsize == 4:
         return QFormerTile(pow2(rows, 16, 32), 64, 32, 8, 3)
     most, columns = pow2(rows, 16, 128), pow2(channels, 16, 128)
-    # the rows' weights change their scale in registers: one more stage
-    step = 64 if 4 * (most + columns) * 64 * itemsize <= shared else 32
-    return QFormerTile(most, columns, step, 8 if most * columns >= 128 * 64 else 4, 3)
+    # the weights change their scale in registers: one more stage
+    held = (most + columns) * itemsize
+    step = 64 if 4 * held * 64 <= shared else 32
+    return QFormerTile(most, columns, step, 8 if most * columns >= 128 * 64 else 4, stages(held * step, shared))
 
 
 def keys_config(block: int, channels: int, itemsize: int, shared: int) -> QFormerTile:
@@ -71,9 +72,15 @@ def keys_config(block: int, channels: int, itemsize: int, shared: int) -> QForme
     # [two weights of the keys | two rows]
     held = 2 * (block + columns) * 32 * itemsize
     keys = block if 3 * held <= shared else 64
-    return QFormerTile(keys, columns, 32, 8, 3)
+    return QFormerTile(keys, columns, 32, 8, stages(held, shared))
+
+
+def stages(held: int, shared: int) -> int:
+    """Steps of `held` bytes in shared memory: one in use, two on their way, three where a tenth is left for the rest."""
+    return 4 if 4 * held <= shared * 9 // 10 else 3
 
 
 def splits(blocks: int, programs: int, processors: int) -> int:
-    """Parts of the keys whose sums are added up in their order: two programs a multiprocessor."""
-    return max(1, min(blocks // LEAST_BLOCKS, -(-2 * processors // max(programs, 1)), MOST_SPLITS))
+    """Parts of the keys whose sums are added up in their order: at most two programs a multiprocessor, one more would wait for
+    all."""
+    return max(1, min(blocks // LEAST_BLOCKS, 2 * processors // max(programs, 1), MOST_SPLITS))

@@ -87,8 +87,6 @@ def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield _LANGUAGE + name, value
     for path in sorted(folder.glob("*.pth")):
         prefix = {TOWER_FILE: _TOWER, AUDIO_FILE: _AUDIO}.get(path.name, "")
-        found = unpickled(path)
         # LAVIS saves a model as one entry of several.
-        inner = found.get("model")
-        for name, value in (inner if isinstance(inner, dict) else found).items():
+        for name, value in unpickled(path, "model").items():
             yield prefix + name, value
