@@ -81,5 +81,6 @@ def stages(held: int, shared: int) -> int:
 
 
 def splits(blocks: int, programs: int, processors: int) -> int:
-    """Parts of the keys whose sums are added up in their order: two programs a multiprocessor."""
-    return max(1, min(blocks // LEAST_BLOCKS, -(-2 * processors // max(programs, 1)), MOST_SPLITS))
+    """Parts of the keys whose sums are added up in their order: at most two programs a multiprocessor, one more would wait for
+    all."""
+    return max(1, min(blocks // LEAST_BLOCKS, 2 * processors // max(programs, 1), MOST_SPLITS))

@@ -115,7 +115,7 @@ def weights_of_frames(call: QFormerCall, weights: Weights) -> Weights | None:
     frames = call.frame_table.shape[0]
     block = key_block(frames, call.x.element_size())
     sums = torch.empty(batch, rows, frames, dtype=torch.float32, device=call.x.device)
-    bm = 16
+    bm = pow2(rows, 16, 32)
     with torch.cuda.device_of(call.x):
         qformer_frame_sums_kernel[(batch * frames * triton.cdiv(rows, bm),)](
             weights.values, weights.gain, sums, weights.blocks, rows, frames, call.frame_size,

@@ -51,9 +51,11 @@ class QFormerCall(NamedTuple):
         return card_of(self.x, INTERPRETED)
 
     def samples(self, begin: int, end: int) -> "QFormerCall":
-        """The same of samples begin..end."""
+        """The same of samples begin..end; key_mask in bytes of its own, contiguous: loads of any samples are aligned alike."""
         query = self.query if self.query.shape[0] == 1 else self.query[begin:end]
-        mask = None if self.key_mask is None else self.key_mask[begin:end]
+        mask = None
+        if self.key_mask is not None:
+            mask = self.key_mask[begin:end].to(torch.uint8, memory_format=torch.contiguous_format)
         return self._replace(query=query, x=self.x[begin:end], key_mask=mask)
 
 
@@ -77,9 +79,8 @@ class Operand(NamedTuple):
 
 
 def keys_of(x: Tensor, mask: Tensor | None = None) -> Keys:
-    # a copy: bytes of any sample begin where loads are aligned
-    read = None if mask is None else mask.to(torch.uint8, memory_format=torch.contiguous_format)
-    return Keys(x, *x.stride(), read)
+    """`mask` as `QFormerCall.samples` makes it."""
+    return Keys(x, *x.stride(), mask)
 
 
 def operand_of(rows: Tensor, dtype: torch.dtype, exactly: bool = False) -> Operand:

@@ -46,7 +46,8 @@ def product(a: Tensor, b: Tensor, out: Tensor, scale: float, half: bool, add: bo
     heads, rows, columns = out.shape
     if out.numel() == 0:
         return
-    bm, bn = pow2(rows, 16, 32), pow2(columns, 16, 64)
+    # few rows: narrow tiles, so that there are programs enough
+    bm, bn = pow2(rows, 16, 32), pow2(columns, 16, 64 if rows > 512 else 16)
     with torch.cuda.device_of(out):
         qformer_product_kernel[triton.cdiv(rows, bm) * triton.cdiv(columns, bn), heads](
             a, b, out, *a.stride(), *b.stride(), *out.stride(), scale, rows, columns, a.shape[2],

@@ -94,6 +94,9 @@ def fill(
     owner = {theirs: name for name, parts in wanted.items() for theirs in parts}
     ours, held = model.state_dict(), dict[str, Tensor]()
     unknown, done = list[str](), set[str]()
+    alike: dict[tuple[int, int], set[str]] = {}
+    for name, tensor in ours.items():
+        alike.setdefault(_place(tensor), set()).add(name)
     for theirs, value in entries:
         if theirs not in owner:
             if not left_out.fullmatch(theirs):
@@ -111,7 +114,7 @@ def fill(
             raise CheckpointError(
                 f"{folder}: {theirs} has shape {list(made.shape)}, this preset's is {list(place.shape)}"
             )
-        twins = {other for other, tensor in ours.items() if other != name and tensor.data_ptr() == place.data_ptr()}
+        twins = alike[_place(place)] - {name}
         if twins & done and not torch.equal(made.to(place), place):
             raise CheckpointError(f"{folder}: {theirs} differs from {min(twins)}, to which config.json ties it")
         if name in done and not torch.equal(made.to(place), place):
@@ -123,6 +126,11 @@ def fill(
         if names:
             rest = f" and {len(names) - 1} more entries" if len(names) > 1 else ""
             raise CheckpointError(f"{folder}: the checkpoint {kind} {names[0]}{rest}")
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Equal for two names of one tensor; those of the meta device have no address to tell by."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
