@@ -30,6 +30,12 @@ _IN_FORCE: ContextVar[InForce | None] = ContextVar("longreel_layout", default=No
 _TRACED = threading.local()
 
 
+def check_layout(name: str, layout: object) -> None:
+    """TypeError for what is neither a layout nor None."""
+    if layout is not None and not isinstance(layout, VideoLayout | PlannedLayout):
+        raise TypeError(f"{name} is a {type(layout).__name__}; allowed: VideoLayout, or what layout.to(device) gives")
+
+
 @contextmanager
 def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | None = None) -> Iterator[None]:
     """Forward passes inside the block, of models with ``attn_implementation="longreel"``, run under `layout`.
@@ -43,7 +49,11 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
     Args:
         layout: of the rows of the model's input; None: causal.
         backend: of `block_sparse_attention`; None chooses.
+
+    Raises:
+        TypeError: it is no layout.
     """
+    check_layout("layout", layout)
     _hand_on_to_threads()
     _hand_on_to_recomputation()
     with _entered(InForce(layout, backend)):
