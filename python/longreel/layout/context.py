@@ -30,6 +30,24 @@ _IN_FORCE: ContextVar[InForce | None] = ContextVar("longreel_layout", default=No
 _TRACED = threading.local()
 
 
+def whole_of(layout: VideoLayout | PlannedLayout) -> VideoLayout:
+    """The layout that a plan is of.
+
+    Raises:
+        TypeError: it is neither. ValueError: the plan is of lengths on a device, of a step or of some rows.
+    """
+    if isinstance(layout, VideoLayout):
+        return layout
+    if not isinstance(layout, PlannedLayout):
+        raise TypeError(f"layout is a {type(layout).__name__}; allowed: VideoLayout, or what layout.to(device) gives")
+    if not isinstance(layout.layout, VideoLayout):
+        raise ValueError(
+            "the layout of a model is one that the host knows; this plan is of lengths on a device, of a step or of some rows:"
+            " allowed are a VideoLayout, and what its .to(device) gives"
+        )
+    return layout.layout
+
+
 @contextmanager
 def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | None = None) -> Iterator[None]:
     """Forward passes inside the block, of models with ``attn_implementation="longreel"``, run under `layout`.
@@ -43,7 +61,12 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
     Args:
         layout: of the rows of the model's input; None: causal.
         backend: of `block_sparse_attention`; None chooses.
+
+    Raises:
+        TypeError, ValueError: it is no layout, or one that only a device knows.
     """
+    if layout is not None:
+        whole_of(layout)
     _hand_on_to_threads()
     _hand_on_to_recomputation()
     with _entered(InForce(layout, backend)):
