@@ -103,6 +103,24 @@ def features(out: Any) -> list[Tensor]:
     return flat
 
 
+def differs(expected: list[Tensor], got: list[Tensor]) -> str:
+    """What is wrong with the features, or nothing."""
+    shapes = [[list(t.shape) for t in side] for side in (expected, got)]
+    if shapes[0] != shapes[1]:
+        return f"features of shapes {shapes[1]} for {shapes[0]}"
+    if not any(t.numel() for t in expected):
+        return "there are no features to compare"
+    off = torch.stack(
+        [
+            (a - b).abs().max() / max(1.0, a.abs().max().item() / 10)
+            for a, b in zip(expected, got, strict=True)
+            if a.numel()
+        ]
+    )
+    # NaN is no number below the bar
+    return "" if (off <= CLOSE).all() else f"features off by {off.max().item():.1e}"
+
+
 @torch.no_grad()
 def judge(model_class: Any) -> Found:
     name = model_class.__name__
@@ -133,11 +151,9 @@ def judge(model_class: Any) -> Found:
         towers.block_sparse_attention = real
     if not calls:
         return Found(name, UNUSED, "no layer asks for an attention by this name")
-    off = max(
-        (a - b).abs().max().item() / max(1.0, a.abs().max().item() / 10) for a, b in zip(expected, got, strict=True)
-    )
-    if off > CLOSE:
-        return Found(name, WRONG, f"features off by {off:.1e}")
+    wrong = differs(expected, got)
+    if wrong:
+        return Found(name, WRONG, wrong)
     return Found(name, RIGHT, f"{len(calls)} calls for 3 pictures")
 
 

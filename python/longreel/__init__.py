@@ -10,9 +10,16 @@ if tuple(int(part) for part in _torch.__version__.split("+")[0].split(".")[:2]) 
 from longreel._explain import Explanation, explain
 from longreel._version import __version__
 from longreel.backends import BackendError
-from longreel.compression.video import CompressedInputs, compress_video
+from longreel.compression.prompt import CompressedInputs
+from longreel.compression.video import compress_video
 from longreel.integrations.lazy import register as _register
-from longreel.integrations.patching import PatchReport, patch, unpatch
+from longreel.integrations.patching import (
+    PatchReport,
+    patch,
+    register_patch_mapping,
+    unpatch,
+    unregister_patch_mapping,
+)
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import use_layout
 from longreel.ops import *  # noqa: F403, every op's public function
@@ -30,8 +37,10 @@ __all__ = [
     "compress_video",
     "explain",
     "patch",
+    "register_patch_mapping",
     "rotary_tables",
     "unpatch",
+    "unregister_patch_mapping",
     "use_layout",
 ]
 __all__ += _ops

@@ -61,3 +61,23 @@ def test_budget_follows_the_yardstick() -> None:
 def test_verdict_holds_up_to_one() -> None:
     assert Verdict(1.0, "edge").why is None
     assert Verdict(math.nan, "poison").why == "poison"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("names", [("good", "bad"), ("bad", "good")])
+def test_a_broken_yardstick_allows_nothing(bad: float, names: tuple[str, str]) -> None:
+    truth = torch.ones(4, 2, dtype=torch.float64)
+    broken = truth.clone()
+    broken[1, 1] = bad
+    sums = {name: gathered(truth if name == "good" else broken, truth) for name in names}
+    verdict = judge(sums, sums, torch.float32)
+    assert verdict.why is not None
+    assert verdict.why.startswith("bad")
+    # nor does a truth that is no number
+    of_nan = {name: gathered(truth, truth if name == "good" else broken) for name in names}
+    assert judge(of_nan, of_nan, torch.float32).why is not None
+
+
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1, 2\), the truth has \(4, 2\)"):
+        ErrorSum().add(torch.ones(1, 2), torch.ones(4, 2))

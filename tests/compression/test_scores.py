@@ -122,6 +122,16 @@ def test_cuts_have_exact_counts_and_read_in_chunks(monkeypatch: pytest.MonkeyPat
             assert torch.equal(got, x.flatten(0, 1)[small.kept])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_changes_nothing(method: str) -> None:
+    x, query = features(torch.float32), question(torch.float32)
+    want = cut(x, method, 40, grid=GRID, query=query)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = cut(x, method, 40, grid=GRID, query=query)
+        assert torch.equal(got.kept, want.kept)
+        assert torch.equal(got.of(x), want.of(x))
+
+
 def test_of_equal_scores_the_first_wins() -> None:
     x = torch.ones(T, N, C)
     assert cut(x, "evs", N + 3, grid=GRID).kept.tolist() == list(range(N + 3))

@@ -40,8 +40,6 @@ def test_logits(pair: tuple[Any, Any, dict[str, Any]]) -> None:
 @torch.no_grad()
 def test_answers(pair: tuple[Any, Any, dict[str, Any]], cache: str | None) -> None:
     ours, eager, given = pair
-    if cache == "static" and ours.config.model_type not in ("gemma3", "molmo2"):
-        pytest.skip("the masks of a static cache are those of the two others")
     for inputs in (given, padded(given)[0]):
         options: dict[str, Any] = {"max_new_tokens": 7, "do_sample": False, "cache_implementation": cache}
         assert torch.equal(ours.generate(**inputs, **options), eager.generate(**inputs, **options))
@@ -56,8 +54,9 @@ def test_training_with_checkpoints(pair: tuple[Any, Any, dict[str, Any]]) -> Non
         loss.backward()
         found.append({name: w.grad for name, w in model.named_parameters() if w.grad is not None})
     assert found[0].keys() == found[1].keys()
+    largest = max(grad.abs().max().item() for grad in found[1].values())
     for name, grad in found[1].items():
-        scale = max(1.0, grad.abs().max().item())
+        scale = max(grad.abs().max().item(), largest / 100)
         torch.testing.assert_close(found[0][name] / scale, grad / scale, atol=1e-4, rtol=0, msg=name)
 
 

@@ -21,10 +21,11 @@ from torch import Tensor
 import longreel
 from longreel import _transformers
 from longreel.compression.cuts import METHODS
+from longreel.compression.prompt import VideoCut
 
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-NAMES = (*QWEN, "video_llama_3", "llava_onevision", "smolvlm", "internvl")
+NAMES = (*QWEN, "video_llama_3", "llava_onevision", "llava_next_video", "smolvlm", "internvl")
 BUILD = MODELS | {"internvl": internvl}
 Inputs = dict[str, Any]
 # Greedy answers of words alone: a placeholder would ask for features.
@@ -83,7 +84,7 @@ def truth(model: Any, inputs: Inputs, steps: int) -> Tensor:
     return inputs["input_ids"][:, begin:]
 
 
-def dropped(given: Inputs, token: int, kept: tuple[longreel.compression.video.VideoCut, ...], tail: int = 0) -> Tensor:
+def dropped(given: Inputs, token: int, kept: tuple[VideoCut, ...], tail: int = 0) -> Tensor:
     """bool [B, S]: placeholders that a cut leaves out, by the order of the videos."""
     slots, flags = given["input_ids"] == token, []
     for one in kept:
@@ -196,6 +197,62 @@ def test_beams_of_a_batch_are_those_of_each_row(models: dict[str, Any], name: st
         alone = {key: value.chunk(2)[row] for key, value in given.items()}
         want = model.generate(**longreel.compress_video(model, alone, keep=0.5), **options)
         assert torch.equal(together[row : row + 1, -3:], want[:, -3:])
+
+
+def uneven(name: str) -> Inputs:
+    """Row 0 has 2 frames of 4 tokens, row 1 has 4: as two clips, as one video, or as pictures."""
+    if name == "video_llama_3":
+        grids = torch.tensor([[2, 4, 4], [4, 4, 4]])
+        pictures: Inputs = {
+            "pixel_values_videos": pixels(96, 12), "video_grid_thw": grids, "video_merge_sizes": torch.tensor([2, 2]),
+        }  # fmt: skip
+    elif name == "internvl":
+        pictures = {"pixel_values": pixels(6, 3, 8, 8)}
+    elif name == "smolvlm":
+        pictures = {"pixel_values": pixels(2, 4, 3, 8, 8)}
+        pictures["pixel_values"][0, 2:] = 0
+    else:
+        pictures = {"pixel_values_videos": pixels(3, 2, 3, 8, 8)}
+    token, newline = (IMAGE, 0) if name in ("smolvlm", "internvl") else (VIDEO, int(name == "llava_onevision"))
+    clips = ((8,), (8, 8)) if "llava" in name else ((8,), (16,))
+    rows = [[5, *[token] * sum(n + newline for n in clip), 6, 7, 8] for clip in clips]
+    ids = torch.tensor([[0] * (len(rows[1]) - len(rows[0])) + rows[0], rows[1]])
+    return pictures | {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+@pytest.mark.parametrize("name", NAMES[3:])
+@torch.no_grad()
+def test_rows_of_other_lengths(models: dict[str, Any], name: str) -> None:
+    model, given = models[name][0], uneven(name)
+    token = IMAGE if name in ("smolvlm", "internvl") else VIDEO
+    assert torch.equal(model(**longreel.compress_video(model, given, keep=1)).logits, model(**given).logits)
+    for more in ({"tokens": 5}, {"keep": 0.5, "chunk_frames": 1}):
+        ours = longreel.compress_video(model, given, method="vidcom2", **more)
+        assert sum(len(one.kept) for one in ours.cuts) == (10 if "tokens" in more else 12)
+        left = (given["attention_mask"] * ~dropped(given, token, ours.cuts, tail=int(name == "llava_onevision"))).bool()
+        want = model(**given | {"attention_mask": left.long(), "position_ids": own_positions(model, given)}).logits
+        got = model(**ours).logits
+        for row in range(2):
+            torch.testing.assert_close(got[row][ours["attention_mask"][row].bool()], want[row][left[row]], **CLOSE)
+        answer = model.generate(**ours, max_new_tokens=2, **WORDS)
+        assert torch.equal(answer[:, -2:], truth(model, ours, 2))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+@torch.no_grad()
+def test_under_longreel_attention_and_in_bf16(models: dict[str, Any], name: str) -> None:
+    given = padded(models[name][1])
+    ours, _ = made(BUILD[name], {"text_config": "longreel"})
+    cut = longreel.compress_video(models[name][0], given, keep=0.5)
+    want, got = (model(**cut).logits[cut["attention_mask"].bool()] for model in (models[name][0], ours))
+    torch.testing.assert_close(got, want, **CLOSE)
+    answers = [model.generate(**cut, max_new_tokens=3, **WORDS) for model in (models[name][0], ours)]
+    assert torch.equal(*answers)
+    low = made(BUILD[name])[0].bfloat16()
+    assert torch.equal(low(**longreel.compress_video(low, given, keep=1)).logits, low(**given).logits)
+    for method in METHODS:
+        cut = longreel.compress_video(low, given, method=method, keep=0.5)
+        assert low(**cut).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import sweep_models as sweep
+import sweep_towers
 
 RIGHT = [
     "GPT2LMHeadModel",
@@ -60,3 +62,28 @@ def test_the_page_is_of_this_sweep() -> None:
     here = {name for name in sweep.classes() if hasattr(transformers, name)}
     # The page may be of a newer version than the one here.
     assert len(here - listed) <= 5
+
+
+BROKEN = [
+    torch.full((1, 3, 2), torch.nan),
+    torch.ones(1, 2, 2),
+    torch.full((1, 3, 2), torch.inf),
+    torch.ones(1, 3, 2) + 1e-3,
+]
+
+
+@pytest.mark.parametrize("got", BROKEN)
+def test_the_sweeps_verdicts_see_what_is_no_number(got: torch.Tensor) -> None:
+    right, rows = torch.ones(1, 3, 2), torch.ones(1, 3, dtype=torch.bool)
+    assert not sweep.compare("logits", (right, rows), (right, rows))
+    assert sweep.compare("logits", (right, rows), (got, rows))
+    assert sweep.compare("logits", (right, ~rows), (right, ~rows))
+    assert not sweep_towers.differs([right], [right])
+    assert sweep_towers.differs([right], [got])
+    assert sweep_towers.differs([right, right], [right, got])
+    assert sweep_towers.differs([right, right], [right])
+    # even where both sides hold it
+    assert got.isfinite().all() or sweep.compare("logits", (got, rows), (got, rows))
+    assert got.isfinite().all() or sweep_towers.differs([right, got], [right, got])
+    assert sweep_towers.differs([], [])
+    assert sweep_towers.differs([right[:0]], [right[:0]])

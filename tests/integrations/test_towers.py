@@ -20,6 +20,7 @@ from tiny_vlms import (
     pixels,
 )
 
+from longreel import VideoLayout
 from longreel.integrations import towers
 from longreel.testing.host import NoHost
 
@@ -139,6 +140,47 @@ def test_a_layer_does_not_wait_for_the_host() -> None:
     lengths[1] = 9
     again = towers.attention(layer, q, q, q, None, cu_seq_lens_q=lengths)[0]
     assert not torch.allclose(again, first, atol=1e-3)
+
+
+def in_inference_mode(lengths: torch.Tensor) -> None:
+    lengths.copy_(torch.tensor([0, 3, 20]))
+
+
+def by_data(lengths: torch.Tensor) -> None:
+    lengths.data[1] = 3
+
+
+@pytest.mark.parametrize("change", [in_inference_mode, by_data])
+def test_another_pass_reads_the_lengths_anew(change: Any) -> None:
+    """A tensor that is written without a count of it, as a buffer that stays is."""
+    layers, q = [torch.nn.Identity() for _ in range(3)], torch.randn(1, 2, 20, 8)
+    with torch.inference_mode(change is in_inference_mode), torch.no_grad():
+        lengths = torch.tensor([0, 7, 20], dtype=torch.int32)
+
+        def through() -> list[torch.Tensor]:
+            return [towers.attention(layer, q, q, q, None, cu_seq_lens_q=lengths)[0] for layer in layers]
+
+        through()
+        version = 0 if lengths.is_inference() else lengths._version
+        change(lengths)
+        assert version == (0 if lengths.is_inference() else lengths._version)
+        parts = [torch.nn.functional.scaled_dot_product_attention(t, t, t) for t in q.split([3, 17], 2)]
+        for got in through():
+            torch.testing.assert_close(got, torch.cat(parts, 2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_lengths_are_planned_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = VideoLayout.from_cu_seqlens
+    monkeypatch.setattr(VideoLayout, "from_cu_seqlens", lambda *given: made.append(given) or real(*given))
+    layers, q = [torch.nn.Identity() for _ in range(3)], torch.randn(1, 2, 20, 8)
+    pictures, windows = (torch.tensor(ends, dtype=torch.int32) for ends in ([0, 7, 20], [0, 4, 7, 20]))
+    for passes in (1, 2):
+        for layer in layers:
+            for lengths in (pictures, windows):
+                towers.attention(layer, q, q, q, None, cu_seq_lens_q=lengths)
+        assert len(made) == 2 * passes
 
 
 @torch.no_grad()

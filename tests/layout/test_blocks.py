@@ -127,6 +127,13 @@ def test_cu_seqlens_without_the_host(causal_rows: bool, window: int | None, tile
         agrees(plan, expected)
 
 
+def test_a_plan_moved_later_is_of_the_lengths_as_they_were() -> None:
+    lengths = torch.tensor([0, 3, 8], dtype=torch.int32)
+    plan = VideoLayout.from_cu_seqlens(lengths, 8)
+    lengths[1] = 5
+    assert torch.equal(plan.layout.to("cpu").bounds, plan.bounds)
+
+
 def agrees(plan: PlannedLayout, expected: np.ndarray) -> None:
     """Output and gradients are those of the mask, on every backend that knows such a plan."""
     rows, mask = len(expected), torch.from_numpy(expected)

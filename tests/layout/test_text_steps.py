@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longreel import VideoLayout, block_sparse_attention
 from longreel.integrations.padding import Gap
 from longreel.layout import PlannedLayout, bounded_steps, planning, text_steps
+from longreel.layout import steps as layout_steps
 from longreel.layout.documents import chunks
 from longreel.layout.part import planned_from, planned_vst_rows
 from longreel.reference.block_sparse_attention import visible
@@ -178,6 +179,22 @@ def test_planned_once_for_a_layout_that_stays(monkeypatch: pytest.MonkeyPatch) -
     first = text_steps(layout, 2, "cpu")
     monkeypatch.setattr(planning, "plan", lambda *_: pytest.fail("planned anew"))
     assert text_steps(layout, 2, "cpu") is first
+
+
+def test_a_plan_is_never_that_of_a_layout_that_is_gone() -> None:
+    """Plans are kept by the identity of a layout: it is held as long as they are, so that no other one has it."""
+    ids = set()
+    for frames in range(1, 40):
+        layout = voco(frames)
+        ids.add(id(layout))
+        steps = text_steps(layout, 1, "cpu")
+        assert steps is not None
+        assert steps.least == layout.length
+        del layout, steps
+    assert len(ids) > len({key for key in layout_steps._KEPT if key[0] in ids}) > 0
+    for key, (owner, _) in layout_steps._KEPT.items():
+        assert key[0] == id(owner)
+    assert len(layout_steps._KEPT) <= layout_steps.STEPS_KEPT
 
 
 def test_a_step_has_no_gradient() -> None:

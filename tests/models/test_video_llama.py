@@ -16,6 +16,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from longreel.models import stages
 from longreel.models.sizes import LanguageSize, TowerSize
 from longreel.models.video_llama import (
+    AudioTower,
     AudioTowerSize,
     Branches,
     BranchSize,
@@ -88,16 +89,18 @@ def test_order_of_frames_and_of_clips_matters() -> None:
 
 
 def test_positions() -> None:
-    table = torch.randn(5, 3)
-    assert positions(table, 4, False, "frames").data_ptr() == table.data_ptr()
-    stretched = positions(table, 9, True, "frames")
+    module = torch.nn.Embedding(5, 3)
+    table = module.weight.detach()
+    assert torch.equal(positions(module, 4, False, "frames"), table[:4])
+    stretched = positions(module, 9, True, "frames")
     torch.testing.assert_close(stretched[::2], table)
     torch.testing.assert_close(stretched[1], (table[0] + table[1]) / 2)
-    torch.testing.assert_close(positions(table, 3600, True, "frames")[-1], table[-1])
-    assert torch.equal(positions(table[:1], 3, True, "frames"), table[:1].expand(3, -1))
+    torch.testing.assert_close(positions(module, 3600, True, "frames")[-1], table[-1])
+    one = torch.nn.Embedding(1, 3)
+    assert torch.equal(positions(one, 3, True, "frames"), one.weight.expand(3, -1))
     for count, what in ((6, "frames"), (3600, "clips")):
         with pytest.raises(ValueError, match=rf"{count:,} {what} are more than the 5 trained positions; --interpolate"):
-            positions(table, count, False, what)
+            positions(module, count, False, what)
     with pytest.raises(ValueError, match="6 frames are more"):
         adapter().video_tokens(torch.randn(1, 6, 6, 24))
     with pytest.raises(ValueError, match="5 clips are more"):
@@ -120,6 +123,24 @@ def test_gradients_reach_what_is_trained() -> None:
     assert all(name.endswith("key.bias") for name in without)
     for name in ("video_frame_position_embedding.weight", "video_query_tokens", "audio_position_embedding.weight"):
         assert model.get_parameter(name).grad.abs().max() > 0
+
+
+def test_hooks_act_on_position_tables_and_on_the_stem_of_the_sound() -> None:
+    """What is computed from weights in another dtype, or of a part of them, is a call all the same."""
+    model, tower = adapter(interpolate=True), AudioTower(SMALL.audio).eval()
+    stem = tower.modality_preprocessors["audio"].rgbt_stem
+    tokens, sound, mels = torch.randn(1, 4, 6, 24), torch.randn(1, 4, 20), torch.randn(2, 128, 204)
+    for module, run in (
+        (model.video_frame_position_embedding, lambda: model.video_tokens(tokens)),
+        (model.audio_position_embedding, lambda: model.audio_tokens(sound)),
+        (stem["proj"], lambda: tower(mels)[0]),
+        (stem["norm_layer"], lambda: tower(mels)[0]),
+    ):
+        before = run()
+        handle = module.register_forward_hook(lambda module, given, out: 2 * out.cos())
+        assert not torch.allclose(run(), before, atol=1e-3)
+        handle.remove()
+        assert torch.equal(run(), before)
 
 
 def test_bad_input_is_one_line() -> None:

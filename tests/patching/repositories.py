@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from bert_qformer import BertLMHeadModel, config
 from torch import Tensor, nn
+from voco_repository import voco_llama
 
 # LLaMA-VID
 
@@ -236,4 +237,4 @@ def video_xl(mode: str = "average", stride: int = 2) -> tuple[nn.Module, dict[st
     return LlavaQwenForCausalLM(mode, stride).eval(), given
 
 
-REPOSITORIES = {build.__name__: build for build in (llama_vid, video_llama, video_xl)}
+REPOSITORIES = {build.__name__: build for build in (llama_vid, video_llama, video_xl, voco_llama)}

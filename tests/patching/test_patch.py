@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from models import CLOSE, MODELS, Made, PerceptionLM, logits
-from repositories import llama_vid, video_xl
+from patch_models import CLOSE, MODELS, Made, PerceptionLM, logits
+from repositories import llama_vid, video_xl, voco_llama
 from snapshot import apart, snapshot
 from torch import nn
 
@@ -302,6 +302,58 @@ def test_bad_arguments() -> None:
         with pytest.raises(TypeError, match="model is a dict; allowed: a torch"):
             call({})  # type: ignore[arg-type]
     assert "qformer_attention has no backend 'triton'" in str(longreel.patch(llama_vid()[0], backend="triton"))
+
+
+def test_voco_calls_that_are_the_models_own() -> None:
+    model, given = voco_llama()
+    with longreel.patch(model) as report:
+        want = logits(model, given)
+        assert not report.aside
+        hidden, states = model.model(**given, output_hidden_states=True, return_dict=False)
+        assert len(states) == 3
+        assert torch.equal(states[-1], hidden)
+        model.train()
+        model.model.gradient_checkpointing = True
+        checkpointed = logits(model, given)
+        checkpointed.sum().backward()
+        assert torch.equal(checkpointed, want)
+        assert not report.aside
+        model.eval()
+        model.model(**given, use_cache=True)
+        given["attention_mask"] = given["attention_mask"].flip(1)
+        logits(model, given)
+        model.model.layers[1].self_attn.register_forward_hook(lambda *_: None)
+        given["attention_mask"] = torch.ones_like(given["attention_mask"])
+        logits(model, given)
+        assert [why.split(",")[0] for why in report.aside["model"]] == [
+            "keys and values are to be cached",
+            "padding on the right",
+            "layer 1's attention has a hook or a forward of its own",
+        ]
+    model.model._use_sdpa = False
+    assert "only its attention 'sdpa' has the VoCo mask" in str(longreel.patch(model))
+
+
+def test_models_made_later(tmp_path: Path) -> None:
+    plain, given = MODELS["llava_onevision-sdpa"]()
+    plain.save_pretrained(tmp_path)
+    want = logits(plain, given)
+    longreel.register_patch_mapping(["adaptive_pool"])
+    longreel.register_patch_mapping()
+    try:
+        loaded = type(plain).from_pretrained(tmp_path).eval()
+    finally:
+        longreel.unregister_patch_mapping()
+    assert {type(module) for module in loaded.modules()} == {type(module) for module in plain.modules()}
+    assert apart(logits(loaded, given), want) < CLOSE
+    held = _held(loaded)
+    assert held
+    assert all(one.calls and not one.aside for one in held)
+    longreel.unpatch(loaded)
+    # as one that was made before
+    other = type(plain).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(other, given), logits(loaded, given))
+    assert [list(m.__dict__) for m in loaded.modules()] == [list(m.__dict__) for m in other.modules()]
 
 
 def test_nothing_of_transformers_is_needed() -> None:

@@ -46,6 +46,8 @@ def test_empty() -> None:
 def test_allowed() -> None:
     assert allowed(Errors(0.0, 0.0), torch.bfloat16) == FLOORS[torch.bfloat16] == Errors(1.6e-2, 4e-3)
     assert allowed(Errors(1.0, 1e-9), torch.float32) == Errors(1.5, 5e-7)
+    for broken in (Errors(math.inf, math.inf), Errors(math.nan, 0.0)):
+        assert allowed(broken, torch.float32) == FLOORS[torch.float32]
 
 
 def test_check() -> None:
@@ -62,5 +64,7 @@ def test_check() -> None:
     got[3] = math.nan
     with pytest.raises(AssertionError, match=r"worst at \[3\]: nan"):
         check("x", got, truth, truth.float() + 1e-3, torch.float32)
+    with pytest.raises(AssertionError, match=r"worst at \[3\]: nan"):
+        check("x", got, truth, got, torch.float32)
     with pytest.raises(AssertionError, match=r"shape \(9,\), the truth has \(10,\)"):
         check("x", got[1:], truth, truth.float(), torch.float32)

@@ -1,6 +1,7 @@
 """Errors of a result against the truth, gathered piece by piece so that the whole truth never stands in memory."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,13 @@ class ErrorSum:
     power: float = 0.0
 
     def add(self, value: Tensor, truth: Tensor) -> None:
-        """A piece of the output beside the same piece of the truth (float64). What is not finite counts as infinite."""
+        """A piece of the output beside the same piece of the truth (float64). What is not finite counts as infinite.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if value.shape != truth.shape:
+            raise ValueError(f"shape {tuple(value.shape)}, the truth has {tuple(truth.shape)}")
         if truth.numel() == 0:
             return
         error = value.double() - truth
@@ -50,12 +57,17 @@ class ErrorSum:
 
 def judge(sums: dict[str, ErrorSum], yardsticks: dict[str, ErrorSum], dtype: torch.dtype) -> Verdict:
     """Every output against the error budget, whose yardstick is plain PyTorch computing in `dtype`."""
+    return worst_of((name, found.errors, allowed(yardsticks[name].errors, dtype)) for name, found in sums.items())
+
+
+def worst_of(results: Iterable[tuple[str, Errors, Errors]]) -> Verdict:
+    """Of (name, error, what is allowed). An error over its budget that is no number is infinite."""
     verdict = Verdict(0.0, None)
-    for name, found in sums.items():
-        error, limit = found.errors, allowed(yardsticks[name].errors, dtype)
+    for name, error, limit in results:
         for kind, value, most in (("max", error.max_rel, limit.max_rel), ("rms", error.rms_rel, limit.rms_rel)):
-            if verdict.worst is None or value / most > verdict.error:
-                verdict = Verdict(value / most, f"{name} has {kind} error {value:.1e}, allowed {most:.1e}")
+            over = math.inf if math.isnan(value / most) else value / most
+            if verdict.worst is None or over > verdict.error:
+                verdict = Verdict(over, f"{name} has {kind} error {value:.1e}, allowed {most:.1e}")
     return verdict
 
 

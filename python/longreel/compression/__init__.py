@@ -1,1 +1,18 @@
 """Fewer video tokens for models that were not trained for it: which stay, and the inputs of a model without the others."""
+
+from longreel.compression.cuts import METHODS, Cut, cut
+from longreel.compression.prompt import CompressedInputs, VideoCut
+from longreel.compression.quality import CutQuality, QualityReport, compression_quality
+from longreel.compression.video import compress_video
+
+__all__ = [
+    "METHODS",
+    "CompressedInputs",
+    "Cut",
+    "CutQuality",
+    "QualityReport",
+    "VideoCut",
+    "compress_video",
+    "compression_quality",
+    "cut",
+]

@@ -9,6 +9,7 @@ from torch import Tensor
 from longreel.compression import choose, merge, scores
 from longreel.compression.frames import FrameFeatures, spans
 from longreel.ops import adaptive_pool
+from longreel.ops.common.queries import exact
 
 METHODS = ("pool", "context", "evs", "vidcom2", "merge")
 
@@ -27,10 +28,11 @@ class Cut:
         first = frames[:1]
         out = first.new_empty(len(self.kept), first.shape[-1])
         at = 0
-        for a, b, part in self.parts:
-            piece = part(frames[a:b])
-            out[at : at + len(piece)] = piece
-            at += len(piece)
+        with exact(first.device):
+            for a, b, part in self.parts:
+                piece = part(frames[a:b])
+                out[at : at + len(piece)] = piece
+                at += len(piece)
         return out
 
 
@@ -56,6 +58,13 @@ def cut(
     Raises:
         ValueError: what `method` cannot do here.
     """
+    with exact(frames[:1].device):
+        return _chosen(frames, method, count, grid, query, alive)
+
+
+def _chosen(
+    frames: FrameFeatures, method: str, count: int, grid: tuple[int, int], query: Tensor | None, alive: Tensor | None
+) -> Cut:
     total, tokens, _ = frames.shape
     if alive is not None and bool(alive.all()):
         alive = None

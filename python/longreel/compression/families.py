@@ -24,7 +24,8 @@ FAMILIES = {
     "qwen3_vl": _QWEN,
     "qwen3_vl_moe": _QWEN,
     "video_llama_3": Family("packed"),
-    "llava_onevision": Family("clips", stacked=True),
+    "llava_onevision": Family("clips_and_newline", stacked=True),
+    "llava_next_video": Family("clips"),
     # Frames are pictures like any other.
     "internvl": Family("pictures", "image", "pixel_values", stacked=True),
     "smolvlm": Family("padded_pictures", "image", "pixel_values"),

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from math import isqrt
 from typing import Any
@@ -86,8 +87,8 @@ def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Enco
         yield EncodedVideo(frames, grid, kind, tuple(layers), there)
 
 
-def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> EncodedVideos:
-    """Clips [videos, T, 3, H, W]; output [videos, T * N + 1, C], the last token behind all frames."""
+def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int, behind: int) -> EncodedVideos:
+    """Clips [videos, T, 3, H, W]; output [videos, T * N + behind, C], the last tokens behind all frames."""
     pixels = inputs["pixel_values_videos"]
     many, t = pixels.shape[:2]
     together = call() if many * t <= chunk else None
@@ -97,8 +98,9 @@ def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Encod
         def part(a: int, b: int, i: int = i) -> list[Any]:
             output = call(pixel_values_videos=pixels[i : i + 1, a:b]) if together is None else together
             tokens = output.pooler_output[0 if together is None else i]
-            tail[:] = [tokens[-1:]]
-            return [type(output), tokens[:-1].unflatten(0, (b - a, -1))]
+            end = len(tokens) - behind
+            tail[:] = [tokens[end:]]
+            return [type(output), tokens[:end].unflatten(0, (b - a, -1))]
 
         kind, frames = _joined(part, t, t if together is not None else chunk)
         yield EncodedVideo(frames, _square(frames.shape[1]), kind, tail=tail[0])
@@ -164,5 +166,9 @@ def _square(tokens: int) -> tuple[int, int]:
 
 
 _KINDS: dict[str, Callable[[Call, dict[str, Any], Any, int], EncodedVideos]] = {
-    "packed": _packed, "clips": _clips, "pictures": _pictures, "padded_pictures": _padded_pictures,
-}  # fmt: skip
+    "packed": _packed,
+    "clips": partial(_clips, behind=0),
+    "clips_and_newline": partial(_clips, behind=1),
+    "pictures": _pictures,
+    "padded_pictures": _padded_pictures,
+}

@@ -128,7 +128,7 @@ class RangeMask:
         bounds: cu_seq_lens_q and cu_seq_lens_k. positions: position_ids int [B, Sq].
         """
         layout = self.in_force.layout if given is None else given
-        key = (layout, None if bounds is None else bounds[0], positions)
+        key = (layout, *(bounds or (None, None)), positions)
         if self._plan is None or any(a is not b for a, b in zip(self._plan[0], key, strict=True)):
             # Asked here: where this function falls out of a graph, what it calls may be a graph of its own.
             documents = self._documents(batch, bounds, positions, torch.compiler.is_compiling())

@@ -7,7 +7,7 @@ picture. The plan of the lengths is made on their device, once for all layers th
 import threading
 import weakref
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,19 @@ from longreel.ops.common.layouts import planned
 
 # A tower has lengths of pictures and of windows; several may run side by side.
 KEPT = 8
-_PLANS: list[tuple[Any, int, int, PlannedLayout]] = []
+
+
+class _Kept(NamedTuple):
+    """A plan of the `rows` rows whose lengths are in `lengths`, and the layers that have had it."""
+
+    lengths: "weakref.ref[Tensor]"
+    version: int
+    rows: int
+    plan: PlannedLayout
+    layers: "weakref.WeakSet[nn.Module]"
+
+
+_PLANS: list[_Kept] = []
 _LOCK = threading.Lock()
 
 
@@ -74,7 +86,7 @@ def attention(
             raise ValueError(
                 f"{name}: cu_seq_lens_q are of one sample without a mask, and cu_seq_lens_k are the same tensor"
             )
-        plan = of_lengths(cu_seq_lens_q, rows)
+        plan = of_lengths(cu_seq_lens_q, rows, module)
     elif attention_mask is not None:
         plan = attention_mask.plan(None, batch, query.device)
     else:
@@ -83,19 +95,27 @@ def attention(
     return block_sparse_attention(q, k, v, plan, scale=scaling), None
 
 
-def of_lengths(cu_seqlens: Tensor, rows: int) -> PlannedLayout:
-    """The plan of packed sequences, the same for the same tensor; nothing is read by the host."""
+def of_lengths(cu_seqlens: Tensor, rows: int, layer: nn.Module) -> PlannedLayout:
+    """The plan of packed sequences, made once for all layers that get the same tensor; nothing is read by the host.
+
+    A layer that comes again belongs to another pass, for which it is made anew: a tensor's version counts no change under
+    inference mode or through `.data`.
+    """
     if torch.compiler.is_compiling():
         return VideoLayout.from_cu_seqlens(cu_seqlens, rows)
     version = 0 if cu_seqlens.is_inference() else cu_seqlens._version
     with _LOCK:
-        for held, of_version, of_rows, plan in _PLANS:
-            if held() is cu_seqlens and (of_version, of_rows) == (version, rows):
-                return plan
+        for place, kept in enumerate(_PLANS):
+            if kept.lengths() is cu_seqlens:
+                if (kept.version, kept.rows) == (version, rows) and layer not in kept.layers:
+                    kept.layers.add(layer)
+                    return kept.plan
+                del _PLANS[place]
+                break
     plan = VideoLayout.from_cu_seqlens(cu_seqlens, rows)
     with _LOCK:
-        _PLANS[:] = [entry for entry in _PLANS if entry[0]() is not None][-KEPT + 1 :]
-        _PLANS.append((weakref.ref(cu_seqlens), version, rows, plan))
+        _PLANS[:] = [kept for kept in _PLANS if kept.lengths() is not None][-KEPT + 1 :]
+        _PLANS.append(_Kept(weakref.ref(cu_seqlens), version, rows, plan, weakref.WeakSet([layer])))
     return plan
 
 

@@ -71,13 +71,14 @@ def from_cu_seqlens(
     far = rows if window is None else window - 1
     rule = _Rule(far, 0 if causal else far)
     if torch.compiler.is_compiling():
-        tables = _tables(cu_seqlens, rows, rule, tile)
+        own, tables = cu_seqlens.clone(), _tables(cu_seqlens, rows, rule, tile)
     else:
         with ordinary_tensors():
-            tables = _tables(cu_seqlens, rows, rule, tile)
+            own, tables = cu_seqlens.clone(), _tables(cu_seqlens, rows, rule, tile)
     bounds, tiles, order, kv_blocks, query_ranges, kv_order, start, index, extent = tables
     return PlannedLayout(
-        DeviceSequences(cu_seqlens, rows, causal, window),
+        # Planned on another device later, it is of the lengths as they are now.
+        DeviceSequences(own, rows, causal, window),
         tile,
         start,
         index,

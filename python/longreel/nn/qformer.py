@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from longreel.nn.linear import changed
-from longreel.nn.qformer_keys import QFormerKeys, Stacked, make_keys
+from longreel.nn.qformer_keys import QFormerKeys, make_keys
 from longreel.nn.qformer_parts import Attention, Embeddings, Encoder, Layer, QFormerConfig, initialise
 
 # Few samples at a time keep the layers' activations in cache on a CPU; a GPU wants them all.
@@ -28,8 +28,8 @@ class QFormer(nn.Module):
 
     What does not depend on the sample is computed once: with queries and text of one sample for all, that is the first layer up
     to its cross-attention, the whole text half of it, and the text's projections of the second. The projections of keys and
-    values are absorbed into the queries (`longreel.qformer_attention`) or made for all layers in one product, whichever takes
-    fewer FLOPs. Text rows of the last layer are computed only where they are asked for.
+    values are absorbed into the queries (`longreel.qformer_attention`) or called, whichever takes fewer FLOPs. Text rows of the
+    last layer are computed only where they are asked for.
 
     It computes in the dtype of its weights; inside torch.autocast too where no gradient is wanted, so that nothing is cast a
     call. Attention dropout is computed (on projected keys) in training.
@@ -42,7 +42,6 @@ class QFormer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         self.embeddings, self.encoder = Embeddings(config), Encoder(config)
-        self._stacked = Stacked()
         self.apply(lambda module: initialise(module, config.initializer_range))
 
     @property
@@ -67,7 +66,7 @@ class QFormer(nn.Module):
         attentions = [layer.crossattention for layer in self.layers if layer.crossattention is not None]
         _check_features(features, feature_mask, self.config.encoder_hidden_size)
         mask = None if feature_mask is None else feature_mask != 0
-        return make_keys(attentions, features, mask, frame_table, frame_size, queries * questions, self._stacked)
+        return make_keys(attentions, features, mask, frame_table, frame_size, queries * questions)
 
     def forward(
         self,

@@ -1,11 +1,9 @@
-"""What the cross-attentions of a Q-Former read: the features as they are, or keys and values projected for all layers at once."""
+"""What the cross-attentions of a Q-Former read: the features as they are, or keys and values projected once for several calls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from longreel.nn.linear import is_matrix
 from longreel.nn.qformer_parts import Attention
@@ -62,20 +60,18 @@ def make_keys(
     frame_table: Tensor | None,
     frame_size: int | None,
     queries: int,
-    stack: Callable[[Sequence[Attention]], tuple[Tensor, Tensor | None]],
 ) -> QFormerKeys:
-    """For each attention the form that takes fewer FLOPs with `queries` queries; one product makes all keys and values.
-
-    stack: weights and biases of the keys' and the values' projections, one below the other.
-    """
+    """For each attention the form that takes fewer FLOPs with `queries` queries. Projections are called: nothing is made of their
+    weights and stored, so nothing goes stale."""
     absorbed = [_absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
-    projected: list[tuple[Tensor, Tensor] | None] = [None] * len(attentions)
-    wanted = [attention for attention, without in zip(attentions, absorbed, strict=True) if not without]
-    if wanted:
-        seen = features if frame_table is None else _with_frames(features, frame_table, frame_size)
-        pairs = iter(_project(wanted, seen, stack))
-        projected = [None if without else next(pairs) for without in absorbed]
-    return QFormerKeys(features, mask, frame_table, frame_size, tuple(projected))
+    seen = features
+    if frame_table is not None and not all(absorbed):
+        seen = _with_frames(features, frame_table, frame_size)
+    projected = tuple(
+        None if without else (attention.inner.key(seen), attention.inner.value(seen))
+        for attention, without in zip(attentions, absorbed, strict=True)
+    )
+    return QFormerKeys(features, mask, frame_table, frame_size, projected)
 
 
 def _absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -> bool:
@@ -89,17 +85,6 @@ def _absorbs(attention: Attention, features: Tensor, queries: int, first: bool) 
     return absorbed_flops(samples, queries, keys, channels, width, inner.heads, first) < plain
 
 
-def _project(
-    attentions: Sequence[Attention], seen: Tensor, stack: Callable[[Sequence[Attention]], tuple[Tensor, Tensor | None]]
-) -> list[tuple[Tensor, Tensor]]:
-    linears = [linear for attention in attentions for linear in (attention.inner.key, attention.inner.value)]
-    if all(is_matrix(linear) and linear.bias is not None for linear in linears):
-        parts = list(F.linear(seen, *stack(attentions)).chunk(len(linears), -1))
-    else:
-        parts = [linear(seen) for linear in linears]
-    return list(zip(parts[::2], parts[1::2], strict=True))
-
-
 def _with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:
     keys = features.shape[1]
     if size is None and (len(table) == 0 or keys % len(table)):
@@ -108,32 +93,3 @@ def _with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:
     if each * len(table) != keys:
         raise ValueError(f"frame_table has {len(table)} frames of {each} keys (frame_size), there are {keys} keys")
     return features + table.repeat_interleave(each, 0)
-
-
-class Stacked:
-    """Weights one below the other, made anew when one of them has changed and whenever a gradient is wanted."""
-
-    def __init__(self) -> None:
-        self._made: tuple[tuple[object, ...], tuple[Tensor, Tensor | None]] | None = None
-
-    def __deepcopy__(self, memo: object) -> "Stacked":
-        return Stacked()
-
-    def __reduce__(self) -> tuple[type["Stacked"], tuple[()]]:
-        return Stacked, ()
-
-    def __call__(self, attentions: Sequence[Attention]) -> tuple[Tensor, Tensor | None]:
-        linears: list[nn.Linear] = [
-            linear for attention in attentions for linear in (attention.inner.key, attention.inner.value)
-        ]
-        tensors = [t for linear in linears for t in (linear.weight, linear.bias)]
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return self._stack(linears)
-        state = tuple((id(t), t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype) for t in tensors)
-        if self._made is None or self._made[0] != state:
-            self._made = state, self._stack(linears)
-        return self._made[1]
-
-    @staticmethod
-    def _stack(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-        return torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])

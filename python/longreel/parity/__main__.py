@@ -1,7 +1,8 @@
 """``python -m longreel.parity MODULE:FUNCTION``: whether a model computes the same with longreel's attention as without.
 
 FUNCTION() gives (model, inputs): a small transformers model and the keywords of its forward, labels among them where gradients
-are to be compared. Exit code 0: all equal; 1: something differs; 2: the model refuses longreel's attention.
+are to be compared. Exit code 0: all equal; 1: something differs; 2: the model refuses longreel's attention, nothing could be
+compared, or there is no such function.
 """
 
 import argparse
@@ -22,7 +23,16 @@ def main(arguments: list[str] | None = None) -> int:
     if not function:
         parser.error(f"{given.made_by!r} is not MODULE:FUNCTION")
     sys.path.insert(0, "")
-    model, inputs = getattr(importlib.import_module(module), function)()
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        parser.error(f"{given.made_by!r}: {str(error).splitlines()[0]}")
+    if not callable(make):
+        parser.error(f"{given.made_by!r} is a {type(make).__name__}, not a function")
+    made = make()
+    if not (isinstance(made, tuple) and len(made) == 2):
+        parser.error(f"{given.made_by!r} gave a {type(made).__name__}; allowed: a pair (model, inputs)")
+    model, inputs = made
     try:
         report = compare(model, inputs, close=given.close)
     except ValueError as error:

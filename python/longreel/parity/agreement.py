@@ -2,7 +2,7 @@
 
 import torch
 
-from longreel.bench.check import ErrorSum, Verdict
+from longreel.bench.check import ErrorSum, Verdict, worst_of
 from longreel.models.record import EXACT, OURS, REFERENCE, RunRecord
 from longreel.testing.budget import FLOORS, Errors, allowed
 
@@ -12,17 +12,13 @@ def agreement(record: RunRecord, dtype: torch.dtype) -> Verdict:
 
     The budget's floor is that of one op; errors of `record.steps` ops one after the other add up like a random walk.
     """
-    verdict, walk, floor = Verdict(0.0, None), record.steps**0.5, FLOORS[dtype]
-    for name in ("tokens", "logits"):
-        ours, yardstick = (_errors(record, name, path) for path in (OURS, REFERENCE))
-        limit = allowed(yardstick, dtype)
-        for kind, value, most in (
-            ("max", ours.max_rel, max(limit.max_rel, walk * floor.max_rel)),
-            ("rms", ours.rms_rel, max(limit.rms_rel, walk * floor.rms_rel)),
-        ):
-            if verdict.worst is None or value / most > verdict.error:
-                verdict = Verdict(value / most, f"{name} has {kind} error {value:.1e}, allowed {most:.1e}")
-    return verdict
+    walk, floor = record.steps**0.5, FLOORS[dtype]
+
+    def limit(name: str) -> Errors:
+        least = allowed(_errors(record, name, REFERENCE), dtype)
+        return Errors(max(least.max_rel, walk * floor.max_rel), max(least.rms_rel, walk * floor.rms_rel))
+
+    return worst_of((name, _errors(record, name, OURS), limit(name)) for name in ("tokens", "logits"))
 
 
 def _errors(record: RunRecord, name: str, path: str) -> Errors:

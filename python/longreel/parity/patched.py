@@ -58,10 +58,11 @@ def compare(model: Any, inputs: Mapping[str, Any], *, close: float = CLOSE) -> C
     """`model`, whose text model takes `inputs`, under ``"longreel"`` and under ``"eager"``: the mask that every layer is given,
     pair by pair; logits of real rows; gradients of all weights where `inputs` hold labels. The model is left as it was.
 
-    For small sizes: dense masks are made. close: largest difference, of gradients in units of the largest of a weight.
+    For small sizes: dense masks are made. close: largest difference; that of a gradient is in units of the weight's own
+    largest, or of a hundredth of the largest of all where that is more. A gradient that one side lacks is infinitely far.
 
     Raises:
-        ValueError: the model refuses longreel's attention, in one line.
+        ValueError: the model refuses longreel's attention, or there is nothing to compare, in one line.
     """
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     if "labels" in inputs:
@@ -69,7 +70,14 @@ def compare(model: Any, inputs: Mapping[str, Any], *, close: float = CLOSE) -> C
         before = torch.nn.functional.pad(real[:, :-1], (1, 0), value=True)
         inputs = {**inputs, "labels": inputs["labels"].masked_fill(~(real & before), -100)}
     lines = []
+    if not real.any():
+        raise ValueError("attention_mask has no real token: there is nothing to compare")
     theirs, ours = _masks(model, inputs, THEIRS), _masks(model, inputs, OURS)
+    if not theirs or theirs.keys() != ours.keys():
+        raise ValueError(
+            f"{type(model).__name__}: {len(theirs)} layers ask for an attention by name under eager and {len(ours)} under"
+            f" {NAME!r}; allowed: the same ones, and at least one"
+        )
     for layer, dense in theirs.items():
         own = ours[layer]
         rows = real[:, -dense.shape[1] :, None]
@@ -78,14 +86,27 @@ def compare(model: Any, inputs: Mapping[str, Any], *, close: float = CLOSE) -> C
     (logits, gradients), (own_logits, own_gradients) = results["eager"], results[NAME]
     kept = real[:, -logits.shape[1] :]
     lines.append(Compared("logits", _apart(own_logits[kept], logits[kept]), close))
-    for name, gradient in gradients.items():
-        unit = max(1.0, gradient.abs().max().item())
-        lines.append(Compared(f"gradient of {name}", _apart(own_gradients[name] / unit, gradient / unit), close))
+    largest = max((_size(g) for g in gradients.values()), default=0.0)
+    for name in dict.fromkeys([*gradients, *own_gradients]):
+        both = gradients.get(name), own_gradients.get(name)
+        lines.append(Compared(f"gradient of {name}", _gradients_apart(*both, largest / 100), close))
     return Comparison(type(model).__name__, tuple(lines))
 
 
+def _size(t: Tensor) -> float:
+    return t.abs().max().item() if t.numel() else 0.0
+
+
 def _apart(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().max().item() if a.numel() else 0.0
+    return _size(a - b) if a.shape == b.shape else torch.inf
+
+
+def _gradients_apart(theirs: Tensor | None, ours: Tensor | None, least: float) -> float:
+    """In units of the largest of `theirs`, of `least` where that is more."""
+    if theirs is None or ours is None:
+        return torch.inf
+    apart = _apart(theirs, ours)
+    return apart and apart / (max(_size(theirs), least) or torch.finfo(theirs.dtype).tiny)
 
 
 def _masks(model: Any, inputs: Mapping[str, Any], name: str) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The error budget: a result may be at most 1.5 times as far from the truth as PyTorch's own in the same dtype, or a floor."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +55,13 @@ def errors(got: Tensor, truth: Tensor, unit: float = 0.0) -> Errors:
 
 
 def allowed(baseline: Errors, dtype: torch.dtype) -> Errors:
-    """max(1.5 x `baseline`, floor of `dtype`), where `baseline` is the error of plain PyTorch computing in `dtype`."""
+    """max(1.5 x `baseline`, floor of `dtype`), where `baseline` is the error of plain PyTorch computing in `dtype`.
+
+    One that is infinite or no number is no yardstick, or everything would be allowed: the floor is all there is.
+    """
     floor = FLOORS[dtype]
+    if not (math.isfinite(baseline.max_rel) and math.isfinite(baseline.rms_rel)):
+        return floor
     return Errors(max(SLACK * baseline.max_rel, floor.max_rel), max(SLACK * baseline.rms_rel, floor.rms_rel))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from longreel.backends import available
-from longreel.integrations.patching import Aside, Replacement
+from longreel.integrations.patching.replacement import Aside, Replacement
 from longreel.nn.linear import is_matrix, said, untouched
 
 
@@ -15,7 +15,9 @@ def not_matrix(**linears: nn.Module) -> str | None:
     """Why one of them cannot be read as its weight and bias."""
     for name, linear in linears.items():
         if not is_matrix(linear):
-            return f"{name} is a {said(linear)}, whose weight is not all that it computes"
+            foreign = type(linear) is not nn.Linear and type(linear).__name__ == "Linear"
+            kind = f"{type(linear).__module__.split('.')[0]}'s Linear" if foreign else f"a {said(linear)}"
+            return f"{name} is {kind}, whose weight is not all that it computes"
     return None
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longreel.integrations.patches.common import aside, hooked, no_kernel, not_matrix
-from longreel.integrations.patching import Aside, Patch, Replacement
+from longreel.integrations.patching.replacement import Aside, Patch, Replacement
 from longreel.ops._adaptive_pool import NAME, adaptive_pool
 
 
@@ -188,7 +188,7 @@ ROWS = (
         ("LlavaNextVideoPooler",),
         {"forward": _next_video},
         _next_video_objection,
-        made=("LlavaNextVideoPooler",),
+        made=("llava_next_video.modeling_llava_next_video.LlavaNextVideoPooler",),
     ),
     Patch(
         "perception_lm",
@@ -196,7 +196,7 @@ ROWS = (
         ("PerceptionLMMultiModalProjector",),
         {"forward": _perception},
         _perception_objection,
-        made=("PerceptionLMMultiModalProjector",),
+        made=("perception_lm.modeling_perception_lm.PerceptionLMMultiModalProjector",),
     ),
     Patch(
         "llava_onevision",
@@ -205,11 +205,10 @@ ROWS = (
         {
             "get_video_features": _onevision_video,
             "apply_pooling": _onevision_pooling,
-            "forward": _onevision_projector,
+            "multi_modal_projector.forward": _onevision_projector,
         },
         _onevision_objection,
-        at={"forward": "multi_modal_projector"},
-        made=("LlavaOnevisionModel",),
+        made=("llava_onevision.modeling_llava_onevision.LlavaOnevisionModel",),
     ),
     Patch(
         "video_xl",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longreel.integrations.patches.common import aside, no_kernel, not_matrix
-from longreel.integrations.patching import Aside, Patch, Replacement
+from longreel.integrations.patching.replacement import Aside, Patch, Replacement
 from longreel.ops._qformer_attention import NAME, absorbed_flops, projected_flops, qformer_attention
 
 # An additive mask at or below this hides a key: BERT's own number, and smaller ones. Their exponentials are 0.
@@ -118,5 +118,9 @@ ROW = Patch(
     {"forward": forward},
     _objection,
     fits=_fits,
-    made=("Blip2QFormerModel", "InstructBlipQFormerModel", "InstructBlipVideoQFormerModel"),
+    made=(
+        "blip_2.modeling_blip_2.Blip2QFormerModel",
+        "instructblip.modeling_instructblip.InstructBlipQFormerModel",
+        "instructblipvideo.modeling_instructblipvideo.InstructBlipVideoQFormerModel",
+    ),
 )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longreel.integrations.patches.common import aside, no_kernel, not_matrix
-from longreel.integrations.patching import Aside, Patch, Replacement
+from longreel.integrations.patching.replacement import Aside, Patch, Replacement
 from longreel.nn.context_attention import fold_projections
 from longreel.ops._compress_frames import NAME, compress_frames
 

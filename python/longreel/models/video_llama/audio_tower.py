@@ -6,6 +6,7 @@ ImageBind (arXiv 2305.05665): a spectrogram is cut into patches as a picture is;
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from longreel.models.video_llama.presets import AudioTowerSize
 
@@ -67,16 +68,18 @@ class _Stem(nn.Module):
 
     def forward(self, mels: Tensor) -> Tensor:
         proj, norm, dtype = self.rgbt_stem["proj"], self.rgbt_stem["norm_layer"], self.cls_token.dtype
-        assert isinstance(proj, nn.Conv2d)
-        assert isinstance(norm, nn.LayerNorm)
         wide = torch.promote_types(dtype, torch.float32)
         with torch.autocast(mels.device.type, enabled=False):
-            patches = F.conv2d(mels[:, None].to(wide), proj.weight.to(wide), stride=proj.stride)
-            normed = F.layer_norm(
-                patches.flatten(2).mT, norm.normalized_shape, norm.weight.to(wide), norm.bias.to(wide), norm.eps
-            )
+            normed = _called_in(wide, norm, _called_in(wide, proj, mels[:, None]).flatten(2).mT)
             states = torch.cat([self.cls_token.to(wide).expand(len(mels), -1, -1), normed], 1)
             return (states + self.pos_embedding_helper.pos_embed.to(wide)).to(dtype)
+
+
+def _called_in(dtype: torch.dtype, module: nn.Module, x: Tensor) -> Tensor:
+    """module(x) with its weights as they are, in `dtype`; hooks on it act."""
+    weights = {name: weight.to(dtype) for name, weight in module.named_parameters()}
+    out: Tensor = functional_call(module, weights, (x.to(dtype),))
+    return out
 
 
 class _Positions(nn.Module):

@@ -123,14 +123,14 @@ class Branches(nn.Module):
         _check("embeddings", embeddings, 3, self.audio_position_embedding.embedding_dim)
         if self.audio_scale == "unit":
             embeddings = F.normalize(embeddings, dim=-1)
-        table = positions(self.audio_position_embedding.weight, embeddings.shape[1], self.interpolate, "clips")
+        table = positions(self.audio_position_embedding, embeddings.shape[1], self.interpolate, "clips")
         rows = self.audio_Qformer["bert"](self.audio_query_tokens, embeddings, frame_table=table).queries
         out: Tensor = self.audio_llama_proj(rows)
         return out
 
     def frame_table(self, frames: int) -> Tensor:
         """[frames, E]; ValueError as `video_tokens`."""
-        return positions(self.video_frame_position_embedding.weight, frames, self.interpolate, "frames")
+        return positions(self.video_frame_position_embedding, frames, self.interpolate, "frames")
 
 
 def _qformer(size: BranchSize, reads: int, backend: str | None) -> tuple[nn.ModuleDict, nn.Parameter]:

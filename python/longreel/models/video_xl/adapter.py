@@ -213,9 +213,9 @@ class VSTDecoder(Trainable, nn.Module):
     @property
     def vst(self) -> Tensor:
         """The embedding of every VST token [1, E]."""
-        decoder: Any = self.language.get_decoder()
-        weight: Tensor = decoder.beacon_embed_tokens.weight
-        return weight
+        table: Any = self.language.get_decoder().beacon_embed_tokens
+        out: Tensor = table(torch.zeros(1, dtype=torch.long, device=table.weight.device))
+        return out
 
     def rows(self, embeds: Tensor, rows: Rows) -> Tensor:
         """Hidden states [B, R, E] of embeddings [B, R, E], rows grouped [raw | VST], through all layers and the last norm."""

@@ -17,7 +17,6 @@ from longreel.cache.vst_last import attend_vst, store
 from longreel.integrations.range_mask import RangeMask
 from longreel.layout import global_positions, query_positions
 from longreel.layout.segments import chunk_of
-from longreel.ops._vst_project import vst_project
 from longreel.ops._vst_rotate import vst_rotate
 from longreel.rotary import rotary_tables, rotated
 
@@ -72,28 +71,25 @@ class VSTAttention(nn.Module):
             q, k, v = self.project(x[:, : n_raw + 1], n_raw)
             last = torch.arange(x.shape[1], device=x.device).clamp(max=n_raw)
             return q[:, last], k[:, last], v[:, last]
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
-        fused = None if plain else self._fused()
-        if fused is not None:
-            heads, kv_heads = (self.get_parameter(f"{n}.weight").shape[0] // self.head_dim for n in PROJECTIONS[:2])
-            return vst_project(x, n_raw, *fused, heads=heads, kv_heads=kv_heads)
         q, k, v = (
-            torch.cat([self.get_submodule(raw)(x[:, :n_raw]), self.get_submodule(own)(x[:, n_raw:])], 1).unflatten(
-                -1, (-1, self.head_dim)
-            )
+            self._both(x, n_raw, raw, own).unflatten(-1, (-1, self.head_dim))
             for raw, own in zip(PROJECTIONS, VST_NAMES, strict=True)
         )
         return q, k, v
 
+    def _both(self, x: Tensor, n_raw: int, raw: str, own: str) -> Tensor:
+        """Raw rows through the model's projection, VST rows through their own; called, so that adapters and hooks on them act."""
+        # With gradients both are called over no rows too, so that every weight has one.
+        if not torch.is_grad_enabled() and n_raw in (0, x.shape[1]):
+            return self.get_submodule(raw if n_raw else own)(x)
+        return torch.cat([self.get_submodule(raw)(x[:, :n_raw]), self.get_submodule(own)(x[:, n_raw:])], 1)
+
     def project_vst(self, x: Tensor, n_raw: int) -> tuple[Tensor, Tensor, Tensor]:
         """As `project`, with the queries of the VST rows only [B, R - n_raw, H, D]."""
-        raw, vst = x[:, :n_raw], x[:, n_raw:]
-        q = self.get_submodule(VST_NAMES[0])(vst).unflatten(-1, (-1, self.head_dim))
+        q = self.get_submodule(VST_NAMES[0])(x[:, n_raw:]).unflatten(-1, (-1, self.head_dim))
         k, v = (
-            torch.cat([self.get_submodule(ours)(raw), self.get_submodule(own)(vst)], 1).unflatten(
-                -1, (-1, self.head_dim)
-            )
-            for ours, own in zip(PROJECTIONS[1:], VST_NAMES[1:], strict=True)
+            self._both(x, n_raw, raw, own).unflatten(-1, (-1, self.head_dim))
+            for raw, own in zip(PROJECTIONS[1:], VST_NAMES[1:], strict=True)
         )
         return q, k, v
 
@@ -101,27 +97,6 @@ class VSTAttention(nn.Module):
         """Keys and values [B, n, Hkv, D] of VST rows x [B, n, E]."""
         k, v = (self.get_submodule(name)(x).unflatten(-1, (-1, self.head_dim)) for name in VST_NAMES[1:])
         return k, v
-
-    def _fused(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None] | None:
-        """Weights and biases of all three behind one another, raw and VST, made anew when one changed; None where a layer is
-        not a plain linear one (LoRA, quantised) and has to be called itself."""
-        layers: list[Any] = [self.get_submodule(name) for name in (*PROJECTIONS, *VST_NAMES)]
-        if any(type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
-            return None
-        parts = [t for layer in layers for t in (layer.weight, layer.bias) if isinstance(t, Tensor)]
-        state = [(t.data_ptr(), -1 if t.is_inference() else t._version, t.dtype, t.device) for t in parts]
-        held = self.__dict__.get("_vst_fused")
-        if held is None or held[0] != state:
-            groups = list[Tensor | None]()
-            for some in (layers[:3], layers[3:]):
-                biases = [layer.bias for layer in some]
-                groups += [
-                    torch.cat([layer.weight.detach() for layer in some]),
-                    None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
-                ]
-            held = self.__dict__["_vst_fused"] = state, tuple(groups)
-        weights: Any = held[1]
-        return weights
 
 
 def add_vst(decoder: Any) -> None:

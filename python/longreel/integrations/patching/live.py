@@ -3,128 +3,14 @@
 Nothing of a model's library is imported: classes are known by their names, modules by what they hold.
 """
 
-import importlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from inspect import unwrap
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from longreel.backends import TABLE
-
-# Where the rows stand; they need modules that stand above this one.
-ROWS = "longreel.integrations.patches"
-
-
-class Aside(NamedTuple):
-    """Given back for a call that ours does not serve: the class's own method does, and the report counts it."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One row of the table: what is replaced, by which op.
-
-    classes: names, of a module's class or of one that it inherits from; "*" in front stands for any beginning.
-    methods: what stands in the place of each; called with the `Replacement`, then as the method is. It gives `Aside` back
-        where it does not serve the call.
-    fits: path and module -> whether the row means this module, beyond the name of its class.
-    objection: why a module is left as it is, or None.
-    at: of a method that is a child's, the child's name.
-    made: classes of transformers whose new instances `register_patch_mapping` patches.
-    """
-
-    name: str
-    op: str
-    classes: tuple[str, ...]
-    methods: Mapping[str, Callable[..., Any]]
-    objection: Callable[[Any], str | None]
-    fits: Callable[[str, Any], bool] = lambda path, module: True
-    at: Mapping[str, str] = field(default_factory=dict)
-    made: tuple[str, ...] = ()
-
-    def means(self, path: str, module: nn.Module) -> bool:
-        names = {cls.__name__ for cls in type(module).__mro__}
-        known = any(
-            any(n.endswith(name[1:]) for n in names) if name.startswith("*") else name in names for name in self.classes
-        )
-        return known and self.fits(path, module)
-
-    def places(self, module: nn.Module) -> dict[str, nn.Module]:
-        """The module that has each method."""
-        return {m: getattr(module, self.at[m]) if m in self.at else module for m in self.methods}
-
-
-class Replacement:
-    """Stands in a module's `__dict__` under a method's name, so that it is called in the place of the class's own.
-
-    Weights are read at the call. A copy of the module has a copy of this one that belongs to it; so has a pickled one.
-    """
-
-    def __init__(self, patch: Patch, method: str, module: nn.Module, backend: str | None, before: Any = None) -> None:
-        self.patch, self.method, self.backend, self.before = patch, method, backend, before
-        # what it holds is known to its row alone
-        self.module: Any = module
-        self.active = True
-        self.calls, self.aside = 0, Counter[str]()
-        self.parameters = _parameters(getattr(type(module), method))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.active:
-            return self.plain(*args, **kwargs) if self.before is None else self.before(*args, **kwargs)
-        out = self.patch.methods[self.method](self, *args, **kwargs)
-        aside = isinstance(out, Aside)
-        if not torch.compiler.is_compiling():
-            self.calls += 1
-            if aside:
-                self.aside[out.why] += 1
-        return self.plain(*args, **kwargs) if aside else out
-
-    def plain(self, *args: Any, **kwargs: Any) -> Any:
-        """The class's own method."""
-        return getattr(type(self.module), self.method)(self.module, *args, **kwargs)
-
-    def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name."""
-        return {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-
-    def remove(self) -> None:
-        """Out of the module; whoever wrapped this one goes on to the class's own method."""
-        self.active = False
-        held = self.module.__dict__.get(self.method)
-        if held is self:
-            if self.before is None:
-                del self.module.__dict__[self.method]
-            else:
-                self.module.__dict__[self.method] = self.before
-        while isinstance(held, Replacement):
-            if held.before is self:
-                held.before = self.before
-            held = held.before
-        for key, value in list(self.module.__dict__.items()):
-            if value is self:
-                # kept for later by somebody who put a method of their own there
-                self.module.__dict__[key] = getattr(type(self.module), self.method).__get__(self.module)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.patch.name, self.method, self.module, self.backend, self.before)
-
-    def __repr__(self) -> str:
-        return f"<longreel {self.patch.op} in the place of {type(self.module).__name__}.{self.method}>"
-
-
-def _parameters(method: Any) -> tuple[str, ...]:
-    """Names of a method's arguments after self."""
-    code = unwrap(method).__code__
-    return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-
-
-def _again(name: str, method: str, module: nn.Module, backend: str | None, before: Any) -> Replacement:
-    return Replacement(next(row for row in rows() if row.name == name), method, module, backend, before)
+from longreel.integrations.patching.replacement import Patch, Replacement, rows
 
 
 @dataclass(frozen=True)
@@ -185,12 +71,6 @@ class PatchReport:
         return "\n".join([head, *rows])
 
 
-def rows() -> tuple[Patch, ...]:
-    """The table, best first."""
-    table: tuple[Patch, ...] = importlib.import_module(ROWS).TABLE
-    return table
-
-
 def patch(model: nn.Module, ops: str | Sequence[str] = "auto", backend: str | None = None) -> PatchReport:
     """longreel's ops in the place of the methods of a live model that they compute; see docs/patch.md for the models.
 
@@ -200,7 +80,7 @@ def patch(model: nn.Module, ops: str | Sequence[str] = "auto", backend: str | No
 
     Args:
         model: of transformers, of one of the four systems' repositories, or a part of one.
-        ops: "auto", or names of ops: "qformer_attention", "adaptive_pool", "compress_frames".
+        ops: "auto", or names of ops: "adaptive_pool", "block_sparse_attention", "compress_frames", "qformer_attention".
         backend: as in the ops; None chooses, and leaves alone what only the reference would compute.
 
     Returns:
@@ -213,7 +93,7 @@ def patch(model: nn.Module, ops: str | Sequence[str] = "auto", backend: str | No
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; allowed: a torch.nn.Module")
-    wanted = _wanted(ops, backend)
+    wanted = wanted_rows(ops, backend)
     lines = []
     try:
         for path, module in list(model.named_modules()):
@@ -235,7 +115,12 @@ def unpatch(model: nn.Module) -> None:
                 value = value.before
 
 
-def _wanted(ops: str | Sequence[str], backend: str | None) -> list[Patch]:
+def wanted_rows(ops: str | Sequence[str], backend: str | None) -> list[Patch]:
+    """The rows that are asked for.
+
+    Raises:
+        ValueError: ops or backend that there is none of.
+    """
     table = rows()
     known = sorted({row.op for row in table})
     if ops != "auto" and isinstance(ops, str):
@@ -254,9 +139,10 @@ def _line(row: Patch, path: str, module: nn.Module, backend: str | None) -> Patc
     made: list[Replacement] = []
     why = _objection(row, module, backend)
     if why is None:
-        for method, owner in row.places(module).items():
-            made.append(Replacement(row, method, owner, backend, owner.__dict__.get(method)))
-            owner.__dict__[method] = made[-1]
+        for key, owner in row.places(module):
+            made.append(Replacement(row, key, owner, backend))
+            method = made[-1].method
+            made[-1].before, owner.__dict__[method] = owner.__dict__.get(method), made[-1]
     return PatchLine(path, type(module).__name__, row.op, why, tuple(made))
 
 
@@ -270,13 +156,14 @@ def _objection(row: Patch, module: nn.Module, backend: str | None) -> str | None
         return str(error)
     if why is not None:
         return why
-    for method, owner in row.places(module).items():
+    places = [(key.rpartition(".")[2], owner) for key, owner in row.places(module)]
+    for method, owner in places:
         held = owner.__dict__.get(method)
         if held is not None and not isinstance(held, Replacement):
             return f"it has a {method} of its own ({getattr(held, '__qualname__', type(held).__name__)})"
         if not hasattr(type(owner), method):
             return f"its class has no {method}"
-    same = [owner.__dict__.get(method) for method, owner in row.places(module).items()]
+    same = [owner.__dict__.get(method) for method, owner in places]
     if all(isinstance(one, Replacement) and one.patch is row and one.backend == backend for one in same):
         return "patched already"
     return None
