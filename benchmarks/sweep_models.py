@@ -57,14 +57,14 @@ class Calls:
         self.kinds: dict[int, str] = {}
 
     def __call__(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **kwargs: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
     ) -> Any:
         self.count += 1
-        rule = None if mask is None else mask.rule
+        rule = None if attention_mask is None else attention_mask.rule
         said = {} if rule is None else {"blocks": rule.function, "windows": rule.window, "chunks": rule.chunk}
-        kind = next((name for name, value in said.items() if value is not None), "causal")
+        kind = next((name for name, given in said.items() if given is not None), "causal")
         self.kinds[id(module)] = "latent heads" if value.shape[3] < query.shape[3] else kind
-        return integration.attention(module, query, key, value, mask, *args, **kwargs)
+        return integration.attention(module, query, key, value, attention_mask, *args, **kwargs)
 
     def rows(self, config: Any) -> str:
         """Kinds of rows that there are; and "none" where layers have no attention that asks for ours."""
