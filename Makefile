@@ -68,8 +68,9 @@ check: build ## the inner loop: fast tests and lint
 docs: build ## docs/benchmarks.md, docs/figures.md and README's figures, from benchmarks/results
 	@$(py) benchmarks/tables.py
 
-fuzz: build ## 10,000 random layouts against brute force
+fuzz: build ## 10,000 random layouts against brute force; 2,000 mutated inputs of three seeds
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
+	@LONGREEL_MUTATIONS=2000 $(py) -m pytest tests/fuzz
 
 matrix: build ## oldest and newest transformers and torch, each in a folder of its own (downloads; ARGS=--only=transformers)
 	@$(py) .ci/matrix.py $(ARGS)

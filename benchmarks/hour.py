@@ -14,7 +14,8 @@ from longreel.cli.main import app
 from longreel.data import MediaError
 from longreel.data.clips import hour_clip
 
-QUESTION = "What does the cyclist pass on the way?"
+QUESTIONS = ["What does the cyclist pass on the way?"]
+OF_SOUND = ["What does the rabbit do?", "What is heard?"]
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     size = clip.stat().st_size / 2**20
     print(f"video          {clip}, {size:.0f} MiB, ready in {time.perf_counter() - start:.1f} s", flush=True)
     if "--question" not in options:
-        options += ["--question", QUESTION]
+        options += [part for question in (OF_SOUND if args.sound else QUESTIONS) for part in ("--question", question)]
     app(["run", str(clip), "--compare", "--plot", str(args.cache / "hour.png"), *options])
 
 

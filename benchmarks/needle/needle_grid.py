@@ -22,12 +22,10 @@ def cell(weights: Path, chunks: int, ratio: int, videos: int, seed: int) -> dict
     """Of each way the share [pairs], by depth, that is answered right."""
     given, decoder = batch(Needles(chunks), videos, seed), load(weights, ratio=ratio)
     right = {way: torch.zeros(given.keys.shape[1]) for way in WAYS}
-    for video, keys, values in zip(given.video, given.keys, given.values, strict=True):
+    for b, (video, keys, values) in enumerate(zip(given.video, given.keys, given.values, strict=True)):
         memory = encode(decoder, video)
-        again = reloaded(decoder, memory)
-        # The last one changes the memory itself.
-        for way, asked in zip(WAYS, (memory, again, shuffled), strict=True):
-            asked = asked(memory) if callable(asked) else asked
+        again, broken = (reloaded(decoder, memory) for _ in range(2))
+        for way, asked in zip(WAYS, (memory, again, shuffled(broken, seed + b)), strict=True):
             right[way] += (recalled(decoder, asked, keys) == values) / videos
     return right
 

@@ -61,11 +61,13 @@ def encode(decoder: VSTDecoder, video: Tensor) -> VSTCache:
         return decoder.encode(decoder.embed(video)[0], cache=decoder.cache(len(video) // ratio, text_capacity=TEXT))
 
 
-def shuffled(memory: VSTCache) -> VSTCache:
-    """The control: the same keys and values, the values at one another's places."""
-    order = torch.randperm(memory.tokens, generator=torch.Generator().manual_seed(memory.tokens))
+def shuffled(memory: VSTCache, seed: int = 0) -> VSTCache:
+    """The control: the same keys and values, every value at another's place."""
+    order = torch.randperm(memory.tokens, generator=torch.Generator().manual_seed(seed))
+    # One circle, so that none stays where it was.
+    taken = torch.empty_like(order).scatter(0, order, order.roll(1))
     for layer in memory.layers:
-        layer.values.copy_(layer.values[:, :, order])
+        layer.values.copy_(layer.values[:, :, taken])
     return memory
 
 

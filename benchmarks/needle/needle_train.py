@@ -75,6 +75,8 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = args.folder / "checkpoint.pt"
+    if args.resume and not checkpoint.exists():
+        parser.error(f"--resume: there is no {checkpoint}")
     decoder = fresh(args.seed).train()
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
     # In all, and of the last stage.

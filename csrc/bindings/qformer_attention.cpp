@@ -1,5 +1,6 @@
 #include "qformer_attention/qformer_attention.h"
 
+#include <algorithm>
 #include <tuple>
 
 #include "bindings/tensor_args.h"
@@ -41,7 +42,8 @@ struct Arguments {
     }
     problem.frame_size = 1;
     if (given_table.has_value()) {
-      STD_TORCH_CHECK(frame_size > 0 && given_table->dim() == 2 && given_table->size(0) * frame_size == keys,
+      STD_TORCH_CHECK(frame_size > 0 && frame_size <= std::max<int64_t>(1, keys) && given_table->dim() == 2 &&
+                          given_table->size(0) * frame_size == keys,
                       "frame_table must have keys / frame_size rows");
       table = contiguous_like(given_table, "frame_table", {given_table->size(0), channels}, dtype);
       problem.frame_size = frame_size;

@@ -7,6 +7,9 @@
 namespace longreel {
 namespace {
 
+// Of the cells of a frame, and of a pooling window's sides: what they are multiplied by stays within 64 bits.
+constexpr int64_t kMostCells = (int64_t{1} << 31) - 1;
+
 std::string shape_text(const Tensor& tensor) {
   std::string text = "[";
   for (int64_t i = 0; i < tensor.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
@@ -101,12 +104,19 @@ Dtype dtype_of(const Tensor& tensor, const char* name) {
 PoolWindow pool_window(int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
                        int64_t out_width) {
   STD_TORCH_CHECK(prefix >= 0 && prefix <= tokens, "prefix must be in [0, ", tokens, "], got ", prefix);
-  STD_TORCH_CHECK(height >= 0 && width >= 0 && out_height >= 0 && out_width >= 0, "pooling sizes must not be negative, got ",
-                  height, " x ", width, " to ", out_height, " x ", out_width);
+  for (int64_t size : {height, width, out_height, out_width})
+    STD_TORCH_CHECK(size >= 0 && size <= kMostCells, "pooling sizes are 0 to ", kMostCells, ", got ", height, " x ", width,
+                    " to ", out_height, " x ", out_width);
+  STD_TORCH_CHECK(out_width == 0 || out_height <= kMostCells / out_width, "at most ", kMostCells, " cells of a frame, got ",
+                  out_height, " x ", out_width);
   const bool empty = height == 0 || width == 0;
+  STD_TORCH_CHECK(empty == (out_height == 0 || out_width == 0), "a pooling window of ", height, " x ", width, " has no ",
+                  out_height, " x ", out_width, " cells");
   STD_TORCH_CHECK(empty || pitch >= width, "pooling window of width ", width, " overlaps itself at pitch ", pitch);
-  STD_TORCH_CHECK(empty || (height - 1) * pitch + width <= tokens - prefix, "pooling window ", height, " x ", width,
-                  " at pitch ", pitch, " exceeds ", tokens - prefix, " patches");
+  // Divided, not multiplied: no product leaves 64 bits.
+  const int64_t rest = tokens - prefix - width;
+  STD_TORCH_CHECK(empty || (rest >= 0 && height - 1 <= rest / pitch), "pooling window ", height, " x ", width, " at pitch ",
+                  pitch, " exceeds ", tokens - prefix, " patches");
   return {prefix, pitch, height, width, out_height, out_width};
 }
 

@@ -149,6 +149,13 @@ def test_more_than_was_trained(tmp_path: Path, loud: Path) -> None:
     both = ("--frames", "fps:2", "--clip-placement", "all", "--interpolate", "--compare", "--chunk", 7)
     _, line = run(tmp_path, loud, *both)
     assert (line["frames"], line["tokens"], line["passed"]) == (40, 12, True)
+    out = tmp_path / "all.safetensors"
+    run(tmp_path, loud, "--frames", "fps:2", "--clip-placement", "all", "--out", out, command="extract")
+    with safe_open(out, "pt") as file:
+        assert (file.get_tensor("features").shape[0], file.get_tensor("audio").shape[0]) == (40, 10)
+    refused(call("run", out, *given), "10 clips are more than the 8 trained positions; --interpolate")
+    _, later = run(tmp_path, out, "--interpolate")
+    assert checksums(later) == checksums(line)
     refused(call("run", loud, *given, "--audio-scale", "loud"), "--audio-scale 'loud': there is released or unit")
 
 

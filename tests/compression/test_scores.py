@@ -63,7 +63,7 @@ def test_scores(monkeypatch: pytest.MonkeyPatch, ours: Callable, plain: Callable
     for t in (1, 2, T):
         want = plain(features(t=t))
         for tokens in (1, 2 * N, 3 * N + 1, 10_000):
-            monkeypatch.setattr(frames, "TOKENS", tokens)
+            monkeypatch.setattr(frames, "NUMBERS", tokens * C)
             torch.testing.assert_close(ours(features(t=t)), want, atol=1e-12, rtol=1e-12)
             got = ours(features(torch.float32, t))
             assert got.dtype is torch.float32
@@ -108,7 +108,7 @@ def test_cuts_have_exact_counts_and_read_in_chunks(monkeypatch: pytest.MonkeyPat
         whole = cut(x, method, count, grid=GRID, query=question())
         assert whole.kept.tolist() == sorted(set(whole.kept.tolist()))
         assert len(whole.kept) == count
-        monkeypatch.setattr(frames, "TOKENS", 2 * N)
+        monkeypatch.setattr(frames, "NUMBERS", 2 * N * C)
         monkeypatch.setattr(merge, "LONGEST", 2 * N)
         small = cut(reader := Reader(x), method, count, grid=GRID, query=question())
         got = small.of(reader)
@@ -137,6 +137,17 @@ def test_of_equal_scores_the_first_wins() -> None:
     assert cut(x, "evs", N + 3, grid=GRID).kept.tolist() == list(range(N + 3))
     assert cut(x, "context", 5, grid=GRID, query=torch.ones(1, C)).kept.tolist() == list(range(5))
     assert torch.bincount(cut(x, "vidcom2", 2 * T + 3, grid=GRID).kept // N).tolist() == [3, 3, 3, 2, 2, 2, 2]
+
+
+def test_tokens_that_are_the_same_score_the_same() -> None:
+    """Also where a chunk ends, and where vectors of a processor do."""
+    x = torch.randn(1, 1, 37, generator=torch.Generator().manual_seed(6)).expand(9, N, -1).contiguous()
+    x[4, 3] += 1
+    others = torch.arange(9 * N) != 4 * N + 3
+    found = scores.by_uniqueness(x)[0]
+    assert found[[0, 1, 2, 8]].unique().numel() == 1
+    assert found.flatten()[~others] > found.flatten()[others].max()
+    assert scores.by_change(x)[1:4].unique().numel() == 1
 
 
 def test_tokens_that_are_not_there_are_never_chosen() -> None:
@@ -180,7 +191,7 @@ def test_a_token_of_any_segment_stands_for_itself_where_all_stay_but_one() -> No
 def test_segments_are_cut_where_the_scene_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.eye(C)[[0, 0, 1, 1, 1, 1, 2]][:, None].expand(-1, N, -1)
     for tokens in (1, 3 * N, 10_000):
-        monkeypatch.setattr(frames, "TOKENS", tokens)
+        monkeypatch.setattr(frames, "NUMBERS", tokens * C)
         assert merge.segments(x) == [(0, 2), (2, 6), (6, 7)]
     monkeypatch.setattr(merge, "LONGEST", 3 * N)
     assert merge.segments(x) == [(0, 2), (2, 5), (5, 6), (6, 7)]

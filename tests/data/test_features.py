@@ -216,6 +216,18 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, match: str) -> None
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("times", [[0.0, 2.0, 1.0], [0.0, float("nan"), 1.0], [0.0, 1.0, float("inf")]])
+def test_times_that_fall_or_are_none(tmp_path: Path, times: list[float]) -> None:
+    path = tmp_path / "a.safetensors"
+    with FeatureWriter(path, 5, 8, torch.float32, {}) as writer:
+        writer.add(torch.zeros(3, 5, 8), torch.tensor(times, dtype=torch.float64))
+    with (
+        FeatureStream(path) as stream,
+        pytest.raises(MediaError, match="its times of features fall, or are no numbers"),
+    ):
+        list(stream)
+
+
 def test_cut_short_and_missing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", torch.randn(7, 5, 8))
     path.write_bytes(path.read_bytes()[:-1])

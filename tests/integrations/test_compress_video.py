@@ -119,6 +119,7 @@ def test_half_is_the_prompt_without_the_rest(models: dict[str, Any], name: str) 
     for method in ("context", "evs", "vidcom2"):
         ours = longreel.compress_video(model, inputs, method=method, keep=0.5)
         out = dropped(inputs, token, ours.cuts, tail=int(name == "llava_onevision"))
+        assert torch.equal(ours.next_position, own_positions(model, inputs).view(-1, *out.shape)[-1][:, -1] + 1)
         assert all(len(one.kept) * 2 == one.tokens for one in ours.cuts)
         assert out.any(1).all()
         masked = inputs | {
@@ -199,6 +200,36 @@ def test_beams_of_a_batch_are_those_of_each_row(models: dict[str, Any], name: st
         assert torch.equal(together[row : row + 1, -3:], want[:, -3:])
 
 
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+@torch.no_grad()
+def test_padding_on_the_right_and_a_row_of_text(models: dict[str, Any], name: str) -> None:
+    model, given = models[name]
+    x = given["input_ids"]
+    text = x[1].clone()
+    text[text >= IMAGE] = 40
+    end = torch.zeros(2, 3, dtype=torch.long)
+    ids = torch.cat(
+        [torch.cat([x[:1], end[:1]], 1), torch.cat([text[None, 4:], end[:1], torch.zeros(1, 4, dtype=torch.long)], 1)]
+    )
+    inputs = {key: value[: len(value) // 2] for key, value in given.items()} | {
+        "input_ids": ids, "attention_mask": (ids != 0).long(), "labels": ids,
+    }  # fmt: skip
+    if "mm_token_type_ids" in given:
+        inputs["mm_token_type_ids"] = 2 * (ids == VIDEO).int()
+    ours = longreel.compress_video(model, inputs, method="evs", keep=0.5)
+    assert [(one.row, len(one.kept) * 2) for one in ours.cuts] == [(0, ours.cuts[0].tokens)]
+    left = inputs["attention_mask"] * ~dropped(inputs, VIDEO, ours.cuts, tail=int(name == "llava_onevision"))
+    want = model(**inputs | {"attention_mask": left, "position_ids": own_positions(model, inputs)}).logits
+    got = model(**ours)
+    assert got.loss.isfinite()
+    assert ours["attention_mask"][:, 0].all()
+    for row in range(2):
+        there = ours["attention_mask"][row].bool()
+        torch.testing.assert_close(got.logits[row][there], want[row][left[row].bool()], **CLOSE)
+        assert torch.equal(ours["labels"][row][there], ours["input_ids"][row][there])
+        assert (ours["labels"][row][~there] == -100).all()
+
+
 def uneven(name: str) -> Inputs:
     """Row 0 has 2 frames of 4 tokens, row 1 has 4: as two clips, as one video, or as pictures."""
     if name == "video_llama_3":
@@ -240,7 +271,7 @@ def test_rows_of_other_lengths(models: dict[str, Any], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
 @torch.no_grad()
-def test_under_longreel_attention_and_in_bf16(models: dict[str, Any], name: str) -> None:
+def test_under_longreel_attention_in_chunks_of_the_prompt_and_in_bf16(models: dict[str, Any], name: str) -> None:
     given = padded(models[name][1])
     ours, _ = made(BUILD[name], {"text_config": "longreel"})
     cut = longreel.compress_video(models[name][0], given, keep=0.5)
@@ -248,6 +279,8 @@ def test_under_longreel_attention_and_in_bf16(models: dict[str, Any], name: str)
     torch.testing.assert_close(got, want, **CLOSE)
     answers = [model.generate(**cut, max_new_tokens=3, **WORDS) for model in (models[name][0], ours)]
     assert torch.equal(*answers)
+    for more in ({"prefill_chunk_size": 5}, {"cache_implementation": "static"}):
+        assert torch.equal(models[name][0].generate(**cut, max_new_tokens=3, **WORDS, **more), answers[0])
     low = made(BUILD[name])[0].bfloat16()
     assert torch.equal(low(**longreel.compress_video(low, given, keep=1)).logits, low(**given).logits)
     for method in METHODS:
@@ -324,6 +357,7 @@ REFUSALS: list[tuple[Inputs, Inputs, str]] = [
     ({"keep": 0.5}, {"video_cu_seqlens": torch.zeros(2)}, "video_cu_seqlens"),
     ({"keep": 0.5}, {"weights": torch.zeros(2, 16)}, "how to shorten weights"),
     ({"keep": 0.5}, {"attention_mask": torch.zeros(2, 16)}, "hides"),
+    ({"keep": 0.5}, {"attention_mask": torch.zeros(2, 1, 16, 16)}, r"\[B, S\] both, given \[2, 16\] and \[2, 1, 16, 16\]"),
     ({"keep": 0.5}, {"input_ids": torch.full((2, 16), 5)}, "no placeholder"),
     ({"keep": 0.5}, {"input_ids": torch.full((2, 16), VIDEO)}, "ends in a video"),
     ({"keep": 0.5}, {"video_grid_thw": torch.tensor([[2, 4, 4]])}, "speaks of 32 patches"),

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
 from longreel.models.llama_vid import (
     Adapter,
@@ -12,6 +13,7 @@ from longreel.models.llama_vid import (
     Ops,
     Preset,
     QFormerSize,
+    TextDecoder,
     TowerSize,
     byte_ids,
     choose_compress,
@@ -20,6 +22,7 @@ from longreel.models.llama_vid import (
     released_name,
     to_released,
 )
+from longreel.models.llama_vid.bert import bert_sizes
 from longreel.nn import ContextAttention
 
 OPS: tuple[Ops, Ops] = ("reference", "longreel")
@@ -99,15 +102,16 @@ def test_the_papers_equation_has_no_scale_and_no_keys() -> None:
 
 @pytest.mark.parametrize("prompts", [["?"], ["what is it", "who", "when it rains"]])
 @pytest.mark.parametrize("layers", [1, 2, 4])
-@pytest.mark.parametrize("frames", [1, 19])
+@pytest.mark.parametrize("frames", [1, 35])
 def test_text_queries_are_the_reference_maths(layers: int, frames: int, prompts: list[str]) -> None:
-    """One prompt takes the absorbed cross-attention, three the projected one; 19 frames are two batches."""
+    """One prompt takes the absorbed cross-attention, three the projected one; 35 frames are two parts."""
     adapter = Adapter(replace(SMALL.qformer, layers=layers), 32, 40).double()
-    torch.nn.init.normal_(adapter.vlm_att_encoder.encoder.layer[0].crossattention.attention.value.bias)
+    torch.nn.init.normal_(adapter.vlm_att_encoder.encoder.layer[0].crossattention.inner.value.bias)
     features = torch.randn(frames, 17, 32, dtype=torch.float64)
     ids, mask = byte_ids(prompts)
     with torch.inference_mode():
         released, ours = (adapter.query(ids, features, mask, ops=ops) for ops in OPS)
+        assert adapter.query(ids, features[:0], mask).shape == (len(prompts), 0, 5, 24)
     torch.testing.assert_close(ours, released, rtol=1e-11, atol=1e-11)
 
 
@@ -278,6 +282,28 @@ def test_key_map_both_ways() -> None:
     del released["model.vlm_att_query"]
     with pytest.raises(KeyError, match=r"model\.vlm_att_query"):
         from_released(released, other)
+
+
+@pytest.mark.parametrize("decoder", ["qformer", "bert"])
+def test_state_dicts_of_transformers_qformer_load(decoder: TextDecoder) -> None:
+    """As this adapter saved them while the Q-Former was transformers' module; also below another module."""
+    saved, other = (Adapter(SMALL.qformer, 32, 40, text_decoder=decoder) for _ in range(2))
+    older = {}
+    for name, value in saved.state_dict().items():
+        if decoder == "qformer":
+            name = name.replace("attention.self.", "attention.attention.")
+            name = name.replace("encoder.embeddings.LayerNorm", "encoder.embeddings.layernorm")
+        older[name] = value
+    if decoder == "qformer":
+        theirs = InstructBlipQFormerModel(
+            InstructBlipQFormerConfig(**bert_sizes(SMALL.qformer), encoder_hidden_size=32)
+        )
+        assert {n for n in older if "encoder." in n} == {f"vlm_att_encoder.{name}" for name in theirs.state_dict()}
+    given = dict(older)
+    torch.nn.ModuleDict({"a": other}).load_state_dict({f"a.{name}": value for name, value in older.items()})
+    assert given.keys() == older.keys()
+    for (name, mine), loaded in zip(saved.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(mine, loaded), name
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
 from longreel.models.llama_vid import Adapter, LlamaVid, QFormerSize, build_qformer, byte_ids
-from longreel.models.llama_vid.qformer import qformer_frames
+from longreel.models.llama_vid.bert import bert_sizes
+from longreel.models.llama_vid.qformer import published_frames, qformer_frames
 from longreel.models.record import Ops
+from longreel.nn import QFormer
 
 pytestmark = pytest.mark.fast
 OPS: tuple[Ops, Ops] = ("reference", "longreel")
@@ -24,6 +26,18 @@ QUESTIONS = ["why", "where does this road lead?"]
 
 def adapter(size: QFormerSize = SIZE, out: int = H, **options: Any) -> Adapter:
     return Adapter(size, C, out, **options).double()
+
+
+def theirs(qformer: QFormer) -> Any:
+    """transformers' Q-Former with its own copy of the weights."""
+    config = InstructBlipQFormerConfig(**bert_sizes(SIZE), encoder_hidden_size=qformer.config.encoder_hidden_size)
+    model, own = InstructBlipQFormerModel(config).double().eval(), qformer.state_dict()
+    model.load_state_dict({name: own[ours(name)] for name in model.state_dict()})
+    return model
+
+
+def ours(name: str) -> str:
+    return name.replace("embeddings.layernorm", "embeddings.LayerNorm").replace("attention.attention", "attention.self")
 
 
 def released(a: Adapter, ids: Tensor, mask: Tensor, features: Tensor, compress: str | None, decoder: str) -> Tensor:
@@ -40,7 +54,7 @@ def released(a: Adapter, ids: Tensor, mask: Tensor, features: Tensor, compress: 
         seen = seen if a.vlm_att_ln is None else a.vlm_att_ln(seen)
         learned = a.vlm_att_query.expand(len(seen), -1, -1)
         both = torch.cat([torch.ones(learned.shape[:2], dtype=torch.long), mask], 1)
-        text = a.vlm_att_encoder(ids, query_embeds=learned, attention_mask=both, encoder_hidden_states=seen)
+        text = theirs(a.vlm_att_encoder)(ids, query_embeds=learned, attention_mask=both, encoder_hidden_states=seen)
         rows = text.last_hidden_state[:, : learned.shape[1]]
     attention = a.attention
     scores = attention.vlm_att_projector(rows) @ attention.vlm_att_key_projector(patches).mT / C**0.5
@@ -89,7 +103,7 @@ def test_names_of_the_forms() -> None:
     state = adapter(replace(SIZE, reads=44)).state_dict()
     assert state["vlm_att_bert_proj.weight"].shape == (44, C)
     assert state["vlm_att_ln.weight"].shape == (44,)
-    assert state["vlm_att_encoder.encoder.layer.0.crossattention.attention.key.weight"].shape == (24, 44)
+    assert state["vlm_att_encoder.encoder.layer.0.crossattention.self.key.weight"].shape == (24, 44)
 
 
 @torch.inference_mode()
@@ -127,19 +141,17 @@ class Lora(nn.Module):
 
 
 def lora(parent: nn.Module, name: str) -> None:
+    torch.manual_seed(0)
     setattr(parent, name, Lora(getattr(parent, name)))
 
 
 def hook(parent: nn.Module, name: str) -> None:
-    def scaled(module: nn.Module, given: Any, out: Any) -> Any:
-        if isinstance(out, Tensor):
-            return 2 * out
-        return type(out)(2 * out[0]) if isinstance(out, ModelOutput) else (2 * out[0], *out[1:])
-
-    getattr(parent, name).register_forward_hook(scaled)
+    getattr(parent, name).register_forward_hook(lambda module, given, out: 2 * out)
 
 
 LAYER = "encoder.layer.0."
+LEARNED, ENCODED = torch.randn(5, 24, dtype=torch.float64), torch.randn(3, 17, C, dtype=torch.float64)
+IDS = byte_ids(["why?"])[0][0]
 
 
 @pytest.mark.parametrize(
@@ -152,54 +164,39 @@ LAYER = "encoder.layer.0."
 @pytest.mark.parametrize("change", [lora, hook])
 @torch.no_grad()
 def test_a_changed_linear_of_the_qformer_acts(change: Callable[[nn.Module, str], None], name: str) -> None:
-    _same_as_called(lambda q: change(q.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "encoder",
-        "encoder.layer.1",
-        LAYER + "attention",
-        LAYER + "attention.attention",
-        LAYER + "crossattention.attention",
-    ],
-)
-@torch.no_grad()
-def test_a_hook_on_a_part_that_is_gone_past_acts(name: str) -> None:
-    _same_as_called(lambda q: hook(q.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]))
-
-
-def _same_as_called(change: Callable[[nn.Module], None]) -> None:
-    q = build_qformer(SIZE, C).double().eval()
-    learned, encoded = torch.randn(5, 24, dtype=torch.float64), torch.randn(3, 17, C, dtype=torch.float64)
-    ids = byte_ids(["why?"])[0][0]
-    before = qformer_frames(q, learned, [ids], encoded)
-    change(q)
-    got = qformer_frames(q, learned, [ids], encoded)
-    given = {"input_ids": ids.expand(3, -1), "query_embeds": learned.expand(3, -1, -1)}
-    expected = q(**given, encoder_hidden_states=encoded).last_hidden_state[:, :5]
+    """As in transformers' Q-Former; the reference path, which would go past it, says so."""
+    qformer = build_qformer(SIZE, C).double().eval()
+    other, before = theirs(qformer), qformer_frames(qformer, LEARNED, [IDS], ENCODED)
+    for model, place in ((other, name), (qformer, ours(name))):
+        parent, _, leaf = place.rpartition(".")
+        change(model.get_submodule(parent), leaf)
+    given = {"input_ids": IDS.expand(3, -1), "query_embeds": LEARNED.expand(3, -1, -1)}
+    expected = other(**given, encoder_hidden_states=ENCODED).last_hidden_state[:, :5]
+    got = qformer_frames(qformer.double(), LEARNED, [IDS], ENCODED)
     torch.testing.assert_close(got[0], expected, rtol=1e-10, atol=1e-10)
     assert not torch.allclose(got, before)
+    with pytest.raises(ValueError, match="takes plain weights"):
+        published_frames(qformer, LEARNED, [IDS], ENCODED)
+
+
+@pytest.mark.parametrize("name", ["encoder", "encoder.layer.1", LAYER + "attention", LAYER + "crossattention.self"])
+@torch.no_grad()
+def test_a_hook_on_a_part_that_is_gone_past_is_refused(name: str) -> None:
+    qformer = build_qformer(SIZE, C).double().eval()
+    hook(qformer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+    with pytest.raises(ValueError, match=rf"{name} has a hook"):
+        qformer_frames(qformer, LEARNED, [IDS], ENCODED)
+    with pytest.raises(ValueError, match="has hooks"):
+        published_frames(qformer, LEARNED, [IDS], ENCODED)
 
 
 @pytest.mark.parametrize("kind", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 @torch.no_grad()
 def test_dropout_of_a_training_qformer_is_drawn(kind: str) -> None:
-    """The numbers that the Q-Former itself draws, and none in evaluation."""
-    q = build_qformer(SIZE, C).double()
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        setattr(q.config, name, 0.5 * (name == kind))
-    q = type(q)(q.config).double()
-    learned, encoded = torch.randn(5, 24, dtype=torch.float64), torch.randn(3, 17, C, dtype=torch.float64)
-    ids = byte_ids(["why?"])[0][0]
-    given = {"input_ids": ids.expand(3, -1), "query_embeds": learned.expand(3, -1, -1)}
-    outputs = []
-    for training in (True, False):
-        q.train(training)
-        torch.manual_seed(3)
-        expected = q(**given, encoder_hidden_states=encoded).last_hidden_state[:, :5]
-        torch.manual_seed(3)
-        outputs.append(qformer_frames(q, learned, [ids], encoded)[0])
-        torch.testing.assert_close(outputs[-1], expected, rtol=1e-10, atol=1e-10)
-    assert not torch.allclose(*outputs)
+    """On both paths every frame draws its own, and none in evaluation."""
+    config = replace(build_qformer(SIZE, C).config, **{kind: 0.5})
+    qformer, same = QFormer(config).double(), ENCODED[:1].expand(3, -1, -1)
+    for frames in (qformer_frames, published_frames):
+        drawn, quiet = (frames(qformer.train(training), LEARNED, [IDS], same)[0] for training in (True, False))
+        torch.testing.assert_close(quiet[:1].expand(3, -1, -1), quiet)
+        assert not any(torch.allclose(drawn[i], other) for i in range(3) for other in (quiet[0], drawn[i - 1]))

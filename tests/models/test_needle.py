@@ -13,7 +13,7 @@ from longreel.rotary import rotary_tables, rotated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/needle"))
 
-from needle_model import encode, fresh
+from needle_model import encode, fresh, load, recalled, reloaded, shuffled
 from needle_pass import answers, plan_of
 from needle_task import CELL, FILLER, KEY, VALUE, Needles, batch
 from needle_train import STAGES, train_step
@@ -102,3 +102,19 @@ def test_a_step_of_every_stage_has_a_gradient_for_every_vst_weight() -> None:
         # Nobody reads what a VST token asks for in the last layer.
         without = {n for n, p in decoder.named_parameters() if "beacon" in n and (p.grad is None or not p.grad.any())}
         assert without == {f"language.model.layers.1.self_attn.beacon_q_proj.{part}" for part in ("weight", "bias")}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("chunks", "ratio", "videos"), [(16, 8, 3), (32, 4, 1)])
+def test_what_the_committed_weights_recall(chunks: int, ratio: int, videos: int) -> None:
+    """At the length of training and at twice that: nearly all, the same from the file, next to none of a shuffled memory."""
+    decoder, given = load(ratio=ratio), batch(Needles(chunks), videos, seed=10**8)
+    right, broken = list[Tensor](), list[Tensor]()
+    for video, keys, values in zip(given.video, given.keys, given.values, strict=True):
+        memory = encode(decoder, video)
+        answered = recalled(decoder, memory, keys)
+        assert torch.equal(recalled(decoder, reloaded(decoder, memory), keys), answered)
+        right.append(answered == values)
+        broken.append(recalled(decoder, shuffled(memory), keys) == values)
+    assert torch.stack(right).float().mean() >= 0.95
+    assert torch.stack(broken).float().mean() <= 0.25

@@ -124,6 +124,27 @@ def test_text(shared: bool) -> None:
         assert ours(tokens, features, input_ids=ids, text_mask=mask).text is None
 
 
+@pytest.mark.parametrize("samples", [1, SAMPLES])
+def test_a_question_is_made_ready_once(samples: int) -> None:
+    _, ours = pair(InstructBlipQFormerModel, InstructBlipQFormerConfig, True, 2)
+    ids = torch.arange(samples * TOKENS).view(samples, -1) % 30
+    tokens, features = drawn(1, QUERIES, 32), [drawn(SAMPLES, keys, 24) for keys in (KEYS, 300)]
+    expected = [ours(tokens, each, input_ids=ids, return_text=True) for each in features]
+    calls = list[int]()
+    for module in (ours.embeddings.LayerNorm, ours.encoder.layer[0].attention.output):
+        module.register_forward_hook(lambda *_: calls.append(1))
+    question = ours.ask(tokens, input_ids=ids, return_text=True)
+    for each, (rows, text) in zip(features, expected, strict=True):
+        got = ours(question, each)
+        assert torch.equal(got.queries, rows)
+        assert torch.equal(got.text, text)
+    assert len(calls) == 3, "a norm of queries, one of text, one self-attention"
+    with pytest.raises(ValueError, match="given to `ask`"):
+        ours(question, features[0], input_ids=ids)
+    with pytest.raises(ValueError, match=r"have \[2, 3\] samples"):
+        ours.ask(drawn(2, QUERIES, 32), input_ids=ids[:1].expand(3, -1).contiguous())
+
+
 def test_without_a_key_or_a_sample() -> None:
     _, ours = pair(Blip2QFormerModel, Blip2QFormerConfig, False, 2)
     tokens, features = drawn(1, QUERIES, 32), drawn(2, KEYS, 24)
@@ -161,6 +182,10 @@ def test_autocast_casts_nothing() -> None:
         expected = ours(tokens, features).queries
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(ours(tokens, features).queries, expected)
+            # so many questions that keys and values are projected
+            keys = ours.read(features, queries=QUERIES, questions=1000)
+            assert {key.dtype for pair in keys.projected for key in pair} == {torch.float32}
+            torch.testing.assert_close(ours(tokens, keys).queries, expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         loss = ours(tokens, features).queries.float().square().sum()
     loss.backward()

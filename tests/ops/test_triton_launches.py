@@ -12,6 +12,7 @@ from longreel.triton_kernels.block_sparse_attention import block_sparse_attentio
 from longreel.triton_kernels.common.aot import Launch, launches_of, recorded
 from longreel.triton_kernels.common.card import LARGE_SHARED, Card
 from longreel.triton_kernels.compress_frames import compress_frames, compress_frames_backward
+from longreel.triton_kernels.qformer_attention import qformer_attention, qformer_attention_backward
 from longreel.triton_kernels.vst_append_ import vst_append_
 from longreel.triton_kernels.vst_attention import vst_attention
 from longreel.triton_kernels.vst_rotate import vst_rotate
@@ -67,6 +68,16 @@ def memory(text: int, chunk: int, capacity: int, batch: int) -> None:
         vst_attention(q, k, v, mem_k, mem_v, length, None, before, *tables, *plan.tile, 0.1)
 
 
+def few_queries(batch: int, frames: int, per_frame: int) -> None:
+    """Forward and backward of queries that all samples share."""
+    keys, size = frames * per_frame, HEADS * WIDTH
+    query, w, bias, table = empty(1, 32, size), empty(size, 96), empty(size), empty(frames, 96)
+    mask = empty(batch, keys, dtype=torch.bool)
+    given = (query, empty(batch, keys, 96), w, w, bias, mask, table, per_frame, HEADS, 0.1)
+    out, lse = qformer_attention(*given)
+    qformer_attention_backward(out, *given, out, lse, 1, 1, 1, 1, 1, 1)
+
+
 def kinds(launches: list[Launch]) -> set[str]:
     return {repr(launch) for launch in launches}
 
@@ -107,6 +118,16 @@ def test_no_number_of_frames_compiles_frames_anew() -> None:
         assert kinds(launches) == first, count
 
 
+def test_no_number_of_keys_compiles_few_queries_anew() -> None:
+    with recorded(CARD) as launches:
+        few_queries(2, 300, 33)
+    first = kinds(launches)
+    for case in ((3, 300, 35), (9, 301, 40), (16, 290, 64)):
+        with recorded(CARD) as launches:
+            few_queries(*case)
+        assert kinds(launches) == first, case
+
+
 def test_every_op_has_launches_with_a_budget() -> None:
     rooms = {path.stem for path in (ROOT / "triton_kernels").iterdir()} - {
         "__init__",
@@ -124,6 +145,7 @@ def test_kernels_have_few_parameters() -> None:
         attention(3, 301, 1, 1)
         frames(3)
         memory(1, 1440, 301, 1)
+        few_queries(2, 3, 32)
     assert {launch.name: len(launch.types) for launch in launches if len(launch.types) > 31} == {}
 
 

@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Tokens that are read at a time: what stands beside the scores, whatever the length of the video.
-TOKENS = 16_384
+# Numbers that are read at a time, whatever the length of the video: what a core's cache holds; for devices see `spans`.
+NUMBERS = 2**19
 
 
 class FrameFeatures(Protocol):
@@ -20,9 +20,10 @@ class FrameFeatures(Protocol):
 
 
 def spans(frames: FrameFeatures) -> Iterator[tuple[int, int]]:
-    """FrameFeatures a to b, of at most `TOKENS` tokens or one frame."""
-    total, tokens, _ = frames.shape
-    step = max(1, TOKENS // tokens)
+    """Frames a to b, of `NUMBERS` numbers at most, on a device 64 times that, or one frame."""
+    total, tokens, width = frames.shape
+    room = NUMBERS if getattr(frames, "device", torch.device("cpu")).type == "cpu" else 64 * NUMBERS
+    step = max(1, room // (tokens * width))
     for a in range(0, total, step):
         yield a, min(a + step, total)
 

@@ -7,15 +7,15 @@ from torch.nn import functional
 from longreel.compression.choose import top
 from longreel.compression.frames import FrameFeatures, chunks, wide
 
-# FrameFeatures whose means are less alike than this are of two segments (FastVID's threshold).
+# Frames whose means are less alike than this are of two segments (FastVID's threshold).
 ALIKE = 0.9
 # Tokens of a segment at most (one frame at least): distances within it are all computed.
-LONGEST = 4_096
+LONGEST = 1_024
 NEIGHBOURS = 4
 
 
 def segments(frames: FrameFeatures) -> list[tuple[int, int]]:
-    """FrameFeatures a to b of every segment: cut where cos(mean x_t, mean x_{t-1}) < 0.9, and where one would grow too long."""
+    """Frames a to b of every segment: cut where cos(mean x_t, mean x_{t-1}) < 0.9, and where one would grow too long."""
     total, tokens, _ = frames.shape
     longest = max(1, LONGEST // tokens)
     begins, before, at = [0], None, 0

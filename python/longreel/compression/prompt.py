@@ -30,9 +30,11 @@ class VideoCut:
 
 
 class CompressedInputs(dict[str, Any]):
-    """Keyword arguments for a model's ``forward`` and ``generate``. `cuts`: what stayed of each video, in their order."""
+    """Keyword arguments for a model's ``forward`` and ``generate``. `cuts`: what stayed of each video, in their order.
+    `next_position`: int64 ``[B]``, where text behind these inputs goes on, as behind all tokens."""
 
     cuts: tuple[VideoCut, ...]
+    next_position: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class VideoPrompt:
         if self.images is not None:
             outputs["image"] = self.images
         out = CompressedInputs({k: v for k, v in self.given.items() if k not in self.used | BESIDE.keys()})
-        out |= _shortened(self.base, self.family, self.given, self.mask, stays) | {"mm_encoder_outputs": outputs}
+        short, out.next_position = _shortened(self.base, self.family, self.given, self.mask, stays)
+        out |= short | {"mm_encoder_outputs": outputs}
         out.cuts = tuple(
             VideoCut(row, one.shape, video.grid, one.kept, video.total)
             for video, row, one in zip(self.videos, self.rows, cuts, strict=True)
@@ -115,6 +118,10 @@ def read(model: Any, inputs: Any, chunk_frames: int) -> VideoPrompt:
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
     ids = given["input_ids"]
     mask = given.get("attention_mask", torch.ones_like(ids)).bool()
+    if ids.dim() != 2 or mask.shape != ids.shape:
+        raise ValueError(
+            f"input_ids and attention_mask must be [B, S] both, given {list(ids.shape)} and {list(mask.shape)}"
+        )
     used = _used(base, family)
     check(given, ids.shape, used | {"input_ids"})
     slots = ids == getattr(base.config, f"{family.modality}_token_id")
@@ -137,8 +144,10 @@ def counts_of(videos: list[EncodedVideo], rows: list[int], keep: float | None, t
     return counts
 
 
-def _shortened(base: Any, family: Family, given: dict[str, Any], mask: Tensor, stays: Tensor) -> dict[str, Any]:
-    """Token ids, what has a place for each, and positions, of the tokens that stay."""
+def _shortened(
+    base: Any, family: Family, given: dict[str, Any], mask: Tensor, stays: Tensor
+) -> tuple[dict[str, Any], Tensor]:
+    """Token ids, what has a place for each, and positions, of the tokens that stay; and the position behind all."""
     ids, moved = given["input_ids"], rows_of(stays, mask)
     whole = torch.equal(stays, mask)
     hidden = ids[~mask]
@@ -154,10 +163,11 @@ def _shortened(base: Any, family: Family, given: dict[str, Any], mask: Tensor, s
         turned, deltas = base.get_rope_index(**{key: known[key] for key in names if key in known})
         out["position_ids"] = torch.cat([positions(moved.filled)[None], moved.of(turned, 0)])
         base.rope_deltas = deltas + (mask.sum(1) - stays.sum(1))[:, None]
-    elif not whole:
+        return out, deltas[:, 0] + mask.sum(1)
+    if not whole:
         # Without a cache and a mask, as generate drops one that is all ones, positions that jump are taken for packed samples.
         out |= {"position_ids": moved.of(positions(mask), 0), "use_cache": True}
-    return out
+    return out, mask.sum(1)
 
 
 def _used(base: Any, family: Family) -> set[str]:
@@ -215,7 +225,9 @@ def _output(family: Family, videos: list[EncodedVideo], cuts: list[Cut]) -> Any:
         piece = one.of(video.frames)
         pieces.append(piece if video.tail is None else torch.cat([piece, video.tail]))
     pooled: Any = pieces
-    if family.stacked:
+    if videos[0].pieces:
+        pooled = torch.cat(pieces)[:, None]
+    elif family.stacked:
         # Of other lengths they are [sum K, C], which transformers reads, and cannot repeat for beams without a complaint.
         pooled = torch.stack(pieces) if len({len(piece) for piece in pieces}) == 1 else torch.cat(pieces)
     layers = zip(*(video.layers for video in videos), strict=True)

@@ -6,12 +6,13 @@ float32, in float64 where the features are.
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from longreel.compression.frames import FrameFeatures, chunks, wide
 
 # VidCom2's kernel widths: 2^-3 .. 2^1.
 WIDTHS = tuple(2.0**power for power in range(-3, 2))
+# Of a length that is divided by.
+SMALLEST = 1e-12
 
 
 def by_change(frames: FrameFeatures) -> Tensor:
@@ -21,14 +22,18 @@ def by_change(frames: FrameFeatures) -> Tensor:
     """
     before, out = None, []
     for x in chunks(frames):
-        first = x.new_full((1, x.shape[1]), torch.inf) if before is None else _change(x[:1], before)
-        out += [first, _change(x[1:], x[:-1])]
-        before = x[-1:].clone()
+        lengths = torch.linalg.vector_norm(x, dim=-1).clamp(min=1e-8)
+        if before is None:
+            out.append(x.new_full((1, x.shape[1]), torch.inf))
+        else:
+            out.append(_change(x[:1], lengths[:1], *before))
+        out.append(_change(x[1:], lengths[1:], x[:-1], lengths[:-1]))
+        before = x[-1:].clone(), lengths[-1:]
     return torch.cat(out)
 
 
-def _change(x: Tensor, before: Tensor) -> Tensor:
-    return 1 - functional.cosine_similarity(x, before, dim=-1)
+def _change(x: Tensor, length: Tensor, before: Tensor, length_before: Tensor) -> Tensor:
+    return 1 - (x * before).sum(-1) / (length * length_before)
 
 
 def by_query(frames: FrameFeatures, query: Tensor) -> Tensor:
@@ -37,7 +42,7 @@ def by_query(frames: FrameFeatures, query: Tensor) -> Tensor:
     The weights of LLaMA-VID's context token (arXiv 2311.17043, equation 1, without its projections), with the video for the
     frame: what `context_attention` returns for all tokens packed as one. The softmax is shifted in two reads.
     """
-    query = wide(query)
+    query = wide(query).to(frames[:1].device)
     query = query * query.shape[-1] ** -0.5
     # [M]
     lse = query.new_full((query.shape[0],), -torch.inf)
@@ -59,36 +64,46 @@ def by_uniqueness(frames: FrameFeatures) -> tuple[Tensor, Tensor]:
         G(z, c) = sum_a exp(-|z - c|^2 / 2a)        a in 1/8, 1/4, 1/2, 1, 2
         token = -G(z, mean of the video) - G(z, mean of the frame)        frame = -mean over its tokens of G(z, mean of the video)
     """
+    total = frames.shape[0]
     steady = _steady_channels(frames)
-    total, tokens, _ = frames.shape
-    sums = [functional.normalize(x[..., steady], dim=-1).sum((0, 1)) for x in chunks(frames)]
-    centre = torch.stack(sums).sum(0) / (total * tokens)
-    scores, unlike = [], []
+    # Lengths of tokens over those channels, [T][f, N]; sums of z.
+    lengths, sums = [], []
     for x in chunks(frames):
-        z = functional.normalize(x[..., steady], dim=-1)
-        to_video = _kernel(z, centre)
-        scores.append(-to_video - _kernel(z, z.mean(1, keepdim=True)))
+        lengths.append((x.square() * steady).sum(-1).sqrt())
+        sums.append(_means(x, lengths[-1]).sum(0))
+    centre = torch.stack(sums).sum(0) * steady / total
+    scores, unlike = [], []
+    for x, length in zip(chunks(frames), lengths, strict=True):
+        to_video = _kernel(x, length, centre.expand(len(x), -1))
+        scores.append(-to_video - _kernel(x, length, _means(x, length) * steady))
         unlike.append(-to_video.mean(-1))
     return torch.cat(scores), torch.cat(unlike)
 
 
 def _steady_channels(frames: FrameFeatures) -> Tensor:
-    """The half of the channels with the smallest variance over all tokens; equal ones by their number. [C // 2], ascending."""
+    """1 for the half of the channels with the smallest variance over all tokens, equal ones by their number, else 0; [C]."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks(frames):
-        x = chunk.flatten(0, 1).double()
+        x = chunk.flatten(0, 1)
         here = x.mean(0)
         # Means and sums of squares about them, joined (Chan, Golub, LeVeque 1979).
-        more = len(x)
+        about, more, here = (x - here).square().sum(0).double(), len(x), here.double()
         apart = here - mean.to(here)
-        squares = squares.to(here) + (x - here).square().sum(0) + apart.square() * (count * more / (count + more))
+        squares = squares.to(here) + about + apart.square() * (count * more / (count + more))
         mean = mean.to(here) + apart * (more / (count + more))
         count += more
     half = max(1, squares.shape[0] // 2)
-    return squares.argsort(stable=True)[:half].sort().values
+    return torch.zeros_like(squares, dtype=chunk.dtype).index_fill_(0, squares.argsort(stable=True)[:half], 1)
 
 
-def _kernel(z: Tensor, centre: Tensor) -> Tensor:
-    """G over the last dimension."""
-    apart = (z - centre).square().sum(-1)
-    return torch.stack([(-apart / (2 * width)).exp() for width in WIDTHS]).sum(0)
+def _means(x: Tensor, length: Tensor) -> Tensor:
+    """[f, C]: means over a frame's tokens of x / length."""
+    return torch.bmm((1 / length.clamp(min=SMALLEST))[:, None], x)[:, 0] / x.shape[1]
+
+
+def _kernel(x: Tensor, length: Tensor, centre: Tensor) -> Tensor:
+    """[f, N]: G(z, c) with |z - c|^2 = |z|^2 - 2 z . c + |c|^2; centre [f, C]. A token is summed by itself, so that those that
+    are the same score the same."""
+    unit = length.clamp(min=SMALLEST)
+    apart = (length / unit).square() - 2 * (x * centre[:, None]).sum(-1) / unit + centre.square().sum(-1)[:, None]
+    return torch.stack([(-apart.clamp(min=0) / (2 * width)).exp() for width in WIDTHS]).sum(0)

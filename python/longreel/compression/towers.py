@@ -17,7 +17,8 @@ from longreel.compression.families import Family
 class EncodedVideo:
     """frames: [T, N, C], N = height * width of the grid. layers: what the decoder adds in its first layers, each [T, N, C].
     alive: bool [T, N], the tokens that have a placeholder, None where all have. tail: [n, C], tokens behind the last frame, which
-    stay. output: the type of the tower's output."""
+    stay. output: the type of the tower's output. pieces: whether its features are one tensor of pieces of a length, not a row's.
+    """
 
     frames: Tensor
     grid: tuple[int, int]
@@ -25,6 +26,7 @@ class EncodedVideo:
     layers: tuple[Tensor, ...] = ()
     alive: Tensor | None = None
     tail: Tensor | None = None
+    pieces: bool = False
 
     @property
     def total(self) -> int:
@@ -97,7 +99,8 @@ def _clips(call: Call, inputs: dict[str, Any], config: Any, chunk: int, behind: 
 
         def part(a: int, b: int, i: int = i) -> list[Any]:
             output = call(pixel_values_videos=pixels[i : i + 1, a:b]) if together is None else together
-            tokens = output.pooler_output[0 if together is None else i]
+            # In transformers 5.18 those of LLaVA-NeXT-Video are [T, N, C].
+            tokens = output.pooler_output[0 if together is None else i].flatten(0, -2)
             end = len(tokens) - behind
             tail[:] = [tokens[end:]]
             return [type(output), tokens[:end].unflatten(0, (b - a, -1))]
@@ -125,7 +128,8 @@ def _pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> En
 
 
 def _padded_pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> EncodedVideos:
-    """Pictures [B, most, 3, H, W], those that are all zeros none; output [B][pictures * N, C]. Those of a row are one video."""
+    """Pictures [B, most, 3, H, W], those that are all zeros none; output [B][pictures * N, C], in transformers 5.18
+    [pictures of all rows, N, C]. Those of a row are one video."""
     pixels, mask = inputs["pixel_values"], inputs.get("pixel_attention_mask")
     real = (pixels != 0).flatten(2).any(2)
     counts = real.sum(1).tolist()
@@ -137,25 +141,28 @@ def _padded_pictures(call: Call, inputs: dict[str, Any], config: Any, chunk: int
             if output is None:
                 more = {} if mask is None else {"pixel_attention_mask": mask[i][real[i]][None, a:b]}
                 output, place = call(pixel_values=pixels[i][real[i]][None, a:b], **more), 0
-            return [type(output), output.pooler_output[place].unflatten(0, (b - a, -1))]
+            pooled = output.pooler_output
+            if isinstance(pooled, Tensor):
+                return [True, type(output), pooled.split(counts)[place] if together is not None else pooled]
+            return [False, type(output), pooled[place].unflatten(0, (b - a, -1))]
 
         if count:
-            kind, frames = _joined(part, count, count if together is not None else chunk)
-            yield EncodedVideo(frames, _square(frames.shape[1]), kind)
+            pieces, kind, frames = _joined(part, count, count if together is not None else chunk)
+            yield EncodedVideo(frames, _square(frames.shape[1]), kind, pieces=pieces)
 
 
 def _joined(part: Callable[[int, int], list[Any]], total: int, chunk: int) -> list[Any]:
-    """A type, and tensors of all frames, from part(a, b) of frames a to b; each is written where it belongs."""
+    """What part(a, b) says of frames a to b, its tensors of all frames; each is written where it belongs."""
     if total <= chunk:
         return part(0, total)
-    kind: Any = None
-    joined: list[Tensor] = []
+    joined: list[Any] = []
     for a in range(0, total, chunk):
-        kind, *parts = part(a, min(a + chunk, total))
-        joined = joined or [one.new_empty(total, *one.shape[1:]) for one in parts]
+        parts = part(a, min(a + chunk, total))
+        joined = joined or [one.new_empty(total, *one.shape[1:]) if isinstance(one, Tensor) else one for one in parts]
         for out, one in zip(joined, parts, strict=True):
-            out[a : a + len(one)] = one
-    return [kind, *joined]
+            if isinstance(one, Tensor):
+                out[a : a + len(one)] = one
+    return joined
 
 
 def _square(tokens: int) -> tuple[int, int]:

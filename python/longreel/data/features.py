@@ -54,6 +54,7 @@ class FeatureStream(Iterator[FeatureChunk]):
             raise
         self.shape: tuple[int, int, int] = own.shape  # type: ignore[assignment]
         self.dtype, self.others = own.dtype, tuple(other.name for other in others)
+        self.counts = {other.name: other.shape[0] for other in others}
         self._chunks = Prefetch(_read(self._file, own, others, chunk, pin), 1)
 
     @property
@@ -101,8 +102,8 @@ class _Place(NamedTuple):
 def _times(file: TensorFile, place: _Place) -> Tensor:
     times = torch.empty(place.shape[0], dtype=torch.float64)
     _fill(file, times, place.end)
-    if not bool(times.isfinite().all()):
-        raise MediaError(f"{file.path}: its header contradicts itself: times of {place.name} that are no numbers")
+    if not bool(times.isfinite().all()) or bool((times.diff() < 0).any()):
+        raise MediaError(f"{file.path}: contradicts itself, its times of {place.name} fall, or are no numbers")
     return times
 
 

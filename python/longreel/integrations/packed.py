@@ -9,7 +9,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.layout.context import whole_of
 from longreel.layout.documents import begins_document
 
 Lengths = list[list[int]]
@@ -86,7 +85,7 @@ class Documents:
 
     def check(self, layout: VideoLayout | PlannedLayout) -> None:
         """They begin where documents of `layout` do. Inside one, positions may jump (those of VoCo), but not to 0."""
-        whole = whole_of(layout)
+        whole = layout.layout if isinstance(layout, PlannedLayout) else layout
         if whole.window is not None:
             return
         begins = begins_document(whole)

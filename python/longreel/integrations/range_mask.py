@@ -14,7 +14,7 @@ from longreel.integrations.mask_sets import layout_of
 from longreel.integrations.padding import Gap, check_same, spans
 from longreel.integrations.steps import bounded_step_of, step_of
 from longreel.layout import PlannedLayout, VideoLayout
-from longreel.layout.context import InForce, whole_of
+from longreel.layout.context import InForce
 from longreel.layout.documents import repeated, text_documents, without_first
 from longreel.ops.common.layouts import planned
 
@@ -257,7 +257,7 @@ class RangeMask:
         documents: packed.Documents | None,
     ) -> PlannedLayout:
         """The plan of a layout, inside the model's own window or chunks."""
-        whole = whole_of(layout)
+        whole = layout.layout if isinstance(layout, PlannedLayout) else layout
         if documents is not None:
             documents.check(layout)
         elif bound == (None, None) and (step := self._step(layout, batch, device)) is not None:

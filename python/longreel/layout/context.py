@@ -30,22 +30,17 @@ _IN_FORCE: ContextVar[InForce | None] = ContextVar("longreel_layout", default=No
 _TRACED = threading.local()
 
 
-def whole_of(layout: VideoLayout | PlannedLayout) -> VideoLayout:
-    """The layout that a plan is of.
-
-    Raises:
-        TypeError: it is neither. ValueError: the plan is of lengths on a device, of a step or of some rows.
-    """
-    if isinstance(layout, VideoLayout):
-        return layout
+def check_layout(name: str, layout: object) -> None:
+    """TypeError for what is neither a layout nor None, ValueError for a plan of a device's lengths, of a step or of some rows."""
+    if layout is None or isinstance(layout, VideoLayout):
+        return
     if not isinstance(layout, PlannedLayout):
-        raise TypeError(f"layout is a {type(layout).__name__}; allowed: VideoLayout, or what layout.to(device) gives")
+        raise TypeError(f"{name} is a {type(layout).__name__}; allowed: VideoLayout, or what layout.to(device) gives")
     if not isinstance(layout.layout, VideoLayout):
         raise ValueError(
-            "the layout of a model is one that the host knows; this plan is of lengths on a device, of a step or of some rows:"
+            f"{name} of a model is one that the host knows; this plan is of lengths on a device, of a step or of some rows:"
             " allowed are a VideoLayout, and what its .to(device) gives"
         )
-    return layout.layout
 
 
 @contextmanager
@@ -65,8 +60,7 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
     Raises:
         TypeError, ValueError: it is no layout, or one that only a device knows.
     """
-    if layout is not None:
-        whole_of(layout)
+    check_layout("layout", layout)
     _hand_on_to_threads()
     _hand_on_to_recomputation()
     with _entered(InForce(layout, backend)):

@@ -5,6 +5,8 @@ from typing import SupportsIndex
 
 # Of a sample: more are days of video in pieces of a token, and take gigabytes before anything is planned.
 MOST_SEGMENTS = 1 << 24
+# Rows of a sample; a window, a ratio or a chunk of more is as good as this.
+MOST_ROWS = 2**31 - 1
 
 
 def integer(name: str, value: SupportsIndex | object) -> int:
@@ -14,16 +16,28 @@ def integer(name: str, value: SupportsIndex | object) -> int:
         TypeError: it is no integer.
     """
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} is a whole number; given {value!r}") from None
+        pass
+    raise TypeError(f"{name} is a whole number; given {value!r}")
 
 
-def count(name: str, value: SupportsIndex | object, least: int = 0) -> int:
-    """The same, at least `least`: ValueError for less."""
+def flag(name: str, value: object) -> bool:
+    """TypeError for anything but True and False: "no" would count as yes."""
+    if value is True or value is False:
+        return bool(value)
+    short = isinstance(value, str | int | float) and len(str(value)) < 40
+    raise TypeError(f"{name} is {repr(value) if short else f'a {type(value).__name__}'}; allowed: True or False")
+
+
+def count(name: str, value: SupportsIndex | object, least: int = 0, most: int = 2**63 - 1) -> int:
+    """The same, from `least` to `most`: ValueError for another."""
     number = integer(name, value)
     if number < least:
         raise ValueError(f"{name}={number} is below {least}")
+    if number > most:
+        raise ValueError(f"{name}={number} is above {most}")
     return number
 
 
@@ -33,5 +47,5 @@ def check_segments(number: int) -> None:
 
 
 def check_rows(number: int) -> None:
-    if number >= 2**31:
+    if number > MOST_ROWS:
         raise ValueError(f"a sample has at most 2^31 - 1 rows, given {number}")

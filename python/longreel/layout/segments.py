@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout import row_sets
-from longreel.layout.numbers import check_segments, count
+from longreel.layout.numbers import MOST_ROWS, check_segments, count, flag
 from longreel.layout.row_sets import Line
 
 Kind = Literal["padding", "prefix", "text", "vision", "voco", "vst"]
@@ -44,13 +44,15 @@ def whole(segment: tuple[str, int] | Segment) -> Segment:
     kind, *numbers = segment
     if not 1 <= len(numbers) <= 3:
         raise ValueError(f"a segment is (kind, rows), or a Segment; given {segment!r}")
-    names = (f"rows of a {kind} segment", "ratio", "carry")
-    return Segment(kind, *(count(name, number) for name, number in zip(names, numbers, strict=False)))  # type: ignore[arg-type]
+    rows, *others = (f"rows of a {kind} segment", numbers[0]), *zip(("ratio", "carry"), numbers[1:], strict=False)
+    return Segment(kind, count(*rows), *(count(*each, most=MOST_ROWS) for each in others))  # type: ignore[arg-type]
 
 
 def chunk_segment(visual: int, ratio: int, carry: int) -> Segment:
     """The "vst" segment of `visual` visual tokens (Video-XL: VST after every `ratio` raw tokens, remainders carried)."""
-    visual, ratio, carry = (count(*each) for each in (("visual", visual), ("ratio", ratio), ("carry", carry)))
+    visual, ratio, carry = (
+        count(*each, most=MOST_ROWS) for each in (("visual", visual), ("ratio", ratio), ("carry", carry))
+    )
     if ratio < 1 or visual < 1:
         raise ValueError(f"a chunk has at least 1 visual token and ratio 1, given {visual} tokens at ratio {ratio}")
     if carry > ratio:
@@ -102,11 +104,13 @@ class Rule:
     def __post_init__(self) -> None:
         if self.attention not in _ORDER:
             raise ValueError(f"attention {self.attention!r} is not one of {', '.join(_ORDER)}")
+        flag("frames_see_prefix", self.frames_see_prefix)
+        flag("text_sees_prefix", self.text_sees_prefix)
         if self.window is not None:
-            object.__setattr__(self, "window", count("window", self.window, 1))
+            object.__setattr__(self, "window", min(MOST_ROWS, count("window", self.window, 1)))
         if self.chunk is not None:
-            object.__setattr__(self, "chunk", count("chunk", self.chunk, 1))
-        object.__setattr__(self, "sinks", count("sinks", self.sinks))
+            object.__setattr__(self, "chunk", min(MOST_ROWS, count("chunk", self.chunk, 1)))
+        object.__setattr__(self, "sinks", min(MOST_ROWS, count("sinks", self.sinks)))
 
 
 class Columns(NamedTuple):

@@ -1,7 +1,7 @@
 """`--checkpoint DIR`: a folder's config.json and weights, read shard by shard into a model that is there."""
 
 import hashlib
-import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,35 +10,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longreel.files.foreign import ForeignError, check_regular, read_json, shown
+from longreel.files.tensors import TensorFile
 from longreel.models.released_config import CheckpointError, sized_language
 
 __all__ = [
-    "CheckpointError", "entries", "fill", "fingerprint", "projector_of", "read_config", "refuse_untaken", "shapes",
+    "CheckpointError", "check_sizes", "entries", "fill", "fingerprint", "projector_of", "read_config", "refuse_untaken", "shapes",
     "sized_language", "unpickled",
 ]  # fmt: skip
 
 # Bytes of a file that its fingerprint reads at a time.
 _BLOCK = 1 << 22
+_WEIGHTS = (".safetensors", ".bin", ".pth")
+_MOST_FILES = 10_000
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`folder`/config.json; CheckpointError where it cannot be read."""
+    """`folder`/config.json; CheckpointError where it cannot be read, or the folder holds a pipe, which would be waited for."""
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"{folder}: not a checkpoint folder (no config.json)")
+    for path in _files(folder):
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: is not a regular file")
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: not a checkpoint folder (no config.json)") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json: cannot be read ({error})") from None
+        config: dict[str, Any] = read_json(folder / "config.json")
+    except ForeignError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder}/config.json: must be an object, is {type(config).__name__}")
     return config
+
+
+def check_sizes(folder: Path, parameters: int) -> None:
+    """CheckpointError where a config.json describes more parameters than the files of `folder` have room for: before a model of
+    them is made."""
+    there = sum(path.stat().st_size for path in _files(folder) if path.suffix in _WEIGHTS)
+    if there and 2 * parameters > there:
+        raise CheckpointError(
+            f"{folder}: config.json describes at least {parameters:,} parameters, all weights there have {there:,} bytes"
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    """All in it that is no folder."""
+    found = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
+    if len(found) > _MOST_FILES:
+        raise CheckpointError(f"{folder}: holds {len(found):,} files; at most {_MOST_FILES:,} are looked at")
+    return sorted(found)
 
 
 def fingerprint(folder: Path) -> str:
     """The folder's name, and eight hex digits of every file of weights in it: folders of one name with other weights differ, in
     one number too. Reads all of them, as loading does."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.bin"), *folder.rglob("*.pth")]):
+    for path in (path for path in _files(folder) if path.suffix in _WEIGHTS):
         digest.update(f"{path.relative_to(folder)} {path.stat().st_size};".encode())
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -69,6 +94,9 @@ def fill(
     owner = {theirs: name for name, parts in wanted.items() for theirs in parts}
     ours, held = model.state_dict(), dict[str, Tensor]()
     unknown, done = list[str](), set[str]()
+    alike: dict[tuple[int, int], set[str]] = {}
+    for name, tensor in ours.items():
+        alike.setdefault(_place(tensor), set()).add(name)
     for theirs, value in entries:
         if theirs not in owner:
             if not left_out.fullmatch(theirs):
@@ -80,11 +108,13 @@ def fill(
             continue
         place = ours[name]
         made = assemble([held.pop(part) for part in wanted[name]], place.shape)
+        if made.is_floating_point() != place.is_floating_point() or made.is_complex():
+            raise CheckpointError(f"{folder}: {theirs} is {made.dtype}, allowed: as {place.dtype}")
         if made.shape != place.shape:
             raise CheckpointError(
                 f"{folder}: {theirs} has shape {list(made.shape)}, this preset's is {list(place.shape)}"
             )
-        twins = {other for other, tensor in ours.items() if other != name and tensor.data_ptr() == place.data_ptr()}
+        twins = alike[_place(place)] - {name}
         if twins & done and not torch.equal(made.to(place), place):
             raise CheckpointError(f"{folder}: {theirs} differs from {min(twins)}, to which config.json ties it")
         if name in done and not torch.equal(made.to(place), place):
@@ -96,6 +126,11 @@ def fill(
         if names:
             rest = f" and {len(names) - 1} more entries" if len(names) > 1 else ""
             raise CheckpointError(f"{folder}: the checkpoint {kind} {names[0]}{rest}")
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Equal for two names of one tensor; those of the meta device have no address to tell by."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -110,15 +145,12 @@ def _listed(path: Path) -> Iterator[tuple[str, Callable[[], Tensor], tuple[int, 
         for name, value in unpickled(path).items():
             yield name, lambda value=value: value, tuple(value.shape)  # type: ignore[misc]
         return
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118, not a dict
-                part = file.get_slice(name)
-                yield name, lambda name=name: file.get_tensor(name), tuple(part.get_shape())  # type: ignore[misc]
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        with TensorFile(path) as file:
+            for name, entry in file.header.entries.items():
+                yield name, lambda name=name: file.read(name), entry.shape  # type: ignore[misc]
+    except ForeignError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -158,12 +190,21 @@ def projector_of(config: Mapping[str, Any], there: Mapping[str, Any], default: s
     return str(kind)
 
 
-def unpickled(path: Path) -> dict[str, Tensor]:
-    """A pickled state dict, tensors only."""
+def unpickled(path: Path, inner: str | None = None) -> dict[str, Tensor]:
+    """A pickled state dict, tensors only. inner: the name under which it may stand, beside what else was saved."""
     try:
-        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        check_regular(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, ImportError) as error:
         raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     except Exception as error:  # pickle.UnpicklingError, and what a broken file makes of it
         raise CheckpointError(f"{path}: not a file of tensors ({type(error).__name__})") from None
+    if inner is not None and isinstance(loaded, dict) and isinstance(loaded.get(inner), dict):
+        loaded = loaded[inner]
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: not a file of tensors, but of a {type(loaded).__name__}")
+    for name, value in loaded.items():
+        plain = isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+        if not isinstance(name, str) or not plain or value.is_quantized:
+            raise CheckpointError(f"{path}: not a file of tensors, {shown(name)} is none")
     return loaded

@@ -1,6 +1,7 @@
 """EVA-g, the vision tower of several systems: transformers' BLIP-2 tower, and the names of EVA's own checkpoints."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +68,15 @@ def split(name: str, value: Tensor, count: int) -> tuple[Tensor, ...]:
     if count == 1:
         return (value,)
     query, key, values = value.chunk(3)
-    if key.any():
+    if not key.is_meta and key.any():
         raise ValueError(f"{name}: the released tower has no bias on its keys, this one has")
     return query, values
+
+
+def under_released_names(state: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+    """Entries of ours as the released ones that `names` says each is made of; ValueError as `split`."""
+    parts = ((theirs, split(name, value, len(theirs))) for name, value in state.items() for theirs in [names[name]])
+    return {name: part for theirs, values in parts for name, part in zip(theirs, values, strict=True)}
 
 
 def assemble(parts: list[Tensor], shape: torch.Size) -> Tensor:

@@ -45,7 +45,7 @@ def answer_behind(
     *,
     positions: int,
     length: int,
-    stop: int | None,
+    stop: int | None = None,
     first: Callable[[], None] = unheard,
 ) -> tuple[Tensor, Tensor]:
     """Prefill a causal language model of transformers with ids and tokens, then the ids after them, then choose greedily.

@@ -128,7 +128,7 @@ def open_input(
                 f"{paths[0]}: this file keeps the CLS token; `longreel extract` is where it can be dropped"
             )
         still = features.about.get("kind") == "images"
-        return Input(InputFacts(found, still, features.expected), features=features)
+        return Input(InputFacts(found, still, features.expected, features.counts.get(AUDIO)), features=features)
     stream: Stream = open_frames(
         list(paths), frames or system.frames, size=size.tower.image, fit=system.fit, chunk=chunk or size.chunk
     )
@@ -140,7 +140,8 @@ def open_input(
     except BaseException:
         stream.close()
         raise
-    return Input(InputFacts(prefix, stream.still, stream.expected), frames=stream, sound=sound)
+    clips = getattr(sound, "expected", None)
+    return Input(InputFacts(prefix, stream.still, stream.expected, clips), frames=stream, sound=sound)
 
 
 def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from longreel.files.foreign import ForeignError, shown
 from longreel.models.sizes import LanguageConfig, LanguageSize
 
 # A released model_type, and transformers' of the language model inside.
@@ -34,7 +35,7 @@ _SIZES = {
 _TRAINED_POSITIONS = 4096
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ForeignError):
     """The folder cannot be used: one line saying which entry and why."""
 
 
@@ -49,15 +50,22 @@ def sized_language(
     Raises:
         CheckpointError: an entry is not understood, or says what is not computed here.
     """
+    found = _language_config(language, config, where, own)
+    count(config, where, "max_token", 1, 2**31)
+    try:
+        return _sized(language, found, found.build(), config, where)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what transformers raises for a wrong value differs by version
+        raise CheckpointError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _sized(
+    language: LanguageSize, found: LanguageConfig, built: Any, config: Mapping[str, Any], where: str
+) -> LanguageSize:
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    found = _language_config(language, config, where, own)
-    count(config, where, "max_token", 1)
-    try:
-        built = found.build()
-    except Exception as error:  # what transformers raises for a wrong value differs by version
-        raise CheckpointError(f"{where}: {' '.join(str(error).split())}") from None
     rope = built.rope_parameters or {}
     kind = rope.get("rope_type", "default")
     if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
@@ -66,6 +74,14 @@ def sized_language(
         )
     if built.hidden_act not in ACT2FN:
         raise CheckpointError(f"{where}: hidden_act {built.hidden_act!r} is not understood")
+    sizes = {name: getattr(built, name) for name in (*_SIZES, "num_key_value_heads")}
+    for name in sizes:
+        count(sizes, where, name, 1, 2**31)
+    if built.num_attention_heads % built.num_key_value_heads:
+        raise CheckpointError(
+            f"{where}: {built.num_attention_heads} num_attention_heads are no multiple of"
+            f" {built.num_key_value_heads} num_key_value_heads"
+        )
     return replace(
         language,
         width=built.hidden_size,
@@ -85,16 +101,16 @@ def check_allowed(config: Mapping[str, Any], where: str, name: str, allowed: Col
     value = config.get(name)
     if not isinstance(value, (str, int, float, bool, type(None))) or value not in allowed:
         said = ", ".join("none" if one is None else str(one) for one in allowed)
-        raise CheckpointError(f"{where}: {name} {value!r} is not computed here; there is {said}")
+        raise CheckpointError(f"{where}: {name} {shown(value)} is not computed here; there is {said}")
 
 
-def count(config: Mapping[str, Any], where: str, name: str, default: int) -> int:
-    """The entry `name`, `default` where it is absent or null; CheckpointError unless it is a whole number above 0."""
+def count(config: Mapping[str, Any], where: str, name: str, default: int, most: int = 1 << 20) -> int:
+    """The entry `name`, `default` where it is absent or null; CheckpointError unless it is a whole number from 1 to `most`."""
     value = config.get(name)
     if value is None:
         return default
-    if type(value) is not int or value < 1:
-        raise CheckpointError(f"{where}: {name} must be a whole number above 0, is {value!r}")
+    if type(value) is not int or not 1 <= value <= most:
+        raise CheckpointError(f"{where}: {name} must be a whole number above 0, at most {most}, is {shown(value)}")
     return value
 
 
@@ -104,7 +120,7 @@ def _language_config(
     from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
     kind = config.get("model_type") or "llama"
-    if kind not in _LANGUAGES:
+    if not isinstance(kind, str) or kind not in _LANGUAGES:
         raise CheckpointError(f"{where}: model_type {kind!r} is not understood; there is {', '.join(_LANGUAGES)}")
     if config.get("auto_map"):
         raise CheckpointError(f"{where}: auto_map names code of the checkpoint's own, which is not run")
@@ -116,7 +132,7 @@ def _language_config(
     for name, value in config.items():
         # What is off, or empty, says nothing.
         if value and name not in {*base, *known, *own, *_ALLOWED} and not _IDLE.fullmatch(name):
-            raise CheckpointError(f"{where}: {name} {value!r} is not understood")
+            raise CheckpointError(f"{where}: {name} {shown(value)} is not understood")
     given = {theirs: getattr(language, ours) for theirs, ours in _SIZES.items()}
     # Its padding id is of no layer, and not always in the vocabulary.
     given |= {

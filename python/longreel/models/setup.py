@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 
 from longreel._transformers import require
-from longreel.data import FeatureWriter
+from longreel.backends import BackendError
+from longreel.data import FeatureWriter, MediaError
+from longreel.files.foreign import shown
+from longreel.measure.memory import no_room
 from longreel.models import registry
-from longreel.models.checkpoint import fingerprint
+from longreel.models.checkpoint import CheckpointError, check_sizes, fingerprint
 from longreel.models.inputs import Input, Progress, feature_writer, open_input
 from longreel.models.memory import RANDOM, made_by
 from longreel.models.prompts import Prompts
@@ -44,7 +47,14 @@ class Setup:
 
     def prompts(self, texts: Sequence[str], length: int | None = None) -> Prompts:
         """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
-        return self.system.prompts(self.preset, list(texts), length, self.checkpoint)
+        prompts = self.system.prompts(self.preset, list(texts), length, self.checkpoint)
+        known = self.preset.language.vocabulary
+        for ids in (ids for pair in prompts.prompts for ids in pair if len(ids)):
+            if not 0 <= int(ids.min()) <= int(ids.max()) < known:
+                raise CheckpointError(
+                    f"{self.checkpoint}: a question has the id {int(ids.max())}, the model has {known}"
+                )
+        return prompts
 
     def open(self, paths: Sequence[Path], frames: str | None = None, chunk: int | None = None) -> Input:
         """As `open_input`."""
@@ -65,10 +75,21 @@ class Setup:
         options = self._options_of(source)
         if source.saved is not None and prompts is None:
             raise ValueError(f"{source.saved.path}: keeps no frames")
-        return self.system.build(
-            self.preset, options, source.facts, prompts, device=self.device, checkpoint=self.checkpoint,
-            backend=self.backend,
-        )  # fmt: skip
+        try:
+            return self.system.build(
+                self.preset, options, source.facts, prompts, device=self.device, checkpoint=self.checkpoint,
+                backend=self.backend,
+            )  # fmt: skip
+        except (ValueError, ImportError, OSError, BackendError):
+            raise
+        except Exception as error:
+            # What a config.json makes of the libraries that build the model differs by what is wrong in it.
+            if self.checkpoint is None or no_room(error) is not None:
+                raise
+            said = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{self.checkpoint}: no model can be made of it ({type(error).__name__}: {said})"
+            ) from error
 
     def run(
         self,
@@ -127,6 +148,10 @@ class Setup:
                 raise ValueError(f"{path}: made with {flag(name)} {value}, which this version does not have")
             if self.given.get(name, value) != value:
                 raise ValueError(f"{path}: made with {flag(name)} {value}, this run has {self.given[name]}")
+        try:
+            _check_values(self.system, made)
+        except ValueError as error:
+            raise MediaError(f"{path}: contradicts itself, its options: {error}") from None
         return replace(self.options, **made)
 
 
@@ -153,13 +178,16 @@ def setup_of(
             _refuse(flag(name), [other for other in registry.every() if name in _names(other)], found)
     if save and found.memory is None:
         _refuse("--save-memory", [other for other in registry.every() if other.memory is not None], found)
-    _check_choices(found, given)
+    _check_values(found, given)
     if preset not in found.presets:
         raise ValueError(f"--preset {preset!r}: {system} has {', '.join(found.presets)}")
     size = found.presets[preset]
+    if checkpoint is not None:
+        size = found.sized(size, checkpoint)
+        check_sizes(checkpoint, size.language.parameters)
     return Setup(
         found,
-        size if checkpoint is None else found.sized(size, checkpoint),
+        size,
         checkpoint,
         device_of(device),
         found.Options(**given),
@@ -198,9 +226,21 @@ def _refuse(option: str, owners: Sequence[System], system: System) -> None:
     raise ValueError(f"{option}: an option of {listed}, this run is {system.name}")
 
 
-def _check_choices(system: System, given: Mapping[str, Any]) -> None:
+def _check_values(system: System, given: Mapping[str, Any]) -> None:
+    """ValueError where an option is of another type, below its least, or none of its choices: the command line has looked, a
+    saved memory and a caller have not."""
     kinds = get_type_hints(system.Options)
-    for name, value in given.items():
-        allowed = choices(kinds[name])
+    for each in fields(system.Options):
+        value, least = given.get(each.name, each.default), each.metadata["least"]
+        allowed, types = choices(kinds[each.name]), get_args(kinds[each.name]) or (kinds[each.name],)
+        if value == each.default:
+            continue
         if allowed and value not in allowed:
-            raise ValueError(f"{flag(name)} {value!r}: there is {' or '.join(allowed)}")
+            raise ValueError(f"{flag(each.name)} {shown(value)}: there is {' or '.join(allowed)}")
+        if not allowed and not any(
+            isinstance(value, one) and isinstance(value, bool) == (one is bool) for one in types
+        ):
+            named = " or ".join(one.__name__ for one in types)
+            raise ValueError(f"{flag(each.name)} {shown(value)}: must be {named}")
+        if least is not None and value < least:
+            raise ValueError(f"{flag(each.name)} {value}: must be at least {least}")

@@ -28,6 +28,11 @@ class TowerSize:
     def tokens(self) -> int:
         return 1 + self.patches
 
+    @property
+    def parameters(self) -> int:
+        """At least."""
+        return self.layers * (4 * self.width + 2 * self.mlp) * self.width
+
 
 @dataclass(frozen=True)
 class LanguageConfig:
@@ -71,6 +76,12 @@ class LanguageSize:
         """Width of a head."""
         own = None if self.config is None else getattr(self.config.build(), "head_dim", None)
         return own or self.width // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """At least."""
+        heads = 2 * (self.heads + self.kv_heads) * self.head
+        return self.layers * (heads + 3 * self.mlp) * self.width + self.vocabulary * self.width
 
 
 class Preset(Protocol):

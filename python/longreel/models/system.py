@@ -63,11 +63,13 @@ class AudioSpec:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What a model may depend on: prefix tokens (CLS) of the features, whether they are of images, and the expected frames."""
+    """What a model may depend on: prefix tokens (CLS) of the features, whether they are of images, and the expected frames and
+    clips of sound; None where that is not known."""
 
     prefix: int
     still: bool
     expected: int | None
+    clips: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,27 @@ def placed(module: nn.Module) -> Tensor:
     return next((t for t in tensors if not t.is_meta), tensors[0])
 
 
+class WithTower:
+    """What a system's model says of its vision tower."""
+
+    tower: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower is, and what it takes its input from."""
+        return placed(self.tower).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower computes in, and its features have."""
+        return placed(self.tower).dtype
+
+    def tower_tokens(self, pixels: Tensor, count: int) -> Tensor:
+        """uint8 RGB [F, image, image, 3] -> the last `count` tokens that the tower makes of each [F, count, C]; no gradient."""
+        shape = len(pixels), count, self.tower.config.hidden_size
+        return encode(self.tower, pixels, torch.empty(shape, dtype=self.dtype, device=self.device))
+
+
 @torch.no_grad()
 def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
     """uint8 RGB [F, image, image, 3] -> the last rows of what `tower` makes of them, as many as `out` [F, rows, C] has.

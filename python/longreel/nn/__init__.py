@@ -2,7 +2,7 @@
 
 from longreel.nn.context_attention import ContextAttention, fold_projections
 from longreel.nn.distillation import distillation_loss
-from longreel.nn.qformer import QFormer, QFormerOutput
+from longreel.nn.qformer import QFormer, QFormerOutput, QFormerQuestion
 from longreel.nn.qformer_keys import QFormerKeys
 from longreel.nn.qformer_parts import QFormerConfig
 
@@ -12,6 +12,7 @@ __all__ = [
     "QFormerConfig",
     "QFormerKeys",
     "QFormerOutput",
+    "QFormerQuestion",
     "distillation_loss",
     "fold_projections",
 ]

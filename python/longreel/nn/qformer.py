@@ -1,11 +1,13 @@
 """The Q-Former of BLIP-2, InstructBLIP, LLaMA-VID and Video-LLaMA, for many samples at once."""
 
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from longreel.nn.linear import changed
+from longreel.nn.qformer_joint import State, attend
 from longreel.nn.qformer_keys import QFormerKeys, make_keys
 from longreel.nn.qformer_parts import Attention, Embeddings, Encoder, Layer, QFormerConfig, initialise
 
@@ -18,6 +20,17 @@ class QFormerOutput(NamedTuple):
 
     queries: Tensor
     text: Tensor | None
+
+
+class QFormerQuestion(NamedTuple):
+    """Queries [B|1, M, E] and text [B|1, T, E] before their norm, as `QFormer.ask` made them ready; start: after what no feature
+    changes, None where dropout is drawn."""
+
+    rows: Tensor
+    text: Tensor | None
+    mask: Tensor | None
+    with_text: bool
+    start: State | None
 
 
 class QFormer(nn.Module):
@@ -66,11 +79,14 @@ class QFormer(nn.Module):
         attentions = [layer.crossattention for layer in self.layers if layer.crossattention is not None]
         _check_features(features, feature_mask, self.config.encoder_hidden_size)
         mask = None if feature_mask is None else feature_mask != 0
-        return make_keys(attentions, features, mask, frame_table, frame_size, queries * questions)
+        dtype = self._own_dtype(device := features.device.type)
+        with _computing_in(dtype, device):
+            features, table = _to(dtype, features), None if frame_table is None else _to(dtype, frame_table)
+            return make_keys(attentions, features, mask, table, frame_size, queries * questions)
 
     def forward(
         self,
-        query_tokens: Tensor,
+        query_tokens: Tensor | QFormerQuestion,
         features: Tensor | QFormerKeys,
         feature_mask: Tensor | None = None,
         *,
@@ -84,7 +100,7 @@ class QFormer(nn.Module):
         """Rows of the last layer.
 
         Args:
-            query_tokens: ``[M, E]`` or ``[1, M, E]``, the same for all samples, or ``[B, M, E]``.
+            query_tokens: ``[M, E]`` or ``[1, M, E]``, the same for all samples, or ``[B, M, E]``; or what `ask` made of them.
             features: ``[B, S, C]``, or what `read` made of them.
             feature_mask: ``[B, S]``, nonzero for a feature that is read; None: all are.
             input_ids: int64 ``[B, T]``, or ``[1, T]`` for all samples. text_embeds: embedded words ``[B|1, T, E]`` instead.
@@ -95,40 +111,58 @@ class QFormer(nn.Module):
         Raises:
             ValueError, TypeError: shapes that do not fit, or text where the Q-Former has none.
         """
-        device = query_tokens.device.type
-        given = _Given(query_tokens, features, feature_mask, input_ids, text_embeds, text_mask, frame_table)
-        if torch.is_grad_enabled() or not torch.is_autocast_enabled(device):
-            return self._forward(given, frame_size, return_text)
-        dtype = self.embeddings.LayerNorm.weight.dtype
-        cast: list[Any] = [t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in given]
-        with torch.autocast(device, enabled=False):
-            return self._forward(_Given(*cast), frame_size, return_text)
-
-    def _forward(self, given: "_Given", frame_size: int | None, return_text: bool) -> QFormerOutput:
-        self._check_hooks()
-        tokens, keys, text_mask = given.query_tokens, given.features, given.text_mask
-        rows = _once(tokens[None] if tokens.dim() == 2 else tokens)
-        if rows.dim() != 3 or rows.shape[-1] != self.config.hidden_size:
-            width = self.config.hidden_size
-            raise ValueError(f"query_tokens must be [M, {width}] or [B, M, {width}], given {tuple(tokens.shape)}")
-        if not isinstance(keys, QFormerKeys):
-            table = given.frame_table
-            keys = self.read(keys, given.feature_mask, frame_table=table, frame_size=frame_size, queries=rows.shape[1])
-        elif given.feature_mask is not None or given.frame_table is not None or frame_size is not None:
+        if not isinstance(query_tokens, QFormerQuestion):
+            query_tokens = self.ask(
+                query_tokens, input_ids=input_ids, text_embeds=text_embeds, text_mask=text_mask, return_text=return_text
+            )
+        elif return_text or any(given is not None for given in (input_ids, text_embeds, text_mask)):
+            raise ValueError("text and return_text are given to `ask`, whose result query_tokens is")
+        if not isinstance(features, QFormerKeys):
+            count = query_tokens.rows.shape[1]
+            features = self.read(features, feature_mask, frame_table=frame_table, frame_size=frame_size, queries=count)
+        elif feature_mask is not None or frame_table is not None or frame_size is not None:
             raise ValueError("feature_mask, frame_table and frame_size are given to `read`, whose result features is")
-        samples = len(keys)
-        text = self._text(given.input_ids, given.text_embeds, text_mask)
-        mask = None if text is None or text_mask is None else (_once(text_mask) != 0)
-        for name, tensor in (("query_tokens", rows), ("text", text), ("text_mask", mask)):
-            if tensor is not None and len(tensor) not in (1, samples):
+        device = query_tokens.rows.device.type
+        with _computing_in(self._own_dtype(device), device):
+            return self._encode(features, query_tokens)
+
+    def ask(
+        self,
+        query_tokens: Tensor,
+        *,
+        input_ids: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        return_text: bool = False,
+    ) -> QFormerQuestion:
+        """Queries and text ready to meet the features of several calls: what no feature changes is computed here.
+
+        Args:
+            query_tokens, input_ids, text_embeds, text_mask, return_text: as in `forward`.
+        """
+        self.check_hooks()
+        dtype = self._own_dtype(device := query_tokens.device.type)
+        with _computing_in(dtype, device):
+            tokens = _to(dtype, query_tokens)
+            rows = _once(tokens[None] if tokens.dim() == 2 else tokens)
+            if rows.dim() != 3 or rows.shape[-1] != self.config.hidden_size:
+                width, given = self.config.hidden_size, tuple(tokens.shape)
+                raise ValueError(f"query_tokens must be [M, {width}] or [B, M, {width}], given {given}")
+            text = self._text(input_ids, None if text_embeds is None else _to(dtype, text_embeds), text_mask)
+            mask = None if text is None or text_mask is None else (_once(text_mask) != 0)
+            counts = {len(tensor) for tensor in (rows, text, mask) if tensor is not None}
+            if len(counts - {1}) > 1:
                 raise ValueError(
-                    f"{name} has {len(tensor)} samples; allowed are 1 and {samples}, those of the features"
+                    f"query_tokens, text and text_mask have {sorted(counts)} samples; allowed are 1 and one other"
                 )
-        if self._draws():
-            rows = rows.expand(samples, -1, -1)
-            text = None if text is None else text.expand(samples, -1, -1)
-        state = _State(self.embeddings(rows), None if text is None else self.embeddings(text), mask)
-        return self._encode(keys, state, return_text and text is not None)
+            with_text = return_text and text is not None
+            start = None if self.draws() else self._start(rows, text, mask, with_text)
+            return QFormerQuestion(rows, text, mask, with_text, start)
+
+    def _own_dtype(self, device: str) -> torch.dtype | None:
+        """What all is computed in inside an autocast where no gradient is wanted; None elsewhere."""
+        casts = torch.is_autocast_enabled(device) and not torch.is_grad_enabled()
+        return self.embeddings.LayerNorm.weight.dtype if casts else None
 
     def _text(self, ids: Tensor | None, embedded: Tensor | None, mask: Tensor | None) -> Tensor | None:
         if ids is None and embedded is None:
@@ -153,7 +187,7 @@ class QFormer(nn.Module):
             return None
         return self.embeddings.text(None if ids is None else _once(ids), None if embedded is None else _once(embedded))
 
-    def _check_hooks(self) -> None:
+    def check_hooks(self) -> None:
         """What only holds parts is never called: a hook on it would not act."""
         held: list[tuple[str, nn.Module | None]] = [("encoder", self.encoder)]
         for index, layer in enumerate(self.layers):
@@ -167,17 +201,30 @@ class QFormer(nn.Module):
             if module is not None and changed(module):
                 raise ValueError(f"{name} has a hook or a forward of its own and is not called; hook the modules in it")
 
-    def _draws(self) -> bool:
+    def draws(self) -> bool:
         """Whether samples that are given the same differ."""
         rates = (self.config.hidden_dropout_prob, self.config.attention_probs_dropout_prob)
         return self.training and any(rate > 0 for rate in rates)
 
-    def _encode(self, keys: QFormerKeys, state: "_State", with_text: bool) -> QFormerOutput:
-        # What is the same for all samples comes before they are cut into parts.
+    def _start(self, rows: Tensor, text: Tensor | None, mask: Tensor | None, with_text: bool) -> State:
+        """From the embeddings to the first layer's cross-attention, of the text all of that layer."""
         layer, alone = self.layers[0], len(self.layers) == 1
+        state = State(self.embeddings(rows), None if text is None else self.embeddings(text), mask)
         rows, text, mask = attend(layer.attention, state, rows_only=alone and not with_text)
-        start = _State(rows, None if text is None else layer.of_text(text), mask)
+        return State(rows, None if text is None else layer.of_text(text), mask)
+
+    def _encode(self, keys: QFormerKeys, question: QFormerQuestion) -> QFormerOutput:
+        rows, text, mask, with_text, start = question
         samples = len(keys)
+        for name, tensor in (("query_tokens", rows), ("text", text), ("text_mask", mask)):
+            if tensor is not None and len(tensor) not in (1, samples):
+                raise ValueError(
+                    f"{name} has {len(tensor)} samples; allowed are 1 and {samples}, those of the features"
+                )
+        if start is None:
+            # Every sample draws its own.
+            rows = rows.expand(samples, -1, -1)
+            start = self._start(rows, None if text is None else text.expand(samples, -1, -1), mask, with_text)
         part = _CPU_SAMPLES if keys.features.device.type == "cpu" else max(samples, 1)
         outputs = [
             self._samples(keys.part(begin, begin + part), start.part(begin, begin + part), with_text)
@@ -187,7 +234,7 @@ class QFormer(nn.Module):
         texts = [text for _, text, _ in outputs if text is not None and with_text]
         return QFormerOutput(_joined(queries), _joined(texts).expand(samples, -1, -1) if texts else None)
 
-    def _samples(self, keys: QFormerKeys, state: "_State", with_text: bool) -> "_State":
+    def _samples(self, keys: QFormerKeys, state: State, with_text: bool) -> State:
         """From the first layer's cross-attention to the end, but for its text half."""
         reads, last = 0, self.layers[-1]
         for index, layer in enumerate(self.layers):
@@ -200,66 +247,20 @@ class QFormer(nn.Module):
                 reads += 1
             if index > 0 and text is not None:
                 text = layer.of_text(text)
-            state = _State(layer.of_queries(rows), text, mask)
+            state = State(layer.of_queries(rows), text, mask)
         return state
 
 
-class _Given(NamedTuple):
-    """The tensors of a call."""
-
-    query_tokens: Tensor
-    features: Tensor | QFormerKeys
-    feature_mask: Tensor | None
-    input_ids: Tensor | None
-    text_embeds: Tensor | None
-    text_mask: Tensor | None
-    frame_table: Tensor | None
+def _computing_in(dtype: torch.dtype | None, device: str) -> AbstractContextManager[object]:
+    return nullcontext() if dtype is None else torch.autocast(device, enabled=False)
 
 
-class _State(NamedTuple):
-    """Queries [B|1, M, E], text [B|1, T, E], and which of the text is real [B|1, T]."""
-
-    rows: Tensor
-    text: Tensor | None
-    mask: Tensor | None
-
-    def part(self, begin: int, end: int) -> "_State":
-        cut = [t if t is None or len(t) == 1 else t[begin:end] for t in self]
-        assert cut[0] is not None
-        return _State(cut[0], cut[1], cut[2])
-
-
-def attend(attention: Attention, state: _State, rows_only: bool) -> _State:
-    """Self-attention over queries and text, output projection, residual and norm included.
-
-    What is the same for all samples (of one sample here) is projected once. rows_only: the text's rows are left out.
-    """
-    inner, (rows, text, mask) = attention.inner, state
-    if text is None:
-        query, key, value = (inner.split(project(rows)) for project in (inner.query, inner.key, inner.value))
-        return _State(attention.output(inner.attend(query, key, value, None), rows), None, mask)
-    count, samples = rows.shape[1], max(len(rows), len(text), 1 if mask is None else len(mask))
-    rows, text = rows.expand(_batch(rows, samples), -1, -1), text.expand(_batch(text, samples), -1, -1)
-
-    def joint(of_rows: Tensor, of_text: Tensor) -> Tensor:
-        return torch.cat([of_rows.expand(samples, -1, -1), of_text.expand(samples, -1, -1)], 1)
-
-    key, value = (inner.split(joint(project(rows), project(text))) for project in (inner.key, inner.value))
-    query = inner.query(rows).expand(samples, -1, -1) if rows_only else joint(inner.query(rows), inner.query(text))
-    seen = None
-    if mask is not None:
-        seen = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None]
-    residual = rows if rows_only else joint(rows, text)
-    out = attention.output(inner.attend(inner.split(query), key, value, seen), residual)
-    return _State(out[:, :count], None if rows_only else out[:, count:], mask)
+def _to(dtype: torch.dtype | None, tensor: Tensor) -> Tensor:
+    return tensor if dtype is None else tensor.to(dtype)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 or len(parts[0]) == 1 else torch.cat(parts)
-
-
-def _batch(tensor: Tensor, samples: int) -> int:
-    return len(tensor) if len(tensor) in (1, samples) else samples
 
 
 def _once(tensor: Tensor) -> Tensor:

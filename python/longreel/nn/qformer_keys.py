@@ -63,10 +63,10 @@ def make_keys(
 ) -> QFormerKeys:
     """For each attention the form that takes fewer FLOPs with `queries` queries. Projections are called: nothing is made of their
     weights and stored, so nothing goes stale."""
-    absorbed = [_absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
+    absorbed = [absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
     seen = features
     if frame_table is not None and not all(absorbed):
-        seen = _with_frames(features, frame_table, frame_size)
+        seen = with_frames(features, frame_table, frame_size)
     projected = tuple(
         None if without else (attention.inner.key(seen), attention.inner.value(seen))
         for attention, without in zip(attentions, absorbed, strict=True)
@@ -74,7 +74,8 @@ def make_keys(
     return QFormerKeys(features, mask, frame_table, frame_size, projected)
 
 
-def _absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -> bool:
+def absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -> bool:
+    """Whether the projections of keys and values go into the queries; first: these are the same for all samples."""
     inner = attention.inner
     # Dropout acts on the probabilities of every key.
     if (inner.training and inner.dropout > 0) or not (is_matrix(inner.key) and is_matrix(inner.value)):
@@ -85,7 +86,8 @@ def _absorbs(attention: Attention, features: Tensor, queries: int, first: bool) 
     return absorbed_flops(samples, queries, keys, channels, width, inner.heads, first) < plain
 
 
-def _with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:
+def with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:
+    """features [B, S, C] with table [T, C] added to those of each frame, `size` of them or S / T."""
     keys = features.shape[1]
     if size is None and (len(table) == 0 or keys % len(table)):
         raise ValueError(f"frame_table has {len(table)} frames, which do not divide the {keys} keys evenly")

@@ -95,6 +95,13 @@ class Attention(nn.Module):
         found: Projections = self._modules["self"]  # type: ignore[assignment]  # added above under this name
         return found
 
+    def among(self, rows: Tensor) -> Tensor:
+        """rows [B, R, E] attend to each other; output projection, residual and norm included."""
+        inner = self.inner
+        query, key, value = (inner.split(project(rows)) for project in (inner.query, inner.key, inner.value))
+        out: Tensor = self.output(inner.attend(query, key, value, None), rows)
+        return out
+
 
 class Intermediate(nn.Module):
     def __init__(self, config: QFormerConfig) -> None:

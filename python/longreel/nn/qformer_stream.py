@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from longreel.nn.qformer import QFormer
+from longreel.nn.qformer_keys import absorbs, with_frames
 from longreel.nn.qformer_parts import Attention
+from longreel.ops._qformer_attention import qformer_attention_of_part
 
 
 class FeaturePart(NamedTuple):
@@ -21,6 +23,9 @@ class FeaturePart(NamedTuple):
 def read_in_parts(qformer: QFormer, query_tokens: Tensor, parts: Callable[[], Iterable[FeaturePart]]) -> Tensor:
     """What ``qformer(query_tokens, features)`` gives for all parts, one behind the other: an online softmax over the parts.
 
+    Each part is read by `longreel.qformer_attention`, or its keys are projected where that takes fewer FLOPs; the sums are joined
+    in order, so that the same parts give the same bits.
+
     Args:
         query_tokens: [M, E]. parts: called once for every layer that reads; what it gives is let go at once.
 
@@ -28,45 +33,53 @@ def read_in_parts(qformer: QFormer, query_tokens: Tensor, parts: Callable[[], It
         [1, M, E]; without gradients.
 
     Raises:
-        ValueError: there is no part.
+        ValueError: there is no feature; a Q-Former in training that draws dropout, or has hooks that would not act.
     """
+    qformer.check_hooks()
+    if qformer.draws():
+        raise ValueError(
+            "this Q-Former is in training and draws dropout, which is not drawn for parts; eval() turns it off"
+        )
     rows = qformer.embeddings(query_tokens[None])
     for layer in qformer.layers:
-        rows = _self_attend(layer.attention, rows)
+        rows = layer.attention.among(rows)
         if layer.crossattention is not None:
-            read = _attend(layer.crossattention, rows, parts())
+            read = _attend(layer.crossattention, rows, parts(), qformer.backend)
             rows = layer.crossattention.output(read, rows)
         rows = layer.of_queries(rows)
     return rows
 
 
-def _self_attend(attention: Attention, rows: Tensor) -> Tensor:
-    inner = attention.inner
-    query, key, value = (inner.split(project(rows)) for project in (inner.query, inner.key, inner.value))
-    out: Tensor = attention.output(inner.attend(query, key, value, None), rows)
-    return out
-
-
-def _attend(attention: Attention, rows: Tensor, parts: Iterable[FeaturePart]) -> Tensor:
+def _attend(attention: Attention, rows: Tensor, parts: Iterable[FeaturePart], backend: str | None) -> Tensor:
     """rows [1, M, E] -> [1, M, E], before the output projection; sums in float32 (float64 of that)."""
-    inner = attention.inner
-    query, wide = inner.query(rows), torch.promote_types(rows.dtype, torch.float32)
+    query = attention.inner.query(rows)
     total: tuple[Tensor, Tensor] | None = None
-    for features, table in parts:
-        if table is not None:
-            features = (features.unflatten(1, (len(table), -1)) + table[:, None]).flatten(1, 2)
-        key, value = (inner.split(project(features)) for project in (inner.key, inner.value))
-        # [1, H, M, S], as wide as float32 at least: sharp rows need it
-        scores = inner.split(query).to(wide) @ key.mT.to(wide) * key.shape[-1] ** -0.5
-        # [1, M, H, D] and [1, M, H, 1]
-        out = (scores.softmax(-1) @ value.to(wide)).transpose(1, 2)
-        lse = scores.logsumexp(-1).transpose(1, 2)[..., None]
-        total = (out, lse) if total is None else _merged(*total, out, lse)
+    for part in parts:
+        if part.features.shape[1]:
+            out, lse = _read(attention, query, part, backend)
+            total = (out, lse) if total is None else _joined(*total, out, lse)
     if total is None:
         raise ValueError("there is no part of the features to read")
-    return total[0].flatten(2).to(rows.dtype)
+    return total[0].transpose(1, 2).flatten(2).to(rows.dtype)
 
 
-def _merged(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> tuple[Tensor, Tensor]:
+def _read(attention: Attention, query: Tensor, part: FeaturePart, backend: str | None) -> tuple[Tensor, Tensor]:
+    """query [1, M, E] -> out [1, H, M, D] and lse [1, H, M, 1] of one part."""
+    inner, (features, table) = attention.inner, part
+    if absorbs(attention, features, query.shape[1], first=False):
+        out, lse = qformer_attention_of_part(
+            query, features, inner.key.weight, inner.value.weight, inner.value.bias, num_heads=inner.heads,
+            frame_table=table, backend=backend,
+        )  # fmt: skip
+        return inner.split(out), lse[..., None]
+    seen = features if table is None else with_frames(features, table, None)
+    wide = torch.promote_types(query.dtype, torch.float32)
+    key, value = (inner.split(project(seen)).to(wide) for project in (inner.key, inner.value))
+    # [1, H, M, S], as wide as float32 at least: sharp rows need it
+    scores = inner.split(query).to(wide) @ key.mT * key.shape[-1] ** -0.5
+    return scores.softmax(-1) @ value, scores.logsumexp(-1, keepdim=True)
+
+
+def _joined(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> tuple[Tensor, Tensor]:
     lse = torch.logaddexp(first_lse, second_lse)
     return first * (first_lse - lse).exp() + second * (second_lse - lse).exp(), lse

@@ -66,6 +66,25 @@ def qformer_attention(
     return out.to(lowered.args.x.dtype)
 
 
+def qformer_attention_of_part(
+    query: Tensor,
+    x: Tensor,
+    w_k: Tensor,
+    w_v: Tensor,
+    b_v: Tensor | None = None,
+    *,
+    backend: str | None = None,
+    **how: Any,
+) -> tuple[Tensor, Tensor]:
+    """`qformer_attention` where x is some of the keys: what a sum over all parts takes.
+
+    Returns:
+        out ``[B, Nq, H*D]`` and the logarithm of the scores' summed exponentials ``[B, H, Nq]``; float32 (float64 of that).
+    """
+    out, lse = run(OP, lower(query, x, w_k, w_v, b_v, **how), backend)
+    return out, lse
+
+
 def lower(
     query: Tensor,
     x: Tensor,
@@ -208,6 +227,13 @@ OP = Op(
     run_reference,
     cost,
     rows=(
+        Row(
+            NAME,
+            "triton",
+            ("cuda",),
+            LOW,
+            "projections absorbed into the queries, softmax weights stored, keys read twice",
+        ),
         Row(
             NAME,
             "cpu",

@@ -101,6 +101,8 @@ def pool_geometry(
         out_height, out_width = (output_size, output_size) if isinstance(output_size, int) else output_size
         if out_height < 1 or out_width < 1:
             raise ValueError(f"output_size={output_size} must be at least 1")
+        if out_height * out_width >= 2**31:
+            raise ValueError(f"output_size={output_size} has {out_height * out_width} cells; allowed: at most 2^31 - 1")
         return PoolGeometry(prefix, width, height, width, out_height, out_width)
     if not isinstance(output_size, int) or output_size < 2:
         raise ValueError(f"mode='grid' takes output_size=g, an int of at least 2, not {output_size!r}")

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         from_released,
         released_name,
         released_names,
-        released_qformer_name,
         to_released,
     )
     from longreel.models.llama_vid.model import LlamaVid
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from longreel.models.llama_vid.prompts import Questions, by_bytes, by_vocabulary, byte_ids
     from longreel.models.llama_vid.qformer import build_qformer, qformer_frames
     from longreel.models.llama_vid.tokens import TokensPerFrame, choose_compress, content_counts
+    from longreel.models.published_qformer import released_qformer_name
     from longreel.models.record import Ops
     from longreel.models.sizes import LanguageSize, TowerSize
 

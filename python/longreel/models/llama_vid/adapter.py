@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from longreel.models.llama_vid.bert import build_bert
 from longreel.models.llama_vid.presets import QFormerSize, TextDecoder
 from longreel.models.llama_vid.qformer import build_qformer, published_frames, qformer_frames
+from longreel.models.published_qformer import released_qformer_name
 from longreel.models.record import Ops
 from longreel.nn import ContextAttention
 from longreel.ops._adaptive_pool import adaptive_pool
@@ -68,6 +69,7 @@ class Adapter(nn.Module):
             self.vlm_att_query = nn.Parameter(torch.randn(1, size.queries, size.width))
             self.vlm_att_bert_proj = nn.Linear(vision_width, read) if size.reads is not None else None
             self.vlm_att_ln = nn.LayerNorm(read) if size.norm else None
+            self.register_load_state_dict_pre_hook(_rename_older)
         else:
             self.vlm_att_encoder = build_bert(size)
             self.vlm_att_bert_proj = nn.Linear(vision_width, size.width)
@@ -93,8 +95,8 @@ class Adapter(nn.Module):
         Args:
             ids: int64 [P, T], the questions, padded on the right. mask: [P, T], nonzero for a real token; None: all are.
             features: [F, 1 + N, C], every token of the tower, CLS included where there is one.
-            ops: "reference" runs transformers' Q-Former on every frame; "longreel" computes what no frame changes once
-                and leaves out what nobody reads (`qformer_frames`). The same mathematics.
+            ops: "reference" runs transformers' Q-Former on every frame; "longreel" is `longreel.nn.QFormer`, which computes
+                what no frame changes once and leaves out what nobody reads. The same mathematics.
 
         Returns:
             [P, F, M, E]; of a BERT M is T, and rows of padding are 0 (see `query_mask`).
@@ -219,6 +221,13 @@ def released_token_generation(
 def _check_ops(ops: str) -> None:
     if ops not in get_args(Ops):
         raise ValueError(f"ops must be 'reference' or 'longreel', got {ops!r}")
+
+
+def _rename_older(adapter: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Entries saved while the Q-Former was transformers' own get the released names."""
+    start = f"{prefix}vlm_att_encoder."
+    for name in [name for name in state if name.startswith(start)]:
+        state[start + released_qformer_name(name.removeprefix(start))] = state.pop(name)
 
 
 def _join(first: Tensor, content: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Names of the released LLaMA-VID checkpoints and ours, both ways.
 
-The adapter and the language model carry the released names but for prefixes and the Q-Former's inner names; the vision
-tower is EVA there (https://github.com/dvlab-research/LLaMA-VID, eva_vit.py) and transformers' BLIP-2 tower here.
+The adapter and the language model carry the released names but for prefixes; the vision tower is EVA there
+(https://github.com/dvlab-research/LLaMA-VID, eva_vit.py) and transformers' BLIP-2 tower here.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from longreel.models.checkpoint import refuse_untaken
-from longreel.models.eva import released_tower_name, split
+from longreel.models.eva import released_tower_name, under_released_names
 from longreel.models.llama_vid.adapter import Adapter
 
 TOWER = "model.vision_tower.vision_tower."
@@ -19,18 +19,11 @@ _ADAPTER = re.compile(r"model\.(vlm_att_|mm_projector\.)")
 _LEFT_OUT = re.compile(r".*\.position_ids")
 
 
-def released_qformer_name(name: str) -> str:
-    """The released name, below `bert.`, of a parameter of the Q-Former (and of a BERT, which has it already)."""
-    return name.replace("embeddings.layernorm.", "embeddings.LayerNorm.").replace(
-        "attention.attention.", "attention.self."
-    )
-
-
 def released_name(name: str) -> str:
     """The released checkpoint's name of a parameter of `Adapter`."""
     room, _, rest = name.partition(".")
     if room == "vlm_att_encoder":
-        return f"model.vlm_att_encoder.bert.{released_qformer_name(rest)}"
+        return f"model.vlm_att_encoder.bert.{rest}"
     return "model." + (rest if room == "attention" else name)
 
 
@@ -69,7 +62,4 @@ def to_released(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     if isinstance(model, Adapter):
         return {released_name(name): value for name, value in state.items()}
-    released: dict[str, Tensor] = {}
-    for name, theirs in released_names(model).items():
-        released.update(zip(theirs, split(name, state[name], len(theirs)), strict=True))
-    return released
+    return under_released_names(state, released_names(model))

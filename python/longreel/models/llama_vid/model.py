@@ -11,11 +11,11 @@ from longreel.models.llama_vid.adapter import Adapter, Equation
 from longreel.models.llama_vid.presets import Preset, TextDecoder
 from longreel.models.record import Ops
 from longreel.models.sizes import computed_in
-from longreel.models.tower import encode, placed
+from longreel.models.tower import WithTower
 from longreel.models.weights import language_model, weights_from
 
 
-class LlamaVid(nn.Module):
+class LlamaVid(WithTower, nn.Module):
     """Random weights drawn from `seed`: every stage computes what the released one does, but the answer means nothing.
 
     They are drawn wide enough (standard deviation width ** -0.5) that pictures and question matter to the end.
@@ -69,21 +69,9 @@ class LlamaVid(nn.Module):
             part.to(dtype)
         self.eval().requires_grad_(False)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the tower is, and what it takes its input from."""
-        return placed(self.tower).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the tower computes in, and its features have."""
-        return placed(self.tower).dtype
-
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C] (or [F, N, C]), CLS first, no final norm."""
-        size = self.preset.tower
-        shape = len(pixels), size.patches + self.num_prefix_tokens, size.width
-        return encode(self.tower, pixels, torch.empty(shape, dtype=self.dtype, device=self.device))
+        return self.tower_tokens(pixels, self.preset.tower.patches + self.num_prefix_tokens)
 
     def query(self, ids: Tensor, features: Tensor, mask: Tensor | None = None, *, ops: Ops = "longreel") -> Tensor:
         """Questions [P, T] and features [F, 1 + N, C] -> text queries [P, F, M, E]; see `Adapter.query`."""

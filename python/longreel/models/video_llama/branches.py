@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longreel._explain import explain
 from longreel.models.video_llama.positions import positions
 from longreel.models.video_llama.presets import BranchSize, VideoLlamaPreset
 from longreel.nn import QFormer, QFormerConfig
@@ -131,6 +132,19 @@ class Branches(nn.Module):
     def frame_table(self, frames: int) -> Tensor:
         """[frames, E]; ValueError as `video_tokens`."""
         return positions(self.video_frame_position_embedding, frames, self.interpolate, "frames")
+
+
+def chosen_backend(adapter: Branches, features: Tensor) -> str | None:
+    """Which backend reads the features [F, 1 + N, C] of frames."""
+    qformer = adapter.Qformer["bert"]
+    assert isinstance(qformer, QFormer)
+    cross = qformer.layers[0].crossattention
+    assert cross is not None
+    key, value = cross.inner.key, cross.inner.value
+    return explain(
+        "qformer_attention", adapter.query_tokens, features, key.weight, value.weight, value.bias, num_heads=cross.inner.heads,
+        backend=qformer.backend,
+    ).chosen  # fmt: skip
 
 
 def _qformer(size: BranchSize, reads: int, backend: str | None) -> tuple[nn.ModuleDict, nn.Parameter]:

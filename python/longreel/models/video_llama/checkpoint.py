@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from longreel.models.checkpoint import CheckpointError, entries, fill, read_config, sized_language, unpickled
-from longreel.models.eva import TOWER_FILE, UNREAD, assemble, released_tower_name, split
+from longreel.models.eva import TOWER_FILE, UNREAD, assemble, released_tower_name, under_released_names
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.presets import VideoLlamaPreset
 
@@ -78,11 +78,8 @@ def to_released(model: VideoLlama) -> dict[str, Tensor]:
     Raises:
         ValueError: the tower has a bias on its attention's keys, for which a released checkpoint has no place.
     """
-    released: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        theirs = released_names(name)
-        released.update(zip(theirs, split(name, value, len(theirs)), strict=True))
-    return released
+    state = model.state_dict()
+    return under_released_names(state, {name: released_names(name) for name in state})
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -90,8 +87,6 @@ def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield _LANGUAGE + name, value
     for path in sorted(folder.glob("*.pth")):
         prefix = {TOWER_FILE: _TOWER, AUDIO_FILE: _AUDIO}.get(path.name, "")
-        found = unpickled(path)
         # LAVIS saves a model as one entry of several.
-        inner = found.get("model")
-        for name, value in (inner if isinstance(inner, dict) else found).items():
+        for name, value in unpickled(path, "model").items():
             yield prefix + name, value

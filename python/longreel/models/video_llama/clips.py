@@ -67,6 +67,11 @@ class PlacedClips:
         # [channels, n], the sound from sample `_start` on.
         self._held, self._start, self._given = torch.empty(1, 0), 0, 0
 
+    @property
+    def expected(self) -> int:
+        """Clips in all, by the length that the ranges are of."""
+        return len(self._ranges)
+
     def until(self, time: float) -> Clips:
         """samples [A, n] of the clips not given before that begin at `time` seconds or earlier; one that is a sample shorter than
         the longest, or cut by damage, ends with zeros."""

@@ -1,15 +1,14 @@
 """Video-LLaMA (arXiv 2306.02858) from pixels and sound to answer ids, each stage a method of its own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longreel.models.eva import eva_tower
-from longreel.models.generation import answer_behind, unheard
+from longreel.models.generation import answer_behind
 from longreel.models.sizes import computed_in
-from longreel.models.tower import encode, placed
+from longreel.models.tower import WithTower
 from longreel.models.video_llama.audio_tower import AudioTower
 from longreel.models.video_llama.branches import Branches
 from longreel.models.video_llama.mel import log_mel
@@ -17,7 +16,7 @@ from longreel.models.video_llama.presets import VideoLlamaPreset
 from longreel.models.weights import language_model, weights_from
 
 
-class VideoLlama(nn.Module):
+class VideoLlama(WithTower, nn.Module):
     """Random weights drawn from `seed`: every stage computes what the released one does, but the answer means nothing.
 
     `checkpoint.load` replaces them.
@@ -44,22 +43,9 @@ class VideoLlama(nn.Module):
             part.to(dtype)
         self.eval().requires_grad_(False)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the tower is, and what it takes its input from."""
-        return placed(self.tower).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the towers compute in, and their features have."""
-        return placed(self.tower).dtype
-
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [F, image, image, 3] -> the tower's tokens [F, 1 + N, C], CLS first, no final norm."""
-        size = self.preset.tower
-        return encode(
-            self.tower, pixels, torch.empty(len(pixels), size.tokens, size.width, dtype=self.dtype, device=self.device)
-        )
+        return self.tower_tokens(pixels, self.preset.tower.tokens)
 
     @torch.no_grad()
     def encode_audio(self, samples: Tensor) -> Tensor:
@@ -70,15 +56,9 @@ class VideoLlama(nn.Module):
         return embeddings
 
     def answer(
-        self,
-        parts: tuple[Tensor, ...],
-        after: Tensor,
-        *,
-        length: int = 8,
-        stop: int | None = None,
-        first: Callable[[], None] = unheard,
+        self, parts: tuple[Tensor, ...], after: Tensor, *, length: int = 8, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """An answer behind ids and tokens, as `longreel.models.generation.answer_behind`."""
+        """An answer behind ids and tokens; options as in `longreel.models.generation.answer_behind`."""
         return answer_behind(
-            self.language, parts, after, positions=self.preset.language.positions, length=length, stop=stop, first=first
+            self.language, parts, after, positions=self.preset.language.positions, length=length, **options
         )

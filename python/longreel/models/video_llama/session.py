@@ -11,6 +11,7 @@ from torch import Tensor
 from longreel.cache.file import CacheFile, write
 from longreel.models.record import EXACT, OURS
 from longreel.models.system import Answer, Chunk, Clock, Kept, Session
+from longreel.models.video_llama.branches import chosen_backend
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.positions import check
 from longreel.models.video_llama.prompts import HeardQuestions
@@ -39,6 +40,7 @@ class VideoLlamaSession(Session):
         self._spool, self._held = FrameSpool(), list[Tensor]()
         self._frames, self._sound = 0, list[Tensor]()
         self._visual, self._heard = torch.empty(0), torch.empty(0)
+        self._backend: str | None = None
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         self._frames += len(chunk.frames)
@@ -56,6 +58,7 @@ class VideoLlamaSession(Session):
                 self._spool.add(tokens)
             else:
                 self._held.append(tokens)
+        self._backend = self._backend or chosen_backend(self._model.adapter, chunk.frames)
 
     def finish(self, clock: Clock) -> Kept:
         with clock("video"):
@@ -72,7 +75,7 @@ class VideoLlamaSession(Session):
 
     def _kept(self) -> Kept:
         tokens = len(self._visual) + len(self._heard)
-        return Kept(tokens, self._visual.nbytes + self._heard.nbytes, backend="reference")
+        return Kept(tokens, self._visual.nbytes + self._heard.nbytes, backend=self._backend)
 
     def prepare(self, index: int, clock: Clock) -> None:
         if self._path == EXACT and index == 0:

@@ -7,19 +7,16 @@ from longreel.data.audio import open_blocks
 from longreel.data.errors import MediaWarning
 from longreel.models.video_llama.clips import Channels, Mean, PlacedClips, Placement, clip_ranges
 from longreel.models.video_llama.mel import FRAME, RATE
-from longreel.models.video_llama.positions import check
 
 
-def open_clips(
-    path: Path, positions: int, *, interpolate: bool, count: int, placement: Placement, channels: Channels, mean: Mean
-) -> PlacedClips | None:
+def open_clips(path: Path, *, count: int, placement: Placement, channels: Channels, mean: Mean) -> PlacedClips | None:
     """Clips as `longreel.models.video_llama.clips` places them; the length of the sound is what the file says it is.
 
     Returns:
         None, and one MediaWarning, for a video without sound, or with less than one frame of 25 ms.
 
     Raises:
-        ValueError: more clips than `positions` without `interpolate`. MediaError: the file cannot be read.
+        ValueError: no such placement. MediaError: the file cannot be read.
     """
     blocks = open_blocks(path, rate=RATE)
     if blocks is None:
@@ -27,7 +24,6 @@ def open_clips(
     samples = blocks.length()
     try:
         ranges = clip_ranges(samples, count, placement)
-        check(positions, len(ranges), interpolate, "clips")
     except ValueError:
         blocks.close()
         raise

@@ -82,9 +82,12 @@ class VideoLlamaSystem(System):
         from longreel.models.video_llama.sound import open_clips
 
         return open_clips(
-            path, preset.clips, interpolate=options.interpolate, count=options.audio_clips,
-            placement=options.clip_placement, channels=options.audio_channels, mean=options.clip_mean,
-        )  # fmt: skip
+            path,
+            count=options.audio_clips,
+            placement=options.clip_placement,
+            channels=options.audio_channels,
+            mean=options.clip_mean,
+        )
 
     def prompts(self, preset: VideoLlamaPreset, texts: list[str], length: int | None, folder: Path | None) -> Prompts:
         from longreel.models.video_llama.checkpoint import language_folder
@@ -106,7 +109,11 @@ class VideoLlamaSystem(System):
     ) -> "VideoLlama":
         from longreel.models.video_llama.checkpoint import load
         from longreel.models.video_llama.model import VideoLlama
+        from longreel.models.video_llama.positions import check
 
+        if prompts is not None:
+            # Known before anything is decoded; the encoders alone take any number.
+            check(preset.clips, given.clips or 0, options.interpolate, "clips")
         model = VideoLlama(
             preset, interpolate=options.interpolate, audio_scale=options.audio_scale, backend=backend, device=device
         )

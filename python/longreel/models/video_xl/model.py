@@ -12,7 +12,7 @@ from longreel.cache.vst import VSTCache
 from longreel.models.checkpoint import refuse_untaken
 from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.sizes import computed_in
-from longreel.models.tower import encode, normalised, placed
+from longreel.models.tower import WithTower, normalised
 from longreel.models.trainable import Trainable
 from longreel.models.video_xl.adapter import VSTDecoder
 from longreel.models.video_xl.presets import VideoXLPreset
@@ -22,7 +22,7 @@ from longreel.nn.context_attention import build_projector
 _LANGUAGE = "decoder.language."
 
 
-class VideoXL(Trainable, nn.Module):
+class VideoXL(WithTower, Trainable, nn.Module):
     """Random weights drawn from `seed`, under released state-dict names through `from_released` and `to_released`.
 
     Args:
@@ -61,24 +61,12 @@ class VideoXL(Trainable, nn.Module):
         self.decoder = VSTDecoder(language, per_picture=preset.frame, backend=backend, **rule)
 
     @property
-    def device(self) -> torch.device:
-        """Where the tower is, and what it takes its input from."""
-        return placed(self.tower).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the tower computes in, and its features have."""
-        return placed(self.tower).dtype
-
-    @property
     def language(self) -> PreTrainedModel:  # type: ignore[override]
         return self.decoder.language
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [P, image, image, 3] -> patches of the layer that is read [P, N, C], without CLS and gradient."""
-        size = self.preset.tower
-        shape = len(pixels), size.patches, size.width
-        return encode(self.tower, pixels, torch.empty(shape, dtype=self.dtype, device=self.device))
+        return self.tower_tokens(pixels, self.preset.tower.patches)
 
     def project(self, features: Tensor) -> Tensor:
         """The tower's features [F, N, C] -> visual tokens [F, N / 4, E]."""

@@ -14,7 +14,7 @@ from longreel.models.checkpoint import refuse_untaken
 from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.generation import greedy, unheard
 from longreel.models.sizes import computed_in
-from longreel.models.tower import encode, placed
+from longreel.models.tower import WithTower
 from longreel.models.trainable import Trainable
 from longreel.models.voco_llama.adapter import VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
@@ -25,7 +25,7 @@ from longreel.nn.context_attention import build_projector
 _LANGUAGE = "decoder.language."
 
 
-class VoCoLlama(Trainable, nn.Module):
+class VoCoLlama(WithTower, Trainable, nn.Module):
     """Random weights drawn from `seed`, under LLaVA-1.5's state-dict names through `from_released` and `to_released`.
 
     Args:
@@ -60,16 +60,6 @@ class VoCoLlama(Trainable, nn.Module):
         self.decoder = VoCoDecoder(language, patches_per_frame=tower.patches, voco_tokens=count, token=token, **rule)
 
     @property
-    def device(self) -> torch.device:
-        """Where the tower is, and what it takes its input from."""
-        return placed(self.tower).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the tower computes in, and its features have."""
-        return placed(self.tower).dtype
-
-    @property
     def language(self) -> PreTrainedModel:  # type: ignore[override]
         return self.decoder.language
 
@@ -79,9 +69,7 @@ class VoCoLlama(Trainable, nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [P, image, image, 3] -> rows of the last layer but one [P, N, C], without CLS. The tower is frozen."""
-        size = self.preset.tower
-        shape = len(pixels), size.patches, size.width
-        return encode(self.tower, pixels, torch.empty(shape, dtype=self.dtype, device=self.device))
+        return self.tower_tokens(pixels, self.preset.tower.patches)
 
     def forward(self, input_ids: Tensor, pixels: Tensor | None = None, **inputs: Any) -> Any:
         """The masked forward over a batch of `collator`; see `VoCoDecoder.forward`."""

@@ -78,6 +78,45 @@ def cases() -> list[Case]:
     ]
 
 
+def gpu_cases() -> list[Case]:
+    tower: dict[str, Any] = {"queries": 32, "heads": 12, "depth": 64}
+    return [
+        _case("temporal", **tower, width=768, batch=1, per_frame=32, frames=300, table=True),
+        _case("frames", **tower, width=1408, batch=9, shared=True, per_frame=257, frames=1),
+        _case(
+            "sharp-masked", **tower, width=1408, batch=3, per_frame=300, frames=4, masked=True, table=True, sharp=3.0
+        ),
+        _case("64-queries", queries=64, heads=16, depth=80, width=1024, batch=2, per_frame=577, frames=2, bias=False),
+        _case("one-query", queries=1, heads=1, depth=32, width=96, batch=1, per_frame=100_003, frames=1),
+    ]
+
+
+def interpreted() -> list[tuple[torch.dtype, Case]]:
+    """Keys in several blocks and parts, where the others have one block."""
+    long = (
+        _case("parts-masked", queries=2, heads=1, depth=8, width=16, batch=1, per_frame=129, masked=True, table=True),
+        _case("parts-shared", queries=5, heads=3, depth=16, width=40, shared=True, per_frame=129, table=True),
+    )
+    few = (
+        "plain",
+        "frames-masked-shared",
+        "one-sample-masked",
+        "one-of-each",
+        "odd",
+        "head-of-80",
+        "sharpest",
+        "scale-zero",
+    )
+    single = (*few, "scale-negative", "no-samples", "no-keys", "no-queries")
+    half = ("frames-masked-shared", "sharpest", "scale-zero")
+    every = cases()
+    return [
+        *((torch.float32, case) for case in (*(c for c in every if c.name in single), long[0])),
+        *((torch.float16, case) for case in (*(c for c in every if c.name in half), long[1])),
+        *((torch.bfloat16, case) for case in (*(c for c in every if c.name in half), long[0])),
+    ]
+
+
 def bad_cases() -> list[BadCase]:
     good: Inputs = {
         "query": torch.zeros(2, 3, 8),

@@ -1,0 +1,35 @@
+"""Pooling windows whose sizes do not fit 64 bits together are refused before anything is read or written."""
+
+import pytest
+import torch
+
+from longreel import adaptive_pool
+from longreel.backends import available
+from longreel.schemas import overload
+
+pytestmark = [
+    pytest.mark.fast,
+    pytest.mark.skipif("cpu" not in available("adaptive_pool", "cpu"), reason="no native kernels"),
+]
+
+HUGE = 2**62
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        (0, HUGE, 5, 4, 2, 2), (0, 2**61 + 1, 9, 1, 2, 2), (0, 4, 4, 4, 2**32, 2**32), (0, 4, 4, 4, HUGE, 4), (0, 4, 4, 4, -1, 2),
+        (0, 1, HUGE, 1, 1, 1), (0, 4, 4, 4, 0, 2), (0, 4, 0, 4, 2, 2), (0, 4, 4, 4, 2**31, 1), (2**62, 4, 4, 4, 2, 2),
+    ],
+)  # fmt: skip
+def test_a_window_that_cannot_be(window: tuple[int, ...]) -> None:
+    patches = torch.ones(2, 16, 8)
+    with pytest.raises(RuntimeError, match=r"pooling|prefix|cells"):
+        overload("adaptive_pool", "cpu")(patches, *window)
+    with pytest.raises(RuntimeError, match=r"pooling|prefix|cells|grad"):
+        overload("adaptive_pool_backward", "cpu")(torch.ones(2, 4, 8), 16, *window)
+
+
+def test_more_cells_than_can_be() -> None:
+    with pytest.raises(ValueError, match=r"allowed: at most 2\^31 - 1"):
+        adaptive_pool(torch.ones(1, 16, 8), (2**32, 2**32))

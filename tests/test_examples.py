@@ -1,0 +1,66 @@
+"""The scripts of examples/ run, and say what they should; README's first snippet is one of them."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "patching"))
+from repositories import llama_vid
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ran(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_every_script_is_run_here() -> None:
+    text = Path(__file__).read_text()
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    # but for the one that takes a video
+    assert {name for name in scripts if f'"{name}"' not in text} | {"live_memory"} == {"live_memory"}
+    assert len(scripts) > 5
+
+
+def test_readmes_first_snippet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert snippet is not None
+    assert snippet[1] == (ROOT / "examples/first.py").read_text()
+    assert ran("first", monkeypatch, capsys).startswith("compress_frames: ")
+
+
+@pytest.mark.parametrize("name", ["own_vlm", "training_step"])
+def test_losses_fall(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = [float(x) for x in re.findall(r"loss ([\d.]+)", ran(name, monkeypatch, capsys))]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_a_model_of_transformers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ran("transformers_model", monkeypatch, capsys)
+    assert "1 of 1 modules patched" in out
+    assert float(out.split()[-1]) < 1e-5
+
+
+def test_llama_vids_repository(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def load_pretrained_model(
+        model_path: str, model_base: Any, model_name: str, load_8bit: bool = False, load_4bit: bool = False
+    ) -> tuple[Any, ...]:
+        assert (model_path, model_base, model_name) == ("work/llama-vid-7b", None, "llama-vid-7b")
+        return None, llama_vid()[0], None, 2048
+
+    for name in ("llamavid", "llamavid.model", "llamavid.model.builder"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(
+        sys.modules["llamavid.model.builder"], "load_pretrained_model", load_pretrained_model, raising=False
+    )
+    out = ran("llama_vid_repository", monkeypatch, capsys, "work/llama-vid-7b")
+    assert "3 of 3 modules patched" in out
+    assert "120 tokens of 40 for 60 frames; by its own methods: nothing" in out
