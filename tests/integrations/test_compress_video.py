@@ -15,6 +15,7 @@ from tiny_vlms import (
     internvl,
     made,
     pixels,
+    qwen3_vl,
 )
 from torch import Tensor
 
@@ -200,6 +201,46 @@ def test_beams_of_a_batch_are_those_of_each_row(models: dict[str, Any], name: st
         assert torch.equal(together[row : row + 1, -3:], want[:, -3:])
 
 
+@torch.no_grad()
+def test_a_mixture_of_experts() -> None:
+    model, given = made(lambda: qwen3_vl(moe=True))
+    inputs = padded(given)
+    assert torch.equal(model(**longreel.compress_video(model, inputs, keep=1)).logits, model(**inputs).logits)
+    ours = longreel.compress_video(model, inputs, keep=0.5)
+    answer = model.generate(**ours, max_new_tokens=3, **WORDS)
+    assert torch.equal(answer[:, -3:], truth(model, ours, 3))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+@torch.no_grad()
+def test_padding_on_the_right_and_a_row_of_text(models: dict[str, Any], name: str) -> None:
+    model, given = models[name]
+    x = given["input_ids"]
+    text = x[1].clone()
+    text[text >= IMAGE] = 40
+    end = torch.zeros(2, 3, dtype=torch.long)
+    ids = torch.cat(
+        [torch.cat([x[:1], end[:1]], 1), torch.cat([text[None, 4:], end[:1], torch.zeros(1, 4, dtype=torch.long)], 1)]
+    )
+    inputs = {key: value[: len(value) // 2] for key, value in given.items()} | {
+        "input_ids": ids, "attention_mask": (ids != 0).long(), "labels": ids,
+    }  # fmt: skip
+    if "mm_token_type_ids" in given:
+        inputs["mm_token_type_ids"] = 2 * (ids == VIDEO).int()
+    ours = longreel.compress_video(model, inputs, method="evs", keep=0.5)
+    assert [(one.row, len(one.kept) * 2) for one in ours.cuts] == [(0, ours.cuts[0].tokens)]
+    left = inputs["attention_mask"] * ~dropped(inputs, VIDEO, ours.cuts, tail=int(name == "llava_onevision"))
+    want = model(**inputs | {"attention_mask": left, "position_ids": own_positions(model, inputs)}).logits
+    got = model(**ours)
+    assert got.loss.isfinite()
+    assert ours["attention_mask"][:, 0].all()
+    for row in range(2):
+        there = ours["attention_mask"][row].bool()
+        torch.testing.assert_close(got.logits[row][there], want[row][left[row].bool()], **CLOSE)
+        assert torch.equal(ours["labels"][row][there], ours["input_ids"][row][there])
+        assert (ours["labels"][row][~there] == -100).all()
+
+
 def uneven(name: str) -> Inputs:
     """Row 0 has 2 frames of 4 tokens, row 1 has 4: as two clips, as one video, or as pictures."""
     if name == "video_llama_3":
@@ -327,6 +368,7 @@ REFUSALS: list[tuple[Inputs, Inputs, str]] = [
     ({"keep": 0.5}, {"video_cu_seqlens": torch.zeros(2)}, "video_cu_seqlens"),
     ({"keep": 0.5}, {"weights": torch.zeros(2, 16)}, "how to shorten weights"),
     ({"keep": 0.5}, {"attention_mask": torch.zeros(2, 16)}, "hides"),
+    ({"keep": 0.5}, {"attention_mask": torch.zeros(2, 1, 16, 16)}, r"\[B, S\] both, given \[2, 16\] and \[2, 1, 16, 16\]"),
     ({"keep": 0.5}, {"input_ids": torch.full((2, 16), 5)}, "no placeholder"),
     ({"keep": 0.5}, {"input_ids": torch.full((2, 16), VIDEO)}, "ends in a video"),
     ({"keep": 0.5}, {"video_grid_thw": torch.tensor([[2, 4, 4]])}, "speaks of 32 patches"),

@@ -118,6 +118,10 @@ def read(model: Any, inputs: Any, chunk_frames: int) -> VideoPrompt:
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
     ids = given["input_ids"]
     mask = given.get("attention_mask", torch.ones_like(ids)).bool()
+    if ids.dim() != 2 or mask.shape != ids.shape:
+        raise ValueError(
+            f"input_ids and attention_mask must be [B, S] both, given {list(ids.shape)} and {list(mask.shape)}"
+        )
     used = _used(base, family)
     check(given, ids.shape, used | {"input_ids"})
     slots = ids == getattr(base.config, f"{family.modality}_token_id")

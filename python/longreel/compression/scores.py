@@ -42,7 +42,7 @@ def by_query(frames: FrameFeatures, query: Tensor) -> Tensor:
     The weights of LLaMA-VID's context token (arXiv 2311.17043, equation 1, without its projections), with the video for the
     frame: what `context_attention` returns for all tokens packed as one. The softmax is shifted in two reads.
     """
-    query = wide(query)
+    query = wide(query).to(frames[:1].device)
     query = query * query.shape[-1] ** -0.5
     # [M]
     lse = query.new_full((query.shape[0],), -torch.inf)

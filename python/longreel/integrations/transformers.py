@@ -23,7 +23,7 @@ from longreel.integrations.lazy import NAME, TOWERS, register  # noqa: E402
 from longreel.integrations.padding import Gap, padding  # noqa: E402
 from longreel.integrations.range_mask import Layout, RangeMask  # noqa: E402
 from longreel.integrations.towers import attention as tower_attention  # noqa: E402
-from longreel.layout.context import in_force  # noqa: E402
+from longreel.layout.context import check_layout, in_force  # noqa: E402
 from longreel.ops._block_sparse_attention import block_sparse_attention  # noqa: E402
 
 
@@ -48,7 +48,7 @@ def range_mask(
     behind what a cache holds (`Gap`). cache_position: int64 [queries], which older versions give for q_length and q_offset.
 
     Raises:
-        ValueError: zeros elsewhere, or a mask shorter than the rows.
+        ValueError: zeros elsewhere, or a mask of fewer rows or samples than the input.
     """
     if isinstance(attention_mask, RangeMask):
         # generate makes it before the forward pass where a cache has a fixed size.
@@ -56,6 +56,11 @@ def range_mask(
     if cache_position is not None:
         q_length, q_offset = len(cache_position), cache_position[0]
     assert q_length is not None
+    if attention_mask is not None and (attention_mask.ndim != 2 or len(attention_mask) < batch_size):
+        raise ValueError(
+            f"the attention mask is {list(attention_mask.shape)}, the input has {batch_size} samples; allowed: [samples, rows],"
+            " a layout says more"
+        )
     dropped = int(kv_offset)
     place: int | Tensor = (
         int(q_offset) - dropped if isinstance(q_offset, int) or attention_mask is not None else q_offset
@@ -73,11 +78,12 @@ def range_mask(
     start: Tensor | Gap | None = None
     if attention_mask is not None:
         first = int(place)
-        if attention_mask.ndim != 2 or attention_mask.shape[1] < dropped + first + q_length:
+        if attention_mask.shape[1] < dropped + first + q_length:
             raise ValueError(
                 f"the attention mask is {list(attention_mask.shape)}, the rows so far are {dropped + first + q_length};"
                 " allowed: one column a row, those in the cache too"
             )
+        attention_mask = attention_mask[:batch_size]
         start = padding(attention_mask[:, dropped : dropped + first + q_length])
     gap, start = (start, None) if isinstance(start, Gap) else (None, start)
     return RangeMask(
@@ -123,6 +129,7 @@ def attention(
     if dropout:
         raise ValueError(f"{name}: attention dropout {dropout} is not computed by longreel; 'sdpa' and 'eager' have it")
     keywords.refuse(module, others)
+    check_layout("video_layout", video_layout)
     rows, keys = query.shape[2], key.shape[2]
     mask = attention_mask
     if mask is None:
@@ -133,7 +140,7 @@ def attention(
             )
         rule = mask_functions.MaskRule(causal=True, window=sliding_window)
         mask = RangeMask(query.shape[0], rows, keys, keys - rows, None, in_force(), rule)
-    if mask.queries != rows or (isinstance(mask.place, int) and mask.end > keys):
+    if mask.queries != rows or mask.keys > keys or (isinstance(mask.place, int) and mask.end > keys):
         raise ValueError(
             f"{name}: the mask is of {mask.queries} rows over {mask.keys} keys, the layer has {rows} over {keys}"
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout import probes, row_sets
-from longreel.layout.numbers import count
+from longreel.layout.numbers import count, flag
 from longreel.layout.row_sets import Ints, RowSets
 from longreel.layout.segments import Document, Rule, Segment, joined
 
@@ -17,6 +17,7 @@ Ids = Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray
 
 def blocks(ids: Ids, window: int | None, chunk: int | None, causal: bool) -> tuple[tuple[Document, ...], ...]:
     """Per sample a document; see VideoLayout.blocks."""
+    flag("causal", causal)
     table = np.asarray(ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids)
     table = table[None] if table.ndim == 1 else table
     if table.ndim != 2 or not (table.size == 0 or np.issubdtype(table.dtype, np.integer)):

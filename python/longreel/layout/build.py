@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longreel.layout.numbers import check_rows, check_segments, count
+from longreel.layout.numbers import check_rows, check_segments, count, flag
 from longreel.layout.ratios import RatioDraw, chunk_lengths
 from longreel.layout.segments import CODE, Document, Kind, Rule, Segment, chunk_of, chunk_segment, joined, whole
 
@@ -20,8 +20,12 @@ GIVEN_KINDS: tuple[Kind, ...] = ("padding", "text", "vision", "voco")
 
 def documents(segments: Sequence[tuple[str, int] | Segment], rule: Rule) -> tuple[Document, ...]:
     """Segments -> padding before, one document, padding after."""
+    if not isinstance(segments, Sequence) or isinstance(segments, str):
+        raise TypeError(f"segments are a list of (kind, rows); given {type(segments).__name__}")
     check_segments(len(segments))
     for segment in segments:
+        if not isinstance(segment, Sequence) or not len(segment):
+            raise TypeError(f"a segment is (kind, rows), or a Segment; given {segment!r}")
         if segment[0] not in CODE:
             raise ValueError(f"unknown segment kind {segment[0]!r}; allowed are {', '.join(CODE)}")
     every = joined(map(whole, segments))
@@ -39,6 +43,7 @@ def voco(
 ) -> Document:  # fmt: skip
     frames, vision, voco = count("frames", frames, 1), count("vision", vision, 1), count("voco", voco, 1)
     text, prefix, separator = count("text", text), count("prefix", prefix), count("separator", separator)
+    flag("text_sees_prefix", text_sees_prefix)
     if mode not in ("independent", "causal"):
         raise ValueError(f"mode={mode!r} is not one of 'independent', 'causal'")
     if prefix_visible_to not in ("first", "frames", "all"):

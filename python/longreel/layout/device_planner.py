@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout._modes import ordinary_tensors
-from longreel.layout.numbers import count
+from longreel.layout.numbers import count, flag
 from longreel.layout.planned import TILES, PlannedLayout
 
 
@@ -52,12 +52,7 @@ def from_cu_seqlens(
     cu_seqlens: Tensor, rows: int, causal: bool, window: int | None, tile: tuple[int, int] | None
 ) -> PlannedLayout:
     """See VideoLayout.from_cu_seqlens."""
-    if (
-        not isinstance(cu_seqlens, Tensor)
-        or cu_seqlens.dim() != 1
-        or cu_seqlens.shape[0] < 1
-        or cu_seqlens.is_floating_point()
-    ):
+    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dim() != 1 or not len(cu_seqlens) or not _whole(cu_seqlens):
         given = (
             f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}"
             if isinstance(cu_seqlens, Tensor)
@@ -66,6 +61,12 @@ def from_cu_seqlens(
         raise ValueError(f"cu_seqlens is an integer tensor [n + 1], given {given}")
     rows = count("rows", rows)
     window = window if window is None else count("window", window, 1)
+    flag("causal", causal)
+    if tile is not None:
+        if not isinstance(tile, tuple) or len(tile) != 2:
+            raise TypeError(f"tile is a pair (query rows, keys); given {tile!r}")
+        tile = count("query rows of a tile", tile[0], 1), count("keys of a tile", tile[1], 1)
+    _check_bounds(cu_seqlens, rows)
     device = cu_seqlens.device
     tile = TILES.get(device.type, TILES["cuda"]) if tile is None else tile
     far = rows if window is None else window - 1
@@ -90,6 +91,22 @@ def from_cu_seqlens(
         query_ranges,
         kv_order,
     )
+
+
+def _whole(cu_seqlens: Tensor) -> bool:
+    return not (cu_seqlens.is_floating_point() or cu_seqlens.is_complex() or cu_seqlens.dtype is torch.bool)
+
+
+def _check_bounds(cu_seqlens: Tensor, rows: int) -> None:
+    """Where they are in the host's memory it need not wait for them."""
+    if cu_seqlens.device.type != "cpu" or type(cu_seqlens) is not Tensor or torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active():
+        return
+    ends = cu_seqlens.numpy()
+    if ends[0] != 0 or ends[-1] > rows or (ends[1:] < ends[:-1]).any():
+        given = ends.tolist() if len(ends) <= 12 else f"{len(ends)} of them"
+        raise ValueError(f"cu_seqlens must rise from 0 to {rows} at most, the rows; given {given}")
 
 
 def _tables(cu_seqlens: Tensor, rows: int, rule: _Rule, tile: tuple[int, int]) -> tuple[Tensor, ...]:

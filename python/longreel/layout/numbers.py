@@ -16,9 +16,19 @@ def integer(name: str, value: SupportsIndex | object) -> int:
         TypeError: it is no integer.
     """
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} is a whole number; given {value!r}") from None
+        pass
+    raise TypeError(f"{name} is a whole number; given {value!r}")
+
+
+def flag(name: str, value: object) -> bool:
+    """TypeError for anything but True and False: "no" would count as yes."""
+    if value is True or value is False:
+        return bool(value)
+    short = isinstance(value, str | int | float) and len(str(value)) < 40
+    raise TypeError(f"{name} is {repr(value) if short else f'a {type(value).__name__}'}; allowed: True or False")
 
 
 def count(name: str, value: SupportsIndex | object, least: int = 0, most: int = 2**63 - 1) -> int:

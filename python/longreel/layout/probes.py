@@ -38,8 +38,22 @@ class Probe:
         )
         b, h = torch.full_like(q, self.sample), torch.zeros_like(q)
         function = torch.vmap(self.function, in_dims=(0, 0, 0, 0)) if self.vmap else self.function
-        seen = torch.as_tensor(function(b, h, q, k)).broadcast_to(q.shape).to("cpu", torch.bool).numpy()
-        return seen & inside
+        return _answers(function(b, h, q, k), q.shape) & inside
+
+
+def _answers(found: Any, shape: torch.Size) -> Bools:
+    """What a mask function gives, for every pair that it was asked."""
+    known = isinstance(found, torch.Tensor | np.ndarray | np.generic | bool | int)
+    seen = torch.as_tensor(found) if known else torch.empty(0)
+    if seen.is_floating_point() or seen.is_complex():
+        given = str(seen.dtype) if known else type(found).__name__
+        raise TypeError(f"mask_function(b, h, q, k) gives {given}; allowed: bool, True where row q sees key k")
+    if seen.dim() and seen.shape not in (shape, (1,)):
+        raise ValueError(
+            f"mask_function(b, h, q, k) gives {list(seen.shape)} for rows and keys of {list(shape)}; allowed: as many"
+        )
+    answers: Bools = seen.broadcast_to(shape).to("cpu", torch.bool).numpy()
+    return answers
 
 
 def probed(probe: Probe, row: Ints) -> RowSets:
@@ -192,6 +206,8 @@ def from_mask(
     mask_function: Callable[..., Any], length: int, batch: int, device: Any, vmap: bool
 ) -> list[tuple[int, RowSets]]:
     """Per sample the number of rows and what they see."""
+    if not callable(mask_function):
+        raise TypeError(f"mask_function is a {type(mask_function).__name__}; allowed: a function f(b, h, q, k) -> bool")
     length, batch = count("length", length), count("batch", batch)
     row = np.arange(length)
     return [(length, probed(Probe(mask_function, b, length, device, vmap=vmap), row)) for b in range(batch)]

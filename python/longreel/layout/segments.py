@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longreel.layout import row_sets
-from longreel.layout.numbers import MOST_ROWS, check_segments, count
+from longreel.layout.numbers import MOST_ROWS, check_segments, count, flag
 from longreel.layout.row_sets import Line
 
 Kind = Literal["padding", "prefix", "text", "vision", "voco", "vst"]
@@ -104,6 +104,8 @@ class Rule:
     def __post_init__(self) -> None:
         if self.attention not in _ORDER:
             raise ValueError(f"attention {self.attention!r} is not one of {', '.join(_ORDER)}")
+        flag("frames_see_prefix", self.frames_see_prefix)
+        flag("text_sees_prefix", self.text_sees_prefix)
         if self.window is not None:
             object.__setattr__(self, "window", min(MOST_ROWS, count("window", self.window, 1)))
         if self.chunk is not None:

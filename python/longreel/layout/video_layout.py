@@ -207,8 +207,8 @@ class VideoLayout:
         tile: tuple[int, int] | None = None,
     ) -> PlannedLayout:
         """Planned on the device of cu_seqlens int [n + 1]: sequence i is rows cu_seqlens[i] .. cu_seqlens[i + 1] of `rows`, and
-        sees itself in both directions, or causally. Nothing is read by the host, so nothing is checked: rows behind the last
-        sequence see nothing.
+        sees itself in both directions, or causally. On a GPU nothing is read by the host, so no value is checked. Rows behind
+        the last sequence see nothing.
 
         window: inside |q - k| < window (`causal`: the last `window` rows). tile None is the one of the device's kernels.
         """

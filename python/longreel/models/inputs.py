@@ -20,13 +20,15 @@ from longreel.data import (
     is_feature_file,
 )
 from longreel.data import frames as open_frames
-from longreel.measure.memory import PeakMeter
+from longreel.measure.memory import PeakMeter, return_free_memory
 from longreel.models.memory import RANDOM, SavedMemory, check_made_by, describe, open_memory
 from longreel.models.record import OURS, RunRecord
 from longreel.models.sizes import Preset, computed_in
 from longreel.models.system import Chunk, InputFacts, Model, System
 
 AUDIO = "audio"
+# After so many chunks free heap pages go back to the system: what is kept for good stands between large blocks that come and go.
+_RETURNED = 4
 Progress = Callable[[int], None]
 Cut = Callable[[Tensor], Tensor]
 """A picture uint8 [h, w, 3] -> frames [T, image, image, 3]."""
@@ -212,6 +214,8 @@ def chunks(
         record.frames += chunk.frames.shape[0]
         record.patches += chunk.frames.shape[0] * chunk.frames.shape[1]
         record.memory.append((record.frames, meter.take()))
+        if len(record.memory) % _RETURNED == 0:
+            return_free_memory()
         progress(record.frames)
     if not record.frames:
         raise MediaError("the input holds no frames")

@@ -8,7 +8,8 @@ from torch import Tensor
 from longreel import _native
 from longreel.backends import FLASH_ATTN, LOW, SHORT, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
-from longreel.ops.common.arguments import check_tensors, flag
+from longreel.layout.numbers import flag
+from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.queries import autocast, exact, resolve_scale

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
-from longreel.ops.common.arguments import check_dense, check_tensors, flag
+from longreel.layout.numbers import flag
+from longreel.ops.common.arguments import check_dense, check_tensors
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops.op import Backward, Lowered, Op, run

@@ -8,7 +8,7 @@ from torch import Tensor
 from longreel.backends import LOW, Row, reference_row
 from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
-from longreel.ops.common.memory import check_even, check_memory, check_rows, tables
+from longreel.ops.common.memory import check_even, check_memory, check_rows, check_written, tables
 from longreel.ops.op import Lowered, Op, run
 from longreel.reference.vst_append_ import vst_append_ as reference
 from longreel.schemas import arguments
@@ -44,7 +44,11 @@ def vst_append_(
         ValueError, TypeError: what does not fit, naming what was given and what is allowed.
         RuntimeError: on the CPU, more rows than the memory has room for, nothing is written then. A gradient is wanted.
     """
-    run(OP, lower(mem_k, mem_v, mem_len, k, v, cos, sin), backend)
+    lowered = lower(mem_k, mem_v, mem_len, k, v, cos, sin)
+    check_written(mem_k=mem_k, mem_v=mem_v)
+    if mem_k is mem_v:
+        raise ValueError("mem_k and mem_v are one tensor: keys and values need a memory each")
+    run(OP, lowered, backend)
 
 
 def lower(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Lowered:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
-from longreel.ops.common.arguments import check_tensors, flag
+from longreel.layout.numbers import flag
+from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.memory import HEAD_DIM, check_memory, check_plan, check_rows

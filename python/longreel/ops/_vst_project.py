@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longreel.layout.numbers import count
+from longreel.ops.common.arguments import check_tensors
+from longreel.ops.common.memory import check_alike
 from longreel.ops.op import wants_grad
 
 
@@ -36,9 +39,9 @@ def vst_project(
     Raises:
         ValueError: shapes that do not fit, naming what was given and what is allowed.
     """
-    _check(x, n_raw, w_raw, b_raw, w_vst, b_vst, heads + 2 * kv_heads)
+    _check(x, n_raw, w_raw, b_raw, w_vst, b_vst, heads, kv_heads)
     groups = ((x[:, :n_raw], w_raw, b_raw), (x[:, n_raw:], w_vst, b_vst))
-    plain = torch.compiler.is_compiling() or wants_grad((x, w_raw, b_raw, w_vst, b_vst)) or x.shape[0] != 1
+    plain = torch.compiler.is_compiling() or wants_grad((x, w_raw, b_raw, w_vst, b_vst)) or x.shape[0] != 1 or x.is_meta
     if plain or torch.is_autocast_enabled(x.device.type):
         rows = torch.cat([F.linear(*group) for group in groups], 1)
     else:
@@ -54,16 +57,33 @@ def vst_project(
 
 
 def _check(
-    x: Tensor, n_raw: int, w_raw: Tensor, b_raw: Tensor | None, w_vst: Tensor, b_vst: Tensor | None, heads: int
+    x: Tensor,
+    n_raw: int,
+    w_raw: Tensor,
+    b_raw: Tensor | None,
+    w_vst: Tensor,
+    b_vst: Tensor | None,
+    heads: int,
+    kv_heads: int,
 ) -> None:
+    given = {"x": x, "w_raw": w_raw, "w_vst": w_vst}
+    given |= {name: bias for name, bias in (("b_raw", b_raw), ("b_vst", b_vst)) if bias is not None}
+    check_tensors(**given)
+    # autocast makes the dtypes alike
+    cast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    for name, tensor in given.items():
+        check_alike(name, tensor.to(x.dtype) if cast else tensor, "x", x)
+    for name, number in (("n_raw", n_raw), ("heads", heads), ("kv_heads", kv_heads)):
+        count(name, number)
     if x.dim() != 3 or not 0 <= n_raw <= x.shape[1]:
         raise ValueError(f"x is [B, R, E] with n_raw of its R rows first; given {tuple(x.shape)}, n_raw={n_raw}")
     if w_raw.dim() != 2 or w_raw.shape[1] != x.shape[2] or w_vst.shape != w_raw.shape:
         raise ValueError(
             f"w_raw and w_vst are [(H + 2 Hkv) D, {x.shape[2]}]; given {tuple(w_raw.shape)} and {tuple(w_vst.shape)}"
         )
-    if heads < 1 or w_raw.shape[0] % heads:
-        raise ValueError(f"weights of {w_raw.shape[0]} rows are not those of {heads} heads (H + 2 Hkv) of one size")
+    every = heads + 2 * kv_heads
+    if every < 1 or w_raw.shape[0] % every:
+        raise ValueError(f"weights of {w_raw.shape[0]} rows are not those of {every} heads (H + 2 Hkv) of one size")
     for name, bias in (("b_raw", b_raw), ("b_vst", b_vst)):
         if bias is not None and bias.shape != w_raw.shape[:1]:
             raise ValueError(f"{name} is [{w_raw.shape[0]}]; given {list(bias.shape)}")

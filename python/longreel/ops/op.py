@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from longreel import backends, schemas
 from longreel.backends import Request, Row
 from longreel.ops.common.cost import Cost
-from longreel.ops.common.forward_mode import REFUSING
+from longreel.ops.common.forward_mode import REFUSING, transformed_in_place
 
 
 class Lowered(NamedTuple):
@@ -160,7 +160,8 @@ def run(op: Op, lowered: Lowered, backend: str | None) -> Any:
     if lowered.args[0].is_meta:
         outputs = call(op.name, schemas.KERNEL_BACKENDS[0], lowered.args)
     elif chosen == "reference":
-        outputs = op.plain(*lowered.args)
+        with transformed_in_place(op.name, op.mutates):
+            outputs = op.plain(*lowered.args)
     elif chosen in op.compositions:
         outputs = op.compositions[chosen](lowered)
     else:

@@ -36,13 +36,6 @@ def check_dense(name: str, tensor: Any) -> None:
         )
 
 
-def flag(name: str, value: Any) -> bool:
-    """True or False."""
-    if value is True or value is False:
-        return bool(value)
-    raise TypeError(f"{name} is {given(value)}; allowed: True or False")
-
-
 def number(name: str, value: Any) -> float:
     """A finite real number, numpy's too; no tensor, whose gradient would be lost."""
     known = isinstance(value, (float, int, torch.SymFloat, torch.SymInt, numbers.Real))

@@ -1,9 +1,11 @@
-"""Kernels have no forward-mode derivative: a call below the public functions says so, where torch would drop the tangents."""
+"""Transforms of torch: kernels have no forward-mode derivative, and say so where torch would drop the tangents; in-place ops."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -26,6 +28,20 @@ class Refusing:
 
 
 REFUSING: Any = Refusing()
+
+
+@contextmanager
+def transformed_in_place(name: str, changed: Sequence[str]) -> Iterator[None]:
+    """Of an op that changes arguments in place: what a transform does not allow of that is said in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not changed or not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+            raise
+        raise RuntimeError(
+            f"{name} changes {', '.join(changed)} in place, which this transform of torch does not allow here: give them to the"
+            " function that is transformed as arguments, batched under vmap"
+        ) from error
 
 
 def _moves(value: Any) -> bool:

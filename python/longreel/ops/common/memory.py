@@ -66,6 +66,16 @@ def check_memory(k: Tensor, **memory: Tensor | None) -> None:
             raise ValueError(f"{name} is on {tensor.device} and k is on {k.device}: they must be on one device")
 
 
+def check_written(**memory: Tensor) -> None:
+    """Tensors that an op writes have a place of its own for every element."""
+    for name, tensor in memory.items():
+        if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise ValueError(
+                f"{name} {tuple(tensor.shape)} has strides {tuple(tensor.stride())}, one place for several entries, and is"
+                " written: clone it first"
+            )
+
+
 def tables(k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin as the ops take them: float32, or float64 for float64 rows."""
     half, wide = k.shape[3] // 2, torch.float64 if k.dtype is torch.float64 else torch.float32
