@@ -7,7 +7,7 @@ import torch
 from encoded import Encode
 
 from longreel.data import frames
-from longreel.data.cards import COLOURS, DIGITS, SHOWN, Card, check_apart, dealt
+from longreel.data.cards import COLOURS, DIGITS, SHOWN, DigitCard, check_apart, dealt
 from longreel.data.clips import hour_clip
 
 
@@ -28,12 +28,12 @@ def test_dealt_by_seed() -> None:
 @pytest.mark.parametrize("wrong", [("gold", 1, 0), ("red", 10, 0), ("red", -1, 0), ("red", 1, -10), ("red", 1, 5)])
 def test_card_refused(wrong: tuple[str, int, int]) -> None:
     with pytest.raises(ValueError, match=r"allowed are red, orange, .*, digits 0 to 9, and seconds that 10 divides"):
-        Card(*wrong)
+        DigitCard(*wrong)
 
 
 @pytest.mark.parametrize("when", [(10, 10), (0, 30)])
 def test_cards_apart(when: tuple[int, int], tmp_path: Path) -> None:
-    cards = [Card("red", 1, when[0]), Card("blue", 2, when[1])]
+    cards = [DigitCard("red", 1, when[0]), DigitCard("blue", 2, when[1])]
     with pytest.raises(ValueError, match="allowed is one at a time, up to the end"):
         check_apart(cards, 30)
     with pytest.raises(ValueError, match="allowed is one at a time, up to the end"):
@@ -42,11 +42,11 @@ def test_cards_apart(when: tuple[int, int], tmp_path: Path) -> None:
 
 
 def test_pictures_differ() -> None:
-    cards = [Card(colour, 3, 0) for colour in COLOURS] + [
-        Card("red", digit, 0) for digit in range(DIGITS) if digit != 3
+    cards = [DigitCard(colour, 3, 0) for colour in COLOURS] + [
+        DigitCard("red", digit, 0) for digit in range(DIGITS) if digit != 3
     ]
     assert len({card.picture(128, 96).tobytes() for card in cards}) == len(cards)
-    tall = Card("green", 4, 0).picture(60, 90)
+    tall = DigitCard("green", 4, 0).picture(60, 90)
     assert tall.shape == (90, 60, 3)
     assert (tall[:15] == COLOURS["green"]).all()
     assert (tall[-15:] == COLOURS["green"]).all()
@@ -55,7 +55,7 @@ def test_pictures_differ() -> None:
 def test_cards_in_a_video(tmp_path: Path, encode: Encode) -> None:
     source = encode("source.mp4", frames=40, rate=5)
     # Two behind each other, one behind the part that is encoded, one up to the end; out of order.
-    cards = [Card("blue", 7, 30), Card("red", 3, 20), Card("cyan", 0, 190), Card("pink", 9, 130)]
+    cards = [DigitCard("blue", 7, 30), DigitCard("red", 3, 20), DigitCard("cyan", 0, 190), DigitCard("pink", 9, 130)]
     path, plain = hour_clip(tmp_path, 200, source, cards=cards), hour_clip(tmp_path, 200, source)
     assert path != plain
     made = torch.cat([chunk.pixels for chunk in frames(path, "fps:1")]).float()
@@ -77,7 +77,7 @@ def test_cards_in_a_video(tmp_path: Path, encode: Encode) -> None:
 
 
 def test_kept_by_its_cards(tmp_path: Path, encode: Encode) -> None:
-    source, cards = encode("short.mp4", frames=10), [Card("red", 3, 0), Card("blue", 1, 10)]
+    source, cards = encode("short.mp4", frames=10), [DigitCard("red", 3, 0), DigitCard("blue", 1, 10)]
     path = hour_clip(tmp_path, 20, source, cards=cards)
     stamp = path.stat().st_mtime_ns
     assert hour_clip(tmp_path, 20, source, cards=cards[::-1]) == path

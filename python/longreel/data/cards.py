@@ -18,7 +18,7 @@ _ACROSS, _SIDE = 12, 336
 
 
 @dataclass(frozen=True)
-class Card:
+class DigitCard:
     """second: when it appears, a multiple of SHOWN; it stays for SHOWN seconds."""
 
     colour: str
@@ -54,7 +54,7 @@ class Card:
         return np.asarray(picture)
 
 
-def dealt(seed: int, seconds: int) -> list[Card]:
+def dealt(seed: int, seconds: int) -> list[DigitCard]:
     """One card of every colour, each with a digit and at a time by chance, in order of time.
 
     Raises:
@@ -66,12 +66,13 @@ def dealt(seed: int, seconds: int) -> list[Card]:
     random = np.random.default_rng(seed)
     when = random.permutation(places)[: len(COLOURS)] * SHOWN
     every = [
-        Card(colour, int(random.integers(DIGITS)), int(second)) for colour, second in zip(COLOURS, when, strict=True)
+        DigitCard(colour, int(random.integers(DIGITS)), int(second))
+        for colour, second in zip(COLOURS, when, strict=True)
     ]
     return sorted(every, key=lambda card: card.second)
 
 
-def check_apart(cards: Sequence[Card], seconds: int) -> None:
+def check_apart(cards: Sequence[DigitCard], seconds: int) -> None:
     """ValueError where two cards are shown at once, or one beyond the video's end."""
     when = [card.second for card in cards]
     if len(set(when)) < len(when) or any(second + SHOWN > seconds for second in when):

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from longreel.data.cards import SHOWN, Card, check_apart
+from longreel.data.cards import SHOWN, DigitCard, check_apart
 from longreel.data.errors import MediaError
 from longreel.files.output import OutputFile
 
@@ -40,7 +40,7 @@ def hour_clip(
     source: str | Path | None = None,
     *,
     audio: bool = False,
-    cards: Sequence[Card] = (),
+    cards: Sequence[DigitCard] = (),
 ) -> Path:
     """Make a video of `seconds` seconds under `folder` and return its path; made once, found again afterwards.
 
@@ -71,7 +71,7 @@ def hour_clip(
     return path
 
 
-def _write(path: Path, seconds: int, source: Path, audio: bool, cards: Sequence[Card]) -> None:
+def _write(path: Path, seconds: int, source: Path, audio: bool, cards: Sequence[DigitCard]) -> None:
     frames, rate = _source_frames(source)
     total = int(seconds * rate)
     encoded = min(total, int(ENCODED_SECONDS * rate))
@@ -113,7 +113,7 @@ def _write(path: Path, seconds: int, source: Path, audio: bool, cards: Sequence[
                 sound.write(until=(index + 1) * tick)
 
 
-def _pictured(card: Card, width: int, height: int) -> av.VideoFrame:
+def _pictured(card: DigitCard, width: int, height: int) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(card.picture(width, height), format="rgb24").reformat(format="yuv420p")
 
 
