@@ -206,7 +206,7 @@ setup(
         *(f"longreel.{room}" for room in find_packages(".", include=["triton_kernels*"])),
     ],
     package_dir={"": "python", "longreel.triton_kernels": "triton_kernels"},
-    package_data={"longreel": ["py.typed"]},
+    package_data={"longreel": ["py.typed"], "longreel.models.video_xl": ["needle/*"]},
     # One name for setuptools; CMake makes longreel/_host and longreel/_ops.so together.
     ext_modules=[Extension("longreel._host", sources=[])] if native_wanted() else [],
     cmdclass={"build_ext": NativeBuild},

@@ -48,6 +48,9 @@ class Setup:
     def prompts(self, texts: Sequence[str], length: int | None = None) -> Prompts:
         """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
         prompts = self.system.prompts(self.preset, list(texts), length, self.checkpoint)
+        for text, (_, after) in zip(texts, prompts.prompts, strict=True):
+            if not len(after):
+                raise ValueError(f"question {shown(text)}: {self.checkpoint} knows none of its words")
         known = self.preset.language.vocabulary
         for ids in (ids for pair in prompts.prompts for ids in pair if len(ids)):
             if not 0 <= int(ids.min()) <= int(ids.max()) < known:
@@ -182,6 +185,8 @@ def setup_of(
     if preset not in found.presets:
         raise ValueError(f"--preset {preset!r}: {system} has {', '.join(found.presets)}")
     size = found.presets[preset]
+    if checkpoint is None:
+        checkpoint = _own_weights(found, preset)
     if checkpoint is not None:
         size = found.sized(size, checkpoint)
         check_sizes(checkpoint, size.language.parameters)
@@ -194,6 +199,15 @@ def setup_of(
         given,
         backend,
     )
+
+
+def _own_weights(system: System, preset: str) -> Path | None:
+    folder = system.weights(preset)
+    if folder is not None and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"--preset {preset}: its weights are not in {folder}; they are installed with longreel, and stand in its repository"
+        )
+    return folder
 
 
 def flag(name: str) -> str:

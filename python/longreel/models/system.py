@@ -205,6 +205,10 @@ class System(ABC):
         """The preset with the sizes of a checkpoint."""
         raise ValueError(f"--checkpoint {folder}: {self.name} has no released weights")
 
+    def weights(self, preset: str) -> Path | None:
+        """The folder of a preset's own checkpoint, None where it has none."""
+        return None
+
     def prefix(self, options: Any) -> int:
         """Prefix tokens (CLS) of the features that the tower makes."""
         return 0

@@ -56,7 +56,8 @@ class VideoMemory:
         backend: str | None = None,
     ) -> None:
         self._setup: Setup = setup_of(system, preset, checkpoint, device, options, backend=backend, save=True)
-        prompts = self._setup.prompts(["?"])
+        # Only what stands before the video is taken of it.
+        prompts = self._setup.system.prompts(self._setup.preset, ["?"], None, self._setup.checkpoint)
         self._model = self._setup.model(Input(InputFacts(self._setup.prefix, False, None)), prompts)
         self._session: LiveSession = self._setup.system.live(self._model, prompts, max_bytes=max_bytes)
         self.max_bytes, self.frames = max_bytes, 0

@@ -67,4 +67,11 @@ SEVEN_B = VideoXLPreset(
     dtype="bfloat16",
 )
 
-PRESETS = {preset.name: preset for preset in (TINY, SMALL, SEVEN_B)}
+# Trained here, weights beside this file: it finds digit cards (`longreel.data.cards`) and knows no other words.
+NEEDLE = VideoXLPreset(
+    name="needle",
+    tower=TowerSize(image=336, patch=14, width=64, layers=1, heads=2, mlp=128),
+    language=qwen2(width=128, layers=2, heads=2, kv_heads=2, mlp=256, vocabulary=20, positions=131072),
+)
+
+PRESETS = {preset.name: preset for preset in (TINY, SMALL, SEVEN_B, NEEDLE)}

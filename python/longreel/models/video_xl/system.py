@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Session, Stage, System, option
-from longreel.models.video_xl.presets import PRESETS, VideoXLPreset
+from longreel.models.video_xl.presets import NEEDLE, PRESETS, VideoXLPreset
 
 if TYPE_CHECKING:
     from longreel.models.video_xl.model import VideoXL
@@ -49,6 +49,9 @@ class VideoXLSystem(System):
     @property
     def presets(self) -> Mapping[str, VideoXLPreset]:
         return PRESETS
+
+    def weights(self, preset: str) -> Path | None:
+        return Path(__file__).with_name(preset) if preset == NEEDLE.name else None
 
     def sized(self, preset: VideoXLPreset, folder: Path) -> VideoXLPreset:
         from longreel.models.video_xl.checkpoint import sized
