@@ -17,6 +17,7 @@ from torch import nn
 
 import longreel
 from longreel.integrations.patching import Replacement
+from longreel.testing.budget import check
 
 
 @pytest.fixture(params=MODELS)
@@ -287,6 +288,20 @@ def test_a_method_that_somebody_else_put_there() -> None:
     assert module.forward.__func__ is type(module).forward
     del module.forward, module._old_forward
     assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("name", ["llava_next_video-sdpa", "perception_lm", "llama_vid", "voco_llama"])
+def test_autocast(name: str) -> None:
+    """Dtypes are the plain model's, errors within the budget that it gives."""
+    model, given = MODELS[name]()
+    truth = logits(model, given).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = logits(model, given)
+        with longreel.patch(model) as report:
+            patched = logits(model, given)
+            assert not report.aside
+    assert patched.dtype == plain.dtype
+    check(name, patched, truth, plain, torch.bfloat16)
 
 
 def test_bad_arguments() -> None:
