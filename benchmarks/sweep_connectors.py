@@ -83,7 +83,7 @@ def written(rows: list[Found], page: str) -> str:
         "",
         "Made by `python benchmarks/sweep_connectors.py --write docs/existing_vlms.md` with transformers",
         f"{transformers.__version__}, by names and words of the sources: modules that lead from pictures to text, and the op",
-        "that could take their place. Pixel shuffles, mergers and other MLPs cannot gain: they are a reshape and matrix products.",
+        "that could take their place. Pixel shuffles, mergers and other MLPs cannot gain: a reshape and matrix products.",
         "",
         "| class | module | what it is | what could gain |",
         "| --- | --- | --- | --- |",
