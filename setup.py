@@ -5,6 +5,7 @@ Environment: LONGREEL_NATIVE=auto|0|1, LONGREEL_CUDA=auto|0|1, LONGREEL_TORCH_DI
 
 import importlib.util
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -17,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
 
 ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 10)
 DEFAULT_ARCHS = "80-real;90a-real;100-real;100-virtual"
 
 
@@ -34,13 +36,14 @@ def native_wanted() -> bool:
 
 
 def torch_dir() -> Path:
-    """The torch to build against: the one of this interpreter's environment, which build isolation hides from `import`."""
+    """The torch to build against: the one of this interpreter's environment, or of the environment that asked for this build,
+    which build isolation hides from `import`. An older one is refused before anything is compiled."""
     named = os.environ.get("LONGREEL_TORCH_DIR")
     spec = importlib.util.find_spec("torch")
     places = [Path(named)] if named else []
     if not named:
         places += [Path(spec.origin).parent] if spec and spec.origin else []
-        environments = [sys.prefix, os.environ.get("VIRTUAL_ENV"), sys.base_prefix]
+        environments = [sys.prefix, os.environ.get("VIRTUAL_ENV"), *asking_environments(), sys.base_prefix]
         schemes = [
             sysconfig.get_path(key, vars={"base": e, "platbase": e})
             for e in environments
@@ -49,6 +52,13 @@ def torch_dir() -> Path:
         ]
         places += [Path(p) / "torch" for p in (*schemes, *site.getsitepackages(), site.getusersitepackages())]
     for place in places:
+        version = torch_version(place)
+        if version is None:
+            continue
+        if tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
+            raise SetupError(
+                f"longreel needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, {place} is {version}: upgrade torch first"
+            )
         if (place / "include/torch/csrc/stable/library.h").exists():
             return place
     raise SetupError(
@@ -56,6 +66,33 @@ def torch_dir() -> Path:
         f" (looked in {', '.join(dict.fromkeys(map(str, places)))}). Install torch first, or name its folder with"
         " LONGREEL_TORCH_DIR, or build without native libraries: LONGREEL_NATIVE=0"
     )
+
+
+def torch_version(place: Path) -> str | None:
+    """Of a torch package, without importing it."""
+    try:
+        found = re.search(r"__version__ = ['\"](\d+\.\d+[^'\"]*)", (place / "version.py").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def asking_environments() -> list[str]:
+    """Environments of the processes that started this one, as their command lines name them (`uv pip install --python ENV`,
+    `ENV/bin/python -m build`): neither tells an isolated build in another way. Linux."""
+    found, process = list[str](), os.getppid()
+    while process > 1:
+        folder = Path("/proc", str(process))
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
+            working = Path(os.readlink(folder / "cwd"))
+            process = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+        for word in words:
+            path = working / word.removeprefix("--python=")
+            found += [str(each) for each in (path, path.parent.parent) if word and (each / "pyvenv.cfg").is_file()]
+    return found
 
 
 def nvcc() -> Path | None:
@@ -107,6 +144,16 @@ def tool(name: str) -> str:
     return found
 
 
+def forget_moved(build: Path) -> None:
+    """A build folder that came along with a copied or moved source tree is made anew: its paths are of the other one."""
+    cache = build / "CMakeCache.txt"
+    if not cache.exists():
+        return
+    source = re.search(r"^CMAKE_HOME_DIRECTORY:INTERNAL=(.*)$", cache.read_text(encoding="utf-8"), re.MULTILINE)
+    if source is None or Path(source[1]) != ROOT:
+        shutil.rmtree(build)
+
+
 class NativeBuild(build_ext):
     """Configures once, then rebuilds what changed; the libraries land in the package folder of the build."""
 
@@ -136,6 +183,7 @@ class NativeBuild(build_ext):
         ]  # fmt: skip
         if cuda:
             configure += [f"-DCMAKE_CUDA_COMPILER={nvcc()}", f"-DCMAKE_CUDA_ARCHITECTURES={cuda_archs()}"]
+        forget_moved(build)
         self._step("configure", configure)
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         self._step("compile", [tool("cmake"), "--build", str(build), "--parallel", jobs])

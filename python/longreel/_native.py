@@ -1,6 +1,7 @@
 """Loads the native libraries and remembers why one is missing."""
 
 import importlib
+import struct
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -16,21 +17,45 @@ def _load_ops() -> str | None:
     library = _FOLDER / "_ops.so"
     if not library.exists():
         return _NOT_BUILT
+    if _cut_short(library):
+        return _unloaded("_ops.so", "it is cut short")
     try:
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"longreel's kernels do not load, only the reference is left: {error}", RuntimeWarning, 3)
-        return f"_ops.so does not load: {error}"
+        return _unloaded("_ops.so", str(error))
     return None
 
 
 def _load_host() -> tuple[ModuleType | None, str | None]:
-    if not any(_FOLDER.glob("_host.*")):
+    found = [*_FOLDER.glob("_host.*.so"), *_FOLDER.glob("_host.so")]
+    if not found:
         return None, _NOT_BUILT
+    if any(_cut_short(library) for library in found):
+        return None, _unloaded("_host", "it is cut short")
     try:
         return importlib.import_module("longreel._host"), None
     except ImportError as error:
-        return None, f"_host does not load: {error}"
+        return None, _unloaded("_host", str(error))
+
+
+def _unloaded(name: str, why: str) -> str:
+    what = (
+        "kernels do not load, only the reference is left"
+        if name == "_ops.so"
+        else "planner does not load, Python's is left"
+    )
+    warnings.warn(f"longreel's {what}: {why}", RuntimeWarning, 4)
+    return f"{name} does not load: {why}"
+
+
+def _cut_short(library: Path) -> bool:
+    """Whether a 64-bit ELF file ends before its last table does: one that was half copied kills the process that loads it."""
+    with library.open("rb") as file:
+        head = file.read(64)
+    if head[:5] != b"\x7fELF\x02" or len(head) < 64:
+        return len(head) < 64
+    tables, (size, count) = int.from_bytes(head[40:48], "little"), struct.unpack("<HH", head[58:62])
+    return tables + size * count > library.stat().st_size
 
 
 OPS_REFUSAL = _load_ops()

@@ -15,6 +15,7 @@ from tiny_vlms import (
     internvl,
     made,
     pixels,
+    qwen3_vl,
 )
 from torch import Tensor
 
@@ -198,6 +199,16 @@ def test_beams_of_a_batch_are_those_of_each_row(models: dict[str, Any], name: st
         alone = {key: value.chunk(2)[row] for key, value in given.items()}
         want = model.generate(**longreel.compress_video(model, alone, keep=0.5), **options)
         assert torch.equal(together[row : row + 1, -3:], want[:, -3:])
+
+
+@torch.no_grad()
+def test_a_mixture_of_experts() -> None:
+    model, given = made(lambda: qwen3_vl(moe=True))
+    inputs = padded(given)
+    assert torch.equal(model(**longreel.compress_video(model, inputs, keep=1)).logits, model(**inputs).logits)
+    ours = longreel.compress_video(model, inputs, keep=0.5)
+    answer = model.generate(**ours, max_new_tokens=3, **WORDS)
+    assert torch.equal(answer[:, -3:], truth(model, ours, 3))
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])

@@ -181,7 +181,7 @@ def qwen2_5_vl() -> Built:
     return _qwen(tf.Qwen2_5_VLForConditionalGeneration, tf.Qwen2_5_VLConfig, tower, special, {})
 
 
-def qwen3_vl() -> Built:
+def qwen3_vl(moe: bool = False) -> Built:
     tower = {
         "depth": 3, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32, "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1],
@@ -189,7 +189,11 @@ def qwen3_vl() -> Built:
     frame = [VISION_START, *[VIDEO] * 4, VISION_END]
     special = [*frame, 7, *frame]
     model, config = tf.Qwen3VLForConditionalGeneration, tf.Qwen3VLConfig
-    return _qwen(model, config, tower, special, {"head_dim": 8}, mrope_interleaved=True)
+    text = {"head_dim": 8}
+    if moe:
+        model, config = tf.Qwen3VLMoeForConditionalGeneration, tf.Qwen3VLMoeConfig
+        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return _qwen(model, config, tower, special, text, mrope_interleaved=True)
 
 
 MODELS: dict[str, Callable[[], Built]] = {
