@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from tiny_models import build, classes
+from tiny_models import LAYERS, build, classes
 from torch import Tensor
 
 import longreel
@@ -37,21 +37,41 @@ RIGHT, REFUSED, UNUSED, WRONG, INSIDE, UNBUILT = (
 )
 
 
+# What rows of a layer see, by what it is worth.
+KINDS = ("blocks", "windows", "chunks", "causal", "latent heads", "none")
+
+
 class Found(NamedTuple):
     name: str
     verdict: str
     note: str
+    rows: str = ""
 
 
 class Calls:
-    """How often the attention interface was reached."""
+    """How often the attention interface was reached, and what its layers see."""
 
     def __init__(self) -> None:
         self.count = 0
+        # by layer
+        self.kinds: dict[int, str] = {}
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         self.count += 1
-        return integration.attention(*args, **kwargs)
+        rule = None if attention_mask is None else attention_mask.rule
+        said = {} if rule is None else {"blocks": rule.function, "windows": rule.window, "chunks": rule.chunk}
+        kind = next((name for name, given in said.items() if given is not None), "causal")
+        self.kinds[id(module)] = "latent heads" if value.shape[3] < query.shape[3] else kind
+        return integration.attention(module, query, key, value, attention_mask, *args, **kwargs)
+
+    def rows(self, config: Any) -> str:
+        """Kinds of rows that there are; and "none" where layers have no attention that asks for ours."""
+        text = config.get_text_config(decoder=True)
+        layers = next((getattr(text, name) for name in LAYERS if isinstance(getattr(text, name, None), int)), 0)
+        kinds = set(self.kinds.values()) | ({"none"} if len(self.kinds) < layers else set())
+        return ", ".join(kind for kind in KINDS if kind in kinds)
 
 
 def inputs() -> Iterator[tuple[str, dict[str, Tensor], Tensor]]:
@@ -81,7 +101,8 @@ def tokens(model: Any, ids: Tensor, mask: Tensor | None = None, **more: Any) -> 
     return model.generate(ids, **given | more)
 
 
-def judge(name: str) -> Found:
+def judge(name: str, key: str | None = None) -> Found:
+    """key: of the text inside the configuration, where the class is more than text."""
     try:
         eager = build(name, "eager")
         first = next(inputs())
@@ -92,7 +113,7 @@ def judge(name: str) -> Found:
     calls = Calls()
     integration.AttentionInterface.register(integration.NAME, calls)
     try:
-        ours = build(name, integration.NAME)
+        ours = build(name, integration.NAME if key is None else {key: integration.NAME})
         done, unjudged = [], []
         for what, run in checks(eager, ours):
             try:
@@ -105,12 +126,13 @@ def judge(name: str) -> Found:
                 return Found(name, WRONG if calls.count else UNUSED, wrong)
             done.append(what)
     except Exception as error:
-        return Found(name, REFUSED if is_line(error) else INSIDE, line(error))
+        return Found(name, REFUSED if is_line(error) else INSIDE, line(error), "none")
     finally:
         integration.AttentionInterface.register(integration.NAME, integration.attention)
     if not calls.count:
-        return Found(name, UNUSED, "it has no softmax attention, or computes it itself")
-    return Found(name, RIGHT, f"not judged, as eager fails: {', '.join(unjudged)}" if unjudged else "")
+        return Found(name, UNUSED, "it has no softmax attention, or computes it itself", "none")
+    note = f"not judged, as eager fails: {', '.join(unjudged)}" if unjudged else ""
+    return Found(name, RIGHT, note, calls.rows(ours.config))
 
 
 def checks(eager: Any, ours: Any) -> Iterator[tuple[str, Callable[[Any, str | None], tuple[Tensor, Tensor | None]]]]:
@@ -182,13 +204,23 @@ def written(verdicts: list[Found]) -> str:
         "with a static cache too. *refused*: one line says why. *no attention of ours*: nothing in the model asks for one.",
         "*not built*: no tiny form of it was found.",
         "",
+        "*rows* is what the layers asked for, and so what can gain. *windows*, *chunks*: ranges, where others make a mask of",
+        "rows x keys. *causal*: nothing by itself, as PyTorch has a kernel for it; padding, packed samples and layouts do.",
+        "*latent heads* cannot gain: their values are narrower than their keys, and are padded. *none* cannot gain: layers",
+        "without softmax attention, with one of their own, or that add to the scores.",
+        "",
         f"In numbers: {counts}.",
         "",
-        "| class | verdict | note |",
-        "| --- | --- | --- |",
+        "| class | verdict | rows | note |",
+        "| --- | --- | --- | --- |",
     ]
-    lines += [f"| `{v.name}` | {v.verdict} | {v.note.replace('|', '/')[:230]} |" for v in sorted(verdicts)]
+    lines += [row(v) for v in sorted(verdicts)]
     return "\n".join(lines) + "\n"
+
+
+def row(found: Found, version: str = "") -> str:
+    note = f"{found.note.replace('|', '/')[:230]} {version}".strip()
+    return f"| `{found.name}` | {found.verdict} | {found.rows} | {note} |"
 
 
 def updated(page: str, verdicts: list[Found]) -> str:
@@ -197,8 +229,7 @@ def updated(page: str, verdicts: list[Found]) -> str:
     for v in verdicts:
         at = next((i for i, text in enumerate(lines) if text.startswith(f"| `{v.name}` |")), None)
         if at is not None:
-            note = f"{v.note.replace('|', '/')[:200]} (transformers {transformers.__version__})".strip()
-            lines[at] = f"| `{v.name}` | {v.verdict} | {note} |"
+            lines[at] = row(v, f"(transformers {transformers.__version__})")
     first = next(i for i, text in enumerate(lines) if text.startswith("| class |"))
     last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
     kinds = [text.split(" | ")[1] for text in lines[first + 2 : last]]

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from needle_task import VOCABULARY
@@ -30,13 +31,20 @@ def fresh(seed: int = 0, *, ratio: int = 8, chunk: int = 144) -> VSTDecoder:
         bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     language = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for layer in language.model.layers:
-            own = layer.self_attn
-            own.k_proj.weight.copy_(own.q_proj.weight)
-            own.o_proj.weight.copy_(own.v_proj.weight.T)
-            layer.mlp.down_proj.weight.mul_(0.2)
+    copies(language)
     return VSTDecoder(language, ratio=ratio, chunk=chunk)
+
+
+@torch.no_grad()
+def copies(language: Any) -> None:
+    """Make like attend to like, and of what is attended to a copy; VST weights, where they are there, too."""
+    for layer in language.model.layers:
+        own = layer.self_attn
+        own.k_proj.weight.copy_(own.q_proj.weight)
+        own.o_proj.weight.copy_(own.v_proj.weight.T)
+        layer.mlp.down_proj.weight.mul_(0.2)
+        for name in ("q_proj", "k_proj", "v_proj") if hasattr(own, "beacon_q_proj") else ():
+            getattr(own, f"beacon_{name}").weight.copy_(getattr(own, name).weight)
 
 
 def save(decoder: VSTDecoder, path: Path, about: dict[str, str]) -> None:

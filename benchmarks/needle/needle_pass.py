@@ -38,13 +38,13 @@ class Plan:
 plan_of = lru_cache(maxsize=64)(Plan)
 
 
-def answers(decoder: VSTDecoder, video: Tensor, asked: Tensor, plan: Plan, skipped: Tensor | None = None) -> Tensor:
+def answers(decoder: VSTDecoder, raw: Tensor, asked: Tensor, plan: Plan, skipped: Tensor | None = None) -> Tensor:
     """Logits [B, Q, V] behind each question.
 
-    video: ids [B, tokens]; asked: ids [B, Q], one after the other behind the video. skipped: positions [B, chunks + 1] that
-    are left out before each chunk and before the questions, as if there had been more video; they never get fewer.
+    raw: visual tokens [B, tokens, E]; asked: ids [B, Q], one after the other behind the video. skipped: positions [B, chunks + 1]
+    that are left out before each chunk and before the questions, as if there had been more video; they never get fewer.
     """
-    batch, language = len(video), decoder.language
+    batch, language = len(raw), decoder.language
     first, last = language.model.layers
     q_rows = slice(plan.raw - plan.asked, None)
     at, final = plan.at.expand(batch, -1), plan.final.expand(batch, -1)
@@ -52,8 +52,7 @@ def answers(decoder: VSTDecoder, video: Tensor, asked: Tensor, plan: Plan, skipp
         at, final = at + skipped[:, plan.chunk_of], final + skipped[:, plan.chunk_of[plan.raw :]]
     # [B, R, D/2]
     cos, sin = rotary_tables(decoder.inv_freq, at)
-    x = language.get_input_embeddings()(torch.cat([video, asked], 1))
-    x = torch.cat([x, decoder.vst.expand(batch, plan.vst, -1)], 1)
+    x = torch.cat([raw, language.get_input_embeddings()(asked), decoder.vst.expand(batch, plan.vst, -1)], 1)
 
     own, normed = first.self_attn, first.input_layernorm(x)
     _, k, v = own.project_vst(normed, plan.raw)

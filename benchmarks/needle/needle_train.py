@@ -59,7 +59,8 @@ def train_step(decoder: VSTDecoder, stage: Stage, seed: int) -> tuple[Tensor, Te
         most = torch.rand(stage.size, 1, generator=random) * (stage.spread - task.chunks) * (task.chunk // ratio)
         skipped = (torch.rand(stage.size, task.chunks + 1, generator=random) * most).long().sort(1).values
     plan = plan_of(task.chunks, task.chunk, ratio, task.pairs)
-    logits = answers(decoder, given.video, keys, plan, skipped)
+    raw = decoder.language.get_input_embeddings()(given.video)
+    logits = answers(decoder, raw, keys, plan, skipped)
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), values.flatten())
     return loss, (logits.argmax(-1) == values).float().mean()
 

@@ -19,7 +19,7 @@ struct Arguments {
             const Tensor& kv_order, double scale)
       : global_index(table(global_index, "global_index", 2, 0)),
         start(table(start, "start", 1, 0)),
-        bounds(table(bounds, "bounds", 3, 4)),
+        bounds(table(bounds, "bounds", 3, 0)),
         tiles(table(tiles, "tiles", 2, 12)),
         order(table(order, "order", 1, 0)),
         kv_blocks(table(kv_blocks, "kv_blocks", 2, 6)),
@@ -70,6 +70,9 @@ struct Arguments {
     layout.global_index = ints(global_index);
     layout.start = ints(start);
     layout.bounds = ints(bounds);
+    layout.bounds_columns = bounds.size(2);
+    STD_TORCH_CHECK(bounds.size(2) == 4 || (bounds.size(2) == 2 && problem.global_keys == 0),
+                    "bounds must have 4 columns, or 2 without global keys, got ", bounds.size(2));
     layout.index_samples = global_index.size(0);
     layout.start_samples = start.size(0);
     layout.samples = bounds.size(0);

@@ -31,7 +31,8 @@ struct Heads {
 struct AttentionLayout {
   const int32_t* global_index;  // [index_samples, G], rising, then -1; null: G is given, and bounds alone say what is visible
   const int32_t* start;         // [start_samples]
-  const int32_t* bounds;        // [samples, Sq, 4]: lo, hi, glo, ghi
+  const int32_t* bounds;        // [samples, Sq, bounds_columns]: lo, hi, and glo, ghi where there are global keys
+  int64_t bounds_columns;       // 4, or 2 without global keys
   int64_t index_samples, start_samples, samples;
   const layout::Tile* tiles;
   const int32_t* order;

@@ -96,7 +96,8 @@ Sample sample_of(const AttentionProblem& problem, int64_t b) {
   const AttentionLayout& layout = problem.layout;
   const int64_t start = layout.start[layout.start_samples == 1 ? 0 : b];
   Sample sample;
-  sample.bounds = layout.bounds + (layout.samples == 1 ? 0 : b) * problem.queries * 4;
+  sample.columns = layout.bounds_columns;
+  sample.bounds = layout.bounds + (layout.samples == 1 ? 0 : b) * problem.queries * sample.columns;
   sample.keys = {start, problem.keys};
   if (layout.global_index == nullptr) {
     sample.index = nullptr;

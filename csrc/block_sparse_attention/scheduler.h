@@ -28,13 +28,14 @@ struct Span {
 
 // What of the layout belongs to sample b of the batch.
 struct Sample {
-  const int32_t* bounds;  // [Sq, 4]
-  const int32_t* index;   // [G]
-  Span keys, global;      // that may be visible at all: from start on, without padding
+  const int32_t* bounds;  // [Sq, columns]
+  int64_t columns;
+  const int32_t* index;  // [G]
+  Span keys, global;     // that may be visible at all: from start on, without padding
 
   // The keys of K, or of G, that the row sees.
   LONGREEL_INLINE Span visible(int64_t row, bool is_global) const {
-    const int32_t* at = bounds + row * 4 + (is_global ? 2 : 0);
+    const int32_t* at = bounds + row * columns + (is_global ? 2 : 0);
     return Span{at[0], at[1]}.common(is_global ? global : keys);
   }
 };

@@ -33,6 +33,7 @@ MemoryLayout::MemoryLayout(const AttentionLayout& plan, int64_t rows, int64_t ba
   }
   layout_.start = &kNoStart;
   layout_.bounds = bounds_.data();
+  layout_.bounds_columns = 4;
   layout_.index_samples = layout_.start_samples = 1;
   layout_.samples = samples;
   layout_.tiles = tiles_.data();

@@ -22,6 +22,7 @@ from transformers import (
 
 import longreel
 from longreel import VideoLayout
+from longreel.layout import text_steps
 from longreel.layout.context import in_force
 
 LAYOUT = VideoLayout.voco(frames=1, prefix=1, vision=8, voco=1, text=10)
@@ -100,6 +101,25 @@ def test_tasks_have_a_layout_each() -> None:
         return first, second
 
     assert asyncio.run(both()) == ([LAYOUT] * 2, [OTHER] * 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "line"),
+    [
+        ("causal", TypeError, "layout is a str; allowed: VideoLayout"),
+        (torch.ones(20, 20), TypeError, "layout is a Tensor; allowed"),
+        (VideoLayout.from_cu_seqlens(torch.tensor([0, 20]), 20, causal=True), ValueError, "lengths on a device"),
+        (text_steps(None, 20, "cpu").at(0), ValueError, "of a step"),  # type: ignore[union-attr]
+    ],
+    ids=["str", "tensor", "lengths", "step"],
+)
+def test_what_is_no_layout_of_a_model_is_refused(
+    layout: Any, error: type[Exception], line: str, model: PreTrainedModel
+) -> None:
+    with pytest.raises(error, match=line), longreel.use_layout(layout):
+        pass
+    with pytest.raises(error, match=line):
+        logits(model, some_ids(1, 20), video_layout=layout)
 
 
 def test_fullgraph_with_a_planned_layout(model: PreTrainedModel) -> None:

@@ -31,6 +31,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    StaticCache,
 )
 from transformers.masking_utils import or_masks
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
@@ -319,6 +320,22 @@ def bias(seen: Tensor) -> Tensor:
 def test_a_short_attention_mask_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the attention mask is \[1, 4\], the rows so far are 5"):
         range_mask(1, 5, 5, attention_mask=torch.ones(1, 4, dtype=torch.bool))
+
+
+def test_an_attention_mask_longer_than_the_input(llama: Pair) -> None:
+    """Without a cache nobody can say which columns are the rows'; in one of a fixed size they are the first."""
+    ids, mask = some_ids(2, ROWS), torch.ones(2, ROWS + 3, dtype=torch.long)
+    mask[1, :4] = 0
+    with pytest.raises(ValueError, match=f"{ROWS} rows over {ROWS + 3} keys, the layer has {ROWS} over {ROWS}"):
+        llama[0](ids, attention_mask=mask, use_cache=False)
+    both(llama, ids, rows=mask[:, :ROWS], attention_mask=mask, use_cache=True)
+    for model in llama:
+        with torch.no_grad():
+            cache = StaticCache(config=model.config, max_cache_len=ROWS + 3)
+            rows = model(ids, attention_mask=mask, past_key_values=cache).logits[mask[:, :ROWS].bool()]
+        if model is llama[0]:
+            ours = rows
+    torch.testing.assert_close(ours, rows, **CLOSE)
 
 
 def test_dropout_in_training_is_refused() -> None:

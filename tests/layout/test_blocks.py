@@ -1,14 +1,18 @@
 """Layouts from blocks, mask functions and packed lengths: against masks written pair by pair."""
 
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from longreel import VideoLayout, block_sparse_attention
-from longreel.layout import PlannedLayout, draw
+from longreel.backends import available
+from longreel.layout import PlannedLayout, draw, text_steps
 from longreel.layout.row_sets import TwoRanges
+from longreel.testing.determinism import same_bits
 from longreel.testing.host import NoHost
 
 Function = Callable[..., torch.Tensor]
@@ -159,7 +163,51 @@ def agrees(plan: PlannedLayout, expected: np.ndarray) -> None:
         block_sparse_attention(*(t.bfloat16() for t in (q, k, v)), plan, backend="flash")
 
 
-@pytest.mark.parametrize("head", [72, 80, 88, 128, 256, 512])
+def test_both_masks_of_a_long_prompt_take_less_than_a_mebibyte() -> None:
+    """Gemma 3's, of 32,768 tokens in pictures and words: what is allocated for them and stays."""
+    ids = np.full(32768, -1)
+    for number in range(len(ids) // 270):
+        ids[7 + 270 * number :][:256] = number
+    VideoLayout.blocks(ids[:100]).to("cpu")
+    tracemalloc.start()
+    plans = [VideoLayout.blocks(ids, window=window).to("cpu") for window in (None, 1024)]
+    # Python's objects and numpy's arrays; and tensors, which are not traced.
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    kept += sum(t.nbytes for plan in plans for t in vars(plan).values() if isinstance(t, torch.Tensor))
+    assert kept < 2**20
+    assert all(plan.bounds.shape == (1, 32768, 2) for plan in plans)
+
+
+def test_a_plan_of_two_bounds_a_row() -> None:
+    """The same results as of four, on every backend, forward and backward; a step behind it too."""
+    layout = VideoLayout.batch([VideoLayout.blocks(some_ids(2).tolist(), window=20), VideoLayout.blocks([0] * 60)])
+    plan = layout.to("cpu")
+    assert plan.bounds.shape == (2, 97, 2)
+    four = replace(plan, bounds=torch.nn.functional.pad(plan.bounds, (0, 2)))
+    q, k, v = (torch.randn(2, 97, heads, 24, requires_grad=True) for heads in (4, 2, 2))
+    for backend in available("block_sparse_attention", "cpu", torch.float32):
+        found = []
+        for own in (plan, four):
+            out, lse = block_sparse_attention(q, k, v, own, backend=backend, return_lse=True)
+            found.append((out, lse, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+        for a, b in zip(*found, strict=True):
+            assert same_bits(a, b), backend
+    layout = VideoLayout.blocks(some_ids(2).tolist())
+    with torch.no_grad():
+        steps = text_steps(layout, 2, "cpu")
+        assert steps is not None
+        assert steps.base.bounds.shape[2] == 2
+        more = [torch.cat([t, torch.randn(2, 9, 2, 24)], 1) for t in (k, v)]
+        expected = block_sparse_attention(q[:, :2], *more, layout.extend(9).rows(104, 106))
+        assert same_bits(block_sparse_attention(q[:, :2], *more, steps.at(104)), expected)
+    far = VideoLayout.blocks([0, 0, -1, -1, 0, 0]).to("cpu")
+    assert far.bounds.shape[2] == 4
+    with pytest.raises(Exception, match="4 columns, or 2 without global keys"):
+        block_sparse_attention(q[:, :6], k[:, :6], v[:, :6], replace(far, bounds=far.bounds[..., :2]), backend="cpu")
+
+
+@pytest.mark.parametrize("head", [72, 80, 88, 96, 128, 160, 192, 256, 320, 512])
 def test_heads(head: int) -> None:
     layout = VideoLayout.blocks(some_ids(1).tolist(), window=30)
     mask = torch.from_numpy(layout.dense_mask())[:, None]

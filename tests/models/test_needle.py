@@ -50,6 +50,10 @@ class TurnedRows(LayoutRows):
         return super().attend(layer, rotated(q, *self.further), rotated(k, *self.further), v)
 
 
+def embedded(decoder: VSTDecoder, ids: Tensor) -> Tensor:
+    return decoder.language.get_input_embeddings()(ids)
+
+
 def plainly(decoder: VSTDecoder, video: Tensor, asked: Tensor, skipped: Tensor) -> Tensor:
     """`answers` for two chunks of 24, through all rows of both layers."""
     layout = VideoLayout.vst(visual=48, chunk=24, ratio=8, text=asked.shape[1])
@@ -59,7 +63,7 @@ def plainly(decoder: VSTDecoder, video: Tensor, asked: Tensor, skipped: Tensor) 
     )
     cos, sin = rotary_tables(decoder.inv_freq, further)
     rows.further = cos[:, :, None], sin[:, :, None]
-    raw = decoder.language.get_input_embeddings()(torch.cat([video, asked], 1))
+    raw = embedded(decoder, torch.cat([video, asked], 1))
     hidden = decoder.rows(torch.cat([raw, decoder.vst.expand(len(video), 6, -1)], 1), rows)
     return decoder.logits(hidden[:, 48 : 48 + asked.shape[1]])
 
@@ -70,7 +74,7 @@ def test_the_training_pass_is_the_plain_one() -> None:
         gradients = []
         for logits in (
             plainly(decoder, given.video, given.keys, skipped),
-            answers(decoder, given.video, given.keys, plan_of(2, 24, 8, 4), skipped),
+            answers(decoder, embedded(decoder, given.video), given.keys, plan_of(2, 24, 8, 4), skipped),
         ):
             decoder.zero_grad()
             torch.nn.functional.cross_entropy(logits.flatten(0, 1), given.values.flatten()).backward()
@@ -87,7 +91,7 @@ def test_the_training_pass_answers_as_the_memory_does() -> None:
     assert memory.tokens == 3 * 18
     for key in given.keys[0]:
         _, logits = decoder.answer(memory, key[None], length=1)
-        wanted = answers(decoder, given.video, key.view(1, 1), plan_of(3, 144, 8, 1))
+        wanted = answers(decoder, embedded(decoder, given.video), key.view(1, 1), plan_of(3, 144, 8, 1))
         torch.testing.assert_close(logits, wanted[0], rtol=1e-4, atol=1e-4)
 
 

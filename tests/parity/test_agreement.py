@@ -1,5 +1,6 @@
 """The verdict on a run whose paths are compared: what is no number agrees with nothing, whatever the other paths hold."""
 
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from longreel.models.record import EXACT, OURS, REFERENCE, RunRecord
 from longreel.parity.agreement import agreement
+from longreel.report.lines import json_line
 
 pytestmark = pytest.mark.fast
 
@@ -33,3 +35,13 @@ def test_what_is_off_is_seen(what: str, bad: float, others: tuple[str, ...]) -> 
     why = agreement(made, torch.float32).why
     assert why is not None
     assert why.startswith(what)
+
+
+def test_an_infinite_error_is_written_as_json() -> None:
+    made = record()
+    made.ids[OURS] = [[1, 2]]
+    made.seconds["compression"] = {OURS: 1.0, REFERENCE: 2.0}
+    made.logits[OURS][0][0] = math.nan
+    line = json_line(made, "clip.mp4", agreement(made, torch.float32), made)
+    read = json.loads(json.dumps(line, allow_nan=False))
+    assert (read["error_over_budget"], read["passed"]) == (None, False)

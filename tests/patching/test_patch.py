@@ -17,6 +17,7 @@ from torch import nn
 
 import longreel
 from longreel.integrations.patching import Replacement
+from longreel.testing.budget import check
 
 
 @pytest.fixture(params=MODELS)
@@ -289,6 +290,20 @@ def test_a_method_that_somebody_else_put_there() -> None:
     assert snapshot(model) == before
 
 
+@pytest.mark.parametrize("name", ["llava_next_video-sdpa", "perception_lm", "llama_vid", "voco_llama"])
+def test_autocast(name: str) -> None:
+    """Dtypes are the plain model's, errors within the budget that it gives."""
+    model, given = MODELS[name]()
+    truth = logits(model, given).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = logits(model, given)
+        with longreel.patch(model) as report:
+            patched = logits(model, given)
+            assert not report.aside
+    assert patched.dtype == plain.dtype
+    check(name, patched, truth, plain, torch.bfloat16)
+
+
 def test_bad_arguments() -> None:
     model, _ = video_xl()
     for given, says in (
@@ -301,7 +316,7 @@ def test_bad_arguments() -> None:
     for call in (longreel.patch, longreel.unpatch):
         with pytest.raises(TypeError, match="model is a dict; allowed: a torch"):
             call({})  # type: ignore[arg-type]
-    assert "qformer_attention has no backend 'triton'" in str(longreel.patch(llama_vid()[0], backend="triton"))
+    assert "qformer_attention has no backend 'flash'" in str(longreel.patch(llama_vid()[0], backend="flash"))
 
 
 def test_voco_calls_that_are_the_models_own() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from longreel.triton_kernels.common.card import PORTABLE_SHARED, Card, card_of
 from longreel.triton_kernels.common.tiles import Heads, heads_of
 from torch import Tensor
@@ -110,7 +111,11 @@ def call_of(*arguments: object) -> Call:
     """The call, with the plan's tensors contiguous, which they are as `VideoLayout.to` makes them."""
     given = Call(*arguments)  # type: ignore[arg-type]
     plan = ("global_index", "start", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
-    return given._replace(**{name: getattr(given, name).contiguous() for name in plan})
+    given = given._replace(**{name: getattr(given, name).contiguous() for name in plan})
+    if given.bounds.shape[2] == 4:
+        return given
+    # Planned for the CPU, and interpreted.
+    return given._replace(bounds=torch.nn.functional.pad(given.bounds, (0, 2)))
 
 
 def memory_call(

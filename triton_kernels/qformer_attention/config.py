@@ -5,14 +5,14 @@ weights [R, S] against the same keys. All of a row's channels are summed before 
 goes into all of the channels' sums:
 
 - one kernel that keeps both holds sums [BM, C] in registers, 192 a thread of 256 for 64 rows, and beside its queries [BM, C]
-  three stages of keys [BN, C] in shared memory, 96 + 147 KiB for 64 rows and 32 keys where there are 227; twice that at C = 1408;
+  three stages of keys [BN, C] in shared memory, 96 + 147 KiB for 64 rows and 32 keys where there are 227; more at C = 1408;
 - the sums cut into slices of channels, the scores made again for each: C / BC + 1 products where 2 would do, 4 at BC = 256;
 - here: weights are stored in the keys' dtype, R / C of their bytes. Each half is a plain product with tiles of 128 x 128, over
   C and over the keys. Keys are read twice from memory and R / BM = 3 times from L2, weights written and read once.
 
 At S = 115,200: 4 S R C = 136 GFLOP; keys 2 x 177 MB, weights 2 x 88 MB, 0.53 GB. At 790 TFLOP/s and 4.3 TB/s that is 0.17 ms and
 0.12 ms: the products bound it. Projected keys and values would take 283 GFLOP and move 0.9 GB. Backward, all gradients: scores
-and dp in one read, two sums, and the keys' gradient from two products: 12 S R C = 408 GFLOP, 1.4 GB.
+and dp in one read, two sums, and the keys' gradient from two products: 12 S R C = 408 GFLOP, 1.2 GB.
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,12 @@ def check_output(path: Path | None, *suffixes: str) -> None:
         return
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"{path}: its name must end in {' or '.join(suffixes)}")
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path}: cannot be written there")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: cannot be written there, {path.parent} is no folder")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; allowed: a file's name")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path}: cannot be written there, {path.parent} is not yours to write in")
 
 
 def check_apart(inputs: list[Path], **outputs: Path | None) -> None:

@@ -2,12 +2,16 @@
 
 import importlib.util
 import itertools
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
+from av.video.frame import PictureType
 
+from longreel.data.cards import SHOWN, DigitCard, check_apart
 from longreel.data.errors import MediaError
 from longreel.files.output import OutputFile
 
@@ -31,7 +35,12 @@ def sample_clip(audio: bool = False) -> Path:
 
 
 def hour_clip(
-    folder: str | Path, seconds: int = 3600, source: str | Path | None = None, *, audio: bool = False
+    folder: str | Path,
+    seconds: int = 3600,
+    source: str | Path | None = None,
+    *,
+    audio: bool = False,
+    cards: Sequence[DigitCard] = (),
 ) -> Path:
     """Make a video of `seconds` seconds under `folder` and return its path; made once, found again afterwards.
 
@@ -41,49 +50,71 @@ def hour_clip(
     the joins are seamless. The file appears under its name only when it is whole.
 
     audio: with the source's sound (default: of the sample clip that has one), its packets as they are, again and again.
+    cards: shown in place of the source's pictures.
 
     Raises:
-        MediaError: the source cannot be read, or has no sound where that is wanted. ValueError: less than a second.
+        MediaError: the source cannot be read, or has no sound where that is wanted. ValueError: less than a second, or cards that
+            are shown at once or beyond its end.
     """
     if seconds < 1:
         raise ValueError(f"seconds must be at least 1, got {seconds}")
+    check_apart(cards, seconds)
     source = sample_clip(audio) if source is None else Path(source)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{source.stem}-{seconds}s{'-sound' if audio else ''}.mp4"
+    dealt = f"-cards-{zlib.crc32(repr(sorted(map(str, cards))).encode()):08x}" if cards else ""
+    path = folder / f"{source.stem}-{seconds}s{'-sound' if audio else ''}{dealt}.mp4"
     if path.exists():
         return path
     with OutputFile(path) as out:
-        _write(out.part, seconds, source, audio)
+        _write(out.part, seconds, source, audio, cards)
     return path
 
 
-def _write(path: Path, seconds: int, source: Path, audio: bool) -> None:
+def _write(path: Path, seconds: int, source: Path, audio: bool, cards: Sequence[DigitCard]) -> None:
     frames, rate = _source_frames(source)
     total = int(seconds * rate)
     encoded = min(total, int(ENCODED_SECONDS * rate))
     with av.open(str(path), "w", format="mp4") as out:
         stream = out.add_stream(
-            "libx264", rate=rate, options={"preset": "veryfast", "crf": "23", "bf": "0", "g": str(GOP)}
+            "libx264",
+            rate=rate,
+            options={"preset": "veryfast", "crf": "23", "bf": "0", "g": str(GOP), "forced-idr": "1"},
         )
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.codec_context.thread_type = "AUTO"
         tick = 1 / rate
         sound = _Sound(source, out, seconds) if audio else None
+        spans = [(int(card.second * rate), int((card.second + SHOWN) * rate)) for card in cards]
+        # Of every picture of the video the packet; the cards' stand behind the source's.
+        take, behind = np.arange(total) % encoded, encoded
+        # What follows another picture than the one before it when it was encoded stands alone.
+        alone = {0} | {end % encoded for _, end in spans}
+        shown = list[Iterator[av.VideoFrame]]()
+        for (begin, end), card in zip(spans, cards, strict=True):
+            take[begin:end] = np.arange(behind, behind + end - begin)
+            alone.add(behind)
+            behind += end - begin
+            shown.append(itertools.repeat(_pictured(card, frames[0].width, frames[0].height), end - begin))
         packets: list[av.Packet] = []
-        for index, frame in enumerate(itertools.islice(_ping_pong(frames), encoded)):
+        for index, frame in enumerate(itertools.chain(itertools.islice(_ping_pong(frames), encoded), *shown)):
             frame.pts, frame.time_base = index, tick
+            frame.pict_type = PictureType.I if index in alone else PictureType.NONE
             packets += stream.encode(frame)
         packets += stream.encode(None)
-        for index in range(total):
-            copy = av.Packet(bytes(packets[index % encoded]))
+        for index, taken in enumerate(take.tolist()):
+            copy = av.Packet(bytes(packets[taken]))
             copy.stream, copy.time_base = stream, tick
             copy.pts = copy.dts = index
             copy.duration = 1
-            copy.is_keyframe = packets[index % encoded].is_keyframe
+            copy.is_keyframe = packets[taken].is_keyframe
             out.mux(copy)
             if sound is not None:
                 sound.write(until=(index + 1) * tick)
+
+
+def _pictured(card: DigitCard, width: int, height: int) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(card.picture(width, height), format="rgb24").reformat(format="yuv420p")
 
 
 class _Sound:

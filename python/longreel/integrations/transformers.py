@@ -140,7 +140,7 @@ def attention(
             )
         rule = mask_functions.MaskRule(causal=True, window=sliding_window)
         mask = RangeMask(query.shape[0], rows, keys, keys - rows, None, in_force(), rule)
-    if mask.queries != rows or (isinstance(mask.place, int) and mask.end > keys):
+    if mask.queries != rows or mask.keys > keys or (isinstance(mask.place, int) and mask.end > keys):
         raise ValueError(
             f"{name}: the mask is of {mask.queries} rows over {mask.keys} keys, the layer has {rows} over {keys}"
         )

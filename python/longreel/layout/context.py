@@ -31,9 +31,16 @@ _TRACED = threading.local()
 
 
 def check_layout(name: str, layout: object) -> None:
-    """TypeError for what is neither a layout nor None."""
-    if layout is not None and not isinstance(layout, VideoLayout | PlannedLayout):
+    """TypeError for what is neither a layout nor None, ValueError for a plan of a device's lengths, of a step or of some rows."""
+    if layout is None or isinstance(layout, VideoLayout):
+        return
+    if not isinstance(layout, PlannedLayout):
         raise TypeError(f"{name} is a {type(layout).__name__}; allowed: VideoLayout, or what layout.to(device) gives")
+    if not isinstance(layout.layout, VideoLayout):
+        raise ValueError(
+            f"{name} of a model is one that the host knows; this plan is of lengths on a device, of a step or of some rows:"
+            " allowed are a VideoLayout, and what its .to(device) gives"
+        )
 
 
 @contextmanager
@@ -51,7 +58,7 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
         backend: of `block_sparse_attention`; None chooses.
 
     Raises:
-        TypeError: it is no layout.
+        TypeError, ValueError: it is no layout, or one that only a device knows.
     """
     check_layout("layout", layout)
     _hand_on_to_threads()

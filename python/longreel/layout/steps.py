@@ -31,7 +31,7 @@ class TextSteps:
     """Plans of steps of text of one number of rows, for inference.
 
     base: of the rows `first` and following, and least the first place that a step may begin at; rows: of the base.
-    bounds_by int32 [4], tiles_by int32 [12]: what one more token before the step adds to a row of `bounds` and of `tiles`.
+    bounds_by int32 [2 or 4], tiles_by int32 [12]: what one more token before the step adds to a row of `bounds` and of `tiles`.
     """
 
     base: PlannedLayout
@@ -117,7 +117,7 @@ def _made(layout: VideoLayout | None, rows: int, device: torch.device, batch: in
         _exact(tiles, base.bounds.cpu().numpy(), base.tile[1])
         by = [torch.tensor(each, dtype=torch.int32, device=device) for each in ([0, 1, 0, 0], _ADDED)]
         moved = for_inference(replace(base, tiles=torch.from_numpy(tiles).to(device)))
-    return TextSteps(moved, first, ranges(step), by[0], by[1])
+    return TextSteps(moved, first, ranges(step), by[0][: base.bounds.shape[2]], by[1])
 
 
 def for_inference(base: PlannedLayout) -> PlannedLayout:

@@ -19,9 +19,10 @@ def block_sparse_attention(
 ) -> tuple[Tensor, Tensor]:
     """q [B, Sq, H, D], k and v [B, Sk, Hkv, D] -> out [B, Sq, H, D], lse [B, H, Sq] (natural log); computed in their dtype.
 
-    bounds [B, Sq, 4] is lo, hi, glo, ghi: the row sees K[lo : hi) and G[glo : ghi), without keys before start [B]. Key g of G
-    is global_k[:, g], by default key global_index[b, g] of k, v (-1 pads). Layout tensors of one sample serve any batch. A
-    row that sees nothing gives 0, lse -inf, and zero gradient. Head h reads key head h // (H / Hkv).
+    bounds [B, Sq, 4] is lo, hi, glo, ghi: the row sees K[lo : hi) and G[glo : ghi), without keys before start [B]; [B, Sq, 2]
+    is lo and hi where there is no G. Key g of G is global_k[:, g], by default key global_index[b, g] of k, v (-1 pads). Layout
+    tensors of one sample serve any batch. A row that sees nothing gives 0, lse -inf, and zero gradient. Head h reads key head
+    h // (H / Hkv).
     """
     batch, queries, heads, _ = q.shape
     elements = batch * heads * queries * (k.shape[1] + global_index.shape[1])
@@ -52,6 +53,8 @@ def block_sparse_attention(
 
 def visible(keys: int, bounds: Tensor, global_index: Tensor, start: Tensor) -> Tensor:
     """bool [B, Sq, keys + G]: what every row sees of K, then of G."""
+    if bounds.shape[2] == 2:
+        bounds = torch.nn.functional.pad(bounds, (0, 2))
     # [B, Sq, 1] each
     lo, hi, glo, ghi = bounds.unsqueeze(-1).unbind(2)
     key = torch.arange(keys, device=bounds.device)

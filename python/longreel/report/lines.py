@@ -1,6 +1,7 @@
 """A run as a line of JSON."""
 
 import hashlib
+import math
 from typing import Any
 
 from longreel.bench.check import Verdict
@@ -63,6 +64,7 @@ def json_line(
         line["stage_ratios"] = {
             name: record.stage(name, REFERENCE) / record.stage(name) for name in record.seconds if differs(record, name)
         }
-        line["error_over_budget"] = verdict.error
+        # JSON has no infinity
+        line["error_over_budget"] = verdict.error if math.isfinite(verdict.error) else None
         line["passed"] = verdict.why is None
     return line

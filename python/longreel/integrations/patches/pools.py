@@ -21,6 +21,12 @@ def _side(tokens: int) -> int | None:
     return side if side * side == tokens else None
 
 
+def _pooled(x: Tensor, size: int, backend: str | None) -> Tensor:
+    """In the dtype of `x`, under torch.autocast too, as PyTorch's own pooling is."""
+    with torch.autocast(x.device.type, enabled=False):
+        return adaptive_pool(x, size, backend=backend)
+
+
 # LLaVA-NeXT-Video: average pooling alone.
 
 
@@ -41,7 +47,7 @@ def _next_video(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     away = aside(hooked(pool=call.module.pool), no_kernel(NAME, call.backend, x), _uneven(side, stride))
     if away is not None or side is None:
         return away
-    return adaptive_pool(x, side // stride, backend=call.backend)
+    return _pooled(x, side // stride, call.backend)
 
 
 def _uneven(side: int | None, stride: int) -> str | None:
@@ -70,7 +76,7 @@ def _perception(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     if away is not None or side is None:
         return away
     hidden = module.gelu(module.linear_1(x))
-    return module.linear_2(adaptive_pool(hidden, side // ratio, backend=call.backend))
+    return module.linear_2(_pooled(hidden, side // ratio, call.backend))
 
 
 # LLaVA-OneVision: linear, activation, linear, bilinear to half a side; pictures pass the same projector and are not pooled.
@@ -122,7 +128,7 @@ def _onevision_projector(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     hidden = module.act(module.linear_1(x))
     if side % 2 == 0 and no_kernel(NAME, call.backend, hidden) is None:
         # Half way between two patches: bilinear interpolation is their mean.
-        hidden = adaptive_pool(hidden, side // 2, backend=call.backend)
+        hidden = _pooled(hidden, side // 2, call.backend)
     else:
         grid = hidden.unflatten(1, (side, side)).movedim(-1, 1)
         half = math.ceil(side / 2)
@@ -177,7 +183,7 @@ def _project(projector: nn.Sequential, x: Tensor, size: int, backend: str | None
     *before, last = projector
     for layer in before:
         x = layer(x)
-    out: Tensor = last(adaptive_pool(x, size, backend=backend))
+    out: Tensor = last(_pooled(x, size, backend))
     return out
 
 
