@@ -207,7 +207,7 @@ def test_a_plan_of_two_bounds_a_row() -> None:
         block_sparse_attention(q[:, :6], k[:, :6], v[:, :6], replace(far, bounds=far.bounds[..., :2]), backend="cpu")
 
 
-@pytest.mark.parametrize("head", [72, 80, 88, 128, 256, 512])
+@pytest.mark.parametrize("head", [72, 80, 88, 96, 128, 160, 192, 256, 320, 512])
 def test_heads(head: int) -> None:
     layout = VideoLayout.blocks(some_ids(1).tolist(), window=30)
     mask = torch.from_numpy(layout.dense_mask())[:, None]

@@ -316,7 +316,7 @@ def test_bad_arguments() -> None:
     for call in (longreel.patch, longreel.unpatch):
         with pytest.raises(TypeError, match="model is a dict; allowed: a torch"):
             call({})  # type: ignore[arg-type]
-    assert "qformer_attention has no backend 'triton'" in str(longreel.patch(llama_vid()[0], backend="triton"))
+    assert "qformer_attention has no backend 'flash'" in str(longreel.patch(llama_vid()[0], backend="flash"))
 
 
 def test_voco_calls_that_are_the_models_own() -> None:

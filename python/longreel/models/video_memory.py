@@ -126,8 +126,9 @@ class VideoMemory:
         """
         path = Path(path)
         about = described(path)
-        if about is None or not all(isinstance(about.get(name), str) for name in ("system", "preset")):
-            raise MediaError(f"{path}: no saved memory that says its system and preset")
+        kinds = {"system": str, "preset": str, "options": dict}
+        if about is None or not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
+            raise MediaError(f"{path}: no saved memory that says its system, preset and options")
         memory = cls(
             about["system"], about["preset"], checkpoint=checkpoint, options=about["options"], max_bytes=max_bytes,
             device=device, backend=backend,
