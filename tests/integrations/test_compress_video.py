@@ -290,7 +290,11 @@ def test_under_longreel_attention_in_chunks_of_the_prompt_and_in_bf16(models: di
     torch.testing.assert_close(got, want, **CLOSE)
     answers = [model.generate(**cut, max_new_tokens=3, **WORDS) for model in (models[name][0], ours)]
     assert torch.equal(*answers)
-    for more in ({"prefill_chunk_size": 5}, {"cache_implementation": "static"}):
+    others: list[Inputs] = [{"cache_implementation": "static"}]
+    # transformers 5.18 loses features there, those of its own pixels too.
+    if (_transformers.version() or (0, 0)) >= (5, 23):
+        others.append({"prefill_chunk_size": 5})
+    for more in others:
         assert torch.equal(models[name][0].generate(**cut, max_new_tokens=3, **WORDS, **more), answers[0])
     low = made(BUILD[name])[0].bfloat16()
     assert torch.equal(low(**longreel.compress_video(low, given, keep=1)).logits, low(**given).logits)
