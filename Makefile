@@ -90,8 +90,6 @@ compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU tor
 demo: build ## set-up, then an hour of real video on this machine
 	@$(say) "demo: one hour of video, 3600 frames, through a whole system with a small language model"
 	@$(py) benchmarks/hour.py --cache .cache $(ARGS)
-	@$(say) "demo: digit cards shown in that hour, found again by a model that was trained for them"
-	@$(py) benchmarks/needle/cards_asked.py --cache .cache
 
 gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds OPS=a,b)
 	@$(gpu)

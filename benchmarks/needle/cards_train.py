@@ -153,7 +153,7 @@ def train_decoder(model: VideoXL, seen: Seen, tokens: Tensor, steps: int, minute
     while late < steps and time.monotonic() - start < 60 * minutes:
         windows, size, per, spread = STAGES[at]
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (done + 1) / 50, 1 - late / steps)
+            group["lr"] = rate * min(1.0, (done + 1) / 20, 1 - late / steps)
         length = windows * FRAMES * TOKENS // per
         count = min(len(COLOURS), length // 2)
         chosen = some(plain, size * length).view(size, length)
@@ -189,7 +189,7 @@ def train_decoder(model: VideoXL, seen: Seen, tokens: Tensor, steps: int, minute
                 f"{time.monotonic() - start:5.0f} s, step {done}, {windows} windows: loss {loss.item():.3f}, recall {mean:.1%}",
                 flush=True,
             )
-        if len(recalled) == recalled.maxlen and mean >= 0.97 and at < len(STAGES) - 1:
+        if len(recalled) == recalled.maxlen and mean >= 0.93 and at < len(STAGES) - 1:
             at += 1
             recalled.clear()
 
