@@ -4,7 +4,9 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longreel.cli.main import app
 from longreel.data import frames
 from longreel.data.cards import DigitCard, dealt
 from longreel.data.clips import sample_clip
@@ -40,6 +42,9 @@ def test_finds_cards(tmp_path: Path) -> None:
     memory.save(tmp_path / "cards.safetensors")
     # The file names the preset, which brings the weights.
     assert asked(VideoMemory.load(tmp_path / "cards.safetensors"), cards) == right
+    said = CliRunner().invoke(app, ["ask", str(tmp_path / "cards.safetensors"), "--question", cards[0].question])
+    assert said.exit_code == 0, said.output
+    assert right[cards[0].colour] in said.output
     # Asked of other cards' memory, the same questions have other answers.
     others = asked(memory_of(dealt(1, 10 * FRAMES)), cards)
     assert sum(others[colour] == digit for colour, digit in right.items()) < len(cards) // 2

@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _about(memory: Path, checkpoint: Path | None) -> dict[str, Any]:
+    from longreel.models import registry
     from longreel.models.memory import RANDOM, described
 
     about = described(memory) if memory.is_file() else None
@@ -48,6 +49,7 @@ def _about(memory: Path, checkpoint: Path | None) -> dict[str, Any]:
         if not isinstance(about.get(name), str):
             raise ValueError(f"{memory}: does not say its {name}; `longreel run {memory} --{name} ...` asks it")
     weights = about.get("weights", RANDOM)
-    if weights != RANDOM and checkpoint is None:
+    own = registry.find(about["system"]).weights(about["preset"])
+    if weights != RANDOM and checkpoint is None and own is None:
         raise ValueError(f"{memory}: made with {weights}: give its folder, --checkpoint DIR")
     return about

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longreel.data import MediaError
 from longreel.models.inputs import Input
-from longreel.models.memory import RANDOM, described, made_by, open_memory
+from longreel.models.memory import described, made_by, open_memory
 from longreel.models.setup import Setup, setup_of
 from longreel.models.system import Chunk, InputFacts, LiveSession
 
@@ -134,7 +134,7 @@ class VideoMemory:
             device=device, backend=backend,
         )  # fmt: skip
         setup = memory._setup
-        saved = open_memory(path, setup.system.name, setup.preset, setup.weights if checkpoint else RANDOM)
+        saved = open_memory(path, setup.system.name, setup.preset, setup.weights)
         assert saved is not None
         memory._session.load(path, saved.frames)
         memory.frames = saved.frames
