@@ -34,7 +34,7 @@ def asks(case: GoldenCase, dtype: torch.dtype) -> bool:
 # The quantities over their tolerance: by group and dtype, (file, case, quantity). Nothing else may fail.
 # In float16 an attention that is exact but for its last rounding misses this one too (the test below): the rest of the
 # module, cast whole as the file says, decides it.
-# Where a CPU does not multiply bfloat16, torch's own products of the audio branch miss theirs by a hair, on transformers' modules too.
+# Where a CPU does not multiply bfloat16, the audio branch misses its budget by a hair, on transformers' own modules too.
 MISSED = {
     ("voco_decoder*", torch.float16): {("voco_decoder", "mixed_left_pad_generation_positions", "voco_value.1")},
     ("videollama_audio_branch*", torch.bfloat16): set()

@@ -8,8 +8,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     from triton.runtime import interpreter
 
     class OneOrder(interpreter.InterpreterBuilder):
-        """Products of float32 by way of float64. A card adds up a product and its transpose in one order; numpy, on some CPUs, does not,
-        and a backward that makes scores anew, transposed, then meets other scores than its forward."""
+        """Products of float32 by way of float64.
+
+        A card adds up a product and its transpose in one order; numpy, on some CPUs, does not, and a backward that makes scores
+        anew, transposed, then meets other scores than its forward.
+        """
 
         def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):  # type: ignore[no-untyped-def]
             if a.data.dtype != np.float32 or d.data.dtype != np.float32:
