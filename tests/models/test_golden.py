@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from longreel.bench import one_dnn
 from longreel.integrations import transformers
 from longreel.ops.registry import OPS
 from longreel.parity.golden.files import GoldenCase, find
@@ -33,7 +34,13 @@ def asks(case: GoldenCase, dtype: torch.dtype) -> bool:
 # The quantities over their tolerance: by group and dtype, (file, case, quantity). Nothing else may fail.
 # In float16 an attention that is exact but for its last rounding misses this one too (the test below): the rest of the
 # module, cast whole as the file says, decides it.
-MISSED = {("voco_decoder*", torch.float16): {("voco_decoder", "mixed_left_pad_generation_positions", "voco_value.1")}}
+# Where a CPU does not multiply bfloat16, the audio branch misses its budget by a hair, on transformers' own modules too.
+MISSED = {
+    ("voco_decoder*", torch.float16): {("voco_decoder", "mixed_left_pad_generation_positions", "voco_value.1")},
+    ("videollama_audio_branch*", torch.bfloat16): set()
+    if one_dnn.multiplies(torch.bfloat16)
+    else {("videollama_audio_branch", "b2_t8_norm1", "qformer")},
+}
 
 
 def failures(folder: Path, group: str, backend: str | None, dtype: torch.dtype) -> dict[tuple[str, str, str], str]:
