@@ -13,6 +13,7 @@ from test_context_attention import WIDTHS, inputs, module, published
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune
+from weight_changes import Lora
 
 from longreel.backends import BackendError
 from longreel.nn import ContextAttention, context_attention
@@ -93,28 +94,6 @@ CHANGES: list[Change] = [
     fused_steps, in_place, data_written, data_replaced, parameter_replaced, in_inference_mode, by_numpy, averaged, loaded,
     assigned, flattened,
 ]  # fmt: skip
-
-
-class Lora(nn.Module):
-    """An adapter around a Linear, as adapters are: its weight is the base's, and not what it computes."""
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-        self.down = nn.Linear(base.in_features, 3, bias=False, dtype=base.weight.dtype)
-        self.up = nn.Linear(3, base.out_features, bias=False, dtype=base.weight.dtype)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.base.weight
-
-    @property
-    def bias(self) -> Tensor:
-        return self.base.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x) + self.up(self.down(x))
-        return out
 
 
 class Coded(Tensor):
