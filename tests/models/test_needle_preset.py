@@ -50,7 +50,7 @@ def test_finds_cards(tmp_path: Path) -> None:
     assert sum(others[colour] == digit for colour, digit in right.items()) < len(cards) // 2
 
 
-def test_question_without_a_known_word() -> None:
+def test_question_without_a_known_word(capfd: pytest.CaptureFixture[str]) -> None:
     setup = setup_of("video-xl", "needle")
     for text in ("Which digit was on the gold card?", "What was discovered in 1877?"):
         with pytest.raises(ValueError, match=r"question '.*': .*needle knows none of its words"):
@@ -58,6 +58,8 @@ def test_question_without_a_known_word() -> None:
     (_, after), (_, other) = setup.prompts(["Which digit was on the RED card?", "pink"]).prompts
     assert len(after) == len(other) == 1
     assert not torch.equal(after, other)
+    # "llava_qwen" is a type that transformers would warn of.
+    assert not capfd.readouterr().err
 
 
 def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Questions as ids of the language model that answers them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +65,16 @@ def tokenizer(folder: Path) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    return read_vocabulary(
-        folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    )
+    # A released config.json may name a type that transformers warns of; its tokenizer does not depend on that.
+    told = logging.getLogger("transformers.configuration_utils")
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        return read_vocabulary(
+            folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
+    finally:
+        told.setLevel(level)
 
 
 def read_vocabulary(folder: Path, read: Callable[[], Any]) -> Any:
