@@ -91,7 +91,8 @@ def asking_environments() -> list[str]:
             break
         for word in words:
             path = working / word.removeprefix("--python=")
-            found += [str(each) for each in (path, path.parent.parent) if word and (each / "pyvenv.cfg").is_file()]
+            # Not Path.is_file, which raises for a word too long for a file's name, such as a whole `bash -c` script.
+            found += [str(each) for each in (path, path.parent.parent) if word and os.path.isfile(each / "pyvenv.cfg")]
     return found
 
 

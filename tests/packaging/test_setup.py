@@ -56,9 +56,18 @@ def test_no_torch_at_all(script: dict[str, Any], tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("words", [["--python", "ENV"], ["--python=ENV"], ["ENV/bin/python", "-m", "build"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--python", "ENV"],
+        ["--python=ENV"],
+        ["ENV/bin/python", "-m", "build"],
+        ["ENV", "x" * 300],
+        ["ENV", "y/" * 3000],
+    ],
+)
 def test_the_environment_that_asked(tmp_path: Path, words: list[str]) -> None:
-    """Found from a process below one whose command line names it."""
+    """Found from a process below one whose command line names it, whatever else stands there."""
     (tmp_path / "env/bin").mkdir(parents=True)
     (tmp_path / "env/pyvenv.cfg").touch()
     ask = (
