@@ -154,11 +154,12 @@ class BackwardDkv {
   // Adds what the query rows in `lanes` give the strip of keys whose memory begins at `row`.
   void add_strip(Span keys, Span lanes, bool full, int64_t row) {
     const int64_t rows = keys.size(), first = lanes.begin, count = lanes.size(), panels = ceil_div(problem_.channels, 16);
+    const int64_t depth = depth_of<P>(problem_.channels);
     const auto q = queries_.panels();
     const typename P::Rows shape(rows);
-    P::multiply(keys_ + row * width_, width_, rows, q.query_columns.from(first / 16, 0), count / 16, width_, scores_ + first,
+    P::multiply(keys_ + row * width_, width_, rows, q.query_columns.from(first / 16, 0), count / 16, depth, scores_ + first,
                 kBlock, false);
-    P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, width_, dp_ + first,
+    P::multiply(values_ + row * width_, width_, rows, q.grad_columns.from(first / 16, 0), count / 16, depth, dp_ + first,
                 kBlock, false);
     for (int64_t j = 0; j < rows; ++j) make_ds(j, static_cast<float>(keys.begin + j), lanes, full);
     for (int64_t at = first; at < P::parts * kStrip * kBlock; at += kStrip * kBlock) {

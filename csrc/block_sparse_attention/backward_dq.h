@@ -95,9 +95,10 @@ class BackwardDq {
 
   void meet(const Sample& sample, const KeyBlock& block, const Step& step, int64_t i) {
     const int64_t rows = strip(i).rows, first = step.keys.begin, count = step.keys.size();
+    const int64_t depth = depth_of<P>(problem_.channels);
     const typename P::Rows shape(rows);
     const auto times_keys = [&](const Element* x, Panels<Unit> y, float* out) {
-      P::multiply(x + i * kStrip * width_, width_, rows, y.from(first / 16, 0), count / 16, width_, out + first, kBlock, false);
+      P::multiply(x + i * kStrip * width_, width_, rows, y.from(first / 16, 0), count / 16, depth, out + first, kBlock, false);
     };
     times_keys(queries_, keys_, scores_);
     times_keys(grads_, values_, dp_);

@@ -4,8 +4,12 @@
 namespace longreel {
 namespace {
 
-AttentionKernels choose_kernels(Dtype dtype) {
-  [[maybe_unused]] const CpuIsa isa = choose_cpu_isa();
+// Few rows over a cache wait for its bytes, which pairs take as they are.
+bool products_are_most(const AttentionProblem& problem) { return problem.queries * problem.group() > kStrip; }
+
+AttentionKernels choose_kernels(const AttentionProblem& problem) {
+  const Dtype dtype = problem.dtype;
+  [[maybe_unused]] const CpuIsa isa = products_are_most(problem) ? choose_cpu_isa_for_products() : choose_cpu_isa();
 #if defined(LONGREEL_X86)
   if (dtype == Dtype::bf16 && isa == CpuIsa::amx_bf16) return attention_kernels_amx_bf16();
   if (dtype == Dtype::bf16 && isa == CpuIsa::avx512_bf16) return attention_kernels_avx512_bf16();
@@ -20,7 +24,7 @@ AttentionKernels choose_kernels(Dtype dtype) {
 void block_sparse_attention_cpu(const AttentionProblem& problem, const AttentionOutputs& outputs, const Pool& threads) {
   if (problem.batch == 0 || problem.heads == 0) return;
   const QuerySchedule schedule = forward_schedule(problem);
-  choose_kernels(problem.dtype).forward(problem, schedule, outputs, threads);
+  choose_kernels(problem).forward(problem, schedule, outputs, threads);
 }
 
 void block_sparse_attention_backward_cpu(const AttentionProblem& problem, const AttentionGradients& gradients,
@@ -28,7 +32,7 @@ void block_sparse_attention_backward_cpu(const AttentionProblem& problem, const 
   if (problem.batch == 0) return;
   const QuerySchedule queries = backward_schedule(problem);
   const KvSchedule keys = kv_schedule(problem);
-  choose_kernels(problem.dtype).backward(problem, queries, keys, gradients, threads);
+  choose_kernels(problem).backward(problem, queries, keys, gradients, threads);
 }
 
 }  // namespace longreel

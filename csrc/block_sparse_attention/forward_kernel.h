@@ -175,7 +175,7 @@ class AttentionForward {
     const int64_t i = e / steps * count_ + step.strip;
     const typename P::Rows shape(rows(i));
     P::multiply(queries_ + i * kStrip * width_, width_, rows(i), keys_.from(step.keys.begin / 16, 0), step.keys.size() / 16,
-                width_, scores_[e % 2] + step.keys.begin, kBlock, false);
+                depth_of<P>(problem_.channels), scores_[e % 2] + step.keys.begin, kBlock, false);
   }
 
   const AttentionProblem& problem_;

@@ -31,7 +31,7 @@ class PackedBlock {
       if (more) ahead_ = kBlock * row_;
       return;
     }
-    stage_keys<T>(problem_, sample, b, kv_head, values, block.is_global, block.keys, staged_, depth_);
+    stage_keys<T>(problem_, sample, b, kv_head, values, block.is_global, block.keys, staged_, depth_, more && !block.is_global);
     std::fill(staged_ + block.keys.size() * depth_, staged_ + kBlock * depth_, Element{});
     rows_ = staged_;
     row_ = depth_;

@@ -21,6 +21,12 @@ struct Panels {
   Panels from(int64_t panel, int64_t depth_units) const { return {data + panel * stride + depth_units * 16, stride}; }
 };
 
+// The depth of products along the channels: those that there are in fp32, whole padded rows where pairs or tiles multiply.
+template <class P>
+constexpr int64_t depth_of(int64_t channels) {
+  return P::pair == 1 ? channels : round_up(channels, 16 * P::pair);
+}
+
 // row [padded] <- channels of the tensor row, then zeros; a null row is zeros.
 template <class To, class From>
 inline void stage_row(const From* from, int64_t stride, int64_t channels, To* row, int64_t padded) {
@@ -48,18 +54,22 @@ inline const Heads& keys_of(const AttentionProblem& problem, bool values, bool i
   return values ? (own ? problem.global_v : problem.v) : (own ? problem.global_k : problem.k);
 }
 
-// to [size of keys, padded]: the keys, or their values; a key that nobody may see is zeros.
+// to [size of keys, padded]: the keys, or their values; a key that nobody may see is zeros. more: those behind are next.
 template <class T, class Element>
 inline void stage_keys(const AttentionProblem& problem, const Sample& sample, int64_t b, int64_t head, bool values,
-                       bool is_global, Span keys, Element* to, int64_t padded) {
+                       bool is_global, Span keys, Element* to, int64_t padded, bool more = false) {
   const bool own = is_global && problem.own_global();
   const Heads& source = keys_of(problem, values, is_global);
   const Span may_be_visible = is_global ? sample.global : sample.keys;
   for (int64_t j = keys.begin; j < keys.end; ++j, to += padded) {
     const bool hidden = j < may_be_visible.begin || j >= may_be_visible.end;
     const int64_t row = is_global && !own && !hidden ? sample.index[j] : j;
-    stage_row(hidden ? nullptr : static_cast<const T*>(source.data) + source.at(b, row, head), source.channel_stride,
-              problem.channels, to, padded);
+    const T* from = hidden ? nullptr : static_cast<const T*>(source.data) + source.at(b, row, head);
+    if (more && !hidden && source.channel_stride == 1) {
+      constexpr int64_t line = 64 / sizeof(T);
+      for (int64_t c = 0; c < problem.channels; c += line) __builtin_prefetch(from + kBlock * source.row_stride + c, 0, 2);
+    }
+    stage_row(from, source.channel_stride, problem.channels, to, padded);
   }
 }
 

@@ -55,7 +55,7 @@ class RowTermMaker {
       stage_grad<T>(problem_, gradients_.out, b, row, head, out_ + i * width_, width_);
     }
     rows_to_columns(out_, width_, width_, kStrip, columns_);
-    P::multiply(grads_, width_, kStrip, columns_, 1, width_, products_, kStrip, false);
+    P::multiply(grads_, width_, kStrip, columns_, 1, depth_of<P>(problem_.channels), products_, kStrip, false);
     const int64_t first = (b * problem_.heads + head) * problem_.queries + rows.begin;
     for (int64_t i = 0; i < rows.size(); ++i) {
       const float lse = gradients_.lse[first + i];

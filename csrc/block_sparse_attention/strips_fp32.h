@@ -15,26 +15,39 @@ template <class Step>
 inline void multiply_strip(const typename Step::Row* x, int64_t x_row, int64_t rows, Panels<typename Step::Packed> y,
                            int64_t panels, int64_t depth, float* out, int64_t out_row, bool add) {
   int64_t p = 0;
-  auto panels_at_once = [&](auto panel_count) {
-    constexpr int P = decltype(panel_count)::value;
-    for (; p + P <= panels; p += P) {
-      int64_t r = 0;
-      auto rows_at_once = [&](auto row_count) {
-        constexpr int R = decltype(row_count)::value;
-        for (; r + R <= rows; r += R) {
-          dots_tile<Step, R, P>(x + r * x_row, x_row, y.data + p * y.stride, y.stride, depth / Step::width,
-                                out + r * out_row + p * 16, out_row, 0, add);
-        }
-      };
-      rows_at_once(std::integral_constant<int, Tiles::strip_rows>{});
-      if constexpr (Tiles::strip_rows > 4) rows_at_once(std::integral_constant<int, 4>{});
-      rows_at_once(std::integral_constant<int, 1>{});
-    }
+  // `most` rows at once, while there are so many
+  auto panels_at_once = [&](auto panel_count, auto most) {
+    constexpr int P = decltype(panel_count)::value, Most = decltype(most)::value;
+    int64_t r = 0;
+    auto rows_at_once = [&](auto row_count) {
+      constexpr int R = decltype(row_count)::value;
+      for (; r + R <= rows; r += R) {
+        dots_tile<Step, R, P>(x + r * x_row, x_row, y.data + p * y.stride, y.stride, depth / Step::width,
+                              out + r * out_row + p * 16, out_row, 0, add);
+      }
+    };
+    rows_at_once(std::integral_constant<int, Most>{});
+    if constexpr (Most > 4) rows_at_once(std::integral_constant<int, 4>{});
+    rows_at_once(std::integral_constant<int, 1>{});
+    p += P;
   };
-  panels_at_once(std::integral_constant<int, Tiles::strip_panels>{});
-  if constexpr (Tiles::strip_panels > 2) panels_at_once(std::integral_constant<int, 2>{});
-  if constexpr (Tiles::strip_panels > 1) panels_at_once(std::integral_constant<int, 1>{});
+  using Rows = std::integral_constant<int, Tiles::strip_rows>;
+  if constexpr (Tiles::strip_panels == 4) {
+    // Nothing narrow is left over that could not fill the registers: 5 panels are 3 and 2, 6 are 3 and 3.
+    using Eight = std::integral_constant<int, 8>;
+    while (panels - p >= 7 || panels - p == 4) panels_at_once(std::integral_constant<int, 4>{}, Rows{});
+    while (panels - p >= 3) panels_at_once(std::integral_constant<int, 3>{}, Eight{});
+    if (panels - p == 2) panels_at_once(std::integral_constant<int, 2>{}, Eight{});
+    if (panels - p == 1) panels_at_once(std::integral_constant<int, 1>{}, Eight{});
+  } else {
+    while (p < panels) panels_at_once(std::integral_constant<int, 1>{}, Rows{});
+  }
 }
+
+// Scores: up to 64 channels are summed in one register.
+struct ScoreStepF32 : StepF32 {
+  static int64_t chain(int64_t /*steps*/) { return 64; }
+};
 
 // Sums over keys: the block's terms are summed in one register before they join what is there.
 struct SumStepF32 : StepF32 {
@@ -100,7 +113,7 @@ struct StripsFp32 {
     if (add) {
       multiply_strip<SumStepF32>(x, x_row, rows, y, panels, depth, out, out_row, true);
     } else {
-      multiply_strip<StepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
+      multiply_strip<ScoreStepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
     }
   }
 };

@@ -1,5 +1,6 @@
 """The CPU kernels of block_sparse_attention where the contract's small cases do not reach: long keys, memory nobody sees."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,19 @@ def test_rows_of_all_heads_share_strips(isa: str, dtype: torch.dtype, rows: int,
     inputs = prepare({**made, "q": 3 * made["q"], "layout": layout, "return_lse": True}, dtype)
     with cpu_isa(isa):
         yardstick("block_sparse_attention", inputs, dtype, ()).check(outputs(inputs))
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+def test_bf16_products_are_in_fp32_where_pairs_are_slow(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intel's cores with AVX512_BF16 and no AMX; up to sixteen rows a key head take pairs, which are read as they are."""
+    monkeypatch.delenv("LONGREEL_CPU_ISA", raising=False)
+    best, cpu = _native.cpu_isas()[-1], Path("/proc/cpuinfo")
+    slow_pairs = best == "avx512_bf16" and cpu.exists() and "GenuineIntel" in cpu.read_text()
+    inputs = tensors(decoding(rows), torch.bfloat16)
+    chosen = outputs(inputs)
+    with cpu_isa("avx512" if slow_pairs and rows > 8 else best):
+        expected = outputs(inputs)
+    assert all(torch.equal(chosen[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("isa", _native.cpu_isas())
