@@ -196,7 +196,10 @@ def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
 def test_positions_that_step_back_to_no_beginning_are_refused(llama: Pair) -> None:
     """With a cache transformers takes them for one sequence, without one for documents."""
     for at in (torch.arange(7).flip(0), torch.tensor([3, 4, 5, 2, 3, 4, 5])):
-        with pytest.raises(ValueError, match="a position other than 0 or one that repeats says one sequence"), torch.no_grad():
+        with (
+            pytest.raises(ValueError, match="a position other than 0 or one that repeats says one sequence"),
+            torch.no_grad(),
+        ):
             llama[0](some_ids(1, 7), position_ids=at[None], use_cache=True)
 
 

@@ -109,7 +109,11 @@ def of_lengths(cu_seqlens: Tensor, rows: int, layer: nn.Module) -> PlannedLayout
     with _LOCK:
         for place, kept in enumerate(_PLANS):
             if kept.lengths() is cu_seqlens:
-                if (kept.version, kept.rows) == (version, rows) and layer not in kept.layers and _same(kept, cu_seqlens):
+                if (
+                    (kept.version, kept.rows) == (version, rows)
+                    and layer not in kept.layers
+                    and _same(kept, cu_seqlens)
+                ):
                     kept.layers.add(layer)
                     return kept.plan
                 del _PLANS[place]
