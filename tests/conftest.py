@@ -32,7 +32,7 @@ def _fixed_seed() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """All tests and modules out of the collector's sight: a full collection of theirs takes a second, and a peak begins with one."""
+    """Tests and modules out of the collector's sight: to walk through them takes a second, and a peak begins with a walk."""
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)
