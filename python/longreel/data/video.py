@@ -153,6 +153,9 @@ class Video:
     def _remarks(self) -> Iterator[MediaWarning]:
         if ends_early(self.path, self._container):
             yield MediaWarning(f"{self.path}: another recording is joined on behind its end, and not read whole")
+        if self._stream.metadata.get("alpha_mode") == "1":
+            # VP8 and VP9 keep it beside the pictures, where FFmpeg's own decoders do not look.
+            yield MediaWarning(f"{self.path}: its transparency is not read, and the colours behind it are shown")
         if self._view.askew:
             yield MediaWarning(
                 f"{self.path}: is to be turned by an angle that is no multiple of 90 degrees; the nearest is used"
