@@ -125,7 +125,7 @@ def _whole(name: str, value: Any) -> Any:
         raise TypeError(f"{name} is {given(value)}; allowed: a whole number")
     if value < 1:
         raise ValueError(f"{name} is {given(value)}; allowed: at least 1")
-    if not isinstance(value, torch.SymInt) and value >= 2**63:
+    if not isinstance(value, torch.SymInt) and int(value) >= 2**63:
         raise ValueError(f"{name} is beyond 64 bits")
     return value if isinstance(value, torch.SymInt) else int(value)
 
