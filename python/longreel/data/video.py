@@ -20,7 +20,7 @@ from longreel.data.container import (
     video_stream,
 )
 from longreel.data.damage import Sieve
-from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.errors import MediaError, MediaWarning, check_room
 from longreel.data.geometry import Fit, check_pixels
 from longreel.data.picture import Aspect, View
 from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp
@@ -189,7 +189,8 @@ class Video:
                 continue
             try:
                 frames = self._stream.decode(packet)
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                check_room(error)
                 self._lost += begun
                 packed.forget()
                 sieve.refuse()
