@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "common/huge_pages.h"
 #include "common/scratch.h"
@@ -81,6 +83,21 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor, const char
 
 }  // namespace
 
+#if defined(__SANITIZE_THREAD__)
+
+// ThreadSanitizer does not know how the OpenMP below PyTorch waits for its threads; those of C++ it knows.
+Pool torch_threads() {
+  const auto run = [](int64_t count, void (*body)(void*, int64_t), void* context) {
+    std::vector<std::thread> threads;
+    for (int64_t i = 1; i < count; ++i) threads.emplace_back(body, context, i);
+    if (count > 0) body(context, 0);
+    for (std::thread& thread : threads) thread.join();
+  };
+  return {4, run};
+}
+
+#else
+
 Pool torch_threads() {
   const auto run = [](int64_t count, void (*body)(void*, int64_t), void* context) {
     torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) {
@@ -89,6 +106,8 @@ Pool torch_threads() {
   };
   return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
 }
+
+#endif
 
 Dtype dtype_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {

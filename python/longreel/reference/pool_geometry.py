@@ -29,7 +29,9 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) of `tokens` patches; the default is their square."""
     if grid is not None:
         height, width = grid
-        if height < 1 or width < 1 or height * width != tokens:
+        if height < 1 or width < 1:
+            raise ValueError(f"grid={grid} must be at least 1 in both places")
+        if height * width != tokens:
             raise ValueError(
                 f"grid={grid} has {height * width} tokens, but there are {tokens} patches after num_prefix_tokens"
             )
@@ -41,8 +43,10 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _whole(name: str, value: Any, more: str = "") -> int:
-    """An int, numpy's too; symbolic ones of a compiled graph stay as they are."""
+    """An int of 64 bits, numpy's too; symbolic ones of a compiled graph stay as they are."""
     if isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} is beyond 64 bits")
         return value
     if isinstance(value, bool | str | float | Tensor) or not hasattr(value, "__index__"):
         shown = repr(value) if isinstance(value, float | bool | str) else f"a {type(value).__name__}"
