@@ -5,14 +5,15 @@ namespace longreel {
 namespace {
 
 // Few rows over a cache wait for its bytes, which pairs take as they are.
-bool products_are_most(const AttentionProblem& problem) { return problem.queries * problem.group() > kStrip; }
+[[maybe_unused]] bool waits_for_bytes(const AttentionProblem& problem) { return problem.queries * problem.group() <= kStrip; }
 
 AttentionKernels choose_kernels(const AttentionProblem& problem) {
   const Dtype dtype = problem.dtype;
-  [[maybe_unused]] const CpuIsa isa = products_are_most(problem) ? choose_cpu_isa_for_products() : choose_cpu_isa();
+  [[maybe_unused]] const CpuIsa isa = choose_cpu_isa();
 #if defined(LONGREEL_X86)
   if (dtype == Dtype::bf16 && isa == CpuIsa::amx_bf16) return attention_kernels_amx_bf16();
-  if (dtype == Dtype::bf16 && isa == CpuIsa::avx512_bf16) return attention_kernels_avx512_bf16();
+  if (dtype == Dtype::bf16 && isa == CpuIsa::avx512_bf16 && (waits_for_bytes(problem) || bf16_pairs_pay()))
+    return attention_kernels_avx512_bf16();
   if (isa >= CpuIsa::avx512) return attention_kernels_avx512(dtype);
   if (isa == CpuIsa::avx2) return attention_kernels_avx2(dtype);
 #endif

@@ -47,28 +47,21 @@ bool can_run(CpuIsa isa) {
   return false;
 }
 
-bool is_intel() {
-  unsigned a, b, c, d;
-  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx;
-}
-
 #else
 
 bool can_run(CpuIsa isa) { return isa == CpuIsa::portable; }
 
-bool is_intel() { return false; }
-
 #endif
+
+const char* forced_isa() {
+  const char* forced = std::getenv("LONGREEL_CPU_ISA");
+  return forced == nullptr || *forced == '\0' ? nullptr : forced;
+}
 
 std::string names(const std::vector<CpuIsa>& isas) {
   std::string text;
   for (CpuIsa isa : isas) text += (text.empty() ? "" : ", ") + std::string(name(isa));
   return text;
-}
-
-const char* forced_cpu_isa() {
-  const char* forced = std::getenv("LONGREEL_CPU_ISA");
-  return forced == nullptr || *forced == '\0' ? nullptr : forced;
 }
 
 }  // namespace
@@ -102,7 +95,7 @@ const std::vector<CpuIsa>& available_cpu_isas() {
 
 CpuIsa choose_cpu_isa() {
   const auto& available = available_cpu_isas();
-  const char* forced = forced_cpu_isa();
+  const char* forced = forced_isa();
   if (forced == nullptr) return available.back();
   for (CpuIsa isa : available) {
     if (forced == std::string(name(isa))) return isa;
@@ -110,10 +103,18 @@ CpuIsa choose_cpu_isa() {
   throw std::runtime_error("LONGREEL_CPU_ISA=" + std::string(forced) + " cannot run here; available: " + names(available));
 }
 
-CpuIsa choose_cpu_isa_for_products() {
-  static const bool slow_pairs = is_intel();
-  const CpuIsa isa = choose_cpu_isa();
-  return isa == CpuIsa::avx512_bf16 && slow_pairs && forced_cpu_isa() == nullptr ? CpuIsa::avx512 : isa;
+bool bf16_pairs_pay() {
+  if (forced_isa() != nullptr) return true;
+#if defined(LONGREEL_X86)
+  // Golden Cove and its successors are those that have AVX512_FP16.
+  static const bool golden_cove = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 23) != 0;
+  }();
+  return !golden_cove;
+#else
+  return true;
+#endif
 }
 
 }  // namespace longreel

@@ -47,7 +47,7 @@ inline void copy_row(const From* from, int64_t stride, int64_t channels, To* to,
         to[c] = from_float<To>(to_float(from[c * stride]));
       }
     }
-  } else if constexpr (std::is_same_v<To, From> && !std::is_same_v<To, float>) {
+  } else if constexpr (std::is_same_v<To, From>) {
     std::copy_n(from, channels, to);
   } else {
     for_lanes(channels,

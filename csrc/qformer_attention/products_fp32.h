@@ -70,7 +70,7 @@ struct QFormerVectorProducts {
 
   // out [m, n] = left [m, k] panels^T
   static void dots(const Left& left, int64_t m, const Panels& panels, int64_t n, float* out, int64_t out_row) {
-    DotsF32::run(left.data, left.row, m, panels.data, round_up(n, 16) / 16, panels.k, out, out_row, false);
+    DotsF32::run(left.data, left.row, m, panels.data, round_up(n, 16) / 16, panels.k, out, out_row);
   }
 
   // out [m, n] = or += left [m, k] rows

@@ -63,10 +63,10 @@ def test_rows_of_all_heads_share_strips(isa: str, dtype: torch.dtype, rows: int,
 
 @pytest.mark.parametrize("rows", [8, 9])
 def test_bf16_products_are_in_fp32_where_pairs_are_slow(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intel's cores with AVX512_BF16 and no AMX; up to sixteen rows a key head take pairs, which are read as they are."""
+    """From Golden Cove on, which AVX512_FP16 tells, where there is no AMX; up to sixteen rows a key head take pairs, which are read as they are."""
     monkeypatch.delenv("LONGREEL_CPU_ISA", raising=False)
     best, cpu = _native.cpu_isas()[-1], Path("/proc/cpuinfo")
-    slow_pairs = best == "avx512_bf16" and cpu.exists() and "GenuineIntel" in cpu.read_text()
+    slow_pairs = best == "avx512_bf16" and cpu.exists() and "avx512_fp16" in cpu.read_text()
     inputs = tensors(decoding(rows), torch.bfloat16)
     chosen = outputs(inputs)
     with cpu_isa("avx512" if slow_pairs and rows > 8 else best):
