@@ -44,11 +44,6 @@ inline void multiply_strip(const typename Step::Row* x, int64_t x_row, int64_t r
   }
 }
 
-// Scores: up to 64 channels are summed in one register.
-struct ScoreStepF32 : StepF32 {
-  static int64_t chain(int64_t /*steps*/) { return 64; }
-};
-
 // Sums over keys: the block's terms are summed in one register before they join what is there.
 struct SumStepF32 : StepF32 {
   static int64_t chain(int64_t steps) { return steps; }
@@ -113,7 +108,7 @@ struct StripsFp32 {
     if (add) {
       multiply_strip<SumStepF32>(x, x_row, rows, y, panels, depth, out, out_row, true);
     } else {
-      multiply_strip<ScoreStepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
+      multiply_strip<StepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
     }
   }
 };
