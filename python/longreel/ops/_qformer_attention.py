@@ -124,7 +124,9 @@ def _whole(name: str, value: Any) -> Any:
     if not isinstance(value, numbers.Integral | torch.SymInt) or isinstance(value, bool):
         raise TypeError(f"{name} is {given(value)}; allowed: a whole number")
     if value < 1:
-        raise ValueError(f"{name} is {value}; allowed: at least 1")
+        raise ValueError(f"{name} is {given(value)}; allowed: at least 1")
+    if not isinstance(value, torch.SymInt) and int(value) >= 2**63:
+        raise ValueError(f"{name} is beyond 64 bits")
     return value if isinstance(value, torch.SymInt) else int(value)
 
 

@@ -188,7 +188,7 @@ def call(name: str, backend: str, args: tuple[Any, ...]) -> Any:
     if torch.compiler.is_compiling():
         return schemas.overload(name, backend)(*args)
     overload = _overload(name, backend)
-    if torch.is_inference_mode_enabled() or wants_grad(args):
+    if torch.is_inference_mode_enabled() or (torch.is_grad_enabled() and wants_grad(args)):
         # Inference mode steps over it itself.
         return overload(*args)
     with torch._C._AutoDispatchBelowAutograd():
