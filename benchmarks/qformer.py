@@ -77,7 +77,7 @@ def shaken(model: nn.Module) -> nn.Module:
 def qformer_cost(
     samples: int, keys: int, channels: int, c: Any, reads: int, *, text: int = 0, absorbed: bool, item: int
 ) -> Cost:
-    """A Q-Former of `c`'s sizes, `reads` of its layers reading `keys`: products alone, every sample through all of it."""
+    """A Q-Former of `c`'s sizes, `reads` of its layers reading `keys`: products alone, nothing computed once."""
     rows, e = QUERIES + text, c.hidden_size
     layer = 8 * rows * e * e + 4 * rows * rows * e + 4 * rows * e * c.intermediate_size
     cross = samples * 4 * QUERIES * e * e
@@ -185,7 +185,8 @@ def patched(kind: torch.dtype, repeats: int) -> None:
     def run(model: nn.Module, dtype: torch.dtype = kind) -> Tensor:
         out: Tensor = model(
             input_ids=ids, attention_mask=mask, query_embeds=tokens.expand(count, -1, -1).to(dtype),
-            encoder_hidden_states=features.to(dtype), encoder_attention_mask=torch.ones(count, PATCHES, dtype=torch.long),
+            encoder_hidden_states=features.to(dtype),
+            encoder_attention_mask=torch.ones(count, PATCHES, dtype=torch.long),
         ).last_hidden_state[:, :QUERIES]  # fmt: skip
         return out
 
@@ -212,7 +213,6 @@ def llama_vid(kind: torch.dtype, repeats: int) -> None:
     ids, mask = torch.randint(5, 250, (1, 24)), torch.ones(1, 24, dtype=torch.long)
     with torch.no_grad():
         truth = exact.query(ids, patches.double(), mask, ops="reference")
-    size = preset.qformer
     config = model.adapter.vlm_att_encoder.config
     reads = len([layer for layer in model.adapter.vlm_att_encoder.layers if layer.crossattention is not None])
     work = qformer_cost(
@@ -231,13 +231,13 @@ def llama_vid(kind: torch.dtype, repeats: int) -> None:
             "reference": lambda: model.query(ids, patches, mask, ops="reference"),
         },
         truth, kind, work, repeats=repeats, op="LLaMA-VID's Q-Former stage",
-        shape=f"{preset.name}: {preset.chunk} frames of {preset.tower.patches} x {preset.tower.width}, {size.layers} layers",
+        shape=f"{preset.name}: {preset.chunk} frames of {preset.tower.patches} x {preset.tower.width}",
     )  # fmt: skip
 
 
 def one_gemm(kind: torch.dtype, repeats: int) -> None:
-    """Keys and values of all six reading layers: a product each, or one with the weights joined in the call, since nothing made
-    of weights is stored."""
+    """Keys and values of all six reading layers: a product each, or one with the weights joined in the call (nothing made of
+    weights is stored)."""
     torch.manual_seed(0)
     weights = [(WIDTH**-0.5 * torch.randn(768, WIDTH)).to(kind) for _ in range(12)]
     features = torch.randn(16, PATCHES, WIDTH).to(kind)
