@@ -236,8 +236,7 @@ def llama_vid(kind: torch.dtype, repeats: int) -> None:
 
 
 def one_gemm(kind: torch.dtype, repeats: int) -> None:
-    """Keys and values of all six reading layers: a product each, or one with the weights joined in the call (nothing made of
-    weights is stored)."""
+    """Keys and values of six layers: a product each, or one with the weights joined in the call (none are stored)."""
     torch.manual_seed(0)
     weights = [(WIDTH**-0.5 * torch.randn(768, WIDTH)).to(kind) for _ in range(12)]
     features = torch.randn(16, PATCHES, WIDTH).to(kind)
