@@ -42,8 +42,7 @@ def test_an_interrupted_extract_leaves_nothing(
     process = start(tmp_path, small, ["extract", clip, *options], Place())
     deadline = time.monotonic() + 240
     while not list(out.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
+        time.sleep(0.002)  # a fast machine writes the whole file in a third of a second
     assert process.pid is not None
     os.kill(process.pid, number)
     ended = end(process, tmp_path)
