@@ -26,7 +26,7 @@ package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz matrix clean
+.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -35,7 +35,8 @@ $(deps): requirements/build.txt requirements/torch.txt requirements/dev.txt requ
 	@$(PYTHON) -c '$(MIN_PYTHON)' || { echo "longreel needs Python 3.10 or newer; PYTHON=... names one"; exit 1; }
 	@$(say) "set-up: a virtual environment in $(VENV) and its pinned packages (a minute or two)"
 	@test -x $(py) || $(PYTHON) -m venv $(VENV) || { echo "python's venv is missing (Debian: apt install python3-venv)"; exit 1; }
-	@$(pip) install -r requirements/torch.txt -r requirements/build.txt
+	@$(pip) install -r requirements/torch.txt
+	@$(pip) install --require-hashes -r requirements/build.txt
 	@$(pip) install -r requirements/dev.txt
 	@$(pip) install --no-deps -r requirements/sample.txt
 	@$(py) -c 'import triton' 2>/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] || $(pip) install -r requirements/triton.txt
@@ -71,6 +72,12 @@ docs: build ## docs/benchmarks.md, docs/figures.md and README's figures, from be
 fuzz: build ## 10,000 random layouts against brute force; 2,000 mutated inputs of three seeds
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py
 	@LONGREEL_MUTATIONS=2000 $(py) -m pytest tests/fuzz
+
+sanitize: build ## AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer over the native CPU code
+	@$(py) .ci/sanitize.py $(ARGS)
+
+soak: build ## an hour of short runs of every system in one process: does memory, or anything else, grow (ARGS=--minutes=5)
+	@$(py) benchmarks/soak.py $(ARGS)
 
 matrix: build ## oldest and newest transformers and torch, each in a folder of its own (downloads; ARGS=--only=transformers)
 	@$(py) .ci/matrix.py $(ARGS)

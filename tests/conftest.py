@@ -1,5 +1,7 @@
 """What every test shares: a seed, and the folder of golden files."""
 
+import atexit
+import gc
 import os
 from pathlib import Path
 
@@ -27,3 +29,10 @@ def golden_folder() -> Path:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Tests and modules out of the collector's sight: to walk through them takes a second, and a peak begins with a walk."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)

@@ -10,7 +10,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("longreel"):
             raise
-        print(f"longreel: the command line needs {error.name}: pip install {error.name}", file=sys.stderr)
+        package = error.name.partition(".")[0]
+        print(f"longreel: the command line needs {package}: pip install {package}", file=sys.stderr)
         sys.exit(2)
     run()
 

@@ -163,10 +163,31 @@ def test_text_longer_than_a_chunk() -> None:
     expected = model.logits(hidden[:, -vst - len(ids) : -vst])
     cache = watched(model, [2, 2], torch.float64)
     cache.text_capacity = len(ids)
-    for layer in cache.layers:
-        layer.text_capacity = len(ids)
     for step in (len(ids), WINDOW, 1):
         torch.testing.assert_close(ask(model, cache.fork(), ids, step), expected, rtol=0, atol=1e-10)
+
+
+def test_one_cache_has_one_rotation() -> None:
+    """Frequencies that change outside, in place or by name, leave its tables as what it holds was rotated."""
+    model = decoder()
+    cache = watched(model, [4])
+    expected = ask(model, cache.fork(), IDS)
+    frequencies = model.inv_freq.clone()
+    cache.inv_freq.mul_(2)
+    assert torch.equal(cache.inv_freq, frequencies)
+    with pytest.raises(AttributeError, match="inv_freq"):
+        cache.inv_freq = 2 * frequencies  # type: ignore[misc]
+    given = frequencies.clone()
+    own = cache_of(model, inv_freq=given)
+    given.mul_(2)
+    assert torch.equal(own.inv_freq, frequencies)
+    assert torch.equal(ask(model, cache.fork(), IDS), expected)
+    fork = cache.fork()
+    ask(model, fork, IDS)
+    with pytest.raises(ValueError, match="before there is text"):
+        fork.text_capacity = 7
+    with pytest.raises(ValueError, match="text_capacity=-1"):
+        cache.text_capacity = -1
 
 
 def test_questions_share_the_video_and_do_not_disturb() -> None:

@@ -1,5 +1,6 @@
 """Flags made of the systems' own options, without importing a model."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,6 +52,17 @@ def test_a_value_out_of_range_is_refused() -> None:
     assert "greater than or equal to 1" in result.stderr
 
 
+def test_a_count_that_nothing_has_is_refused() -> None:
+    """Every flag that is a number: beyond 64 bits torch has no word of its own for it."""
+    for command in ("run", "ask", "extract", "profile", "bench"):
+        numbers = re.findall(r"(--[a-z-]+)\s+<(?:list\[)?int", CliRunner().invoke(app, [command, "--help"]).stdout)
+        assert numbers
+        for flag in numbers:
+            result = CliRunner().invoke(app, [command, *(["x.mp4"] if command != "bench" else []), flag, str(10**30)])
+            assert (result.exit_code, "Traceback" in result.output) == (2, False), (command, flag, result.output)
+            assert flag in result.stderr
+
+
 @pytest.mark.parametrize("system", registry.every(), ids=lambda system: system.name)
 def test_public_names_of_a_system_are_there(system: object) -> None:
     package = import_module(type(system).__module__.rpartition(".")[0])
@@ -58,6 +70,19 @@ def test_public_names_of_a_system_are_there(system: object) -> None:
     assert all(getattr(package, name) is not None for name in package.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = package.nothing
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_what_the_command_line_stands_on(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("longreel.cli") or name.split(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit) as end:
+        import_module("longreel.__main__").main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"longreel: the command line needs {missing}: pip install {missing}\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -235,3 +236,21 @@ def test_cut_short_and_missing(tmp_path: Path) -> None:
         FeatureStream(path)
     with pytest.raises(MediaError, match="no such file"):
         FeatureStream(tmp_path / "b.safetensors")
+
+
+def test_written_to_while_it_is_read(tmp_path: Path) -> None:
+    """In place: one line. Replaced by another of its name: the file that was opened is read to its end."""
+    first, other = torch.zeros(40, 2, 4), torch.ones(40, 2, 4)
+    path = write(tmp_path / "a.safetensors", first)
+    with FeatureStream(path, chunk=1) as stream:
+        next(stream)
+        write(path, other)
+        assert not any(bool(chunk.features.any()) for chunk in stream)
+    assert torch.equal(next(FeatureStream(path, chunk=40)).features, other)
+    data = path.read_bytes()
+    with FeatureStream(path, chunk=1) as stream:
+        next(stream)
+        path.write_bytes(data[:-4] + b"\0\0\0\0")
+        os.utime(path, (1, 1))
+        with pytest.raises(ValueError, match=r"a\.safetensors: was written to while it was read"):
+            list(stream)

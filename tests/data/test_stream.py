@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from encoded import Encode, grey
@@ -202,3 +203,39 @@ def test_the_fixture_is_what_the_tests_think(clip: Path) -> None:
     with av.open(str(clip)) as container:
         assert container.streams.video[0].average_rate == Fraction(25)
         assert container.streams.video[0].frames == 50
+
+
+def made(path: Path, codec: str, pixels: str, frame: av.VideoFrame) -> Path:
+    """Three times the same frame, at five a second."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=5)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pixels
+        stream.colorspace = frame.colorspace
+        for index in range(3):
+            frame.pts, frame.time_base = index, Fraction(1, 5)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_transparency_that_is_not_read_is_told(tmp_path: Path) -> None:
+    """WebM keeps it beside the pictures; where it is in them, what is hidden stays hidden."""
+    # [h, w, 4], red and transparent
+    clear = np.zeros((48, 64, 4), np.uint8) + np.array([255, 0, 0, 0], np.uint8)
+    frame = av.VideoFrame.from_ndarray(clear, "rgba")
+    with pytest.warns(MediaWarning, match="its transparency is not read"):
+        list(frames(made(tmp_path / "a.webm", "libvpx-vp9", "yuva420p", frame.reformat(format="yuva420p"))))
+    for name, codec, pixels in (("a.mkv", "ffv1", "yuva420p"), ("a.mov", "qtrle", "argb")):
+        chunk = next(frames(made(tmp_path / name, codec, pixels, frame.reformat(format=pixels))))
+        assert chunk.pixels.min() == 255
+
+
+def test_pixels_without_a_way_to_rgb_are_named(tmp_path: Path) -> None:
+    frame = av.VideoFrame(64, 48, "yuv444p")
+    for plane in frame.planes:
+        plane.update(bytes([100]) * plane.buffer_size)
+    # YCgCo, which FFmpeg's scaler does not know.
+    frame.colorspace = 8
+    path = made(tmp_path / "a.mkv", "ffv1", "yuv444p", frame)
+    with pytest.raises(MediaError, match=r"a\.mkv: pixels of yuv444p in FFmpeg's colour space 8 cannot be shown"):
+        list(frames(path))

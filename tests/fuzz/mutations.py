@@ -8,7 +8,7 @@ from typing import Any
 # In place of a value; as text, since JSON's own writer makes none of some.
 VALUES = (
     "null", "true", "-1", "0", "1.5", "1e308", "1e999", "NaN", "Infinity", "-Infinity", str(2**31), str(2**63), "1" + "0" * 30,
-    "9" * 5000, '""', '"x"', '"\\ud800"', '"\\u0000"', '"/dev/zero"', "[]", "{}", "[[]]", "[" * 90 + "]" * 90,
+    "1" + "0" * 400, "9" * 5000, '""', '"x"', '"\\ud800"', '"\\u0000"', '"/dev/zero"', "[]", "{}", "[[]]", "[" * 90 + "]" * 90,
     "[" * 100_000, '{"a": 1, "a": 2}', "tru", "",
 )  # fmt: skip
 _MARK = "\x01mutated\x01"

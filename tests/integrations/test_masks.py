@@ -180,7 +180,7 @@ def test_packed_documents(name: str, request: pytest.FixtureRequest) -> None:
 def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
     ours, ids = llama[0], some_ids(1, ROWS)
     with pytest.raises(
-        ValueError, match="position_ids begin anew where an attention_mask, a cache or a position other than 0 says"
+        ValueError, match="position_ids begin anew where an attention_mask, a cache, a position other than 0 or"
     ):
         ours(ids, position_ids=PACKED, attention_mask=torch.ones_like(ids))
     for given in ({"use_cache": False}, {"cu_seq_lens_q": torch.tensor([0, 5, 13])}):
@@ -196,8 +196,21 @@ def test_packed_documents_that_something_else_denies(llama: Pair) -> None:
 def test_positions_that_step_back_to_no_beginning_are_refused(llama: Pair) -> None:
     """With a cache transformers takes them for one sequence, without one for documents."""
     for at in (torch.arange(7).flip(0), torch.tensor([3, 4, 5, 2, 3, 4, 5])):
-        with pytest.raises(ValueError, match="a position other than 0 says one sequence"), torch.no_grad():
+        with (
+            pytest.raises(ValueError, match="a position other than 0 or one that repeats says one sequence"),
+            torch.no_grad(),
+        ):
             llama[0](some_ids(1, 7), position_ids=at[None], use_cache=True)
+
+
+@torch.no_grad()
+def test_positions_that_patches_share(llama: Pair) -> None:
+    """With a cache transformers takes them for one sequence; where they could be documents as well, they are refused."""
+    ids = some_ids(1, 7)
+    both(llama, ids, position_ids=torch.tensor([[0, 1, 2, 2, 2, 3, 4]]), use_cache=True)
+    for at in ([0, 0, 0, 1, 1, 1, 2], [0] * 7, [0, 1, 2, 2, 3, 0, 1]):
+        with pytest.raises(ValueError, match="one that repeats says one sequence"):
+            llama[0](ids, position_ids=torch.tensor([at]), use_cache=True)
 
 
 def test_positions_of_padding_begin_no_document(llama: Pair) -> None:

@@ -169,6 +169,19 @@ def test_another_pass_reads_the_lengths_anew(change: Any) -> None:
             torch.testing.assert_close(got, torch.cat(parts, 2).transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("change", [in_inference_mode, by_data])
+def test_two_towers_that_share_a_buffer(change: Any) -> None:
+    """The second tower's layers are new to lengths that were rewritten, without a count, after the first one's."""
+    first, second, q = torch.nn.Identity(), torch.nn.Identity(), torch.randn(1, 2, 20, 8)
+    with torch.inference_mode(change is in_inference_mode), torch.no_grad():
+        lengths = torch.tensor([0, 7, 20], dtype=torch.int32)
+        towers.attention(first, q, q, q, None, cu_seq_lens_q=lengths)
+        change(lengths)
+        got = towers.attention(second, q, q, q, None, cu_seq_lens_q=lengths)[0]
+        parts = [torch.nn.functional.scaled_dot_product_attention(t, t, t) for t in q.split([3, 17], 2)]
+        torch.testing.assert_close(got, torch.cat(parts, 2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_lengths_are_planned_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []

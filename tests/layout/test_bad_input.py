@@ -34,8 +34,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "rows as a float": (lambda: from_cu(LENGTHS, 4.0), "rows is a whole number; given 4.0"),  # type: ignore[arg-type]
     "rows as a bool": (lambda: from_cu(LENGTHS, True), "rows is a whole number; given True"),
     "lengths, causal as a word": (lambda: from_cu(LENGTHS, 4, causal="no"), "causal is 'no'"),  # type: ignore[arg-type]
-    "a tile of none": (lambda: from_cu(LENGTHS, 4, tile=(0, 4)), "query rows of a tile=0 is below 1"),
-    "a tile of halves": (lambda: from_cu(LENGTHS, 4, tile=(1.5, 2)), "query rows of a tile is a whole"),  # type: ignore[arg-type]
+    "a tile of none": (lambda: from_cu(LENGTHS, 4, tile=(0, 4)), "tile's rows=0 is below 1"),
+    "a tile of halves": (lambda: from_cu(LENGTHS, 4, tile=(1.5, 2)), "tile's rows is a whole"),  # type: ignore[arg-type]
     "a tile as a number": (lambda: from_cu(LENGTHS, 4, tile=16), "tile is a pair"),  # type: ignore[arg-type]
     "a mask for a function": (lambda: from_mask(torch.ones(4, 4), 4), "mask_function is a Tensor"),  # type: ignore[arg-type]
     "a function of floats": (
@@ -51,6 +51,17 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: VideoLayout.voco(frames=1, vision=2, voco=1, text=0, text_sees_prefix="no"),  # type: ignore[arg-type]
         "text_sees_prefix is 'no'; allowed: True or False",
     ),
+    "a batch of one": (
+        lambda: VideoLayout.batch(VideoLayout.causal(3)),
+        "takes a list of layouts; given a VideoLayout",
+    ),  # type: ignore[arg-type]
+    "a batch of others": (lambda: VideoLayout.batch([VideoLayout.causal(3), 5]), "a list of layouts; a int is among"),  # type: ignore[list-item]
+    "packed with others": (lambda: VideoLayout.packed([VideoLayout.causal(3), None]), "a NoneType is among"),  # type: ignore[list-item]
+    "half a tile": (lambda: VideoLayout.causal(3).plan((4,)), "tile is a pair"),  # type: ignore[arg-type]
+    "a tile of none at all": (lambda: VideoLayout.causal(3).plan(None), "tile is a pair"),  # type: ignore[arg-type]
+    "a tile beyond numbers": (lambda: from_cu(LENGTHS, 4, tile=(2**62, 4)), r"at most 2\^31"),
+    "rows beyond 32 bits": (lambda: from_cu(LENGTHS, 2**31), "rows=2147483648 is above 2147483647"),
+    "a mask beyond 32 bits": (lambda: from_mask(causal, 2**40), "length=1099511627776 is above"),
     "rows of a bool": (lambda: VideoLayout.causal(True), "given True"),
     "a number in force": (lambda: use_layout(3).__enter__(), "layout is a int; allowed: VideoLayout, or what"),  # type: ignore[arg-type]
 }

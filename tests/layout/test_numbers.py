@@ -65,6 +65,20 @@ def test_what_is_no_whole_number(maker: str, wrong: Any) -> None:
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("far", [2**31, 2**62, 2**63 - 1])
+def test_a_window_beyond_every_row_is_none(far: int) -> None:
+    """Also where its sum with a row is beyond 64 bits."""
+    ends, ids = torch.tensor([0, 4, 9]), [0, 0, 0, 0, 1, 1, 1]
+    for causal in (True, False):
+        plan, without = (VideoLayout.from_cu_seqlens(ends, 12, causal=causal, window=each) for each in (far, None))
+        for name in ("bounds", "tiles", "kv_blocks", "query_ranges"):
+            assert torch.equal(getattr(plan, name), getattr(without, name)), name
+        mask = VideoLayout.blocks(ids, causal=causal).dense_mask()
+        for reach in ({"window": far}, {"chunk": far}):
+            assert np.array_equal(VideoLayout.blocks(ids, causal=causal, **reach).dense_mask(), mask)
+    assert np.array_equal(VideoLayout.sliding_window(9, far, far).dense_mask(), VideoLayout.causal(9).dense_mask())
+
+
 def test_a_product_beyond_32_bits_is_seen() -> None:
     with pytest.raises(ValueError, match=r"at most 2\^31 - 1 rows, given 2149580800"):
         VideoLayout.voco(frames=np.int32(2**20), vision=np.int32(2**11), voco=np.int32(2), text=0)  # type: ignore[arg-type]

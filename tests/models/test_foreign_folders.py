@@ -1,5 +1,7 @@
 """Checkpoint folders by anybody: no code runs, nothing is waited for, no model is made of sizes that the weights cannot have."""
 
+import ast
+import json
 import os
 import time
 from pathlib import Path
@@ -8,8 +10,10 @@ import pytest
 import torch
 from test_voco_checkpoint import CONFIG, SMALL, VoCoLlama, to_released, write
 
+import longreel
 from longreel.files.foreign import ForeignError
 from longreel.models.checkpoint import CheckpointError, entries, read_config, unpickled
+from longreel.models.prompts import read_vocabulary, tokenizer
 from longreel.models.setup import setup_of
 from longreel.models.voco_llama import PRESETS
 
@@ -102,3 +106,59 @@ def test_a_config_of_another_encoding(folder: Path) -> None:
     """As JSON has it: UTF-8, whatever the locale."""
     (folder / "config.json").write_bytes('{"_name_or_path": "Größe", "hidden_size": 32}'.encode("utf-8-sig"))
     assert read_config(folder)["_name_or_path"] == "Größe"
+
+
+def test_a_tokenizer_with_code_of_its_own(tmp_path: Path) -> None:
+    """None of it runs, nobody is asked: one line."""
+    mark = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(
+        "import pathlib\nfrom transformers import PreTrainedTokenizer\n"
+        f"pathlib.Path({str(mark)!r}).touch()\nclass Own(PreTrainedTokenizer): ...\n"
+    )
+    names = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="its tokenizer cannot be read") as error:
+        tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not mark.exists()
+
+
+def test_every_loader_names_what_it_allows() -> None:
+    """transformers' Auto classes run no code of a folder's, torch unpickles tensors alone: each call says so."""
+    wanted = {
+        "from_pretrained": "trust_remote_code=False",
+        "from_config": "trust_remote_code=False",
+        "load": "weights_only=True",
+    }
+    found = list[str]()
+    for path in Path(longreel.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in wanted:
+                owner, call = ast.unparse(node.func.value), ast.unparse(node)
+                if (owner.startswith("Auto") or owner in ("torch", "pickle")) and wanted[node.func.attr] not in call:
+                    found.append(f"{path.name}:{node.lineno}: {call}")
+    assert found == []
+
+
+@pytest.mark.parametrize("error", [MemoryError(), MemoryError("no room"), RuntimeError("can't allocate memory")])
+def test_too_little_memory_is_no_fault_of_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        read_vocabulary(tmp_path, fail)
+    (tmp_path / "a.bin").touch()
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        unpickled(tmp_path / "a.bin")
+
+
+def test_an_error_that_says_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r"its tokenizer cannot be read \(AssertionError\)"):
+        read_vocabulary(tmp_path, fail)

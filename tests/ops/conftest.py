@@ -1,6 +1,7 @@
 """Triton's interpreter, as these tests need it."""
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -22,3 +23,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
             return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
     interpreter.interpreter_builder.__class__ = OneOrder
+    # Without `debug` nobody is told what that check finds.
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+
+    patch_lang = interpreter._patch_lang
+    patched = set[str]()
+
+    def patch_once(function: Any) -> Any:
+        """Triton patches its language at every call of a device function, which takes longer than the call: once a module."""
+        if function.__module__ not in patched:
+            patched.add(function.__module__)
+            patch_lang(function)
+        return interpreter._LangPatchScope()  # restores nothing
+
+    interpreter._patch_lang = patch_once

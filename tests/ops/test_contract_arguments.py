@@ -33,6 +33,8 @@ WRONG: dict[str, tuple[Any, str | None]] = {
     "a fraction": (2.5, "float"),
     "not a number": (float("nan"), None),
     "infinity": (float("inf"), None),
+    "beyond every float": (10**400, None),
+    "beyond 64 bits": (2**63, "float"),
     "a class": (Tensor, None),
     "a boolean": (True, "bool"),
     "a 0-d tensor": (torch.tensor(2.0), None),

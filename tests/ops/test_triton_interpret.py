@@ -7,23 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from longreel.ops.registry import OPS
-
 HERE = Path(__file__).parent
 CASES = HERE / "interpreted_cases.py"
+OTHERS = sorted(set(HERE.glob("interpreted_*.py")) - {CASES})
 
 
-def shards() -> list[tuple[Path, str]]:
-    """(file, which of its tests), so that they run side by side; of interpreted_cases.py a shard an op."""
-    ops = [f"[{op}-" for op, spec in OPS.items() if any(row.backend == "triton" for row in spec.rows)]
-    others = [(path, "") for path in sorted(HERE.glob("interpreted_*.py")) if path != CASES]
-    return [*((CASES, op) for op in ops), *others]
-
-
-@pytest.mark.parametrize(
-    ("cases", "only"), [pytest.param(path, only, id=f"{path.stem}{only}") for path, only in shards()]
-)
-def test_every_kernel_interpreted(cases: Path, only: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(cases), "-k", only]
+# Two processes of about one length, so that they run side by side; what a process costs before its first test is spent twice.
+@pytest.mark.parametrize("files", [[CASES], OTHERS], ids=["cases", "others"])
+def test_every_kernel_interpreted(files: list[Path]) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", *map(str, files)]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -21,6 +21,11 @@ from longreel.rotary import rotary_tables
 FORMAT = "longreel-vst-cache/2"
 
 
+def _check_tokens(name: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name}={value!r} is not a number of tokens")
+
+
 def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had no frequencies: they were those of the configuration."""
     return header | {"options": {"inv_freq": None} | header["options"]}
@@ -69,15 +74,14 @@ class VSTCache(CompressedCache):
         max_bytes: int | None = None,
     ) -> None:
         for name, value in (("capacity", capacity), ("text_capacity", text_capacity)):
-            if type(value) is not int or value < 0:
-                raise ValueError(f"{name}={value!r} is not a number of tokens")
+            _check_tokens(name, value)
         self._step: Step | None = None
         self._lengths: tuple[Tensor, Tensor] | None = None
         self._tables: tuple[Tensor, Tensor] | None = None
         super().__init__(config, max_bytes=max_bytes)
         self.capacity, self.text_capacity = capacity, text_capacity
         for layer in self.layers:
-            layer._capacity, layer.text_capacity = capacity, text_capacity
+            layer._capacity = capacity
         if inv_freq is None:
             inv_freq = inverse_frequencies(config, self.head_dim)
         elif not isinstance(inv_freq, Tensor):
@@ -86,7 +90,27 @@ class VSTCache(CompressedCache):
             raise ValueError(
                 f"inv_freq is [{self.head_dim // 2}] for heads of {self.head_dim}; given {list(inv_freq.shape)}"
             )
-        self.inv_freq = inv_freq
+        # A copy: what is cached was rotated by it, and what comes must be.
+        self._inv_freq = inv_freq.detach().clone()
+
+    @property
+    def inv_freq(self) -> Tensor:
+        """A copy: one cache has one rotation, and tables that are made of it once."""
+        return self._inv_freq.clone()
+
+    @property
+    def text_capacity(self) -> int:
+        """Tokens of text that a fork has room for; set before there is text."""
+        return self._text_capacity
+
+    @text_capacity.setter
+    def text_capacity(self, tokens: int) -> None:
+        _check_tokens("text_capacity", tokens)
+        if any(layer._text is not None for layer in self.layers):
+            raise ValueError("text_capacity is set before there is text in the cache")
+        self._text_capacity = tokens
+        for layer in self.layers:
+            layer.text_capacity = tokens
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"inv_freq": self.inv_freq.tolist()}
@@ -235,7 +259,7 @@ class VSTCache(CompressedCache):
         counts = counts_after(now, document.segments)
         device, kept = embeds.device, (counts.prefix - now.prefix, counts.vst - now.vst)
         at = torch.from_numpy(now.cached + positions(layout)[0]).to(device)
-        cos, sin = rotary_tables(self.inv_freq.to(device), at)
+        cos, sin = rotary_tables(self._inv_freq.to(device), at)
         return Step(counts, document.segments, planned(layout, device), cos, sin, kept)
 
     def _run(self, decoder: Callable[..., Any], embeds: Tensor, step: Step, inputs: dict[str, Any]) -> None:
@@ -278,6 +302,6 @@ class VSTCache(CompressedCache):
         if self._tables is None or self._tables[0].shape[0] < count or self._tables[0].device != like.device:
             with torch.inference_mode(False):
                 self._tables = rotary_tables(
-                    self.inv_freq.to(like.device), max(count, self.capacity + self.text_capacity)
+                    self._inv_freq.to(like.device), max(count, self.capacity + self.text_capacity)
                 )
         return self._tables

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from longreel.cli.console import one_line_errors
-from longreel.cli.options import QUESTION, Checkpoint, Device, JsonFile
+from longreel.cli.options import QUESTION, Checkpoint, Device, JsonFile, bounded
 from longreel.cli.run import run
 
 
@@ -15,7 +15,8 @@ def ask(
     question: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
     checkpoint: Checkpoint = None,
     answer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens at most. Default: 64, and 8 ids from random weights.")
+        int | None,
+        typer.Option(min=1, callback=bounded, help="Tokens at most. Default: 64, and 8 ids from random weights."),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="Backend of longreel's ops; default: the best that runs here.")

@@ -14,6 +14,7 @@ from longreel.bench import suite
 from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_names
 from longreel.bench.tables import markdown_table, rich_table
 from longreel.cli.console import one_line_errors
+from longreel.cli.options import bounded
 from longreel.files.output import append_line
 
 Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
@@ -32,18 +33,28 @@ def bench(
     features: Annotated[
         Path | None, typer.Option(help="Patches of a real video, a file of `longreel extract`; sets F, N and C.")
     ] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames F.")] = None,
-    patches: Annotated[int | None, typer.Option(min=1, help="Patches of a frame N, a square.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Width of a patch C.")] = None,
-    queries: Annotated[int | None, typer.Option(min=1, help="Query rows M, shared by all frames.")] = None,
-    output_size: Annotated[
-        int | None, typer.Option(min=1, help="Content tokens are output_size x output_size.")
+    frames: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Frames F.")] = None,
+    patches: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Patches of a frame N, a square.")
     ] = None,
-    vision: Annotated[int | None, typer.Option(min=1, help="Attention: vision rows of a frame.")] = None,
-    voco: Annotated[int | None, typer.Option(min=1, help="Attention: VoCo rows of a frame.")] = None,
-    text: Annotated[int | None, typer.Option(min=0, help="Attention: text rows after the frames.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention: query heads H.")] = None,
-    kv_heads: Annotated[int | None, typer.Option(min=1, help="Attention: key heads; default H.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Width of a patch C.")] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Query rows M, shared by all frames.")
+    ] = None,
+    output_size: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Content tokens are output_size x output_size.")
+    ] = None,
+    vision: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Attention: vision rows of a frame.")
+    ] = None,
+    voco: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Attention: VoCo rows of a frame.")] = None,
+    text: Annotated[
+        int | None, typer.Option(min=0, callback=bounded, help="Attention: text rows after the frames.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Attention: query heads H.")] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Attention: key heads; default H.")
+    ] = None,
     head_dim: Annotated[int | None, typer.Option(min=1, max=256, help="Attention: head size D.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Attention: VoCo mode.")] = None,
     dtype: Annotated[
@@ -57,8 +68,8 @@ def bench(
     ] = None,
     peer: Annotated[list[str] | None, typer.Option(help="Peers to measure; default every one.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default cuda where there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default torch's.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds: every variant once a round.")] = 10,
+    threads: Annotated[int | None, typer.Option(min=1, callback=bounded, help="CPU threads; default torch's.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, callback=bounded, help="Rounds: every variant once a round.")] = 10,
     budget: Annotated[float, typer.Option(help="Seconds for everything; rounds end early after it.")] = 600.0,
     json: Annotated[Path | None, typer.Option(help="Append JSON lines, one a variant, to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Append Markdown tables to this file.")] = None,

@@ -68,6 +68,8 @@ def one_line_errors() -> Iterator[None]:
             raise
         _stop(_MISSING.format(error.name))
     except ImportError as error:
+        if no_room(error) is not None:
+            _stop("out of memory", NO_ROOM)
         # One of ours, which says what is asked for, has no name.
         if error.name is not None:
             raise

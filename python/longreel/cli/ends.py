@@ -1,10 +1,13 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what is half-written is removed."""
+"""Signals that end a process end a command as Ctrl-C does: what is half-written is removed."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+# Those that can be caught and are no fault of the process's own; batch systems send the later ones before they kill.
+_SIGNALS = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGALRM")
 
 
 class Ended(BaseException):
@@ -23,7 +26,7 @@ def ended_by_signals() -> Iterator[None]:
         return
     taken = [
         number
-        for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+        for number in (getattr(signal, name, None) for name in _SIGNALS)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL
     ]
 

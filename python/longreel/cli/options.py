@@ -13,6 +13,8 @@ import typer
 from longreel.models import registry
 from longreel.models.system import choices
 
+# Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
+_MOST = 2**31 - 1
 QUESTION = "What happens in this video?"
 SYSTEM = registry.default()
 
@@ -37,6 +39,14 @@ def _saving() -> str:
     return ", ".join(system.name for system in registry.every() if system.memory is not None)
 
 
+def bounded(value: Any) -> Any:
+    """A callback of options that count; a range would fill the column of the help."""
+    for each in value if isinstance(value, list | tuple) else (value,):
+        if each is not None and each > _MOST:
+            raise typer.BadParameter(f"{each} is above {_MOST}")
+    return value
+
+
 Input = Annotated[
     list[Path],
     typer.Argument(
@@ -57,7 +67,7 @@ Frames = Annotated[
     str | None,
     typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {_frames()}."),
 ]
-Chunk = Annotated[int | None, typer.Option(min=1, help="Frames at a time; default: the preset's.")]
+Chunk = Annotated[int | None, typer.Option(min=1, callback=bounded, help="Frames at a time; default: the preset's.")]
 SaveMemory = Annotated[
     Path | None,
     typer.Option(
@@ -128,7 +138,8 @@ def _kind(hint: Any) -> type:
 
 def _parameter(name: str, flag: _Flag) -> inspect.Parameter:
     meant = " ".join(flag.meant)
-    annotation: Any = Annotated[flag.kind | None, typer.Option(min=flag.least, help=meant)]
+    most = bounded if flag.kind is int else None
+    annotation: Any = Annotated[flag.kind | None, typer.Option(min=flag.least, callback=most, help=meant)]
     if flag.kind is bool:
         annotation = Annotated[bool, typer.Option(f"--{name.replace('_', '-')}", help=meant)]
     return inspect.Parameter(

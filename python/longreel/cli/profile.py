@@ -22,6 +22,7 @@ from longreel.cli.options import (
     Own,
     PresetName,
     System,
+    bounded,
     with_options,
 )
 from longreel.models import registry
@@ -60,7 +61,9 @@ def profile(
     count: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, help="Frames of a run; may be repeated. Default: all there are, and their halves down to 1/16."
+            min=1,
+            callback=bounded,
+            help="Frames of a run; may be repeated. Default: all there are, and their halves down to 1/16.",
         ),
     ] = None,
     system: System = SYSTEM,

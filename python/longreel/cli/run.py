@@ -23,6 +23,7 @@ from longreel.cli.options import (
     PresetName,
     SaveMemory,
     System,
+    bounded,
     with_options,
 )
 from longreel.models.record import OURS, REFERENCE
@@ -40,7 +41,8 @@ def run(
     frames: Frames = None,
     own: Own = {},  # noqa: B006, never changed
     answer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens at most. Default: 64, and 8 ids from random weights.")
+        int | None,
+        typer.Option(min=1, callback=bounded, help="Tokens at most. Default: 64, and 8 ids from random weights."),
     ] = None,
     ops: Annotated[
         str, typer.Option(help="longreel, or reference: the released order of operations alone, in its place.")
@@ -60,7 +62,9 @@ def run(
     device: Device = None,
     memory_cap: MemoryCap = None,
     chunk: Chunk = None,
-    count: Annotated[int | None, typer.Option(min=1, help="The first frames only, so many at most.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="The first frames only, so many at most.")
+    ] = None,
 ) -> None:
     """Decode, encode, compress, answer: a video end to end, streamed, with the time of every stage."""
     with one_line_errors():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.errors import MediaError, MediaWarning, check_room
 from longreel.data.feature_writer import FeatureWriter
 from longreel.data.features import FeatureChunk, FeatureStream, is_feature_file
 from longreel.data.geometry import Fit, check_size
@@ -165,6 +165,7 @@ def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameCh
         if times:
             yield _cut(pixels, times)
     except FFmpegError as error:
+        check_room(error)
         raise MediaError(f"decoding failed: {error.strerror or error}") from None
 
 

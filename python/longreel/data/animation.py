@@ -58,7 +58,7 @@ class Animation:
                     image.load()
                     milliseconds = Fraction(image.info.get("duration") or 0)
                     yield image, milliseconds / 1000 or _UNSAID
-        except (MediaError, GeneratorExit):
+        except (MediaError, GeneratorExit, MemoryError):
             raise
         except Exception as error:
             self._damage = reason(error)

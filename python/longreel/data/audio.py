@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longreel.data.clock import GAP_OF_A_BREAKING_CLOCK, LONGEST_STILL
-from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.errors import MediaError, MediaWarning, check_room
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -84,6 +84,7 @@ class AudioBlocks(Iterator[Tensor]):
                 for each in resampler.resample(None):
                     yield _samples(each)
         except FFmpegError as error:
+            check_room(error)
             warnings.warn(
                 MediaWarning(f"{self._path}: its sound is damaged, and silent from there on ({error.strerror})"),
                 stacklevel=2,

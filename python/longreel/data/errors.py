@@ -1,4 +1,6 @@
-"""What can go wrong with media, in two names."""
+"""What can go wrong with media, in two names; and what is no fault of theirs."""
+
+import errno
 
 
 class MediaError(ValueError):
@@ -7,3 +9,9 @@ class MediaError(ValueError):
 
 class MediaWarning(UserWarning):
     """The input was damaged; every whole frame was delivered, and the text says where it stopped or what was lost."""
+
+
+def check_room(error: Exception) -> None:
+    """MemoryError where FFmpeg failed for want of memory, or of threads, which need some: the file is not damaged."""
+    if getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
+        raise MemoryError("out of memory: the decoder has too little of it, or too few threads") from None

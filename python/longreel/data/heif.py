@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from longreel.data.container import open_container
-from longreel.data.errors import MediaError
+from longreel.data.errors import MediaError, check_room
 from longreel.data.geometry import MAX_PIXELS, check_pixels
 from longreel.data.picture import SCALING, UPRIGHT, oriented
 
@@ -204,6 +204,7 @@ def _decode(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
                         rgb = frame.reformat(format="rgb24", interpolation=SCALING)
                         decoded[packet.stream.id] = rgb.to_ndarray()
         except av.error.FFmpegError as error:
+            check_room(error)
             raise MediaError(f"{path}: the image is damaged ({error.strerror or error})") from None
     return decoded
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from longreel.data.container import open_container, video_stream
-from longreel.data.errors import MediaError
+from longreel.data.errors import MediaError, check_room
 from longreel.data.geometry import Fit, check_pixels
 from longreel.data.heif import read_heif
 from longreel.data.kinds import FORMATS, Kind, is_heif
@@ -52,7 +52,7 @@ class Images:
                     image.seek(page)
                     check_pixels(path, *image.size)
                     yield fitted(path, *upright_rgb(image), self._size, self._fit)
-        except (MediaError, GeneratorExit):
+        except (MediaError, GeneratorExit, MemoryError):
             raise
         except Unshowable as error:
             raise MediaError(f"{path}: {error}") from None
@@ -70,6 +70,7 @@ class Images:
             try:
                 frame = next(container.decode(stream), None)
             except av.error.FFmpegError as error:
+                check_room(error)
                 raise MediaError(f"{path}: the image is damaged ({error.strerror or error})") from None
             if frame is None:
                 raise MediaError(f"{path}: the image is damaged (nothing could be decoded)")

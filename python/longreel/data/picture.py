@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
+from longreel.data.errors import MediaError
 from longreel.data.geometry import Fit, Geometry, square_pixels
 
 # Without the last two, swscale darkens some sizes by one or two levels.
@@ -56,10 +57,19 @@ class View:
         geometry = Geometry.onto(self._path, frame.width, frame.height, aspect, wanted, self._fit)
         if _has_alpha(frame):
             frame = _on_white(frame)
-        scaled = frame.reformat(geometry.width, geometry.height, "rgb24", interpolation=SCALING).to_ndarray()
+        scaled = self._rgb(frame, geometry.width, geometry.height)
         top, left = geometry.top, geometry.left
         # [h, w, 3]
         return oriented(scaled[top : top + geometry.crop_height, left : left + geometry.crop_width], matrix)
+
+    def _rgb(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """[height, width, 3]."""
+        try:
+            return frame.reformat(width, height, "rgb24", interpolation=SCALING).to_ndarray()
+        except (av.error.FFmpegError, ValueError):
+            raise MediaError(
+                f"{self._path}: pixels of {frame.format.name} in FFmpeg's colour space {frame.colorspace} cannot be shown"
+            ) from None
 
     def _orientation(self, frame: av.VideoFrame) -> Matrix:
         found: Any = frame

@@ -20,7 +20,7 @@ from longreel.data.container import (
     video_stream,
 )
 from longreel.data.damage import Sieve
-from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.errors import MediaError, MediaWarning, check_room
 from longreel.data.geometry import Fit, check_pixels
 from longreel.data.picture import Aspect, View
 from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp
@@ -153,6 +153,9 @@ class Video:
     def _remarks(self) -> Iterator[MediaWarning]:
         if ends_early(self.path, self._container):
             yield MediaWarning(f"{self.path}: another recording is joined on behind its end, and not read whole")
+        if self._stream.metadata.get("alpha_mode") == "1":
+            # VP8 and VP9 keep it beside the pictures, where FFmpeg's own decoders do not look.
+            yield MediaWarning(f"{self.path}: its transparency is not read, and the colours behind it are shown")
         if self._view.askew:
             yield MediaWarning(
                 f"{self.path}: is to be turned by an angle that is no multiple of 90 degrees; the nearest is used"
@@ -186,7 +189,8 @@ class Video:
                 continue
             try:
                 frames = self._stream.decode(packet)
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                check_room(error)
                 self._lost += begun
                 packed.forget()
                 sieve.refuse()

@@ -67,6 +67,14 @@ def begins(positions: Tensor, real: Tensor | None) -> Tensor:
     return out
 
 
+def consecutive(positions: Tensor, begins: Tensor) -> bool:
+    """Whether positions int [B, S] rise by one inside each document, where `begins` says that they are documents, and some have
+    more than one row. Others may as well be those of one sequence, as where the patches of a frame share one."""
+    at = positions.to("cpu")
+    steps = at[:, 1:] - at[:, :-1] == 1
+    return bool((steps | begins[:, 1:]).all()) and bool(steps.any())
+
+
 def _differences(ends: list[int]) -> list[int]:
     return [b - a for a, b in pairwise(ends)]
 

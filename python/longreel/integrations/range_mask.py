@@ -162,7 +162,10 @@ class RangeMask:
             packed.of_begins(begins),
             "position_ids",
             positions,
-            refused=self.first > 0 or real is not None or bool(positions.to("cpu")[:, 1:][begins[:, 1:]].any()),
+            refused=self.first > 0
+            or real is not None
+            or bool(positions.to("cpu")[:, 1:][begins[:, 1:]].any())
+            or not packed.consecutive(positions, begins),
         )
 
     def _made(
@@ -189,8 +192,8 @@ class RangeMask:
             return self._under(layout, bound, batch, device, grows, documents)
         if documents is not None and documents.refused:
             raise ValueError(
-                "position_ids begin anew where an attention_mask, a cache or a position other than 0 says one sequence; for"
-                " packed documents give position_ids alone, each from 0, or a layout: VideoLayout.packed"
+                "position_ids begin anew where an attention_mask, a cache, a position other than 0 or one that repeats says one"
+                " sequence; for packed documents give position_ids alone, each 0, 1, 2, ..., or a layout: VideoLayout.packed"
             )
         if documents is not None and chunk is not None:
             raise ValueError(f"packed documents cannot be combined with this model's own chunks of {chunk} rows")

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from longreel.integrations import keywords
 from longreel.integrations.range_mask import RangeMask
 from longreel.layout import PlannedLayout, VideoLayout
+from longreel.layout._modes import fake_mode
 from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops.common.layouts import planned
 
 # A tower has lengths of pictures and of windows; several may run side by side.
 KEPT = 8
+REWRITTEN = "cu_seqlens were rewritten between the layers that got them: give each tower a tensor of its own"
 
 
 class _Kept(NamedTuple):
@@ -107,7 +109,11 @@ def of_lengths(cu_seqlens: Tensor, rows: int, layer: nn.Module) -> PlannedLayout
     with _LOCK:
         for place, kept in enumerate(_PLANS):
             if kept.lengths() is cu_seqlens:
-                if (kept.version, kept.rows) == (version, rows) and layer not in kept.layers:
+                if (
+                    (kept.version, kept.rows) == (version, rows)
+                    and layer not in kept.layers
+                    and _same(kept, cu_seqlens)
+                ):
                     kept.layers.add(layer)
                     return kept.plan
                 del _PLANS[place]
@@ -117,6 +123,20 @@ def of_lengths(cu_seqlens: Tensor, rows: int, layer: nn.Module) -> PlannedLayout
         _PLANS[:] = [kept for kept in _PLANS if kept.lengths() is not None][-KEPT + 1 :]
         _PLANS.append(_Kept(weakref.ref(cu_seqlens), version, rows, plan, weakref.WeakSet([layer])))
     return plan
+
+
+def _same(kept: _Kept, cu_seqlens: Tensor) -> bool:
+    """Whether the tensor holds what was planned. Another tower may meet it, rewritten without a count.
+
+    Elsewhere than on a CPU the device asks, and the next wait for it fails where it does not.
+    """
+    planned_of: Tensor = kept.plan.layout.cu_seqlens
+    if fake_mode(cu_seqlens) is not None:
+        return True
+    if cu_seqlens.device.type == "cpu":
+        return torch.equal(planned_of, cu_seqlens)
+    torch.ops.aten._assert_async.msg((planned_of == cu_seqlens).all(), REWRITTEN)
+    return True
 
 
 @lru_cache(maxsize=KEPT)

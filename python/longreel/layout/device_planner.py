@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from longreel.layout._modes import ordinary_tensors
-from longreel.layout.numbers import count, flag
+from longreel.layout.numbers import MOST_ROWS, count, flag, tile_sizes
 from longreel.layout.planned import TILES, PlannedLayout
 
 
@@ -59,17 +59,16 @@ def from_cu_seqlens(
             else type(cu_seqlens).__name__
         )
         raise ValueError(f"cu_seqlens is an integer tensor [n + 1], given {given}")
-    rows = count("rows", rows)
+    rows = count("rows", rows, most=MOST_ROWS)
     window = window if window is None else count("window", window, 1)
     flag("causal", causal)
     if tile is not None:
-        if not isinstance(tile, tuple) or len(tile) != 2:
-            raise TypeError(f"tile is a pair (query rows, keys); given {tile!r}")
-        tile = count("query rows of a tile", tile[0], 1), count("keys of a tile", tile[1], 1)
+        tile = tile_sizes(tile)
     _check_bounds(cu_seqlens, rows)
     device = cu_seqlens.device
     tile = TILES.get(device.type, TILES["cuda"]) if tile is None else tile
-    far = rows if window is None else window - 1
+    # What lies beyond all rows is as good as at their end; sums with it stay within 64 bits.
+    far = rows if window is None else min(rows, window - 1)
     rule = _Rule(far, 0 if causal else far)
     if torch.compiler.is_compiling():
         own, tables = cu_seqlens.clone(), _tables(cu_seqlens, rows, rule, tile)

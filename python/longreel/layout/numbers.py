@@ -7,6 +7,7 @@ from typing import SupportsIndex
 MOST_SEGMENTS = 1 << 24
 # Rows of a sample; a window, a ratio or a chunk of more is as good as this.
 MOST_ROWS = 2**31 - 1
+_LARGEST_TILE = 2**31
 
 
 def integer(name: str, value: SupportsIndex | object) -> int:
@@ -34,6 +35,8 @@ def flag(name: str, value: object) -> bool:
 def count(name: str, value: SupportsIndex | object, least: int = 0, most: int = 2**63 - 1) -> int:
     """The same, from `least` to `most`: ValueError for another."""
     number = integer(name, value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} is beyond 64 bits")
     if number < least:
         raise ValueError(f"{name}={number} is below {least}")
     if number > most:
@@ -49,3 +52,13 @@ def check_segments(number: int) -> None:
 def check_rows(number: int) -> None:
     if number > MOST_ROWS:
         raise ValueError(f"a sample has at most 2^31 - 1 rows, given {number}")
+
+
+def tile_sizes(tile: object) -> tuple[int, int]:
+    """A pair (query rows, keys), of at least 1 each: TypeError or ValueError for anything else."""
+    if not isinstance(tile, tuple | list) or len(tile) != 2:
+        raise TypeError(f"tile is a pair (query rows, keys); given {tile!r}")
+    rows, keys = (count(f"tile's {name}", number, 1) for name, number in zip(("rows", "keys"), tile, strict=True))
+    if max(rows, keys) > _LARGEST_TILE:
+        raise ValueError(f"a tile has at least 1 row and 1 key, at most 2^31, given {tile!r}")
+    return rows, keys

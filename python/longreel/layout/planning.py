@@ -10,7 +10,7 @@ from longreel.layout._host_only import host_only
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
 from longreel.layout.global_keys import global_index, global_ranges
-from longreel.layout.numbers import count
+from longreel.layout.numbers import tile_sizes
 from longreel.layout.planned import TILES, PlannedLayout
 from longreel.layout.schedule import Schedule, block_rows
 from longreel.layout.video_layout import VideoLayout
@@ -18,7 +18,7 @@ from longreel.layout.video_layout import VideoLayout
 
 def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     """Plan `layout` for tiles of `tile` = (query rows, keys): linear in the tiles, plus the rows if `bounds`."""
-    rows, keys = (count(f"tile's {name}", number, 1) for name, number in zip(("rows", "keys"), tile, strict=True))
+    rows, keys = tile_sizes(tile)
     # The compiled planner where it is installed; the plain one computes the same arrays.
     planner: Any = plain_planner if _native.HOST is None else _native.HOST
     table = ranges(layout).table()

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from longreel.layout import row_sets
-from longreel.layout.numbers import count
+from longreel.layout.numbers import MOST_ROWS, count
 from longreel.layout.row_sets import Ints, RowSets, TwoRanges
 
 Bools = NDArray[np.bool_]
@@ -208,6 +208,6 @@ def from_mask(
     """Per sample the number of rows and what they see."""
     if not callable(mask_function):
         raise TypeError(f"mask_function is a {type(mask_function).__name__}; allowed: a function f(b, h, q, k) -> bool")
-    length, batch = count("length", length), count("batch", batch)
+    length, batch = count("length", length, most=MOST_ROWS), count("batch", batch)
     row = np.arange(length)
     return [(length, probed(Probe(mask_function, b, length, device, vmap=vmap), row)) for b in range(batch)]

@@ -1,6 +1,6 @@
 """VideoLayout: what a video sequence is made of, in O(segments). Everything else is derived from it, each in its file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -217,6 +217,7 @@ class VideoLayout:
     @classmethod
     def packed(cls, layouts: Sequence["VideoLayout"]) -> "VideoLayout":
         """Documents of several layouts of one sample behind one another; none sees another."""
+        layouts = cls._listed(layouts, "packed")
         return cls((tuple(document for layout in layouts for document in layout._one_sample("packed")),))
 
     @classmethod
@@ -224,12 +225,23 @@ class VideoLayout:
         """Layouts of one sample as the samples of one, padded on `side` to the longest."""
         if side not in ("left", "right"):
             raise ValueError(f"side={side!r} is not one of 'left', 'right'")
+        layouts = cls._listed(layouts, "batch")
         longest = max((layout.length for layout in layouts), default=0)
         samples = []
         for layout in layouts:
             documents, pad = layout._one_sample("batch"), build.padding(longest - layout.length)
             samples.append(build.with_padding(pad, documents) if side == "left" else (*documents, *pad))
         return cls(tuple(samples))
+
+    @classmethod
+    def _listed(cls, layouts: object, what: str) -> list["VideoLayout"]:
+        if not isinstance(layouts, Iterable):
+            raise TypeError(f"VideoLayout.{what} takes a list of layouts; given a {type(layouts).__name__}")
+        listed = list(layouts)
+        for layout in listed:
+            if not isinstance(layout, cls):
+                raise TypeError(f"VideoLayout.{what} takes a list of layouts; a {type(layout).__name__} is among them")
+        return listed
 
     def _one_sample(self, what: str) -> tuple[Document, ...]:
         if self.batch_size != 1 or self.window is not None or self.order != "position":

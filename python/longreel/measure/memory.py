@@ -29,7 +29,11 @@ class Peak:
 
 # What torch's own allocators, and the C++ library's, say of memory that is not there.
 _NO_ROOM = re.compile(
-    r"can't allocate memory|Cannot allocate memory|bad_alloc|bad allocation|out of memory|not enough memory", re.I
+    r"can't allocate memory|Cannot allocate memory|bad_alloc|bad allocation|out of memory|not enough memory"
+    r"|Storage size calculation overflowed|failed to map segment|can't start new thread"
+    # oneDNN's, which has one word for every reason, and no other here.
+    r"|could not (create|execute) a primitive|could not create a memory",
+    re.I,
 )
 
 
@@ -37,11 +41,15 @@ def no_room(error: BaseException) -> str | None:
     """Why a computation does not fit, in short, where this error says that it does not; None of another."""
     said = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return ". ".join(said.split(". ")[:2]) or "out of memory"
-    if not isinstance(error, (RuntimeError, OSError)) or not _NO_ROOM.search(said):
+        return ". ".join(said.split(". ")[:2]).removeprefix("std::bad_alloc") or "out of memory"
+    if not isinstance(error, (RuntimeError, OSError, ImportError)) or not _NO_ROOM.search(said):
         return None
     wanted = re.search(r"tried to allocate (\d+) bytes", said)
-    return f"out of memory: {int(wanted[1]) / 2**30:,.2f} GiB more are not there" if wanted else "out of memory"
+    if not wanted:
+        return "out of memory"
+    size = int(wanted[1])
+    more = f"{size / 2**30:,.2f} GiB" if size >= 2**27 else f"{size / 2**20:,.2f} MiB"
+    return f"out of memory: {more} more are not there"
 
 
 def tensors_in(result: Any) -> Iterable[Tensor]:

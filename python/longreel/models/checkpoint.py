@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longreel.files.foreign import ForeignError, check_regular, read_json, shown
+from longreel.files.foreign import ForeignError, check_regular, first_line, read_json, shown
 from longreel.files.tensors import TensorFile
+from longreel.measure.memory import no_room
 from longreel.models.released_config import CheckpointError, sized_language
 
 __all__ = [
@@ -196,7 +197,11 @@ def unpickled(path: Path, inner: str | None = None) -> dict[str, Tensor]:
         check_regular(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, ImportError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        if no_room(error) is not None:
+            raise
+        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
+    except MemoryError:
+        raise
     except Exception as error:  # pickle.UnpicklingError, and what a broken file makes of it
         raise CheckpointError(f"{path}: not a file of tensors ({type(error).__name__})") from None
     if inner is not None and isinstance(loaded, dict) and isinstance(loaded.get(inner), dict):

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longreel.files.foreign import first_line
+from longreel.measure.memory import no_room
+
 BOS, _BYTES = 1, 4
 # Ids of an answer, and of what random weights say in its place.
 ANSWER, IDS = 64, 8
@@ -82,7 +85,9 @@ def read_vocabulary(folder: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:  # what a damaged vocabulary raises differs by kind
-        raise ValueError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from None
+        if no_room(error) is not None:
+            raise
+        raise ValueError(f"{folder}: its tokenizer cannot be read ({first_line(error)})") from None
 
 
 def ids_of(speech: Any, text: str) -> Tensor:

@@ -54,7 +54,7 @@ def sized_language(
     count(config, where, "max_token", 1, 2**31)
     try:
         return _sized(language, found, found.build(), config, where)
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # what transformers raises for a wrong value differs by version
         raise CheckpointError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None

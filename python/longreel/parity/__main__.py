@@ -9,6 +9,8 @@ import argparse
 import importlib
 import sys
 
+from longreel.files.foreign import first_line
+
 
 def main(arguments: list[str] | None = None) -> int:
     from longreel.parity.patched import CLOSE, compare
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        parser.error(f"{given.made_by!r}: {str(error).splitlines()[0]}")
+        parser.error(f"{given.made_by!r}: {first_line(error)}")
     if not callable(make):
         parser.error(f"{given.made_by!r} is a {type(make).__name__}, not a function")
     made = make()

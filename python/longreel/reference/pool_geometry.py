@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+_PAIRS = (tuple, list)
+
 
 class PoolGeometry(NamedTuple):
     """Token (y, x) of the window is patch row `prefix + y * pitch + x`; cell (i, j) averages the window's rows
@@ -27,7 +29,9 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) of `tokens` patches; the default is their square."""
     if grid is not None:
         height, width = grid
-        if height < 1 or width < 1 or height * width != tokens:
+        if height < 1 or width < 1:
+            raise ValueError(f"grid={grid} must be at least 1 in both places")
+        if height * width != tokens:
             raise ValueError(
                 f"grid={grid} has {height * width} tokens, but there are {tokens} patches after num_prefix_tokens"
             )
@@ -39,8 +43,10 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def _whole(name: str, value: Any, more: str = "") -> int:
-    """An int, numpy's too; symbolic ones of a compiled graph stay as they are."""
+    """An int of 64 bits, numpy's too; symbolic ones of a compiled graph stay as they are."""
     if isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} is beyond 64 bits")
         return value
     if isinstance(value, bool | str | float | Tensor) or not hasattr(value, "__index__"):
         shown = repr(value) if isinstance(value, float | bool | str) else f"a {type(value).__name__}"
@@ -53,7 +59,7 @@ def _whole(name: str, value: Any, more: str = "") -> int:
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     """(height, width)."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
+    if not isinstance(value, _PAIRS) or len(value) != 2:
         shown = (
             str(value)
             if isinstance(value, tuple | list | int) and len(str(value)) < 40
@@ -75,7 +81,7 @@ def pool_geometry(
     # a compiled graph specialises on N and on these settings, never on F
     tokens, prefix = operator.index(tokens), operator.index(_whole("num_prefix_tokens", num_prefix_tokens))
     grid = None if grid is None else _pair("grid", grid)
-    if isinstance(output_size, tuple | list):
+    if isinstance(output_size, _PAIRS):
         output_size = _pair("output_size", output_size)
     elif output_size is not None:
         output_size = _whole("output_size", output_size, " or a pair of them")

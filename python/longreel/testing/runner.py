@@ -206,12 +206,15 @@ def run(
         for name, output in results.items()
         if output.requires_grad and (through is None or name in through)
     }
-    found = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    grads: Sequence[Tensor | None] = [None] * len(leaves)
     if reached and leaves:
         upstream = [_upstream(name, output) for name, output in reached.items()]
         with cpu_isa(isa):
             grads = torch.autograd.grad(list(reached.values()), list(leaves.values()), upstream, allow_unused=True)
-        found |= {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
+    found = {
+        name: torch.zeros_like(leaf) if grad is None else grad
+        for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
+    }
     return Run({name: output.detach() for name, output in results.items()}, found)
 
 

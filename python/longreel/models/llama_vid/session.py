@@ -26,7 +26,12 @@ class LlamaVidSession(TensorSession):
         self._ids, self._mask = prompts.ids.to(model.device), prompts.mask.to(model.device)
         self._valid = model.adapter.query_mask(self._mask)
         self._exact = copy.deepcopy(model.adapter).double() if path == EXACT else None
-        self._tokens = TokenBuffer(model.preset.language.positions - prompts.longest)
+        positions = model.preset.language.positions
+        if prompts.longest >= positions:
+            raise ValueError(
+                f"question and answer take {prompts.longest} of the language model's {positions} positions"
+            )
+        self._tokens = TokenBuffer(positions - prompts.longest)
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         frames = chunk.frames

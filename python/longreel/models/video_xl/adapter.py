@@ -112,8 +112,6 @@ class VSTDecoder(Trainable, nn.Module):
         if not torch.equal(cache.inv_freq.cpu(), self.inv_freq.cpu()):
             raise ValueError(f"{path} holds keys at other rotary frequencies than the model's: it is of another model")
         cache.text_capacity = text_capacity
-        for layer in cache.layers:
-            layer.text_capacity = text_capacity
         return cache
 
     @torch.no_grad()

@@ -41,9 +41,12 @@ def number(name: str, value: Any) -> float:
     known = isinstance(value, (float, int, torch.SymFloat, torch.SymInt, numbers.Real))
     if not known or isinstance(value, bool):
         raise TypeError(f"{name} is {given(value)}; allowed: a number, or None")
-    if not torch.compiler.is_compiling() and not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; allowed: a finite number, or None")
-    return float(value)
+    try:
+        if torch.compiler.is_compiling() or math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise ValueError(f"{name} is {given(value)}; allowed: a finite number, or None")
 
 
 def given(value: Any) -> str:

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor
 
+from longreel.files.foreign import first_line
 from longreel.parity.golden import (
     llama_vid_attention,
     llama_vid_token_generation,
@@ -104,7 +105,7 @@ def replay(file: GoldenFile, backend: str | None = None, dtype: torch.dtype = to
         try:
             results = function(case, backend, dtype)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            yield Replayed(file.name, case.name, (), f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            yield Replayed(file.name, case.name, (), f"{type(error).__name__}: {first_line(error)}")
             continue
         yield Replayed(file.name, case.name, tuple(judge(case, results, dtype)))
 

@@ -67,7 +67,7 @@ def _decoder(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> VSTDe
     weights = case.file.weights(dtype)
     # The files' vocabulary has rows for markers.
     config.vocab_size = len(weights["lm_head.weight"])
-    language = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    language = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     ratios = case.params["ratios"]
     decoder = VSTDecoder(language, chunk=case.file.config["window"], ratio=tuple(ratios), backend=backend)
     decoder.language.load_state_dict(weights)

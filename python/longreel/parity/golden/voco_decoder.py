@@ -87,7 +87,9 @@ def _model(case: GoldenCase, dtype: torch.dtype) -> Any:
     theta = case.file.config["rope_theta"]
     config = LlamaConfig(**sizes, rope_parameters={"rope_type": "default", "rope_theta": theta}, pad_token_id=None)
     # Made in its dtype: a cast would round the inverse frequencies too.
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="longreel").eval()
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=dtype, attn_implementation="longreel", trust_remote_code=False
+    ).eval()
     # The files have embeddings of rows, not of ids.
     missing, unexpected = model.load_state_dict(case.file.weights(dtype), strict=False)
     if missing != ["model.embed_tokens.weight"] or unexpected:
