@@ -27,7 +27,7 @@ inline Tensor table(const Tensor& tensor, const char* name, int64_t dims, int64_
   STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Int, name, " must be int32 on the CPU");
   STD_TORCH_CHECK(tensor.dim() == dims && (columns == 0 || tensor.size(dims - 1) == columns), name, " must have ", dims,
                   " dimensions", columns == 0 ? "" : " and " + std::to_string(columns) + " columns");
-  return torch::stable::contiguous(tensor);
+  return dense(tensor);
 }
 
 inline const int32_t* ints(const Tensor& tensor) { return static_cast<const int32_t*>(tensor.const_data_ptr()); }

@@ -4,10 +4,12 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings/host_layout.h"
 #include "common/cpu_isa.h"
+#include "compress_frames/scheduler.h"
 
 namespace py = pybind11;
 
@@ -27,5 +29,14 @@ PYBIND11_MODULE(_host, m) {
         return names;
       },
       "Instruction sets that this machine runs, best last.");
+  m.def(
+      "frame_schedule",
+      [](int64_t frames, int64_t tokens, int64_t channels, int64_t queries, int64_t threads) {
+        const longreel::FrameSchedule schedule(frames, tokens, channels, queries, {threads, nullptr});
+        const longreel::QueryChunks chunks(frames, longreel::round_up(queries, 16) * longreel::round_up(channels, 16));
+        return std::tuple{schedule.workers, schedule.grain, chunks.count};
+      },
+      py::arg("frames"), py::arg("tokens"), py::arg("channels"), py::arg("queries"), py::arg("threads"),
+      "How the frame pass is cut on the CPU: workers, frames that one takes at a time, and chunks of the queries' gradient.");
   bind_layout(m);
 }

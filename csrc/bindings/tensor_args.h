@@ -40,6 +40,9 @@ FrameProblem frame_problem(const Tensor& query, const Tensor& patches, const std
 FrameProblem frame_views(const Tensor& query, const Tensor& patches, const std::optional<Tensor>& query_mask, int64_t packed,
                          double scale, const PoolWindow& pool);
 
+// The tensor where it is contiguous, else a copy: asking torch for it costs 1 us even where there is nothing to do.
+Tensor dense(const Tensor& tensor);
+
 // A contiguous tensor of this shape and dtype on the CPU, or none.
 std::optional<Tensor> contiguous_like(const std::optional<Tensor>& tensor, const char* name, const std::vector<int64_t>& shape,
                                       ScalarType dtype);
@@ -48,7 +51,7 @@ std::optional<Tensor> contiguous_like(const std::optional<Tensor>& tensor, const
 std::optional<Tensor> contiguous_beside(const Tensor& patches, const std::optional<Tensor>& tensor, const char* name,
                                         const std::vector<int64_t>& shape, ScalarType dtype);
 
-// Uninitialised, of the type and device of `like` unless another dtype is given.
+// On the CPU, uninitialised (poisoned on request, see scratch.h), of the type of `like` unless another dtype is given.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, std::optional<ScalarType> dtype = std::nullopt);
 
 // Contiguous, of the shape of `tensor`; empty where it is not asked for.

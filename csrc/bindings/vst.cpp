@@ -33,7 +33,7 @@ struct Table {
     STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Float, name, " must be float32 on the CPU");
     STD_TORCH_CHECK(tensor.dim() == dims && tensor.size(dims - 1) == channels / 2, name, " must have ", dims,
                     " dimensions, the last of ", channels / 2);
-    return torch::stable::contiguous(tensor);
+    return dense(tensor);
   }
 };
 

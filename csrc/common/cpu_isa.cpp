@@ -53,6 +53,11 @@ bool can_run(CpuIsa isa) { return isa == CpuIsa::portable; }
 
 #endif
 
+const char* forced_isa() {
+  const char* forced = std::getenv("LONGREEL_CPU_ISA");
+  return forced == nullptr || *forced == '\0' ? nullptr : forced;
+}
+
 std::string names(const std::vector<CpuIsa>& isas) {
   std::string text;
   for (CpuIsa isa : isas) text += (text.empty() ? "" : ", ") + std::string(name(isa));
@@ -90,12 +95,26 @@ const std::vector<CpuIsa>& available_cpu_isas() {
 
 CpuIsa choose_cpu_isa() {
   const auto& available = available_cpu_isas();
-  const char* forced = std::getenv("LONGREEL_CPU_ISA");
-  if (forced == nullptr || *forced == '\0') return available.back();
+  const char* forced = forced_isa();
+  if (forced == nullptr) return available.back();
   for (CpuIsa isa : available) {
     if (forced == std::string(name(isa))) return isa;
   }
   throw std::runtime_error("LONGREEL_CPU_ISA=" + std::string(forced) + " cannot run here; available: " + names(available));
+}
+
+bool bf16_pairs_pay() {
+  if (forced_isa() != nullptr) return true;
+#if defined(LONGREEL_X86)
+  // Golden Cove and its successors are those that have AVX512_FP16.
+  static const bool golden_cove = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 23) != 0;
+  }();
+  return !golden_cove;
+#else
+  return true;
+#endif
 }
 
 }  // namespace longreel

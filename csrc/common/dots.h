@@ -24,10 +24,32 @@ struct StepF32 {
   static Lanes fold(const float* x, Lanes q, Lanes sum) { return fma(splat(*x), q, sum); }
 };
 
+// Rows that are wanted next, fetched while others are multiplied: one line of each every `steps` (a power of two). Null: none.
+struct Ahead {
+  const void* rows = nullptr;
+  int64_t row = 0;    // bytes from one to the next
+  int64_t steps = 1;  // of the dot product, for each line of 64 bytes
+
+  template <class T>
+  static Ahead of(const T* rows, int64_t row, int64_t step_width) {
+    constexpr int64_t size = sizeof(T);
+    return {rows, row * size, 64 / size / step_width};
+  }
+  Ahead from(int64_t i) const { return {rows == nullptr ? nullptr : static_cast<const char*>(rows) + i * row, row, steps}; }
+
+  template <int Rows>
+  void fetch(int64_t k) const {
+    if (rows == nullptr || (k & (steps - 1)) != 0) return;
+    const char* line = static_cast<const char*>(rows) + k / steps * 64;
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) __builtin_prefetch(line + r * row);
+  }
+};
+
 // s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries; with `add` it is added
 template <class Step, int Rows, int Panels>
 inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename Step::Packed* q, int64_t q_panel,
-                      int64_t steps, float* s, int64_t s_row, int64_t ahead, bool add = false) {
+                      int64_t steps, float* s, int64_t s_row, const Ahead& ahead, bool add = false) {
   const int64_t chain = Step::chain(steps);
   for (int64_t begin = 0; begin < steps; begin += chain) {
     const int64_t end = std::min(begin + chain, steps);
@@ -46,11 +68,7 @@ inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename
 #pragma GCC unroll 4
         for (int p = 0; p < Panels; ++p) acc[r][p] = Step::fold(x + r * x_row + k * Step::width, queries[p], acc[r][p]);
       }
-      // One cache line of each row `ahead`, once per line.
-      if (ahead != 0 && k % (64 / sizeof(typename Step::Row) / Step::width) == 0) {
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) __builtin_prefetch(x + (ahead + r) * x_row + k * Step::width);
-      }
+      ahead.fetch<Rows>(k);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -71,21 +89,22 @@ struct VectorDots {
   static constexpr int64_t pair = Step::width;      // row elements in one packed unit
   static constexpr int64_t multiple = Step::width;  // C is padded to a multiple of this
   static constexpr int64_t rows_multiple = 1;       // tokens are padded to a multiple of this
+  static constexpr int64_t tile = Tiles::dot_rows;  // tokens that are multiplied at once
 
   // Held by a worker while it calls run().
   struct Session {
     Session() {}
   };
 
-  // x [n, C], packed q [panels, C / pair, 16] -> s [n, panels * 16]; rows `prefetch` tokens ahead are fetched meanwhile
+  // x [n, C], packed q [panels, C / pair, 16] -> s [n, panels * 16]; as many rows `ahead` are fetched meanwhile
   static void run(const Row* x, int64_t x_row, int64_t n, const Packed* q, int64_t panels, int64_t channels, float* s,
-                  int64_t s_row, bool prefetch) {
+                  int64_t s_row, const Ahead& ahead = {}) {
     const int64_t steps = channels / Step::width;
     int64_t p = 0;
     auto panels_at_once = [&](auto count) {
       constexpr int Panels = decltype(count)::value;
       for (; p + Panels <= panels; p += Panels) {
-        run_panels<Panels>(x, x_row, n, q + p * steps * 16, steps, s + p * 16, s_row, prefetch && p == 0);
+        run_panels<Panels>(x, x_row, n, q + p * steps * 16, steps, s + p * 16, s_row, p == 0 ? ahead : Ahead{});
       }
     };
     panels_at_once(std::integral_constant<int, Tiles::dot_panels>{});
@@ -95,12 +114,12 @@ struct VectorDots {
  private:
   template <int Panels>
   static void run_panels(const Row* x, int64_t x_row, int64_t n, const Packed* q, int64_t steps, float* s, int64_t s_row,
-                         bool prefetch) {
+                         const Ahead& ahead) {
     int64_t i = 0;
     auto rows_at_once = [&](auto count) {
       constexpr int Rows = decltype(count)::value;
       for (; i + Rows <= n; i += Rows) {
-        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, prefetch ? Rows : 0);
+        dots_tile<Step, Rows, Panels>(x + i * x_row, x_row, q, steps * 16, steps, s + i * s_row, s_row, ahead.from(i));
       }
     };
     rows_at_once(std::integral_constant<int, Tiles::dot_rows>{});

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "common/dots.h"
 #include "common/numbers.h"
 
 namespace longreel {
@@ -37,17 +38,18 @@ struct DotsAmx {
   static constexpr int64_t pair = 2;
   static constexpr int64_t multiple = 32;
   static constexpr int64_t rows_multiple = 32;
+  static constexpr int64_t tile = 32;
 
   using Session = TileSession;
 
   static void run(const bf16* x, int64_t x_row, int64_t n, const uint32_t* q, int64_t panels, int64_t channels, float* s,
-                  int64_t s_row, bool prefetch) {
+                  int64_t s_row, const Ahead& next = {}) {
     for (int64_t p = 0; p < panels; p += 2) {
       for (int64_t i = 0; i < n; i += 32) {
         const bf16* rows = x + i * x_row;
         const uint32_t* queries = q + p * channels * 8;
         float* scores = s + i * s_row + p * 16;
-        const bool ahead = prefetch && p == 0;
+        const Ahead ahead = p == 0 ? next.from(i) : Ahead{};
         if (p + 2 <= panels) {
           block<2>(rows, x_row, queries, channels, scores, s_row, ahead);
         } else {
@@ -60,7 +62,8 @@ struct DotsAmx {
  private:
   // s [32, Panels * 16] = x [32, C] . q^T
   template <int Panels>
-  static void block(const bf16* x, int64_t x_row, const uint32_t* q, int64_t channels, float* s, int64_t s_row, bool prefetch) {
+  static void block(const bf16* x, int64_t x_row, const uint32_t* q, int64_t channels, float* s, int64_t s_row,
+                    const Ahead& ahead) {
     const int64_t x_bytes = x_row * 2, s_bytes = s_row * 4;
     const uint32_t* q1 = q + channels * 8;
     _tile_zero(0);
@@ -80,9 +83,7 @@ struct DotsAmx {
         _tile_dpbf16ps(2, 4, 7);
         _tile_dpbf16ps(3, 5, 7);
       }
-      if (prefetch) {
-        for (int64_t r = 32; r < 64; ++r) __builtin_prefetch(x + r * x_row + c);
-      }
+      ahead.fetch<32>(c / 32);
     }
     _tile_stored(0, s, s_bytes);
     _tile_stored(1, s + 16 * s_row, s_bytes);

@@ -8,7 +8,10 @@
 
 namespace longreel {
 
-// A 64-byte aligned block, freed with the object. LONGREEL_POISON=1 fills it with NaN bytes first.
+// NaN bytes over fresh memory where LONGREEL_POISON=1.
+void poison(void* data, int64_t bytes);
+
+// A 64-byte aligned block, freed with the object, poisoned first.
 class Scratch {
  public:
   explicit Scratch(int64_t bytes);

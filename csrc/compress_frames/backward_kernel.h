@@ -152,21 +152,6 @@ class FrameBackward {
   Term<T>* terms_;
 };
 
-// Frames are cut into chunks, each with its own sum of the shared queries' gradient: neither the chunks nor the order in
-// which they are joined depends on the number of threads.
-struct QueryChunks {
-  static constexpr int64_t most = 64, fewest = 8, workspace = 11 << 20;
-
-  int64_t frames, count, size;  // size: floats of one sum
-
-  QueryChunks(int64_t frames, int64_t size) : frames(frames), size(size) {
-    const int64_t fitting = workspace / std::max<int64_t>(1, size * static_cast<int64_t>(sizeof(float)));
-    count = std::min(frames, std::clamp(fitting, fewest, most));
-  }
-
-  int64_t begin(int64_t chunk) const { return chunk * frames / count; }
-};
-
 // grad_query [P, 1, M, C] from the chunks' sums
 template <class T, class Dots>
 void join_chunks(const FrameProblem& problem, const PackedQueries<T, Dots>& queries, const QueryChunks& chunks,
@@ -198,7 +183,7 @@ void frames_backward(const FrameProblem& problem, const FrameGradients& gradient
   workspace(common_size), joined_rows(common_size), joined(common_size);
   FrameBackward<T, Dots, Products>(problem, gradients, shared ? &counted : nullptr, worker_size);
 
-  const int64_t workers = frame_workers(problem, threads);
+  const auto [workers, grain] = frame_schedule(problem, threads);
   const Scratch scratch(common_size.used() + workers * worker_size.used());
   Arena common(scratch.data());
   Set set(problem, true, common);
@@ -207,7 +192,7 @@ void frames_backward(const FrameProblem& problem, const FrameGradients& gradient
   float* const acc = joined(common);
   if (shared) set.pack(0);
   const int64_t tiles = chunked ? chunks.count : frames;
-  share_tiles(threads, workers, tiles, chunked ? 1 : frame_grain(problem, workers), [&](int64_t worker, auto next) {
+  share_tiles(threads, workers, tiles, chunked ? 1 : grain, [&](int64_t worker, auto next) {
     Arena arena(scratch.data() + common_size.used() + worker * worker_size.used());
     FrameBackward<T, Dots, Products> backward(problem, gradients, shared ? &set : nullptr, arena);
     backward.start();

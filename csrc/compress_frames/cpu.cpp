@@ -10,7 +10,7 @@ FrameKernels choose_kernels(Dtype dtype) {
   [[maybe_unused]] const CpuIsa isa = choose_cpu_isa();
 #if defined(LONGREEL_X86)
   if (dtype == Dtype::bf16 && isa == CpuIsa::amx_bf16) return frame_kernels_amx_bf16();
-  if (dtype == Dtype::bf16 && isa == CpuIsa::avx512_bf16) return frame_kernels_avx512_bf16();
+  if (dtype == Dtype::bf16 && isa == CpuIsa::avx512_bf16 && bf16_pairs_pay()) return frame_kernels_avx512_bf16();
   if (isa >= CpuIsa::avx512) return frame_kernels_avx512(dtype);
   if (isa == CpuIsa::avx2) return frame_kernels_avx2(dtype);
 #endif

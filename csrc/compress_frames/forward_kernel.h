@@ -75,12 +75,12 @@ void frames_forward(const FrameProblem& problem, const FrameOutputs& outputs, co
   const Set counted(problem, false, set_size);
   FrameForward<T, Dots>(problem, outputs, shared ? &counted : nullptr, worker_size);
 
-  const int64_t workers = frame_workers(problem, threads);
+  const auto [workers, grain] = frame_schedule(problem, threads);
   const Scratch scratch(set_size.used() + workers * worker_size.used());
   Arena set_arena(scratch.data());
   Set set(problem, false, set_arena);
   if (shared) set.pack(0);
-  share_tiles(threads, workers, problem.patches.frames, frame_grain(problem, workers), [&](int64_t worker, auto next) {
+  share_tiles(threads, workers, problem.patches.frames, grain, [&](int64_t worker, auto next) {
     Arena arena(scratch.data() + set_size.used() + worker * worker_size.used());
     FrameForward<T, Dots> forward(problem, outputs, shared ? &set : nullptr, arena);
     const typename Dots::Session session;

@@ -3,6 +3,7 @@
 
 #include "common/frame_rows.h"
 #include "compress_frames/queries.h"
+#include "compress_frames/scheduler.h"
 
 namespace longreel {
 namespace {
@@ -15,19 +16,10 @@ inline int64_t longest_frame(const FrameProblem& problem) {
   return std::max<int64_t>(0, longest - problem.pool.prefix);
 }
 
-// Multiplications that make it worth waking a thread.
-constexpr int64_t kWorthAThread = 1 << 18;
-
-inline int64_t frame_workers(const FrameProblem& problem, const Pool& threads) {
+inline FrameSchedule frame_schedule(const FrameProblem& problem, const Pool& threads) {
   const Patches& x = problem.patches;
   const int64_t tokens = problem.total_tokens() / std::max<int64_t>(1, x.frames);
-  const int64_t cost = tokens * x.channels * (problem.queries.prompts * problem.queries.rows + 2);
-  return workers_for(threads, x.frames, ceil_div(kWorthAThread, std::max<int64_t>(1, cost)));
-}
-
-// Neighbouring frames go to one worker, which prefetches across their border, while enough are left to balance.
-inline int64_t frame_grain(const FrameProblem& problem, int64_t workers) {
-  return std::clamp<int64_t>(problem.patches.frames / (workers * 16), 1, 8);
+  return {x.frames, tokens, x.channels, problem.queries.prompts * problem.queries.rows, threads};
 }
 
 template <class T>
@@ -61,7 +53,8 @@ class FrameScores {
     if constexpr (std::is_same_v<T, typename Dots::Row>) {
       if (padded == channels_) {
         n = x.count / Dots::rows_multiple * Dots::rows_multiple;
-        Dots::run(x.data, x.stride, n, queries.packed(), queries.panels(), padded, s_, columns_, true);
+        Dots::run(x.data, x.stride, n, queries.packed(), queries.panels(), padded, s_, columns_,
+                  Ahead::of(x[Dots::tile], x.stride, kStep));
       }
     }
     for (; n < x.count; n += kBlock) {
@@ -69,7 +62,8 @@ class FrameScores {
       for (int64_t r = 0; r < padded_rows; ++r) {
         copy_row(x[r < rows ? n + r : n], 1, r < rows ? channels_ : 0, block_ + r * padded, padded);
       }
-      Dots::run(block_, padded, padded_rows, queries.packed(), queries.panels(), padded, s_ + n * columns_, columns_, false);
+      Dots::run(block_, padded, padded_rows, queries.packed(), queries.panels(), padded, s_ + n * columns_, columns_,
+                Ahead::of(x[n + kBlock], x.stride, kStep));
     }
   }
 
@@ -77,7 +71,8 @@ class FrameScores {
   int64_t stride() const { return columns_; }
 
  private:
-  static constexpr int64_t kBlock = 96;  // a multiple of every row tile
+  static constexpr int64_t kBlock = std::max<int64_t>(24, Dots::tile);  // whole tiles
+  static constexpr int64_t kStep = Dots::multiple;                      // channels of a step
 
   int64_t channels_;
   typename Dots::Row* block_;

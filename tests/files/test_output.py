@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longreel.files.output import OutputFile, append_line, write_text
+from longreel.files.output import OutputFile, append_line, remove_unfinished, write_text
 
 pytestmark = pytest.mark.fast
 
@@ -43,6 +43,30 @@ def test_an_exception_leaves_nothing(tmp_path: Path, end: type[BaseException]) -
     with pytest.raises(end):
         fail()
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["_lock", "OutputFile.__enter__"])
+def test_an_end_before_its_with_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    def end(*given: object, **named: object) -> None:
+        assert len([*tmp_path.iterdir()]) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"longreel.files.output.{moment}", end)
+    with pytest.raises(KeyboardInterrupt), OutputFile(tmp_path / "a"):
+        pass
+    remove_unfinished()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_forked_child_leaves_it(tmp_path: Path) -> None:
+    with OutputFile(tmp_path / "a") as out:
+        child = os.fork()
+        if not child:
+            remove_unfinished()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert out.part.exists()
+    assert [*tmp_path.iterdir()] == [tmp_path / "a"]
 
 
 def test_rights_are_the_users(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from longreel import __version__
 from longreel.cli import ask, bench, extract, profile, run, streams
 from longreel.cli.console import one_line_errors
 from longreel.cli.doctor import doctor
+from longreel.files.output import remove_unfinished
 
 
 def make_app() -> typer.Typer:
@@ -53,4 +54,6 @@ def main() -> None:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except typer.Exit as end:
         code = end.exit_code
+    finally:
+        remove_unfinished()
     sys.exit(streams.finish(code))

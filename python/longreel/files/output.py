@@ -1,5 +1,6 @@
 """The one writer: a file appears under its name when it is whole, and what a run that was killed left of one is removed."""
 
+import atexit
 import errno
 import hashlib
 import os
@@ -38,12 +39,14 @@ class OutputFile:
             self._remove_left()
             handle = self._create()
         except OSError as error:
+            remove_unfinished(self)
             raise _refused(self.path, error) from None
         self.file = os.fdopen(handle, "w+b")
 
     def _create(self) -> int:
         while True:
             self.part = self._target.with_name(f"{self._before}{secrets.token_hex(4)}.part")
+            _unfinished[self] = self.part  # before it exists: a signal comes at any moment
             try:
                 handle = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
@@ -104,10 +107,27 @@ class OutputFile:
             pass
         finally:
             # Gone already where it was renamed.
-            self.part.unlink(missing_ok=True)
+            remove_unfinished(self)
 
     def _ours(self, error: OSError) -> bool:
         return error.filename == str(self.part) or (error.filename is None and error.errno in _FULL)
+
+
+_unfinished: dict[OutputFile, Path] = {}
+
+
+def remove_unfinished(file: OutputFile | None = None) -> None:
+    """What a file, or every file of this process, has not finished: a signal may come before its `with` has begun."""
+    for each in [*_unfinished] if file is None else [file]:
+        part = _unfinished.get(each)
+        if part is not None:
+            part.unlink(missing_ok=True)
+            del _unfinished[each]
+
+
+atexit.register(remove_unfinished)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unfinished.clear)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

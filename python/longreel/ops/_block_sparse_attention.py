@@ -96,7 +96,7 @@ def lower(
     plan = planned(layout, q.device, q)
     _check_layout(plan, q, k, global_k)
     # Without KV blocks k and v would be given gradients of zero.
-    if plan.extent.shape[0] and not plan.kv_blocks.shape[0] and wants_grad((q, k, v, global_k, global_v)):
+    if wants_grad((q, k, v, global_k, global_v)) and plan.extent.shape[0] and not plan.kv_blocks.shape[0]:
         raise ValueError(
             "a step of text or VST rows alone is planned for inference and has no gradient: plan the layout's rows"
         )
@@ -158,7 +158,8 @@ def _check_layout(plan: PlannedLayout, q: Tensor, k: Tensor, global_k: Tensor | 
         raise ValueError(
             f"the layout is planned for {plan.bounds.device} and q is on {q.device}: use layout.to(q.device)"
         )
-    _check_sizes((plan.bounds.shape[0], plan.start.shape[0]), plan.bounds.shape[1], plan.extent.shape[0], q, k)
+    samples, queries, _ = plan.bounds.shape
+    _check_sizes((samples, plan.start.shape[0]), queries, plan.extent.shape[0], q, k)
     if global_k is not None and global_k.shape[1] != plan.global_index.shape[1]:
         raise ValueError(
             f"the layout has {plan.global_index.shape[1]} global keys and global_k has {global_k.shape[1]}"
@@ -166,15 +167,15 @@ def _check_layout(plan: PlannedLayout, q: Tensor, k: Tensor, global_k: Tensor | 
 
 
 def _check_sizes(samples: tuple[int, ...], queries: int, keys: int, q: Tensor, k: Tensor) -> None:
-    if queries != q.shape[1]:
-        raise ValueError(f"the layout has {queries} query rows and q has {q.shape[1]}: they must be as many")
-    if keys > k.shape[1]:
-        raise ValueError(f"layout expects at least {keys} keys, k has {k.shape[1]}")
+    batch, rows, _, _ = q.shape
+    there = k.shape[1]
+    if queries != rows:
+        raise ValueError(f"the layout has {queries} query rows and q has {rows}: they must be as many")
+    if keys > there:
+        raise ValueError(f"layout expects at least {keys} keys, k has {there}")
     for several in samples:
-        if several != 1 and several != q.shape[0]:
-            raise ValueError(
-                f"the layout has {several} samples and q has {q.shape[0]}: one sample, or as many, is allowed"
-            )
+        if several != 1 and several != batch:
+            raise ValueError(f"the layout has {several} samples and q has {batch}: one sample, or as many, is allowed")
 
 
 def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def compress_frames(
     context, content, weights, _ = run(OP, lowered, backend)
     shape = lowered.rest
     return CompressedFrames(
-        context.reshape(*shape, context.shape[-1]),
+        context.reshape(*shape, patches.shape[-1]),
         content,
         weights.reshape(*shape, weights.shape[-1]) if return_weights else None,
     )
@@ -91,12 +91,13 @@ def lower(
     """Checks, then the arguments of the low-level op, and the batch shape of the result."""
     check_tensors(query=query, patches=patches)
     query, patches = autocast(query, patches)
-    check_pair(query, patches)
-    if patches.dim() != 3:
-        raise ValueError(f"patches must be [F, N, C], given {tuple(patches.shape)}")
-    geometry = pool_geometry(patches.shape[1], output_size, mode, grid, num_prefix_tokens)
-    low_query, low_mask, _prompts, shape = lower_queries(query, query_mask, patches.shape[0])
-    return Lowered(Arguments(low_query, patches, low_mask, resolve_scale(scale, patches.shape[-1]), *geometry), shape)
+    given = check_pair(query, patches)
+    if len(given) != 3:
+        raise ValueError(f"patches must be [F, N, C], given {tuple(given)}")
+    frames, tokens, width = given
+    geometry = pool_geometry(tokens, output_size, mode, grid, num_prefix_tokens)
+    low_query, low_mask, _prompts, shape = lower_queries(query, query_mask, frames)
+    return Lowered(Arguments(low_query, patches, low_mask, resolve_scale(scale, width), *geometry), shape)
 
 
 def run_reference(

@@ -82,26 +82,26 @@ def lower(
     """Checks, then the arguments of the low-level op and the `Shape` of the result."""
     check_tensors(query=query, patches=patches)
     query, patches = autocast(query, patches)
-    check_pair(query, patches)
+    given = check_pair(query, patches)
     if cu_seqlens is None:
-        if patches.dim() != 3:
-            raise ValueError(f"patches must be [F, N, C] (or [total, C] with cu_seqlens), given {tuple(patches.shape)}")
-        frames = patches.shape[0]
+        if len(given) != 3:
+            raise ValueError(f"patches must be [F, N, C] (or [total, C] with cu_seqlens), given {tuple(given)}")
+        frames = given[0]
     else:
         check_dense("cu_seqlens", cu_seqlens)
         if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
             raise ValueError(
                 f"cu_seqlens must be int32 or int64 [F + 1], given {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
             )
-        if patches.dim() != 2:
-            raise ValueError(f"packed patches must be [total, C] where cu_seqlens is given, not {tuple(patches.shape)}")
+        if len(given) != 2:
+            raise ValueError(f"packed patches must be [total, C] where cu_seqlens is given, not {tuple(given)}")
         if cu_seqlens.device != patches.device:
             raise ValueError(f"cu_seqlens is on {cu_seqlens.device} and patches are on {patches.device}")
         if cu_seqlens.device.type == "cpu" and type(cu_seqlens) is Tensor and not torch.compiler.is_compiling():
-            _check_bounds(cu_seqlens, patches.shape[0])
+            _check_bounds(cu_seqlens, given[0])
         frames = cu_seqlens.shape[0] - 1
     low_query, low_mask, prompts, shape = lower_queries(query, query_mask, frames)
-    args = Arguments(low_query, patches, low_mask, cu_seqlens, resolve_scale(scale, patches.shape[-1]))
+    args = Arguments(low_query, patches, low_mask, cu_seqlens, resolve_scale(scale, given[-1]))
     return Lowered(args, Shape(prompts, shape))
 
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+_PAIRS = (tuple, list)
+
 
 class PoolGeometry(NamedTuple):
     """Token (y, x) of the window is patch row `prefix + y * pitch + x`; cell (i, j) averages the window's rows
@@ -57,7 +59,7 @@ def _whole(name: str, value: Any, more: str = "") -> int:
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     """(height, width)."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
+    if not isinstance(value, _PAIRS) or len(value) != 2:
         shown = (
             str(value)
             if isinstance(value, tuple | list | int) and len(str(value)) < 40
@@ -79,7 +81,7 @@ def pool_geometry(
     # a compiled graph specialises on N and on these settings, never on F
     tokens, prefix = operator.index(tokens), operator.index(_whole("num_prefix_tokens", num_prefix_tokens))
     grid = None if grid is None else _pair("grid", grid)
-    if isinstance(output_size, tuple | list):
+    if isinstance(output_size, _PAIRS):
         output_size = _pair("output_size", output_size)
     elif output_size is not None:
         output_size = _whole("output_size", output_size, " or a pair of them")

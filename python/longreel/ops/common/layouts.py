@@ -9,6 +9,7 @@ from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout._modes import fake_mode
 
 PLANS_KEPT = 16
+_LAYOUTS = (VideoLayout, PlannedLayout)
 UNPLANNED = "a VideoLayout under torch.compile or CUDA graph capture must be planned before: pass layout.to(device)"
 
 
@@ -17,7 +18,7 @@ def planned(layout: VideoLayout | PlannedLayout, device: torch.device, like: Ten
 
     like: a tensor of the call; where it is fake, the plan's tensors are made fake for this call.
     """
-    if not isinstance(layout, VideoLayout | PlannedLayout):
+    if not isinstance(layout, _LAYOUTS):
         raise TypeError(f"layout is a {type(layout).__name__}; allowed: VideoLayout, or what layout.to(device) gives")
     if torch.compiler.is_compiling():
         if isinstance(layout, VideoLayout):

