@@ -56,6 +56,7 @@ ADDRESS = Sanitizer(
             "fast and not slow",
             *sorted(map(str, Path("tests/ops").glob("test_contract*.py"))),
         ],
+        "any strides, every instruction set": ["tests/ops/test_contract_memory.py", "-k", "test_any_strides and cpu"],
         "mutated calls and layouts": ["tests/fuzz", "-k", "calls or layouts"],
     },
     2,

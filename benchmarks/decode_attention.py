@@ -1,12 +1,18 @@
-"""Attention of few query rows over a long cache, against SDPA in its best form: `python benchmarks/decode_attention.py`.
+"""Attention of few query rows over a long cache, against SDPA in its best form.
 
-32 heads of 128 over 8 key heads; the cache is [1, Hkv, S, D], as transformers keeps it. SDPA runs with enable_gqa and with the
-heads that share keys folded into rows; `bound` is the time to read keys and values at the bandwidth of the same run.
+    python benchmarks/decode_attention.py
+    python benchmarks/decode_attention.py --layers 28 --heads 28 --kv-heads 4 --keys 18432 --rows 1
+
+The second is a step of Video-XL. The cache is [1, Hkv, S, D], as transformers keeps it; every form runs through those of all
+layers, one behind the other, as a step does. SDPA runs with enable_gqa and with the heads that share keys folded into rows;
+`bound` is the time to read keys and values at the bandwidth of the same run, over as many bytes as all layers have.
 """
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,73 +23,99 @@ from longreel.bench.roof import RoofMeter
 from longreel.measure.clock import HostClock
 from longreel.testing.budget import PEER_BUDGETS, Errors, allowed, check_within, errors
 
-HEADS, KV_HEADS, WIDTH = 32, 8, 128
+WIDTH = 128
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def forms(
-    keys: int, rows: int, dtype: torch.dtype, computed_in: torch.dtype | None = None
-) -> dict[str, Callable[[], Tensor]]:
-    """Each gives [1, H, rows, D] of the same inputs, which are rounded to `dtype`."""
-    group, computed_in = HEADS // KV_HEADS, computed_in or dtype
-    generator = torch.Generator().manual_seed(0)
+@dataclass(frozen=True)
+class Case:
+    """`rows` query rows of `heads` behind `keys`, in each of `layers`."""
 
-    def normal(heads: int, length: int) -> Tensor:
-        return torch.randn(1, heads, length, WIDTH, generator=generator).to(dtype).to(computed_in)
+    keys: int
+    rows: int
+    heads: int
+    kv_heads: int
+    layers: int
 
-    q, k, v = normal(HEADS, rows), normal(KV_HEADS, keys), normal(KV_HEADS, keys)
+    def tensors(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """q [1, H, rows, D] and [k, v] [2, 1, Hkv, keys, D] of every layer."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, self.keys if len(shape) > 2 else self.rows, WIDTH, generator=generator).to(dtype)
+
+        return normal(1, self.heads), [normal(2, 1, self.kv_heads) for _ in range(self.layers)]
+
+
+def forms(case: Case, q: Tensor, layers: list[Tensor]) -> dict[str, Callable[[], Tensor]]:
+    """Each gives [1, H, rows, D], of the next layer."""
+    group, rows, keys = case.heads // case.kv_heads, case.rows, case.keys
     plan = VideoLayout.causal(keys).rows(keys - rows, keys).to("cpu")
-    q_rows, k_rows, v_rows = (t.transpose(1, 2) for t in (q, k, v))
-    folded = q.reshape(1, KV_HEADS, group * rows, WIDTH)
+    folded = q.reshape(1, case.kv_heads, group * rows, WIDTH)
     mask = None
     if rows > 1:
-        mask = torch.zeros(rows, keys, dtype=computed_in)
+        mask = torch.zeros(rows, keys, dtype=q.dtype)
         mask[:, keys - rows :] = torch.full((rows, rows), -torch.inf).triu(1)
     folded_mask = None if mask is None else mask.repeat(group, 1)
     sdpa = F.scaled_dot_product_attention
+
+    def ours(k: Tensor, v: Tensor) -> Tensor:
+        out: Tensor = block_sparse_attention(*(t.transpose(1, 2) for t in (q, k, v)), plan, backend="cpu")
+        return out.transpose(1, 2)
+
+    def through(form: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Tensor]:
+        caches = itertools.cycle(layers)
+        return lambda: form(*next(caches))
+
     return {
-        "ours": lambda: block_sparse_attention(q_rows, k_rows, v_rows, plan, backend="cpu").transpose(1, 2),
-        "SDPA, enable_gqa": lambda: sdpa(q, k, v, attn_mask=mask, enable_gqa=True),
-        "SDPA, folded": lambda: sdpa(folded, k, v, attn_mask=folded_mask).reshape(q.shape),
+        "ours": through(ours),
+        "SDPA, enable_gqa": through(lambda k, v: sdpa(q, k, v, attn_mask=mask, enable_gqa=True)),
+        "SDPA, folded": through(lambda k, v: sdpa(folded, k, v, attn_mask=folded_mask).reshape(q.shape)),
     }
 
 
-def check(calls: dict[str, Callable[[], Tensor]], truth: Tensor, dtype: torch.dtype) -> None:
+def check(case: Case, q: Tensor, layers: list[Tensor]) -> None:
     """Ours within the error budget, whose yardstick is SDPA; its other form within that of code that is not ours."""
-    yardstick = errors(calls["SDPA, enable_gqa"](), truth)
-    limit = allowed(yardstick, dtype)
+    calls = forms(case, q, layers[:1])
+    truth = forms(case, q.double(), [layers[0].double()])["SDPA, enable_gqa"]()
+    limit = allowed(errors(calls["SDPA, enable_gqa"](), truth), q.dtype)
     check_within("ours", calls["ours"](), truth, limit)
     folded = Errors(PEER_BUDGETS * limit.max_rel, PEER_BUDGETS * limit.rms_rel)
     check_within("SDPA, folded", calls["SDPA, folded"](), truth, folded)
 
 
+def measured(case: Case, dtype: torch.dtype, repeats: int) -> list[float]:
+    """Seconds a call of every form, then to read its keys and values."""
+    q, layers = case.tensors(dtype)
+    check(case, q, layers)
+    clock, calls = HostClock(), forms(case, q, layers)
+    meter = RoofMeter(torch.device("cpu"), dtype, size=sum(layer.nbytes for layer in layers), side=16)
+    times: dict[str, list[float]] = {form: [] for form in calls}
+    for _ in range(repeats):
+        for form, call in calls.items():
+            times[form].append(clock.sample(call, case.layers))
+        meter.sample(clock)
+    return [*map(statistics.median, times.values()), layers[0].nbytes / meter.roof().bandwidth]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", action="append", choices=DTYPES)
     parser.add_argument("--keys", type=int, nargs="+", default=[8192, 100_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=1, help="caches that calls go through (1)")
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    clock = HostClock()
     print("| dtype | keys | rows | ours | SDPA, enable_gqa | SDPA, folded | over the best | bound | ours over it |")
     print("| --- | ---: | ---: |" + " ---: |" * 6)
-    for name in options.dtype or DTYPES:
-        dtype = DTYPES[name]
-        for keys in options.keys:
-            size = 2 * keys * KV_HEADS * WIDTH * dtype.itemsize
-            meter = RoofMeter(torch.device("cpu"), dtype, size=size, side=16)
-            for rows in (1, 4, 16):
-                calls = forms(keys, rows, dtype)
-                check(calls, forms(keys, rows, dtype, computed_in=torch.float64)["SDPA, enable_gqa"](), dtype)
-                times: dict[str, list[float]] = {form: [] for form in calls}
-                for _ in range(options.repeats):
-                    for form, call in calls.items():
-                        times[form].append(clock.sample(call, 1))
-                    meter.sample(clock)
-                ours, *theirs = (statistics.median(samples) for samples in times.values())
-                bound = size / meter.roof().bandwidth
-                cells = [name, f"{keys:,}", str(rows), *(f"{1e3 * t:.2f} ms" for t in (ours, *theirs))]
-                cells += [f"{min(theirs) / ours:.2f}x", f"{1e3 * bound:.2f} ms", f"{ours / bound:.1f}x"]
-                print("| " + " | ".join(cells) + " |", flush=True)
+    for name, keys, rows in itertools.product(options.dtype or DTYPES, options.keys, options.rows):
+        case = Case(keys, rows, options.heads, options.kv_heads, options.layers)
+        ours, *theirs, bound = measured(case, DTYPES[name], options.repeats)
+        cells = [name, f"{keys:,}", str(rows), *(f"{1e3 * t:.2f} ms" for t in (ours, *theirs))]
+        cells += [f"{min(theirs) / ours:.2f}x", f"{1e3 * bound:.2f} ms", f"{ours / bound:.2f}x"]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     """Tests and modules out of the collector's sight: to walk through them takes a second, and a peak begins with a walk."""
     gc.collect()

@@ -16,6 +16,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 6, dot_panels = 1;
   static constexpr int sums = 6, sum_rows = 4, sum_lanes = 1, pair_lanes = 2, single_lanes = 4;
+  static constexpr int product_rows = 6, product_lanes = 1;
   static constexpr int strip_rows = 6, strip_panels = 1;
   static constexpr int few_rows = 0;
 };

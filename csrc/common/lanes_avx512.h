@@ -16,6 +16,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 12, dot_panels = 2;
   static constexpr int sums = 24, sum_rows = 8, sum_lanes = 3, pair_lanes = 8, single_lanes = 8;
+  static constexpr int product_rows = 8, product_lanes = 3;
   static constexpr int strip_rows = 6, strip_panels = 4;
   static constexpr int few_rows = 16;
 };

@@ -19,6 +19,7 @@ struct Lanes {
 struct Tiles {
   static constexpr int dot_rows = 2, dot_panels = 1;
   static constexpr int sums = 2, sum_rows = 2, sum_lanes = 1, pair_lanes = 1, single_lanes = 2;
+  static constexpr int product_rows = 2, product_lanes = 1;
   static constexpr int strip_rows = 2, strip_panels = 1;
   static constexpr int few_rows = 0;
 };

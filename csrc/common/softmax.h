@@ -15,8 +15,11 @@ namespace {
 // Sums sixteen columns over many tokens: short fp32 runs, joined in fp64.
 class ColumnSums {
  public:
-  void add(Lanes x) {
-    run_ = run_ + x;
+  void add(Lanes x) { add(x, splat(1.0f)); }
+
+  // A product, rounded once with the sum, whatever the compiler makes of it.
+  void add(Lanes x, Lanes y) {
+    run_ = fma(x, y, run_);
     if (++length_ == 64) flush();
   }
 
@@ -79,22 +82,25 @@ inline void softmax_mean_backward(float* s, int64_t s_row, int64_t tokens, int64
       float* at = s + n * s_row + first;
       const Lanes p = exp(fma(splat(scale), load(at), minus_m));
       mass.add(p);
-      moment.add(p * splat(g[n]));
+      moment.add(p, splat(g[n]));
       store(at, p);
     }
-    float share[16], mean[16];
+    // The mean in two floats: what one rounds off is lost to every token alike.
+    float share[16], mean[16], rest[16];
     for (int64_t m = 0; m < 16; ++m) {
       const double l_i = mass.totals()[m];
       const bool counts = first + m < valid;
       share[m] = counts ? static_cast<float>(1.0 / (l_i * static_cast<double>(valid))) : 0.0f;
-      mean[m] = counts ? static_cast<float>(moment.totals()[m] / l_i) : 0.0f;
+      const double mu = counts ? moment.totals()[m] / l_i : 0.0;
+      mean[m] = static_cast<float>(mu);
+      rest[m] = static_cast<float>(mu - static_cast<double>(mean[m]));
     }
-    const Lanes shares = load(share), means = load(mean), scaled = splat(scale) * shares;
+    const Lanes shares = load(share), means = load(mean), rests = load(rest), scaled = splat(scale) * shares;
     for (int64_t n = 0; n < tokens; ++n) {
       float* at = s + n * s_row + first;
       const Lanes p = load(at);
       weights[n] += sum(shares * p);
-      store(at, scaled * p * (splat(g[n]) - means));
+      store(at, scaled * p * ((splat(g[n]) - means) - rests));
     }
   }
 }

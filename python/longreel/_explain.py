@@ -20,12 +20,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found; printing it gives the text."""
+    """What `explain` found; printing it gives the text. form: which of several forms is computed, and why."""
 
     op: str
     chosen: str | None
     candidates: tuple[Candidate, ...]
     cost: Cost
+    form: str | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.op}: {self.chosen or 'no backend can run this call'}"]
@@ -40,6 +41,8 @@ class Explanation:
         lines.append(
             f"    bound: max({cost.bytes / 1e9:.4g} GB / memory bandwidth, {cost.flops / 1e12:.4g} TFLOP / matrix rate)"
         )
+        if self.form is not None:
+            lines.append(f"    {self.form}")
         return "\n".join(lines)
 
 
@@ -57,4 +60,4 @@ def explain(op: str | Callable[..., Any], *args: Any, backend: str | None = None
         Candidate(row.backend, refusal(row, request, named=row.backend == backend), row.why) for row in spec.rows
     )
     chosen = next((c.backend for c in candidates if c.refusal is None and backend in (None, c.backend)), None)
-    return Explanation(name, chosen, candidates, cost)
+    return Explanation(name, chosen, candidates, cost, spec.form_of(*args, **kwargs))

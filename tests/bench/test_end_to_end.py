@@ -122,6 +122,7 @@ def test_no_card_is_said() -> None:
     assert "no CUDA GPU on this machine" in done.stdout
 
 
+@pytest.mark.long
 def test_a_small_run_of_everything(tmp_path: Path) -> None:
     # Every system's own runs are tested in tests/cli: one stands here for all.
     systems = ("llama-vid",)

@@ -1,5 +1,6 @@
 """However a command ends, nothing is half-written and one line says why: signals, streams, full disks, memory."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from forked import Place, call, end, start
+from rich.console import Console
 
+from longreel.cli.console import progress
 from longreel.cli.ends import Ended, ended_by_signals
 from longreel.files.output import OutputFile
 from longreel.models.inputs import feature_writer
@@ -68,6 +71,29 @@ def test_a_signal_ends_as_an_exception_does(tmp_path: Path, name: str) -> None:
     assert ended.value.code == 128 + number
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "raised"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", Ended)])
+def test_a_signal_that_a_library_swallowed_ends_with_the_next_frame(name: str, raised: type[BaseException]) -> None:
+    frames = list[int]()
+
+    def work() -> None:
+        with ended_by_signals(), progress(Console(stderr=True), 9) as told:
+            for frame in range(9):
+                told(frame)
+                frames.append(frame)
+                if frame == 3:
+                    with contextlib.suppress(BaseException), ended_by_signals():
+                        os.kill(os.getpid(), getattr(signal, name))
+                        time.sleep(5)
+
+    with pytest.raises(raised):
+        work()
+    assert frames == [0, 1, 2, 3]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with ended_by_signals(), progress(Console(stderr=True), 9) as told:
+        told(1)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from test_run import call, refused
 from typer.testing import Result
 
 from longreel.cache import VSTCache
+from longreel.models import VideoMemory
 from longreel.models.sizes import TowerSize
 from longreel.models.video_xl import PRESETS, VideoXLPreset
 from longreel.models.video_xl.presets import qwen2
@@ -52,11 +53,24 @@ def test_a_video(tmp_path: Path, clip: Path) -> None:
     assert line["backend"] == "cpu"
     assert "11 tokens kept, of 41: 73.17% less" in result.stdout
     assert "first token    after" in result.stdout
+    before = line["total_s"]["longreel"] - line["stages_s"]["longreel"]["language"]
+    assert line["frames_per_s"]["longreel"] == pytest.approx(10 / before)
+    assert "ingested       " in result.stdout
     assert result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("options", [["--ratio", 2], ["--ratio", 3], ["--ratio", 4, "--backend", "reference"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--ratio", 2],
+        ["--ratio", 3],
+        ["--ratio", 4, "--backend", "reference"],
+        ["--ratio", "2,4"],
+        ["--ratio", "1,2,4", "--draw", "sequence"],
+    ],
+    ids=str,
+)
 def test_compare(tmp_path: Path, clip: Path, options: list[object]) -> None:
     """Memory and logits of two questions, against the released order of operations and float64; 3 does not divide 4."""
     given = ["--frames", "fps:5", "--question", "a", "--question", "why is it?", *options]
@@ -98,6 +112,37 @@ def test_a_saved_memory_is_asked_again(tmp_path: Path, clip: Path, monkeypatch: 
     refused(call("run", saved, "--system", "video-xl", *given, "--ratio", 4), "made with --ratio 2, this run has 4")
 
 
+@pytest.mark.parametrize(("draw", "tokens"), [("sequence", 6 + 3 + 6 + 1), ("step-random", None)])
+def test_several_ratios(tmp_path: Path, clip: Path, draw: str, tokens: int | None) -> None:
+    """Windows of 12, 12, 12 and 4 visual tokens; the same ratios in every run, and for a memory that is asked again."""
+    saved, given = tmp_path / "memory.safetensors", ["--frames", "fps:5", "--ratio", "2,4", "--draw", draw]
+    _, first = run(tmp_path, clip, *given, "--save-memory", saved, "--chunk", 1)
+    assert tokens is None or first["tokens"] == 1 + tokens
+    for again in (run(tmp_path, clip, *given)[1], run(tmp_path, saved)[1]):
+        assert (ids(again), again["tokens"]) == (ids(first), first["tokens"])
+    same = ["--system", "video-xl", "--preset", SMALL.name]
+    assert call("run", saved, *same, "--ratio", " 2,4 ").exit_code == 0
+    refused(call("run", saved, *same, "--ratio", "2,4,1"), "made with --ratio 2,4, this run has 2,4,1")
+
+
+def test_a_live_memory_of_several_ratios(tmp_path: Path) -> None:
+    """What is seen for a question, or fails, takes no ratio of the windows behind it; a loaded one goes on with the next."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (21, 56, 56, 3), dtype=torch.uint8, generator=generator)
+    options = {"ratio": "2,4"}
+    once, often = (VideoMemory("video-xl", SMALL.name, options=options) for _ in range(2))
+    once.append(frames)
+    for part in frames[:9].split(2):
+        often.append(part)
+        often.ask("a")
+    often.save(tmp_path / "m.safetensors")
+    loaded = VideoMemory.load(tmp_path / "m.safetensors")
+    for memory in (often, loaded):
+        memory.append(frames[9:])
+        assert memory.ask("why?").ids == once.ask("why?").ids
+        assert memory.nbytes == once.nbytes
+
+
 def picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
     values = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     Image.fromarray(values.numpy()).save(path)
@@ -126,6 +171,11 @@ def test_several_pictures_are_frames(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, clip: Path) -> None:
     given = ["--system", "video-xl", "--preset", SMALL.name]
     refused(call("run", clip, *given, "--ratio", 5), "a frame has 4 visual tokens")
+    refused(call("run", clip, *given, "--ratio", "2,x"), "--ratio '2,x': allowed are a number from 1 on, or several")
+    refused(call("run", clip, *given, "--ratio", 0), "--ratio '0': allowed are a number from 1 on")
+    refused(call("run", clip, *given, "--ratio", "3,5"), "a frame has 4 visual tokens")
+    refused(call("run", clip, *given, "--ratio", "3,3"), "one must divide the 4 visual tokens of a frame")
+    refused(call("run", clip, *given, "--frames", "uniform:500", "--ratio", "2,4"), "500 frames at ratio 2,4 need")
     refused(call("run", clip, *given, "--frames", "uniform:500", "--ratio", 2), "500 frames at ratio 2 need")
     refused(call("run", clip, *given, "--voco", 2), "--voco: an option of voco-llama, this run is video-xl")
     refused(call("run", clip, *given, "--tiles", "some"), "there is released or paper or none")

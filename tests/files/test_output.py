@@ -90,6 +90,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     """And nothing else: a run that still writes, and files of the user's, stay."""
     code = (

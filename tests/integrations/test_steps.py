@@ -127,6 +127,30 @@ def test_windows_and_chunks_plan_a_step_once(name: str, cache: str | None, plans
         assert len(plans) <= 2 * len(set(changes.get("layer_types", ["one"])))
 
 
+@pytest.mark.parametrize("name", list(BOUNDED))
+def test_windows_and_chunks_under_a_layout_plan_a_step_once(
+    name: str, plans: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens are those of every step planned anew: behind text, packed documents, left padding."""
+    made, config, changes = BOUNDED[name]
+    model = pair_of(made, config, **changes)[0]
+    padded = VideoLayout.batch([VideoLayout.causal(4), VideoLayout.causal(2)], side="left")
+    given = [(VideoLayout.causal(4), None), (padded, left_mask(2, 4, 2)), (padded.to("cpu"), left_mask(2, 4, 2))]
+    if "attention_chunk_size" not in changes:
+        given.append((VideoLayout.packed([VideoLayout.causal(3), VideoLayout.causal(2)]), None))
+    for layout, mask in given:
+        rows = 5 if mask is None and layout.length == 5 else 4
+        asked = {"new": 20, "ids": some_ids(2, rows)} | ({} if mask is None else {"attention_mask": mask})
+        with use_layout(layout):
+            with monkeypatch.context() as anew:
+                anew.setattr(range_mask, "bounded_text_step_of", lambda *_: None)
+                expected = generated(model, **asked)
+            plans.clear()
+            assert generated(model, **asked) == expected
+        # The prompt and a step, of each kind of layers, and steps before the window is reached.
+        assert len(plans) <= 3 * len(set(changes.get("layer_types", ["one"])))
+
+
 def flash_both_ways(model: Any, layout: Any, patch: pytest.MonkeyPatch, plans: list[Any], **given: Any) -> int:
     """How much is planned while flash attention generates what it does where every step is planned anew."""
     model = deepcopy(model).bfloat16()

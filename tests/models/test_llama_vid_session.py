@@ -47,6 +47,7 @@ def test_shared_stages_count_for_every_path() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is reset on Linux only")
+@pytest.mark.slow
 def test_peaks_are_separate() -> None:
     meter = PeakMeter()
     with meter("small"):

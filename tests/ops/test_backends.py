@@ -140,6 +140,16 @@ def test_explain_an_unknown_op() -> None:
         longreel.explain("softmax")
 
 
+def test_the_form_and_what_the_other_would_take() -> None:
+    """Counted by hand: 3 queries of 2 heads of 4 over 10 keys of width 6, one sample."""
+    query, x, weight = torch.zeros(1, 3, 8), torch.zeros(1, 10, 6), torch.zeros(8, 6)
+    explanation = longreel.explain("qformer_attention", query, x, weight, weight, num_heads=2)
+    absorbed, projected = 4 * 10 * 3 * 2 * 6 + 4 * 3 * 8 * 6, 4 * 10 * 8 * (6 + 3)
+    assert explanation.cost.flops == absorbed
+    assert f"absorbed into the queries, {absorbed / 1e9:.4g} GFLOP, fewer than" in str(explanation)
+    assert f"projected, {projected / 1e9:.4g} GFLOP" in str(explanation)
+
+
 def test_costs() -> None:
     """Counted by hand: F=3, N=10, M=5, C=24, float32."""
     query, patches = torch.zeros(5, 24), torch.zeros(3, 10, 24)

@@ -46,6 +46,7 @@ def template(native: None) -> Iterator[None]:
     plugin.remove()
 
 
+@pytest.mark.long
 def test_template_op_passes_what_every_op_passes(native: None) -> None:
     """The contract, its arguments, the backends, the benchmark, the interpreter, in a process that has the op."""
     tests = [*map(str, sorted((ROOT / "tests/ops").glob("test_contract*.py"))), "tests/ops/test_backends.py"]

@@ -13,6 +13,7 @@ OTHERS = sorted(set(HERE.glob("interpreted_*.py")) - {CASES})
 
 
 # Two processes of about one length, so that they run side by side; what a process costs before its first test is spent twice.
+@pytest.mark.long
 @pytest.mark.parametrize("files", [[CASES], OTHERS], ids=["cases", "others"])
 def test_every_kernel_interpreted(files: list[Path]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", *map(str, files)]

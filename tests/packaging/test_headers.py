@@ -45,6 +45,7 @@ def compile_alone(header: str) -> str:
     return done.stderr[:2000] if done.returncode else ""
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which(COMPILER) is None, reason="no C++ compiler")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="headers of x86 instruction sets")
 def test_every_header_compiles_alone() -> None:

@@ -1,5 +1,7 @@
 """What setup.py decides before it compiles: which torch, whose environment, and whether the build folder is this tree's."""
 
+import os
+import resource
 import runpy
 import subprocess
 import sys
@@ -20,7 +22,8 @@ HEADER = "include/torch/csrc/stable/library.h"
 def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(setuptools, "setup", lambda **given: None)
     monkeypatch.delenv("LONGREEL_TORCH_DIR", raising=False)
-    return runpy.run_path(str(ROOT / "setup.py"))
+    built = runpy.run_path(str(ROOT / "setup.py"))
+    return vars(sys.modules["torch_here"]) | built
 
 
 def torch_of(folder: Path, version: str) -> Path:
@@ -44,14 +47,34 @@ def test_an_old_torch_is_refused_at_once(
         assert script["torch_dir"]() == place
     else:
         began = time.monotonic()
-        with pytest.raises(script["SetupError"], match=rf"needs torch 2\.10 or newer, .* is {version[:3]}"):
+        with pytest.raises(script["Refused"], match=rf"needs torch 2\.10 or newer, .* is {version[:3]}"):
             script["torch_dir"]()
         assert time.monotonic() - began < 2
 
 
+def test_refused_before_anything_is_asked_for(tmp_path: Path) -> None:
+    """By the backend's first hook, in an environment that has nothing; in two seconds, Python's own start among them."""
+    place = torch_of(tmp_path, "2.9.1+cpu")
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'requirements')!r}); import backend; print(backend.{{}})"
+    hooks = ("get_requires_for_build_wheel()", "get_requires_for_build_editable()", "get_requires_for_build_sdist()")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = [
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code.format(hook)],
+            env=os.environ | {"LONGREEL_TORCH_DIR": str(place)}, capture_output=True, text=True,
+        )
+        for hook in hooks
+    ]  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert [done.returncode for done in ended] == [1, 1, 0]
+    said = f"error: longreel needs torch 2.10 or newer, {place} is 2.9.1+cpu: upgrade torch first\n"
+    assert [done.stderr for done in ended] == [said, said, ""]
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
 def test_no_torch_at_all(script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGREEL_TORCH_DIR", str(tmp_path))
-    with pytest.raises(script["SetupError"], match="none was found"):
+    with pytest.raises(script["Refused"], match="none was found"):
         script["torch_dir"]()
 
 
@@ -70,10 +93,7 @@ def test_the_environment_that_asked(tmp_path: Path, words: list[str]) -> None:
     """Found from a process below one whose command line names it, whatever else stands there."""
     (tmp_path / "env/bin").mkdir(parents=True)
     (tmp_path / "env/pyvenv.cfg").touch()
-    ask = (
-        "import runpy, setuptools, sys; setuptools.setup = lambda **given: None;"
-        f"print(runpy.run_path({str(ROOT / 'setup.py')!r})['asking_environments']())"
-    )
+    ask = f"import runpy;print(runpy.run_path({str(ROOT / 'requirements/torch_here.py')!r})['asking_environments']())"
     start = (
         "import subprocess, sys;"
         "print(subprocess.run([sys.executable, '-c', sys.argv[1]], capture_output=True, text=True).stdout)"

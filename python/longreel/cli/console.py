@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from longreel.backends import BackendError
-from longreel.cli.ends import Ended, ended_by_signals
+from longreel.cli.ends import Ended, end_if_told, ended_by_signals
 from longreel.cli.streams import NO_READER
 from longreel.measure.memory import no_room
 
@@ -35,7 +35,12 @@ def progress(log: Console, expected: int | None) -> Iterator[Callable[[int], Non
     )  # fmt: skip
     with bar:
         task = bar.add_task("frames", total=expected)
-        yield lambda done: bar.update(task, completed=done)
+
+        def told(done: int) -> None:
+            end_if_told()
+            bar.update(task, completed=done)
+
+        yield told
 
 
 @contextlib.contextmanager

@@ -18,9 +18,20 @@ class Ended(BaseException):
         self.code = 128 + number
 
 
+_told: BaseException | None = None
+
+
+def end_if_told() -> None:
+    """Raise again what a signal raised, where a library caught it and went on."""
+    if _told is not None:
+        raise _told
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within it they raise `Ended`, once; a signal that is ignored (nohup), or has a handler already, stays as it is."""
+    """Within it they raise `Ended`, once, and Ctrl-C `KeyboardInterrupt`; a signal that is ignored (nohup), or has a handler
+    already, stays as it is."""
+    global _told
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,16 +41,31 @@ def ended_by_signals() -> Iterator[None]:
         if number is not None and signal.getsignal(number) is signal.SIG_DFL
     ]
 
+    interrupt = signal.getsignal(signal.SIGINT)
+
     def end(number: int, frame: FrameType | None) -> None:
+        global _told
         # Cleaning up is not ended by a second one.
         for each in taken:
             signal.signal(each, signal.SIG_IGN)
-        raise Ended(number)
+        _told = Ended(number)
+        raise _told
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        global _told
+        _told = KeyboardInterrupt()
+        raise _told
 
     for number in taken:
         signal.signal(number, end)
+    if interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+        if interrupt is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
+        if taken or interrupt is signal.default_int_handler:
+            _told = None

@@ -12,7 +12,7 @@ from longreel.integrations.bounded import narrowed, own_chunks
 from longreel.integrations.mask_functions import MaskRule
 from longreel.integrations.mask_sets import layout_of
 from longreel.integrations.padding import Gap, check_same, spans
-from longreel.integrations.steps import bounded_step_of, step_of
+from longreel.integrations.steps import bounded_step_of, bounded_text_step_of, step_of
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout.context import InForce
 from longreel.layout.documents import repeated, text_documents, without_first
@@ -266,6 +266,8 @@ class RangeMask:
         elif bound == (None, None) and (step := self._step(layout, batch, device)) is not None:
             check_same(step.start, self.start, self.end)
             return step
+        elif bound != (None, None) and (step := self._bounded_step(layout, whole, batch, device)) is not None:
+            return step
         cut = self.dropped if bound != (None, None) and whole.window is None else 0
         if bound[1] is not None and isinstance(layout, PlannedLayout) and layout.start_given:
             raise ValueError(
@@ -280,6 +282,17 @@ class RangeMask:
             plan = plan.with_start(start.to(device).repeat_interleave(rows.batch_size // whole.batch_size))
         check_same(plan.start, self.start, self.end)
         return plan
+
+    def _bounded_step(
+        self, layout: Layout, whole: VideoLayout, batch: int, device: torch.device
+    ) -> PlannedLayout | None:
+        """The plan where the pass is a step of text behind a layout of text, in the model's own window or chunks."""
+        if isinstance(layout, PlannedLayout) and layout.start_given:
+            return None
+        step = bounded_text_step_of(self.rule, whole, self.first, self.queries, self.dropped, batch, device)
+        if step is not None:
+            check_same((torch.tensor(whole.start) - self.dropped).clamp(min=0), self.start, self.end)
+        return step
 
     def _rows(self, layout: VideoLayout, grows: bool, bound: tuple[int | None, int | None], cut: int) -> VideoLayout:
         """The rows of `layout` that this pass computes, without the first `cut`; `grows`: text rows may follow what it says."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from longreel.integrations.mask_functions import MaskRule
 from longreel.integrations.padding import Gap
 from longreel.layout import PlannedLayout, VideoLayout, bounded_steps, text_steps
+from longreel.layout.documents import last_text
 
 
 def step_of(
@@ -67,6 +68,35 @@ def bounded_step_of(
     padding = rule.chunk_padding if padded else None
     plan = steps.at(place, dropped=dropped, padding=None if padding is None else padding.to(device))
     return plan if start is None else plan.with_start(start.to(device))
+
+
+def bounded_text_step_of(
+    rule: MaskRule,
+    layout: VideoLayout,
+    place: int,
+    rows: int,
+    dropped: int,
+    batch: int,
+    device: torch.device,
+) -> PlannedLayout | None:
+    """The plan of rows `place` .. place + rows of text in the model's own window or chunks, behind a layout of text
+    alone: of its last document, and of nothing before it, they see what the window leaves.
+
+    Returns:
+        None where the pass is no such step, or the layout's last rows are anything else.
+    """
+    begins = last_text(layout)
+    if not _are_steps() or begins is None or dropped + place < max(1, layout.length):
+        return None
+    if batch % layout.batch_size:
+        return None
+    several = any(sum(not d.padding for d in documents) > 1 for documents in layout.samples)
+    if rule.chunk is not None and (rows > rule.chunk or several):
+        return None
+    first = torch.tensor(begins, dtype=torch.int32).repeat_interleave(batch // layout.batch_size)
+    steps = bounded_steps(rows, device, window=rule.window, chunk=rule.chunk)
+    plan = steps.at(place, dropped=dropped, padding=first.to(device) if rule.chunk is not None else None)
+    return plan.with_start((first - dropped).clamp(min=0).to(device)) if any(begins) else plan
 
 
 def _are_steps() -> bool:

@@ -83,6 +83,20 @@ def without_first(layout: "VideoLayout", rows: int) -> "VideoLayout":
     return replace(layout, samples=tuple(samples), window=None)
 
 
+def last_text(layout: "VideoLayout") -> list[int] | None:
+    """Where the last document of every sample begins, where all of them are causal text and none ends in padding; else None."""
+    if layout.window is not None or layout.order != "position":
+        return None
+    begins = []
+    for documents in layout.samples:
+        if not documents or documents[-1].padding:
+            return None
+        if any(d.rule != Rule("text") or any(s.kind not in ("text", "padding") for s in d.segments) for d in documents):
+            return None
+        begins.append(layout.length - documents[-1].length)
+    return begins
+
+
 def begins_document(layout: "VideoLayout") -> NDArray[np.bool_]:
     """bool [B, S]: the row is the first of its document, or padding."""
     out = np.zeros((layout.batch_size, layout.length), np.bool_)

@@ -1,7 +1,6 @@
 """The ratio of every Video-XL chunk, drawn as the published code draws it."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,7 +50,9 @@ class RatioDraw:
         self.max_positions = count("max_positions", max_positions)
         self.generator = np.random.default_rng(seed)
         self._fixed: int | None = None
-        self._round: Iterator[int] | None = None
+        # Of "sequence": the ratios that are gone round, and how many were taken.
+        self._round: list[int] = []
+        self._taken = 0
 
     def next(self, chunk: int) -> int:
         """The ratio of the next chunk, of `chunk` visual tokens.
@@ -67,9 +68,9 @@ class RatioDraw:
         if self.draw == "step-random":
             return int(self.generator.choice(fitting))
         if self.draw == "sequence":
-            if self._round is None:
-                self._round = itertools.cycle(fitting)
-            return next(self._round)
+            self._round = self._round or fitting
+            self._taken += 1
+            return self._round[(self._taken - 1) % len(self._round)]
         if self._fixed is None:
             once = self.future is None
             self._fixed = int(self.generator.choice(fitting)) if once else self._sufficient(fitting, chunk)

@@ -79,6 +79,11 @@ class RunRecord:
         waited = self.first_id.get(path or self.paths[0])
         return self.total(path) - self.stage("language", path) + waited[0] if waited else None
 
+    def ingest_rate(self, path: str | None = None) -> float | None:
+        """Frames a second until the language model is asked; None where nothing was ingested, as from a saved memory."""
+        spent = self.total(path) - self.stage("language", path)
+        return self.frames / spent if spent and "load" not in self.seconds else None
+
     def peak(self, path: str | None = None) -> int:
         return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
 

@@ -149,8 +149,9 @@ class Setup:
         for name, value in made.items():
             if name not in {each.name for each in fields(self.options)}:
                 raise ValueError(f"{path}: made with {flag(name)} {value}, which this version does not have")
-            if self.given.get(name, value) != value:
-                raise ValueError(f"{path}: made with {flag(name)} {value}, this run has {self.given[name]}")
+            own = getattr(self.options, name)
+            if name in self.given and own != value:
+                raise ValueError(f"{path}: made with {flag(name)} {value}, this run has {own}")
         try:
             _check_values(self.system, made)
         except ValueError as error:

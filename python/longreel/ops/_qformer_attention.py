@@ -205,6 +205,19 @@ def projected_flops(samples: int, queries: int, keys: int, channels: int, width:
     return 4 * samples * keys * width * (channels + queries)
 
 
+def form(query: Tensor, x: Tensor, *args: Any, **options: Any) -> str:
+    """FLOPs of both forms: the op computes one, `longreel.nn.QFormer` and patched models the smaller."""
+    low = lower(query, x, *args, **options).args
+    (batch, keys, channels), (shared, queries, width) = low.x.shape, low.query.shape
+    absorbed = absorbed_flops(batch, queries, keys, channels, width, low.num_heads, shared < batch) / 1e9
+    projected = projected_flops(batch, queries, keys, channels, width) / 1e9
+    fewer = "fewer" if absorbed < projected else "no fewer"
+    return (
+        f"form: projections absorbed into the queries, {absorbed:.4g} GFLOP, {fewer} than with keys and values projected,"
+        f" {projected:.4g} GFLOP; the op has this form alone, nn.QFormer takes the smaller"
+    )
+
+
 def cost(query: Tensor, x: Tensor, *args: Any, **options: Any) -> Cost:
     """What the absorbed form takes: every key read once."""
     low = lower(query, x, *args, **options).args
@@ -247,4 +260,5 @@ OP = Op(
     ),
     fake=fake,
     backward=Backward(),
+    form=form,
 )

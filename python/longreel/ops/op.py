@@ -56,6 +56,7 @@ class Op:
     backward: None for an op without `<op>_backward` in the schemas: no kernel of it has a gradient.
     compositions: by backend, a function of `Lowered` for every row of that kind.
     objections: by backend, why it does not serve the values of a call, or None.
+    form: public arguments, as `lowering` takes them, to a line on the form that is computed and what others would take.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Op:
     backward: Backward | None = None
     compositions: Mapping[str, Callable[[Lowered], Any]] = field(default_factory=dict)
     objections: Mapping[str, Callable[[Lowered], str | None]] = field(default_factory=dict)
+    form: Callable[..., str] | None = None
     # the arguments that are changed in place
     mutates: tuple[str, ...] = field(init=False)
 
@@ -97,6 +99,10 @@ class Op:
     def cost(self, *args: Any, **kwargs: Any) -> Cost:
         """What a call of the public function costs at least."""
         return self.counted(**self._needed(*args, **kwargs))
+
+    def form_of(self, *args: Any, **kwargs: Any) -> str | None:
+        """Which of several forms a call of the public function computes, and why; None where there is one."""
+        return None if self.form is None else self.form(**self._needed(*args, **kwargs))
 
     def _needed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         taken = inspect.signature(self.lowering).parameters

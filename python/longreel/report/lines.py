@@ -43,6 +43,7 @@ def json_line(
         "total_s": {path: record.total(path) for path in paths},
         "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},
         "peak_memory_bytes": {path: record.peak(path) for path in paths},
+        "frames_per_s": {path: record.ingest_rate(path) for path in paths},
         "first_token_s": {path: record.until_first_id(path) for path in paths},
         "tokens_per_s": {path: rates[0] if (rates := record.id_rate[path]) else None for path in paths},
         "memory_by_frames": [[frames, *(peaks.get(path) for path in paths)] for frames, peaks in record.memory],

@@ -27,6 +27,9 @@ def show(record: RunRecord, console: Console, verdict: Verdict | None = None) ->
         # Where every question's own seconds were noted, nothing else depends on it.
         whose = "for all questions" if record.answer_seconds else "a question"
         console.print(f"tokens kept    {record.tokens:,} {whose}, of {record.patches:,}")
+    ingested = record.ingest_rate()
+    if ingested is not None and record.questions:
+        console.print(f"ingested       {ingested:,.1f} frames a second, before the language model is asked")
     waited, rates = record.until_first_id(), record.id_rate[record.paths[0]]
     if waited is not None:
         after = f", then {rates[0]:.1f} a second" if rates else ""

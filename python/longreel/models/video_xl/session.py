@@ -28,6 +28,8 @@ class WindowedSession(Session):
         check_ratio(model)
         check_positions(model, prompts, expected or 1)
         self._model, self._prompts, self._frames = model, prompts, 0
+        # Of its own, from the seed on: every path has the same ratios.
+        self._draw = model.decoder.ratios()
         self._prefix = prompts.prompts[0][0]
         # [n, E], fewer than a window.
         self._waiting = list[Tensor]()
@@ -90,7 +92,11 @@ class MemorySession(WindowedSession, LiveSession):
 
     def _see(self, tokens: Tensor) -> None:
         self._cache = self._model.decoder.encode(
-            tokens, prefix=self._prefix.tolist(), cache=self._cache, at_once=self._model.preset.at_once
+            tokens,
+            prefix=self._prefix.tolist(),
+            cache=self._cache,
+            chunks=self._model.decoder.windows(len(tokens), self._draw),
+            at_once=self._model.preset.at_once,
         )
 
     def _kept(self) -> Kept:
@@ -106,12 +112,12 @@ class MemorySession(WindowedSession, LiveSession):
         return self._cache.nbytes
 
     def append(self, chunk: Chunk) -> None:
-        frames, waiting = self._frames, self._waiting
+        before = self._frames, self._waiting, copy.deepcopy(self._draw)
         try:
             with taken_back(self._cache):
                 self.consume(chunk, _untimed)
         except BaseException:
-            self._frames, self._waiting = frames, waiting
+            self._frames, self._waiting, self._draw = before
             raise
 
     def ask(self, prompts: Prompts) -> Answer:
@@ -126,9 +132,13 @@ class MemorySession(WindowedSession, LiveSession):
         if not self._waiting or not len(self._waiting[0]):
             yield
             return
-        with taken_back(self._cache, always=True):
-            self._see(self._waiting[0])
-            yield
+        draw = copy.deepcopy(self._draw)
+        try:
+            with taken_back(self._cache, always=True):
+                self._see(self._waiting[0])
+                yield
+        finally:
+            self._draw = draw
 
     def compared(self) -> Tensor:
         return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in self._cache.layers])
@@ -140,6 +150,8 @@ class MemorySession(WindowedSession, LiveSession):
     def load(self, path: Path, frames: int) -> Kept:
         self._cache = self._model.decoder.load(path, text_capacity=self._text, max_bytes=self._max_bytes)
         self._frames = frames
+        # What comes behind goes on with the ratios behind those.
+        self._model.decoder.windows(frames * self._model.preset.frame, self._draw)
         return self._kept()
 
 
@@ -161,7 +173,7 @@ class PublishedSession(WindowedSession):
     def _see(self, tokens: Tensor) -> None:
         assert self._path is not None
         at = 0
-        for length, ratio in self._model.decoder.windows(len(tokens)):
+        for length, ratio in self._model.decoder.windows(len(tokens), self._draw):
             self._path.window(tokens[at : at + length], ratio)
             at += length
 
@@ -195,23 +207,25 @@ def vst_of(model: VideoXL, frames: int) -> int:
 
 def check_ratio(model: VideoXL) -> None:
     """ValueError where a last window of one frame would leave nothing."""
-    given = model.decoder.rule.ratio
-    if max(given if isinstance(given, tuple) else (given,)) > model.preset.frame:
-        raise ValueError(
-            f"--ratio {given}: a frame has {model.preset.frame} visual tokens, and nothing of it would stay"
-        )
+    frame, ratios = model.preset.frame, model.decoder.ratios().ratios
+    if max(ratios) > frame:
+        raise ValueError(f"--ratio {max(ratios)}: a frame has {frame} visual tokens, and nothing of it would stay")
+    if len(ratios) > 1 and not any(frame % ratio == 0 for ratio in ratios):
+        given = ",".join(map(str, ratios))
+        raise ValueError(f"--ratio {given}: of several ratios one must divide the {frame} visual tokens of a frame")
 
 
 def check_positions(model: VideoXL, questions: Prompts, frames: int) -> None:
     """ValueError where the memory, the longest question and its answer have no room among the positions."""
     limit, frame = model.preset.language.positions, model.preset.frame
-    ratio = model.decoder.rule.ratio
-    most = max(ratio) if isinstance(ratio, tuple) else ratio
-    needed = frames * frame // most + questions.longest
+    ratios = model.decoder.ratios().ratios
+    vst = frames * frame // ratios[0] if len(ratios) == 1 else vst_of(model, frames)
+    needed = vst + questions.longest
     if needed > limit:
+        given = ",".join(map(str, ratios))
         raise ValueError(
-            f"{frames:,} frames at ratio {most} need {needed:,} positions, more than the language model's {limit:,}:"
-            f" {max(0, limit - questions.longest) * most // frame:,} frames fit"
+            f"{frames:,} frames at ratio {given} need {needed:,} positions, more than the language model's {limit:,}:"
+            f" {max(0, limit - questions.longest) * min(ratios) // frame:,} frames fit"
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from longreel.files.foreign import shown
 from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Session, Stage, System, option
 from longreel.models.video_xl.presets import NEEDLE, PRESETS, VideoXLPreset
@@ -19,14 +20,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VideoXLOptions:
-    """Of the command line."""
+    """Of the command line. ratio: one, or several with commas between them."""
 
-    ratio: int = option(8, "visual tokens of a VST token; default 8.", least=1)
+    ratio: str | int = option(
+        8, "visual tokens of a VST token; default 8. Several, as 2,4,8: every window has one of them (--draw)."
+    )
+    draw: Literal["step-random", "instance-random", "sequence"] = option(
+        "step-random",
+        "which of several ratios a window has: a new one by chance (step-random, the default), one by chance for all of the"
+        " video (instance-random), one after the other (sequence).",
+    )
     tiles: Literal["released", "paper", "none"] = option(
         "released",
         "how one picture alone is cut: by the best of all grids (released, the default), by its size (paper), not (none).",
         tower=True,
     )
+
+    def __post_init__(self) -> None:
+        one, *more = ratios = self.ratios
+        object.__setattr__(self, "ratio", ",".join(map(str, ratios)) if more else one)
+
+    @property
+    def ratios(self) -> tuple[int, ...]:
+        parts = str(self.ratio).split(",")
+        ratios = tuple(int(part) for part in parts if part.strip().isdecimal())
+        if len(ratios) < len(parts) or not all(ratios):
+            raise ValueError(f"--ratio {shown(str(self.ratio))}: allowed are a number from 1 on, or several, as 2,4,8")
+        return ratios
 
 
 class VideoXLSystem(System):
@@ -85,7 +105,8 @@ class VideoXLSystem(System):
         from longreel.models.video_xl.checkpoint import load
         from longreel.models.video_xl.model import VideoXL
 
-        model = VideoXL(preset, ratio=options.ratio, backend=backend, device=device).eval()
+        ratio = options.ratios[0] if len(options.ratios) == 1 else options.ratios
+        model = VideoXL(preset, ratio=ratio, draw=options.draw, backend=backend, device=device).eval()
         if checkpoint is not None:
             load(model, checkpoint)
         return model
