@@ -63,7 +63,7 @@ def test_rows_of_all_heads_share_strips(isa: str, dtype: torch.dtype, rows: int,
 
 @pytest.mark.parametrize("rows", [8, 9])
 def test_bf16_products_are_in_fp32_where_pairs_are_slow(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From Golden Cove on, which AVX512_FP16 tells, where there is no AMX; up to sixteen rows a key head take pairs, which are read as they are."""
+    """Golden Cove (it has AVX512_FP16) without AMX; up to sixteen rows a key head take pairs all the same."""
     monkeypatch.delenv("LONGREEL_CPU_ISA", raising=False)
     best, cpu = _native.cpu_isas()[-1], Path("/proc/cpuinfo")
     slow_pairs = best == "avx512_bf16" and cpu.exists() and "avx512_fp16" in cpu.read_text()
