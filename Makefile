@@ -97,6 +97,8 @@ compile-only: $(package) ## every .cu through nvcc into one _ops.so that CPU tor
 demo: build ## set-up, then an hour of real video on this machine
 	@$(say) "demo: one hour of video, 3600 frames, through a whole system with a small language model"
 	@$(py) benchmarks/hour.py --cache .cache $(ARGS)
+	@$(say) "demo: digit cards in an hour of video, found again by a small model trained for that"
+	@$(py) benchmarks/needle/cards_asked.py --cache .cache
 
 gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds OPS=a,b)
 	@$(gpu)

@@ -18,24 +18,21 @@ from longreel.data.clips import hour_clip
 from longreel.models.setup import setup_of
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Asks for cards that are planted in an hour of video.")
-    parser.add_argument("--seconds", type=int, default=3600, help="length of the video (3600)")
-    parser.add_argument("--seed", type=int, default=0, help="of places and digits (0)")
-    parser.add_argument("--frames", default="fps:0.1", help="that are seen (fps:0.1)")
-    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the video (.cache)")
-    args = parser.parse_args()
-    try:
-        cards = dealt(args.seed, args.seconds)
-        clip = hour_clip(args.cache, args.seconds, cards=cards)
-        setup = setup_of("video-xl", "needle")
-        prompts = setup.prompts([card.question for card in cards])
-        start = time.perf_counter()
-        with setup.open([clip], args.frames) as source:
-            record = setup.run(setup.model(source, prompts), source, prompts)
-    except (MediaError, OSError, ValueError) as error:
-        sys.exit(f"cards: {error}")
-    took = time.perf_counter() - start
+def ask(seconds: int, seed: int, frames: str, cache: Path) -> None:
+    """Prints question, right answer and answer.
+
+    Raises:
+        MediaError, OSError, ValueError: the video is too short for the cards, or cannot be made or read.
+    """
+    begin = time.perf_counter()
+    cards = dealt(seed, seconds)
+    clip = hour_clip(cache, seconds, cards=cards)
+    setup = setup_of("video-xl", "needle")
+    prompts = setup.prompts([card.question for card in cards])
+    start = time.perf_counter()
+    with setup.open([clip], frames) as source:
+        record = setup.run(setup.model(source, prompts), source, prompts)
+    end = time.perf_counter()
     console, _ = consoles()
     from rich.table import Table
 
@@ -45,8 +42,23 @@ def main() -> None:
     right = sum(said == str(card.digit) for card, said in zip(cards, record.answers, strict=True))
     console.print(table)
     console.print(
-        f"{right} of {len(cards)} right; {record.frames:,} frames of {clip}, {record.tokens:,} tokens kept, {took:.1f} s"
+        f"{right} of {len(cards)} right; {record.frames:,} frames of {clip}, {record.tokens:,} tokens kept, {end - start:.1f} s,"
+        f" the video ready in {start - begin:.1f} s",
+        soft_wrap=True,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Asks for cards that are planted in an hour of video.")
+    parser.add_argument("--seconds", type=int, default=3600, help="length of the video (3600)")
+    parser.add_argument("--seed", type=int, default=0, help="of places and digits (0)")
+    parser.add_argument("--frames", default="fps:0.1", help="that are seen (fps:0.1)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the video (.cache)")
+    args = parser.parse_args()
+    try:
+        ask(args.seconds, args.seed, args.frames, args.cache)
+    except (MediaError, OSError, ValueError) as error:
+        sys.exit(f"cards: {error}")
 
 
 if __name__ == "__main__":
