@@ -8,6 +8,7 @@ import re
 import secrets
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -39,7 +40,9 @@ class OutputFile:
             self._remove_left()
             handle = self._create()
         except OSError as error:
-            remove_unfinished(self)
+            # What could not be made, in a folder that is a file, cannot be removed either.
+            with suppress(OSError):
+                remove_unfinished(self)
             raise _refused(self.path, error) from None
         self.file = os.fdopen(handle, "w+b")
 
@@ -121,8 +124,10 @@ def remove_unfinished(file: OutputFile | None = None) -> None:
     for each in [*_unfinished] if file is None else [file]:
         part = _unfinished.get(each)
         if part is not None:
-            part.unlink(missing_ok=True)
-            del _unfinished[each]
+            try:
+                part.unlink(missing_ok=True)
+            finally:
+                del _unfinished[each]
 
 
 atexit.register(remove_unfinished)
