@@ -1,6 +1,7 @@
 // What forward and backward share: the rows of one frame, and their scores against the packed queries.
 #pragma once
 
+#include "common/dots.h"
 #include "common/frame_rows.h"
 #include "compress_frames/queries.h"
 #include "compress_frames/scheduler.h"

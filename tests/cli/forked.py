@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ def _run(folder: str, preset: Preset, arguments: list[str], place: Place) -> Non
     from longreel.cli.main import main
     from longreel.models.llama_vid import PRESETS
 
+    # As in a terminal, also where the tests run in the background or under nohup.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     torch.set_num_threads(1)
     PRESETS[preset.name] = preset
     _redirect("out.txt" if place.stdout != "full" else "/dev/full", 1, Path(folder))

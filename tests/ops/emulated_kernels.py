@@ -24,6 +24,7 @@ def sources() -> list[Path]:
     return [
         EMULATOR / "emulator.cpp",
         csrc / "bindings/tensor_args.cpp",
+        csrc / "common/scratch.cpp",
         *sorted(csrc.glob("bindings/cuda_*.cpp")),
         *sorted(csrc.glob("*/cuda*.cu")),
     ]

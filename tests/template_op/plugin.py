@@ -33,7 +33,8 @@ NATIVE = longreel._native.OPS_REFUSAL is None
 def library(folder: Path) -> Path:
     """csrc/foo and its binding, compiled as CMakeLists.txt compiles every op's, into a library of their own."""
     made, torch_folder = folder / "foo.so", Path(torch.__file__).parent
-    sources = [*FILES.glob("csrc/*/*.cpp"), ROOT / "csrc/bindings/tensor_args.cpp"]
+    shared = [ROOT / "csrc/bindings/tensor_args.cpp", ROOT / "csrc/common/scratch.cpp"]
+    sources = [*FILES.glob("csrc/*/*.cpp"), *shared]
     command = [
         os.environ.get("CXX") or shutil.which("c++") or "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra",
         "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020A000000000000", f"-I{FILES / 'csrc'}", f"-I{ROOT / 'csrc'}",

@@ -67,6 +67,11 @@ class View:
         try:
             return frame.reformat(width, height, "rgb24", interpolation=SCALING).to_ndarray()
         except (av.error.FFmpegError, ValueError):
+            # FFmpeg has one error for both: where there is no room for much more than a frame either, MemoryError.
+            try:
+                np.empty((1 << 26) + 16 * width * height, np.uint8)
+            except MemoryError:
+                raise MemoryError(f"out of memory while a frame of {self._path} was converted") from None
             raise MediaError(
                 f"{self._path}: pixels of {frame.format.name} in FFmpeg's colour space {frame.colorspace} cannot be shown"
             ) from None
