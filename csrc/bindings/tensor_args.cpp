@@ -209,10 +209,10 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, std::optiona
   if (dtype.has_value()) {
     number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
   } else {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &number));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &number));
   }
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dims, shape.data(), strides.data(), number, aoti_torch_device_type_cpu(), 0, &made));
   Tensor tensor(made);
   const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
