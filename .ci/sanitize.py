@@ -154,7 +154,9 @@ def main() -> int:
         for what, arguments in sanitizer.tests.items():
             began = time.monotonic()
             side_by_side = ["-n", "2", "--dist", "worksteal", "--max-worker-restart", "0"]
-            failed, said = python(sanitizer, folder, "-m", "pytest", "-q", "-x", *side_by_side, *arguments)
+            # Captured by its number, standard error would take the report of a process that ends there with it.
+            pytest = ["-m", "pytest", "-q", "-x", "--capture=sys", *side_by_side]
+            failed, said = python(sanitizer, folder, *pytest, *arguments)
             if failed or said:
                 print(f"{sanitizer.name}: {what}: {'a report' if said else 'failed'}\n{said[:8000]}")
                 return 1

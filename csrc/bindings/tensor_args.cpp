@@ -13,6 +13,8 @@ namespace {
 
 // Of the cells of a frame, and of a pooling window's sides: what they are multiplied by stays within 64 bits.
 constexpr int64_t kMostCells = (int64_t{1} << 31) - 1;
+// Of a result: their bytes, of any dtype, are below 2^63.
+constexpr int64_t kMostElements = int64_t{1} << 58;
 
 std::string shape_text(const Tensor& tensor) {
   std::string text = "[";
@@ -204,15 +206,21 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, std::optiona
   // Past the dispatcher, which torch::stable::new_empty asks by name: it would cost 1.5 us a tensor.
   const auto dims = static_cast<int64_t>(shape.size());
   std::vector<int64_t> strides(shape.size(), 1);
-  for (int64_t i = dims - 2; i >= 0; --i) strides[i] = strides[i + 1] * std::max<int64_t>(1, shape[i + 1]);
+  int64_t elements = 1;
+  for (int64_t i = dims - 1; i >= 0; --i) {
+    strides[i] = elements;
+    // Beyond 64 bits sizes and strides wrap, and the memory that is made would be too small.
+    STD_TORCH_CHECK(!__builtin_mul_overflow(elements, std::max<int64_t>(1, shape[i]), &elements) && elements < kMostElements,
+                    "out of memory: a result of at least 2^58 elements");
+  }
   int32_t number;
   if (dtype.has_value()) {
     number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
   } else {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &number));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &number));
   }
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dims, shape.data(), strides.data(), number, aoti_torch_device_type_cpu(), 0, &made));
   Tensor tensor(made);
   const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());

@@ -8,6 +8,8 @@
 namespace longreel {
 
 void poison(void* data, int64_t bytes) {
+  // What has no byte may have no address either.
+  if (bytes == 0) return;
   const char* wanted = std::getenv("LONGREEL_POISON");
   if (wanted != nullptr && std::string_view(wanted) == "1") std::memset(data, 0xff, static_cast<size_t>(bytes));
 }

@@ -43,6 +43,13 @@ def test_no_symbol_newer_than_the_target(undefined: set[str]) -> None:
     assert not {name for name in undefined if name.startswith(NEWER)}
 
 
+def test_no_macro_newer_than_the_target() -> None:
+    """Of torch's stable headers 2.10 has those that register a library; TORCH_ERROR_CODE_CHECK checks a call there as later."""
+    for path in (ROOT / "csrc/bindings").iterdir():
+        found = re.findall(r"\bSTABLE_TORCH_(?!LIBRARY)\w+", path.read_text())
+        assert not found, f"{path.name}: torch 2.10 has no {found[0]}"
+
+
 def test_it_registers_implementations(undefined: set[str]) -> None:
     assert "torch_library_impl" in undefined or "aoti_torch_library_impl" in undefined
     assert not {name for name in undefined if name.endswith("library_def")}
