@@ -22,8 +22,8 @@ inline void multiply_strip(const typename Step::Row* x, int64_t x_row, int64_t r
     auto rows_at_once = [&](auto row_count) {
       constexpr int R = decltype(row_count)::value;
       for (; r + R <= rows; r += R) {
-        dots_tile<Step, R, P>(x + r * x_row, x_row, y.data + p * y.stride, y.stride, depth / Step::width,
-                              out + r * out_row + p * 16, out_row, {}, add);
+        dots_tile<Step, R, P, false>(x + r * x_row, x_row, y.data + p * y.stride, y.stride, depth / Step::width,
+                                     out + r * out_row + p * 16, out_row, {}, add);
       }
     };
     rows_at_once(std::integral_constant<int, Most>{});

@@ -46,8 +46,9 @@ struct Ahead {
   }
 };
 
-// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries; with `add` it is added
-template <class Step, int Rows, int Panels>
+// s[n][m] = x_n . q_m for Rows tokens and Panels x 16 queries; with `add` it is added. Fetch: `ahead` may name rows; its test in
+// the inner loop is a tenth of short sums.
+template <class Step, int Rows, int Panels, bool Fetch = true>
 inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename Step::Packed* q, int64_t q_panel,
                       int64_t steps, float* s, int64_t s_row, const Ahead& ahead, bool add = false) {
   const int64_t chain = Step::chain(steps);
@@ -68,7 +69,7 @@ inline void dots_tile(const typename Step::Row* x, int64_t x_row, const typename
 #pragma GCC unroll 4
         for (int p = 0; p < Panels; ++p) acc[r][p] = Step::fold(x + r * x_row + k * Step::width, queries[p], acc[r][p]);
       }
-      ahead.fetch<Rows>(k);
+      if constexpr (Fetch) ahead.fetch<Rows>(k);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
