@@ -30,11 +30,11 @@ class Peak:
 # What torch's own allocators, and the C++ library's, say of memory that is not there.
 _NO_ROOM = re.compile(
     r"can't allocate memory|Cannot allocate memory|bad_alloc|bad allocation|out of memory|not enough memory"
-    r"|Storage size calculation overflowed|failed to map segment|can't start new thread"
-    # oneDNN's, which has one word for every reason, and no other here.
-    r"|could not (create|execute) a primitive|could not create a memory",
+    r"|Storage size calculation overflowed|failed to map segment|can't start new thread",
     re.I,
 )
+# oneDNN has one word for every reason.
+_MAYBE_NO_ROOM = re.compile(r"could not (?:create|execute) a primitive|could not create a memory")
 
 
 def no_room(error: BaseException) -> str | None:
@@ -42,7 +42,11 @@ def no_room(error: BaseException) -> str | None:
     said = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return ". ".join(said.split(". ")[:2]).removeprefix("std::bad_alloc") or "out of memory"
-    if not isinstance(error, (RuntimeError, OSError, ImportError)) or not _NO_ROOM.search(said):
+    if not isinstance(error, (RuntimeError, OSError, ImportError)):
+        return None
+    if maybe := _MAYBE_NO_ROOM.search(said):
+        return f"out of memory, most likely: oneDNN {maybe[0]}"
+    if not _NO_ROOM.search(said):
         return None
     wanted = re.search(r"tried to allocate (\d+) bytes", said)
     if not wanted:
