@@ -49,7 +49,7 @@ class VSTCase(BenchCase):
     shape: VSTShape
     PEERS: ClassVar[Mapping[str, VSTPeer]]
     SIZES: ClassVar[Mapping[str, VSTShape]] = {
-        "small": VSTShape(40, 24, 8, 4, 2, 16), "quick": VSTShape(4608), "hour": VSTShape(),
+        "small": VSTShape(40, 24, 8, 4, 2, 16), "quick": VSTShape(2304), "hour": VSTShape(),
     }  # fmt: skip
     SYSTEMS: ClassVar[Mapping[str, Mapping[str, VSTShape]]] = {"video-xl": SIZES}
 

@@ -17,6 +17,7 @@ from longreel.cli.console import one_line_errors
 from longreel.cli.options import bounded
 from longreel.files.output import append_line
 from longreel.models.registry import SYSTEMS
+from longreel.report.compared import compared, comparison_text
 
 Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
 Dtype = Enum("Dtype", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
@@ -87,9 +88,17 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Append JSON lines, one a variant, to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Append Markdown tables to this file.")] = None,
     results: Annotated[Path | None, typer.Option(help="Append JSON lines to <op>.jsonl in this folder.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Measure nothing: which ratios moved from one --json file to another; exit 1 where one fell."
+        ),
+    ] = None,
 ) -> None:
     """Measure our ops beside plain PyTorch: every variant checked against float64, then timed in turn."""
     console = Console()
+    if compare is not None:
+        return _compare(*compare)
     if not (all_ops or op or quick or system):
         raise typer.BadParameter(f"name one with --op ({', '.join(op_names())}), or take --all, --quick or --system")
     every, asked = all_ops or quick or not op, None if system is None else system.value
@@ -150,6 +159,16 @@ def bench(
         if len(done) > 1:
             console.print(_summary(done))
     if any(suite.failures(result) for result in done):
+        raise typer.Exit(1)
+
+
+def _compare(before: Path, after: Path) -> None:
+    try:
+        found = compared(before, after)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(comparison_text(found))
+    if found.worse:
         raise typer.Exit(1)
 
 

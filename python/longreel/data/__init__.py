@@ -50,7 +50,7 @@ class FrameStream(Iterator[FrameChunk]):
         self.still = still
         """Whether these are images and not a video."""
         self._media = media
-        self._chunks = Prefetch(_chunks(media, chunk), ahead)
+        self._chunks = Prefetch(_chunks(media, chunk), ahead, "decode")
 
     def __next__(self) -> FrameChunk:
         item = next(self._chunks)

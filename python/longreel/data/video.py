@@ -26,6 +26,7 @@ from longreel.data.picture import Aspect, View
 from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp
 from longreel.data.shown import Sample, Shown
 from longreel.data.spec import FrameSpec
+from longreel.measure.cpu import note_threads
 
 _SHORTFALL = Fraction(1, 2)
 # Bytes that are counted in a moment, where only the progress bar asks.
@@ -66,6 +67,7 @@ class Video:
         return self.spec.frames(duration) if duration and duration > 0 else None
 
     def close(self) -> None:
+        note_threads()
         self._container.close()
 
     def samples(self) -> Iterator[Sample | MediaWarning]:

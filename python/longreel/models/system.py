@@ -37,13 +37,16 @@ class Stage:
 LANGUAGE = Stage("language", "language model")
 SHARED_LANGUAGE = Stage("language", "language model", compared=False)
 _COMMON = (
-    Stage("decode", "decode (not hidden by computing)", compared=False),
+    Stage("decode", "decode (what is not hidden)", compared=False),
+    Stage("resize", "resize, in decoding threads", compared=False),
     Stage("read", "read features", compared=False),
     Stage("tower", "vision tower", compared=False),
     Stage("audio", "audio encoder", compared=False),
     Stage("write", "write features", compared=False),
     Stage("load", "read saved memory", compared=False),
     Stage("keep", "write saved memory"),
+    Stage("other", "everything else", compared=False),
+    Stage("untold", "threads not told apart here", compared=False),
 )
 
 
