@@ -10,8 +10,11 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from longreel.cli import report
+from longreel.models.registry import SYSTEMS
 
 pytest.importorskip("matplotlib")
+
+SYSTEM = next(iter(SYSTEMS))
 
 MACHINE = {
     "device": "a <CPU>", "cpu_isa": "avx2", "threads": 2, "torch": "2.13", "cuda": None, "git": "a" * 12, "date": "2026-01-01",
@@ -34,15 +37,19 @@ def op_lines(over: float, **facts: Any) -> list[dict[str, Any]]:
         "share_of_sparsity_bound": 0.25, "machine": MACHINE, "allocated": "as it was given", **facts,
     }  # fmt: skip
     ratio = {"median": over, "low": over, "high": over, "halves": 0.0}
-    return [
-        common | {"variant": "cpu", "note": "longreel.adaptive_pool", "seconds": {"median": 0.1}, "speedup_over": {"strong": ratio}},
-        common | {"variant": "strong", "note": "plain <b>", "seconds": {"median": 0.1 * over}, "speedup_over": {}},
-    ]  # fmt: skip
+    ours = {
+        "variant": "cpu",
+        "note": "longreel.adaptive_pool",
+        "seconds": {"median": 0.1},
+        "speedup_over": {"strong": ratio},
+    }
+    peer = {"variant": "strong", "note": "plain <b>", "seconds": {"median": 0.1 * over}, "speedup_over": {}}
+    return [common | ours, common | peer]
 
 
 def whole_run() -> dict[str, Any]:
     case = {
-        "system": "toy", "preset": "tiny", "input": "features", "ops": "longreel", "memory_cap_gib": None, "frames": 3600,
+        "system": SYSTEM, "preset": "tiny", "input": "features", "ops": "longreel", "memory_cap_gib": None, "frames": 3600,
         "at_once": False,
     }  # fmt: skip
     return MACHINE | {
@@ -75,7 +82,7 @@ def test_everything_stands_on_one_page_that_needs_nothing_else(tmp_path: Path) -
     page = (tmp_path / "page.html").read_text()
     for said in (
         "2.50x (2.50–2.50)", "0.50x (0.50–0.50) *", "1.00 GFLOP", "50 %", "25 %", "a &lt;CPU&gt;", "plain &lt;b&gt;",
-        "longreel bench --op adaptive_pool --dtype bf16", "toy, preset tiny", "language model 75%", "longreel run toy",
+        "longreel bench --op adaptive_pool --dtype bf16", f"{SYSTEM}, preset tiny", "language model 75%", "longreel run toy",
         "results: memory as it was given", "Not measured here: block_sparse_attention",
     ):  # fmt: skip
         assert said in page, said

@@ -84,7 +84,7 @@ class SegmentReader:
     @classmethod
     def of(cls, describe: "Callable[[], Job | None]", workers: int, stream: av.VideoStream) -> "SegmentReader | None":
         """None where straight through is the way: no full index, no duration, or nothing to gain."""
-        keys, base = _key_frames(stream), stream.time_base
+        keys, base = key_frames(stream), stream.time_base
         if base is None or len(keys) < 2:
             return None
         with contextlib.suppress(av.error.FFmpegError, MediaError, Odd):
@@ -172,7 +172,7 @@ def plan(
     return segments
 
 
-def _key_frames(stream: av.VideoStream) -> list[int]:
+def key_frames(stream: av.VideoStream) -> list[int]:
     """Decoding times of the key frames, ascending; empty unless the index lists every frame and starts with a key frame."""
     entries = stream.index_entries
     if not lists_every_frame(stream) or not entries[0].is_keyframe:

@@ -12,7 +12,8 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
 h2 { margin: 2.4rem 0 .6rem; border-bottom: 2px solid #2a9d4e; padding-bottom: .2rem; }
 h3 { margin: 1.6rem 0 .4rem; } p { margin: .4rem 0; } .soft { color: #5c6674; }
 nav a { margin-right: 1rem; } a { color: #1d6f3a; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .6rem 0; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: .22rem .55rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
 th { background: #f3f6f8; font-weight: 600; white-space: normal; vertical-align: bottom; } td.left, th.left { text-align: left; }
 tr.noisy td { color: #9a6700; } pre { background: #f3f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: 13px; }
