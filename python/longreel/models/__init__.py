@@ -6,7 +6,8 @@ from longreel.models._lazy import lazily
 from longreel.models.training_stages import TrainingStage, stages
 
 if TYPE_CHECKING:
+    from longreel.models.planning import Plan, plan
     from longreel.models.video_memory import Said, VideoMemory
 
-__all__ = ["Said", "TrainingStage", "VideoMemory", "stages"]
-__getattr__ = lazily(__name__, ("Said", "VideoMemory"), ("video_memory",))
+__all__ = ["Plan", "Said", "TrainingStage", "VideoMemory", "plan", "stages"]
+__getattr__ = lazily(__name__, ("Plan", "Said", "VideoMemory", "plan"), ("planning", "video_memory"))

@@ -1,7 +1,7 @@
 """What a system is, and how a path goes through one: one driver runs them all, the command line makes its flags of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_o
 import torch
 from torch import Tensor
 
+from longreel.models.cost import Setting, SystemCost
 from longreel.models.prompts import IDS, Prompts, by_bytes
 from longreel.models.sizes import Preset
 
@@ -264,6 +265,14 @@ class System(ABC):
     def comparable(self, model: Any, prompts: Prompts, expected: int | None) -> Part | None:
         """The first frames that the reference path can take, where it cannot take all that are expected."""
         return None
+
+    def cost(self, preset: Any, options: Any, setting: Setting) -> SystemCost:
+        """What longreel's path takes, by formula; ValueError for options that such an input is refused with."""
+        raise ValueError(f"{self.name}: has no formula of what it takes")
+
+    def changes(self, preset: Any, options: Any) -> Mapping[str, Sequence[Any]]:
+        """By option, other values with which less is kept, the mildest first."""
+        return {}
 
     def stage(self, name: str) -> Stage:
         """By name, of its own and those that all have."""
