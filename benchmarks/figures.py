@@ -6,7 +6,9 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
-from result_pairs import (
+from longreel.bench.cases import CASES
+from longreel.bench.tables import markdown, seconds, size
+from longreel.report.result_pairs import (
     DTYPES,
     NOISY,
     SCRIPTS,
@@ -22,9 +24,6 @@ from result_pairs import (
     over,
     peers,
 )
-
-from longreel.bench.cases import CASES
-from longreel.bench.tables import markdown, seconds, size
 
 _MADE = re.compile(r"(<!-- made by benchmarks/tables.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADLINE = "headline"

@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from end_to_end_table import runs_section
 from figures import filled
-from result_pairs import (
+
+from longreel.bench.cases import CASES
+from longreel.bench.tables import markdown, seconds, size
+from longreel.files.output import write_text
+from longreel.report.end_to_end_table import runs_section
+from longreel.report.result_pairs import (
     DTYPES,
     END_TO_END,
     NOISY,
@@ -30,10 +34,6 @@ from result_pairs import (
     peers,
     read,
 )
-
-from longreel.bench.cases import CASES
-from longreel.bench.tables import markdown, seconds, size
-from longreel.files.output import write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs/benchmarks.md"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from longreel.models import registry
-from longreel.models.system import choices
+from longreel.models.options import choices
 
 # Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
 _MOST = 2**31 - 1
@@ -65,7 +65,10 @@ MemoryCap = Annotated[
 ]
 Frames = Annotated[
     str | None,
-    typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {_frames()}."),
+    typer.Option(
+        help="Which frames of a video: fps:1, uniform:128, fps:1,max=128, keys (key frames) or keys:1 (at most one a second)."
+        f" Default: {_frames()}."
+    ),
 ]
 Chunk = Annotated[int | None, typer.Option(min=1, callback=bounded, help="Frames at a time; default: the preset's.")]
 SaveMemory = Annotated[

@@ -64,6 +64,14 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
+def last_level_cache() -> int | None:
+    """Bytes of the CPU's largest cache, None where the system does not say."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    found = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [int(text[:-1]) * units[text[-1]] for text in found if text[-1:] in units]
+    return max(sizes, default=None)
+
+
 def cpu_isa() -> str:
     """The instruction set our kernels take here; without them, the one that torch takes."""
     isas = _native.cpu_isas()

@@ -3,16 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from longreel.models.cost import Setting, SystemCost
+from longreel.models.options import option as option
 from longreel.models.prompts import IDS, Prompts, by_bytes
 from longreel.models.sizes import Preset
+
+if TYPE_CHECKING:
+    from longreel.models.checkpoint import Released
 
 Clock = Callable[[str], AbstractContextManager[None]]
 """Times a stage by its name; on a path that is not timed it does nothing."""
@@ -35,13 +39,16 @@ class Stage:
 LANGUAGE = Stage("language", "language model")
 SHARED_LANGUAGE = Stage("language", "language model", compared=False)
 _COMMON = (
-    Stage("decode", "decode (not hidden by computing)", compared=False),
+    Stage("decode", "decode (what is not hidden)", compared=False),
+    Stage("resize", "resize, in decoding threads", compared=False),
     Stage("read", "read features", compared=False),
     Stage("tower", "vision tower", compared=False),
     Stage("audio", "audio encoder", compared=False),
     Stage("write", "write features", compared=False),
     Stage("load", "read saved memory", compared=False),
     Stage("keep", "write saved memory"),
+    Stage("other", "everything else", compared=False),
+    Stage("untold", "threads not told apart here", compared=False),
 )
 
 
@@ -206,6 +213,14 @@ class System(ABC):
         """The preset with the sizes of a checkpoint."""
         raise ValueError(f"--checkpoint {folder}: {self.name} has no released weights")
 
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder of weights is this system's, by what is in it."""
+        return False
+
+    def released(self, model: Any, folder: Path) -> "Released":
+        """What `build` reads of a checkpoint's `folder`, and whether it fits the model."""
+        raise ValueError(f"{folder}: {self.name} has no released weights")
+
     def weights(self, preset: str) -> Path | None:
         """The folder of a preset's own checkpoint, None where it has none."""
         return None
@@ -277,15 +292,3 @@ class System(ABC):
     def stage(self, name: str) -> Stage:
         """By name, of its own and those that all have."""
         return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
-
-
-def option(default: Any, help: str, *, least: int | None = None, tower: bool = False, sound: bool = False) -> Any:
-    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features, or
-    what of the sound is heard."""
-    return field(default=default, metadata={"help": help, "least": least, "tower": tower, "sound": sound})
-
-
-def choices(hint: Any) -> tuple[str, ...]:
-    """Of an option's type, a Literal or one that may be None; none of another."""
-    literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
-    return get_args(literal)

@@ -1,4 +1,4 @@
-"""End-to-end runs as Markdown tables, for benchmarks/tables.py."""
+"""End-to-end runs as Markdown tables."""
 
 from collections.abc import Sequence
 from itertools import groupby
