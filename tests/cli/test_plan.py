@@ -55,7 +55,7 @@ def test_what_to_change_is_said() -> None:
 
 
 def test_this_machine() -> None:
-    result = call("--count", 64)
+    result = call("--count", 64, "--dtype", "float32")
     assert result.exit_code == 0, result.output
     assert "float32 on a CPU" in result.stdout
     assert "GB/s" in result.stdout
@@ -68,6 +68,7 @@ def test_this_machine() -> None:
         (["--vram", "24 apples"], "must be a size"),
         (["--vram", "8", "--ram", "8"], "on one of them"),
         (["--count", "8", "--hours", "1"], "give one of them"),
+        (["--vram", "8", "--dtype", "float32"], "computed in bfloat16"),
         (["--ram", "8", "--roof", "fast"], "GB/s and TFLOP/s"),
         (["--preset", "giant", "--ram", "8"], "llama-vid has tiny"),
         (["--ratio", "4", "--ram", "8"], "an option of video-xl"),

@@ -26,15 +26,15 @@ def planned(system: str, frames: int, **given):
     return plan(system, "tiny", frames=frames, options=OPTIONS[system] | given.pop("options", {}), **given)
 
 
-@pytest.mark.parametrize("frames", [4, 12, 20])
+@pytest.mark.parametrize(("frames", "dtype"), [(4, "float32"), (12, "float32"), (20, "float32"), (20, "bfloat16")])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_what_a_run_has(system: str, frames: int) -> None:
-    setup = setup_of(system, "tiny", None, "cpu", OPTIONS[system])
+def test_what_a_run_has(system: str, frames: int, dtype: str) -> None:
+    setup = setup_of(system, "tiny", None, "cpu", OPTIONS[system], dtype=dtype)
     kept, peaks = stages_of(setup, setup.prompts(["What happens in this video?"]), frames, chunk=8)
     # Video-LLaMA's frames here have no sound: its tokens are not there.
-    made = planned(system, frames, chunk=8)
+    made = planned(system, frames, chunk=8, dtype=dtype)
     silent = 0 if setup.system.audio is None else setup.preset.listen.queries
-    each = setup.preset.language.width * 4
+    each = setup.preset.language.width * getattr(torch, dtype).itemsize
     assert made.cost.tokens - silent == kept.tokens
     assert made.cost.kept - silent * each == kept.nbytes
     assert made.cost.read == kept.tokens_read
@@ -51,9 +51,9 @@ def test_weights_are_those_of_the_model(system: str) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_keys_and_values_of_the_answer(system: str) -> None:
     """To the byte: what the caches of a run have allocated."""
-    setup = setup_of(system, "tiny", None, "cpu", OPTIONS[system])
+    setup = setup_of(system, "tiny", None, "cpu", OPTIONS[system], dtype="float32")
     prompts = setup.prompts(["Why?"])
-    made = planned(system, 20, questions=["Why?"], chunk=8)
+    made = planned(system, 20, questions=["Why?"], chunk=8, dtype="float32")
     size = setup.preset.language
     token = 2 * size.layers * size.kv_heads * size.head * 4
     if setup.system.memory is None or setup.system.audio is not None:

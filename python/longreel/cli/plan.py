@@ -12,6 +12,7 @@ from longreel.cli.options import (
     SYSTEM,
     Checkpoint,
     Chunk,
+    Dtype,
     JsonFile,
     Own,
     PresetName,
@@ -46,6 +47,7 @@ def plan(
         typer.Option(min=1, callback=bounded, help="Tokens at most. Default: 64, and 8 ids from random weights."),
     ] = None,
     chunk: Chunk = None,
+    dtype: Dtype = None,
     roof: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +87,7 @@ def plan(
             questions=question or [QUESTION],
             answer_tokens=answer_tokens,
             chunk=chunk,
+            dtype=dtype,
             roof=_roof(roof, device),
         )
         if json_file is not None:

@@ -104,7 +104,7 @@ def plan(
     questions: Sequence[str] = (QUESTION,),
     answer_tokens: int | None = None,
     chunk: int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | None = None,
     roof: Rates | None = None,
 ) -> Plan:
     """Tokens, keys and values, peak memory and time of a run of `frames` frames: by formula, weights are counted on meta.
@@ -112,7 +112,7 @@ def plan(
     Args:
         system, preset, checkpoint, options, chunk: as of `longreel run`.
         memory: bytes that there are, of the GPU where `gpu`; None: not limited.
-        gpu: on a GPU, in bfloat16; else on a CPU, in the preset's dtype. dtype: another one.
+        gpu: on a GPU, in bfloat16; else on a CPU, in the preset's dtype. dtype: another, "float32" or "bfloat16".
         questions, answer_tokens: that are asked.
         roof: of the device: without one there is no time.
 
@@ -121,18 +121,21 @@ def plan(
     """
     if frames < 1:
         raise ValueError(f"frames={frames}: must be at least 1")
-    setup = setup_of(system, preset, checkpoint, "cpu", options)
-    dtype = dtype or (torch.bfloat16 if gpu else computed_in(setup.preset, setup.device))
+    if gpu and dtype not in (None, "bfloat16"):
+        raise ValueError(f"--dtype {dtype}: on a GPU everything is computed in bfloat16")
+    setup = setup_of(system, preset, checkpoint, "cpu", options, dtype="bfloat16" if gpu else dtype)
     prompts = setup.prompts(questions, answer_tokens)
     sizes = model_size(setup, prompts)
-    asked = _Asked(setup, prompts, sizes, _resident(gpu), chunk or setup.preset.chunk, dtype, gpu)
+    asked = _Asked(
+        setup, prompts, sizes, _resident(gpu), chunk or setup.preset.chunk, computed_in(setup.preset, setup.device), gpu
+    )
     cost = asked.cost(frames)
     most, why = asked.most(memory)
     changes: tuple[Change, ...] = ()
     if most is not None and frames > most:
         changes = tuple(_changes(asked, frames, memory))
     return Plan(
-        system, preset, frames, asked.chunk, str(dtype).removeprefix("torch."), gpu, asked.weights, asked.process, cost,
+        system, preset, frames, asked.chunk, str(asked.dtype).removeprefix("torch."), gpu, asked.weights, asked.process, cost,
         memory, most, why, changes, roof,
     )  # fmt: skip
 
@@ -225,7 +228,7 @@ def _changes(asked: _Asked, frames: int, memory: int | None) -> Iterator[Change]
     chunks = [asked.chunk >> halvings for halvings in range(1, asked.chunk.bit_length())]
     yield from _best(frames, memory, [(f"--chunk {chunk}", replace(asked, chunk=chunk)) for chunk in chunks])
     if asked.dtype.itemsize > 2:
-        yield from _best(frames, memory, [("dtype bfloat16", replace(asked, dtype=torch.bfloat16))])
+        yield from _best(frames, memory, [("--dtype bfloat16", replace(asked, dtype=torch.bfloat16))])
 
 
 def _best(frames: int, memory: int | None, choices: list[tuple[str, _Asked]]) -> Iterator[Change]:
