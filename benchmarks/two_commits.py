@@ -24,8 +24,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     parser.add_argument("--build", default="make build", help="what makes .venv/bin/longreel in a checkout")
     parser.add_argument("--folder", type=Path, help="where checkouts and results stay; default one that is removed")
-    parser.add_argument("options", nargs="*", help="after --: of `longreel bench`")
-    args = parser.parse_args()
+    given, options = sys.argv[1:], []
+    if "--" in given:
+        given, options = given[: given.index("--")], given[given.index("--") + 1 :]
+    args = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as made:
         folder = (args.folder or Path(made)).resolve()
         trees = [_checkout(commit, folder / name, args.build) for name, commit in vars(args).items() if name in _NAMES]
@@ -34,7 +36,7 @@ def main() -> int:
             for turn in range(args.rounds):
                 order = list(zip(trees, results, strict=True))
                 for tree, path in reversed(order) if turn % 2 else order:
-                    command = [tree / ".venv/bin/longreel", "bench", *args.options, "--json", path]
+                    command = [tree / ".venv/bin/longreel", "bench", *options, "--json", path]
                     subprocess.run(command, cwd=tree, check=True)
         finally:
             if args.folder is None:

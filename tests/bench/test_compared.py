@@ -79,7 +79,7 @@ def test_the_command_ends_with_what_it_found(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "holds no results"),
-        ("{}\n", "line 1 is no result"),
+        ("{}\n", "line 1 is no result of"),
         ("nothing\n", "line 1 is no result"),
         (None, "No such file"),
     ],

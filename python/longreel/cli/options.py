@@ -60,6 +60,12 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16, on every path. Default: the preset's; of most, bfloat16 where the CPU multiplies it natively."
+    ),
+]
 MemoryCap = Annotated[
     float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
 ]

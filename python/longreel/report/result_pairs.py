@@ -132,10 +132,25 @@ def op_lines(folder: Path) -> list[Line]:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The results of a file that somebody names.
+    """The op results of a file that somebody names.
 
     Raises:
         ValueError: what is there is no file of results, in one line.
+    """
+    lines = read_objects(path)
+    for number, line in enumerate(lines, 1):
+        if not line.keys() >= _NEEDED:
+            raise ValueError(f"{path}: line {number} is no result of `longreel bench --json`")
+    if not lines:
+        raise ValueError(f"{path} holds no results")
+    return lines
+
+
+def read_objects(path: Path) -> list[Line]:
+    """The JSON lines of a file that somebody names.
+
+    Raises:
+        ValueError: what is there is none, in one line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -147,11 +162,9 @@ def read_lines(path: Path) -> list[Line]:
             line = json.loads(row)
         except ValueError:
             line = None
-        if not (isinstance(line, dict) and line.keys() >= _NEEDED):
-            raise ValueError(f"{path}: line {number} is no result of `longreel bench --json`")
+        if not isinstance(line, dict):
+            raise ValueError(f"{path}: line {number} is no result, a JSON object")
         lines.append(line)
-    if not lines:
-        raise ValueError(f"{path} holds no results")
     return lines
 
 
