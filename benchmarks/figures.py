@@ -6,7 +6,9 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
-from result_pairs import (
+from longreel.bench.cases import CASES
+from longreel.bench.tables import markdown, seconds, size
+from longreel.report.result_pairs import (
     DTYPES,
     NOISY,
     SCRIPTS,
@@ -22,9 +24,6 @@ from result_pairs import (
     over,
     peers,
 )
-
-from longreel.bench.cases import CASES
-from longreel.bench.tables import markdown, seconds, size
 
 _MADE = re.compile(r"(<!-- made by benchmarks/tables.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADLINE = "headline"
@@ -47,7 +46,9 @@ def _part(op: str, results: Path) -> str:
     if op not in (HEADLINE, *CASES, *SCRIPTS):
         raise ValueError(f"a page asks for the figures of {op!r}: there is {', '.join((HEADLINE, *CASES, *SCRIPTS))}")
     out: list[str] = []
-    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+    folders = sorted(path for path in results.iterdir() if path.is_dir())
+    # Of several machines the first page shows the one that was measured last.
+    for folder in [max(folders, key=_last_date)] if op == HEADLINE and folders else folders:
         pairs = [pair for pair in every_pair(op_lines(folder)) if _is_usual(pair.ours, _free(pair.ours["op"]))]
         if op == HEADLINE:
             out += _headline(pairs)
@@ -56,6 +57,10 @@ def _part(op: str, results: Path) -> str:
     if op != HEADLINE and not on_gpu(results):
         out += ["On a GPU: not measured yet (`make gpu` does).", ""]
     return "\n".join(["", *out, ""])
+
+
+def _last_date(folder: Path) -> str:
+    return max((str(line["machine"]["date"]) for line in op_lines(folder)), default="")
 
 
 def _free(op: str) -> Iterable[str]:
@@ -89,10 +94,11 @@ def _table(op: str, found: Sequence[Pair]) -> list[str]:
 
 
 def _headline(pairs: Sequence[Pair]) -> list[str]:
-    """A line a case: every op's forward pass beside its fastest peer."""
+    """A line an op: its forward pass beside its fastest peer, in bf16 where that was measured."""
     shown = [pair for pair in newest(pairs) if pair.ours["pass"] == "forward" and _is_usual(pair.ours, ())]
     groups = groupby(shown, key=lambda pair: [pair.ours[key] for key in ("op", "shape", "dtype", "variant")])
-    best = [next(group) for _, group in groups]
+    every = sorted((next(group) for _, group in groups), key=lambda pair: (pair.ours["op"], pair.ours["dtype"]))
+    best = [next(group) for _, group in groupby(every, key=lambda pair: str(pair.ours["op"]))]
     if not best:
         return []
     rows = [
@@ -102,8 +108,8 @@ def _headline(pairs: Sequence[Pair]) -> list[str]:
         ]
         for pair in best
     ]  # fmt: skip
-    head = ["forward", "dtype", "ours", *_BESIDE[:2]]
-    return [machine([pair.ours["machine"] for pair in best]), "", *markdown(head, rows, range(2)), ""]
+    where = machine([pair.ours["machine"] for pair in best]).rstrip(".")
+    return [*markdown([f"forward ({where})", "dtype", "ours", *_BESIDE[:2]], rows, range(2)), ""]
 
 
 def _earlier(best: Pair, found: Sequence[Pair]) -> str:

@@ -11,42 +11,39 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from end_to_end_table import runs_section
 from figures import filled
-from result_pairs import (
-    DTYPES,
+
+from longreel.bench.cases import CASES
+from longreel.bench.tables import markdown
+from longreel.files.output import write_text
+from longreel.report import op_table
+from longreel.report.end_to_end_table import runs_section
+from longreel.report.result_pairs import (
     END_TO_END,
     NOISY,
     Pair,
     commands,
-    commit,
     every_pair,
     machine,
     newest,
     noisy,
     on_gpu,
     op_lines,
-    over,
     peers,
     read,
 )
-
-from longreel.bench.cases import CASES
-from longreel.bench.tables import markdown, seconds, size
-from longreel.files.output import write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs/benchmarks.md"
 README, FIGURES = HERE.parent / "README.md", HERE.parent / "docs/figures.md"
 
-_TIMES = ["time", "peer's time", "ratio (quartiles)", "memory", "peer's memory"]
-_HEAD = ["pass", "dtype", "ours", "peer", *_TIMES, "commit"]
 _INTRO = """# Measured
 
 Made from `benchmarks/results/` by `make docs`; not by hand. Medians of interleaved runs, outputs allocated inside the call;
 a ratio is the peer's time over ours, taken within each round, with its quartiles. Memory is the peak of one call beyond inputs
 and outputs. A backward pass makes the gradients of `all` inputs, or of the `query` alone (frozen patches). A commit with a + had
-changes on top. How it is measured: [benchmarks/README.md](../benchmarks/README.md).
+changes on top. Of roof, of sparsity bound: what share of the time would do at the machine's rates.
+How it is measured: [benchmarks/README.md](../benchmarks/README.md).
 """
 
 
@@ -55,7 +52,12 @@ def op_section(op: str, found: Sequence[Pair]) -> list[str]:
     out = [f"### {op}", ""]
     for shape, group in groupby(found, key=lambda pair: pair.ours["shape"]):
         rows = list(group)
-        out += [f"{shape[0].upper()}{shape[1:]}:", "", *markdown(_HEAD, [_row(pair) for pair in rows], range(4)), ""]
+        out += [
+            f"{shape[0].upper()}{shape[1:]}:",
+            "",
+            *markdown(op_table.HEAD, [_row(pair) for pair in rows], range(op_table.LEFT)),
+            "",
+        ]
         if any(noisy(pair) for pair in rows):
             out += [NOISY, ""]
         out += ["```", *commands(op, rows), "```", ""]
@@ -63,12 +65,8 @@ def op_section(op: str, found: Sequence[Pair]) -> list[str]:
 
 
 def _row(pair: Pair) -> list[str]:
-    ours, peer = pair.ours, pair.peer
-    return [
-        ours["pass"], DTYPES[ours["dtype"]], f"`{ours['variant']}`", f"`{peer['variant']}`",
-        seconds(ours["seconds"]["median"]), seconds(peer["seconds"]["median"]), over(pair),
-        size(ours["extra_bytes"]), size(peer["extra_bytes"]), commit(ours),
-    ]  # fmt: skip
+    """Variants are names of options."""
+    return [f"`{cell}`" if place in (2, 3) else cell for place, cell in enumerate(op_table.row(pair))]
 
 
 def device_section(folder: Path) -> list[str]:

@@ -49,6 +49,29 @@ def test_a_model_of_transformers(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert float(out.split()[-1]) < 1e-5
 
 
+def test_a_model_of_transformers_without_a_patch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ran("without_a_patch", monkeypatch, capsys).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["causal", "VoCo"]
+    assert all(len(re.findall(r"\d+", line)) == 4 for line in lines)
+
+
+def test_fewer_video_tokens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ran("compress_video", monkeypatch, capsys)
+    assert out.startswith("54 tokens become 18\nanswer: [")
+
+
+def test_a_saved_memory_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ran("saved_memory", monkeypatch, capsys, str(tmp_path / "m.safetensors"))
+    assert out.startswith("30 frames in ")
+    answers = re.findall(r"(\d) - it was (\d)$", out, re.MULTILINE)
+    assert len(answers) == 3
+    assert all(said == digit for said, digit in answers)
+
+
 def test_llama_vids_repository(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def load_pretrained_model(
         model_path: str, model_base: Any, model_name: str, load_8bit: bool = False, load_4bit: bool = False

@@ -1,4 +1,6 @@
 // longreel::adaptive_pool.cuda and its backward: tensors to pointers, on the current stream of their device.
+#include <vector>
+
 #include <torch/csrc/stable/library.h>
 
 #include "adaptive_pool/cuda.h"
@@ -35,8 +37,15 @@ void check(const Tensor& tensor, const PoolWindow& g, int64_t tokens) {
                   " apart, does not fit ", tokens, " tokens");
 }
 
+// The other forms are Triton's.
+void check_form(int64_t out_frames, int64_t bilinear, const std::vector<int64_t>& grids) {
+  STD_TORCH_CHECK(out_frames == 0 && bilinear == 0 && grids.empty(),
+                  "adaptive_pool on CUDA averages the frames of [F, N, C] one by one");
+}
+
 Tensor adaptive_pool(const Tensor& patches, int64_t prefix, int64_t pitch, int64_t height, int64_t width, int64_t out_height,
-                     int64_t out_width) {
+                     int64_t out_width, int64_t out_frames, int64_t bilinear, std::vector<int64_t> grids) {
+  check_form(out_frames, bilinear, grids);
   const PoolWindow window{prefix, pitch, height, width, out_height, out_width};
   check(patches, window, patches.size(1));
   const OnDeviceOf device(patches);
@@ -47,7 +56,9 @@ Tensor adaptive_pool(const Tensor& patches, int64_t prefix, int64_t pitch, int64
 }
 
 Tensor adaptive_pool_backward(const Tensor& grad, int64_t tokens, int64_t prefix, int64_t pitch, int64_t height, int64_t width,
-                              int64_t out_height, int64_t out_width) {
+                              int64_t out_height, int64_t out_width, int64_t out_frames, int64_t bilinear,
+                              std::vector<int64_t> grids, int64_t) {
+  check_form(out_frames, bilinear, grids);
   const PoolWindow window{prefix, pitch, height, width, out_height, out_width};
   check(grad, window, tokens);
   STD_TORCH_CHECK(grad.size(1) == window.cells(), "adaptive_pool_backward: grad has ", grad.size(1), " cells, the window ",

@@ -35,14 +35,15 @@ class FrameBackward {
     grad_context_ = arena.take<float>(padded_);
     products_.emplace(longest, columns, problem.patches.channels, arena);
     tokens_ = arena.take<float>(Products::tokens * padded_);
-    shares_.emplace(problem.pool, arena);
-    terms_ = arena.take<Term<T>>(prompts + shares_->most());
+    const PoolWindow& pool = problem.pool;
+    shares_.emplace(pool.height, pool.width, pool.out_height, pool.out_width, arena);
+    terms_ = arena.take<Term<T>>(prompts + PoolShares::most(down(), across()));
     longest_ = longest;
   }
 
   // To be called once the shared queries are packed, before run().
   void start() {
-    shares_->tabulate();
+    shares_->tabulate(down(), across(), problem_.pool.pitch);
     if (shared_ != nullptr) products_->set_queries(shared_->rows(), shared_->columns());
   }
 
@@ -71,6 +72,9 @@ class FrameBackward {
   }
 
  private:
+  PoolAxis down() const { return {problem_.pool.height, problem_.pool.out_height, false}; }
+  PoolAxis across() const { return {problem_.pool.width, problem_.pool.out_width, false}; }
+
   const T* grad_context(int64_t p, int64_t f) const {
     return static_cast<const T*>(gradients_.grad_context) + (p * problem_.patches.frames + f) * problem_.patches.channels;
   }
@@ -127,7 +131,7 @@ class FrameBackward {
           }
         }
         if (grad_content != nullptr) {
-          terms += shares_->terms(i, grad_content + f * cells * channels, channels, terms_ + terms);
+          terms += shares_->terms(i, grad_content + f * cells * channels, channels, 1, terms_ + terms);
         }
         write_row(attended ? tokens_ + (i - n) * padded_ : nullptr, terms_, terms, channels, out + (prefix + i) * channels);
       }

@@ -15,6 +15,8 @@ import torch
 KERNEL_BACKENDS = ("cpu", "cuda", "triton")
 
 _POOL = "int prefix, int pitch, int height, int width, int out_height, int out_width"
+# out_frames: 0 where each frame is pooled by itself. grids: of packed pictures, six numbers each (reference/packed_grids.py).
+_POOLED_GRIDS = f"{_POOL}, int out_frames, int bilinear, int[] grids"
 # The layout tensors are those of longreel.layout.PlannedLayout.
 _SPARSE = (
     "Tensor q, Tensor k, Tensor v, Tensor? global_k, Tensor? global_v, Tensor global_index, Tensor start, Tensor bounds,"
@@ -36,8 +38,8 @@ SCHEMAS = {
         " Tensor? cu_seqlens, Tensor lse, float scale, int need_query, int need_patches)"
         " -> (Tensor grad_query, Tensor grad_patches)"
     ),
-    "adaptive_pool": f"(Tensor patches, {_POOL}) -> (Tensor output)",
-    "adaptive_pool_backward": f"(Tensor grad_output, int tokens, {_POOL}) -> (Tensor grad_patches)",
+    "adaptive_pool": f"(Tensor patches, {_POOLED_GRIDS}) -> (Tensor output)",
+    "adaptive_pool_backward": f"(Tensor grad_output, int tokens, {_POOLED_GRIDS}, SymInt frames) -> (Tensor grad_patches)",
     "compress_frames": (
         f"(Tensor query, Tensor patches, Tensor? query_mask, float scale, {_POOL})"
         " -> (Tensor context, Tensor content, Tensor weights, Tensor lse)"

@@ -24,11 +24,12 @@ from longreel.bench import (
     measure,
     suite,
 )  # fmt: skip
-from longreel.bench.cases import CPU
+from longreel.bench.cases import CPU, ops_of
 from longreel.bench.ops.compress_frames import CompressFramesCase
 from longreel.bench.peers import pool_rows
 from longreel.cli import bench as command
 from longreel.measure.memory import Peak
+from longreel.models.registry import SYSTEMS
 from longreel.ops._block_sparse_attention import executed_flops
 from longreel.ops.registry import OPS
 from longreel.testing.budget import PEER_BUDGETS
@@ -185,6 +186,48 @@ def test_work_grows_with_what_is_asked() -> None:
     assert query.bytes_read > 2 * patches
 
 
+@pytest.mark.fast
+def test_calls_take_inputs_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tiny("compress_frames").work.bytes
+    monkeypatch.setattr("longreel.bench.case.last_level_cache", lambda: work)
+    case = tiny("compress_frames")
+    taken: list[int] = []
+    monkeypatch.setattr(PatchCase, "run", lambda self, form, tensors: taken.append(tensors["patches"].data_ptr()) or {})
+    call = case.make("strong")
+    for _ in range(4):
+        call()
+    assert taken[0] != taken[1]
+    assert taken[:2] == taken[2:]
+    assert case.rotation == {"input_sets": 2, "bytes_a_turn": 2 * work, "last_level_cache": work}
+    assert all(torch.equal(case.input_sets[0][name], case.input_sets[1][name]) for name in case.tensors)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("op", [op for op in CASES if OPS[op].mutates])
+def test_a_variant_writes_into_its_own(op: str) -> None:
+    case = tiny(op)
+    before = {name: case.tensors[name].clone() for name in OPS[op].mutates}
+    for name in ("strong", "reference"):
+        case.variant(name).make()()
+    assert all(torch.equal(case.tensors[name], value) for name, value in before.items())
+
+
+@pytest.mark.fast
+def test_the_truth_of_attention_head_by_head_is_the_whole() -> None:
+    case = tiny("vst_attention")
+    whole = super(type(case), case).reference(torch.float64, case.tensors)  # type: ignore[misc]
+    torch.testing.assert_close(case.reference(torch.float64, case.tensors)["out"], whole["out"])
+
+
+@pytest.mark.fast
+def test_every_op_has_shapes_of_a_system_and_a_quick_one() -> None:
+    assert set(CASES) == {op for system in SYSTEMS for op in ops_of(system)}
+    for op, case in CASES.items():
+        for shapes in (case.SIZES, *case.SYSTEMS.values()):
+            assert set(shapes) == {"small", "quick", "hour"}
+        assert case.SYSTEMS.keys() <= SYSTEMS.keys(), op
+
+
 @pytest.mark.slow
 def test_measure_reference_beside_the_peers() -> None:
     case = tiny("compress_frames")
@@ -246,6 +289,7 @@ def test_command_measures_prints_and_writes(tmp_path: Path, monkeypatch: pytest.
     [
         ([], "take --all"),
         (["--op", "adaptive_pool", "--backward", "query", "--device", "cpu"], "adaptive_pool takes none or all"),
+        (["--op", "adaptive_pool", "--system", "video-xl"], "video-xl does not call it; it calls vst_append_, vst_att"),
         (["--op", "adaptive_pool", "--heads", "8", "--device", "cpu"], "--heads means nothing to adaptive_pool"),
     ],
 )

@@ -77,6 +77,7 @@ def line(variant: str, date: str, *, seconds: float | None, over: dict[str, floa
         "op": "adaptive_pool", "dtype": "bfloat16", "pass": "forward", "shape": "patches [7, 256, 1408]", **shape,
         "variant": variant, "note": note, "seconds": seconds and {"median": seconds, "low": 0, "high": 9},
         "speedup_over": {name: {"median": ratio, "low": 1.0, "high": 9.0} for name, ratio in over.items()},
+        "work": {"flops": 5, "bytes_read": 6, "bytes_written": 7}, "share_of_roof": 0.5,
         "extra_bytes": 1 << 20, "taken_by_others": 0.01,
         "machine": {**MACHINE, "date": date},
         **facts,

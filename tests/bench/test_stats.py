@@ -8,7 +8,13 @@ pytestmark = pytest.mark.fast
 
 
 def test_spread_is_median_and_quartiles() -> None:
-    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5, pytest.approx(0.4))
+
+
+def test_halves_disagree_by_their_medians() -> None:
+    assert spread([1.0, 1.0, 9.0, 2.0, 2.0]).halves == pytest.approx(1.0)
+    assert spread([2.0, 1.0]).halves == pytest.approx(1.0)
+    assert spread([1.0]).halves is None
 
 
 def test_spread_of_one_sample() -> None:
@@ -23,7 +29,7 @@ def test_spread_of_nothing_says_so() -> None:
 def test_speedup_pairs_rounds() -> None:
     # the machine was three times slower in the second half: the pairs do not notice, the medians would
     slow, fast = [2.0, 2.0, 6.0, 6.0], [1.0, 1.0, 3.0, 3.0]
-    assert speedup(slow, fast) == Spread(2.0, 2.0, 2.0, 4)
+    assert speedup(slow, fast) == Spread(2.0, 2.0, 2.0, 4, 0.0)
 
 
 def test_speedup_needs_equal_rounds() -> None:

@@ -67,6 +67,28 @@ def test_row_of_a_timed_variant(report: Report) -> None:
     }  # fmt: skip
 
 
+def test_a_row_whose_halves_disagree_says_so(report: Report) -> None:
+    steady, moved = (0.2, 0.2, 0.2, 0.2), (0.4, 0.4, 0.46, 0.46)
+    ours, strong, wrong = report.outcomes
+    noisy = replace(report, outcomes=(replace(ours, samples=steady), replace(strong, samples=moved), wrong))
+    cells = dict(zip(header(noisy), row(noisy, noisy.outcomes[0]), strict=True))
+    assert cells["x strong"] == "2.15x~"
+    assert "2.15x (2.00–2.30, noisy) over strong" in verdicts(noisy, ["ours"])[0]
+    assert any("disagree by ours 15 %, strong 15 %" in line for line in notes(noisy))
+    assert [line["noisy"] for line in noisy.records()] == [True, True, False]
+    assert not any(line["noisy"] for line in report.records()[2:])
+
+
+def test_sparse_work_has_its_own_bound(report: Report) -> None:
+    sparse = replace(report, roof=replace(report.roof, dense=1e10))
+    cells = dict(zip(header(sparse), row(sparse, sparse.outcomes[0]), strict=True))
+    assert (cells["roof"], cells["sparse"]) == ("50 %", "50 %")
+    assert sparse.records()[1]["share_of_sparsity_bound"] == pytest.approx(0.25)
+    assert report.records()[1]["share_of_sparsity_bound"] is None
+    assert len(row(sparse, sparse.outcomes[2])) == len(header(sparse))
+    assert any("visible pairs alone at dense attention's 10.0 GFLOP/s" in line for line in notes(sparse))
+
+
 def test_row_of_a_wrong_variant_has_no_figure_but_its_error(report: Report) -> None:
     assert row(report, report.outcomes[2]) == ["wrong", *["–"] * 5, "70.00"]
 

@@ -28,7 +28,7 @@ def test_ask(tmp_path: Path, clip: Path, system: str) -> None:
     first, again = map(json.loads, lines.read_text().splitlines())
     assert [one["ids"] for one in again["questions"]] == [one["ids"] for one in first["questions"]]
     assert (again["system"], again["frames"]) == (system, 10)
-    assert list(again["stages_s"]["longreel"]) == ["load", "language"]
+    assert list(again["stages_s"]["longreel"]) == ["load", "language", "other"]
     refused(call("ask", memory, "--checkpoint", tmp_path), "not a checkpoint folder")
 
 

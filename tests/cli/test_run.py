@@ -30,8 +30,11 @@ def run(tmp_path: Path, small: Preset, *arguments: object) -> tuple[Result, dict
 def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
     result, line = run(tmp_path, small, clip, "--frames", "fps:5")
     assert (line["frames"], line["tokens"], line["patches"]) == (10, 20, 170)
-    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "query", "compress", "language"]
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "query", "compress", "language", "other"]
     assert line["total_s"]["longreel"] == pytest.approx(sum(line["stages_s"]["longreel"].values()))
+    spent = line["stages_cpu_s"]["longreel"]
+    assert list(spent) == ["decode", "resize", "tower", "query", "compress", "language", "other"]
+    assert sum(spent.values()) + sum(line["aside_cpu_s"].values()) == pytest.approx(line["process_cpu_s"], rel=0.05)
     assert line["peak_memory_bytes"]["longreel"] > 10**7
     assert line["memory_by_frames"][0][0] == 4
     assert "10 frames in" in result.stdout.splitlines()[0]

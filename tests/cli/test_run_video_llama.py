@@ -79,7 +79,7 @@ def test_seen_and_heard_in_one_pass(tmp_path: Path, loud: Path, monkeypatch: pyt
     result, line = run(tmp_path, loud, *ASKED, "--compare")
     assert (line["frames"], line["tokens"]) == (8, 12)
     assert line["passed"]
-    stages = ["decode", "tower", "audio", "frame", "video", "listen", "language"]
+    stages = ["decode", "tower", "audio", "frame", "video", "listen", "language", "other"]
     assert sorted(line["stages_s"]["longreel"]) == sorted(stages)
     assert sorted(line["stage_ratios"]) == ["frame", "listen", "video"]
     assert len(opened) == 1, "sound is decoded once for both questions and both paths"

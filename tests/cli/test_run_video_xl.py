@@ -48,7 +48,7 @@ def test_a_video(tmp_path: Path, clip: Path) -> None:
     """10 frames of 4 tokens: windows of 12, 12, 12 and 4."""
     result, line = run(tmp_path, clip, "--frames", "fps:5", "--ratio", 4)
     assert (line["frames"], line["patches"], line["tokens"], line["rows"]) == (10, 160, 1 + 10, 1 + 40)
-    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "project", "memory", "language"]
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "project", "memory", "language", "other"]
     assert line["tokens_bytes"] == 11 * TOKEN
     assert line["backend"] == "cpu"
     assert "11 tokens kept, of 41: 73.17% less" in result.stdout

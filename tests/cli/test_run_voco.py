@@ -51,7 +51,7 @@ def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
     picture = tmp_path / "run.png"
     result, line = run(tmp_path, clip, "--frames", "fps:5", "--plot", picture)
     assert (line["frames"], line["patches"], line["tokens"], line["rows"]) == (10, 160, 10, 1 + 10 * ROWS)
-    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "see", "language"]
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "see", "language", "other"]
     assert line["tokens_bytes"] == 10 * 2 * 2 * 2 * 8 * 4
     assert line["backend"] == "cpu"
     assert line["memory_by_frames"][0][0] == 4
@@ -72,7 +72,7 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
     assert "reference path" in result.stdout.splitlines()[0]
     assert line["questions"][0]["ids"] == both["questions"][0]["ids"]
     assert (line["frames"], line["tokens"], line["backend"]) == (4, 1 + 4 * ROWS, "reference")
-    assert list(line["stages_s"]["reference"]) == ["decode", "tower", "see", "language"]
+    assert list(line["stages_s"]["reference"]) == ["decode", "tower", "see", "language", "other"]
     assert line["first_token_s"]["reference"] > 0
     assert both["tokens_per_s"].keys() == {"longreel", "reference"}
     with pytest.MonkeyPatch.context() as patch:
@@ -176,7 +176,7 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
     _, first = run(tmp_path, clip, *given, "--keep", kept, "--question", "why?")
     _, whole = run(tmp_path, clip, *given, "--question", "what is it?")
     result, later = run(tmp_path, kept, "--question", "what is it?", "--question", "why?")
-    assert list(later["stages_s"]["longreel"]) == ["load", "language"]
+    assert list(later["stages_s"]["longreel"]) == ["load", "language", "other"]
     assert (later["frames"], later["patches"], later["tokens"]) == (10, 160, 20)
     assert later["rows"] == first["rows"]
     assert all(one["seconds"] > 0 for one in later["questions"]), "what a question costs by itself"

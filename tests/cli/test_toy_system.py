@@ -64,7 +64,7 @@ def test_run_and_compare(tmp_path: Path, loud: Path) -> None:
     given = [loud, "--frames", "fps:5", "--question", "a", "--question", "why?"]
     line = run(tmp_path, *given, "--compare", "--plot", tmp_path / "toy.png")
     assert (line["frames"], line["tokens"], line["tokens_bytes"], line["backend"]) == (10, 14, 14 * 12 * 4, "toy")
-    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "audio", "sum", "language"]
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "audio", "sum", "language", "other"]
     assert list(line["stage_ratios"]) == ["sum", "language"]
     assert line["passed"]
     assert (tmp_path / "toy.png").exists()
@@ -89,7 +89,7 @@ def test_paths_take_turns_and_float64_is_not_timed(tmp_path: Path, loud: Path, m
     line = json.loads(lines.read_text())
     elapsed = next(text for text in shown.splitlines() if text.startswith("elapsed"))
     parts = [part.rpartition(" ")[0] for part in elapsed.partition(": ")[2].split(", ")]
-    assert parts == ["stages", "reference path's own", "warm-up", "float64 truth", "the rest"]
+    assert parts == ["stages", "reference path's own", "warm-up", "float64 truth"]
     first, second = ["longreel", "reference"], ["reference", "longreel"]
     assert order == [*first, *first, "float64", *second, "float64", *first, "float64"], "a warm-up, then three chunks"
     assert list(line["stages_s"]) == first
@@ -124,7 +124,7 @@ def test_extract_holds_both_modalities(tmp_path: Path, loud: Path) -> None:
     for chunk in (1, 4, 64):
         later = run(tmp_path, out, "--chunk", chunk)
         assert (later["tokens"], ids(later)) == (14, ids(video))
-        assert list(later["stages_s"]["longreel"]) == ["read", "sum", "language"]
+        assert list(later["stages_s"]["longreel"]) == ["read", "sum", "language", "other"]
     assert run(tmp_path, out, "--count", 4, "--chunk", 3)["tokens"] == 4 + 2
 
 
@@ -133,7 +133,7 @@ def test_a_saved_memory(tmp_path: Path, loud: Path) -> None:
     first = run(tmp_path, loud, "--keep", saved, "--loudness", 3, "--frames", "fps:5")
     later = run(tmp_path, saved)
     assert (ids(later), later["frames"], later["tokens"]) == (ids(first), 10, 14)
-    assert list(later["stages_s"]["longreel"]) == ["load", "language"]
+    assert list(later["stages_s"]["longreel"]) == ["load", "language", "other"]
     refused(call("run", saved, "--system", "toy", "--loudness", 2), "made with --loudness 3.0, this run has 2.0")
     refused(call("run", saved, "--system", "toy", "--compare"), "keeps no frames")
     for other in ("llama-vid", "voco-llama"):
@@ -146,7 +146,7 @@ def test_profile(tmp_path: Path, loud: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     assert [line["tokens"] for line in lines[:2]] == [6, 14]
     assert all(line["passed"] for line in lines[:2])
-    assert list(growth["stage_exponents"]) == ["decode", "tower", "audio", "sum", "language"]
+    assert list(growth["stage_exponents"]) == ["decode", "tower", "audio", "sum", "language", "other"]
     assert (tmp_path / "p.png").exists()
 
 

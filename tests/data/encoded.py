@@ -60,6 +60,8 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
                     stream.codec_context.sample_aspect_ratio = aspect
                 if codec == "libx264":
                     stream.options = {"preset": "ultrafast", "g": "10", "qp": "10", **(coder or {})}
+                elif coder:
+                    stream.options = coder
                 for index, stamp in enumerate(stamps if stamps is not None else range(frames)):
                     frame = av.VideoFrame.from_ndarray(make(index, height, width), "rgb24")
                     frame.pts, frame.time_base = stamp, Fraction(1, rate)

@@ -31,7 +31,7 @@ def test_parses(text: str, rate: Fraction | None, count: int | None) -> None:
      "uniform:9999999", "fps:1,max=0", "fps:1,min=3", "every:2", "fps:1;max=3", "fps:nan", "fps:²", None, 3],
 )  # fmt: skip
 def test_bad_specs_give_one_clear_line(text: object) -> None:
-    with pytest.raises(ValueError, match=r"fps:RATE, uniform:COUNT or fps:RATE,max=COUNT") as error:
+    with pytest.raises(ValueError, match=r"fps:RATE, uniform:COUNT, fps:RATE,max=COUNT, keys or keys:RATE") as error:
         FrameSpec.parse(text)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
 

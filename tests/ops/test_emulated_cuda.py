@@ -28,6 +28,12 @@ ATTENTION = [variant for variant in VARIANTS if "query" in variant.spec.differen
 # Threads and blocks first to last, last to first, at random.
 ORDERS = (0, 1, 2)
 
+
+def served(variant: Variant) -> list[Case]:
+    refused = getattr(corners(variant.op), "REFUSED", {}).get("cuda", {})
+    return [case for case in corners(variant.op).cases() if case.name not in refused]
+
+
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=SHORT.get)
 
 
@@ -68,7 +74,7 @@ def check_orders(emulator: ctypes.CDLL, variant: Variant, inputs: Inputs, dtype:
 
 @pytest.mark.parametrize(
     ("variant", "case"),
-    [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in corners(v.op).cases()],
+    [pytest.param(v, c, id=f"{v}-{c.name}") for v in VARIANTS for c in served(v)],
 )
 @each_dtype
 def test_equals_the_reference(emulator: ctypes.CDLL, variant: Variant, case: Case, dtype: torch.dtype) -> None:
@@ -97,7 +103,7 @@ def test_sizes(
 def test_only_wanted_gradients(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
     """Every set of inputs that want a gradient, through every set of outputs that pass one."""
     outputs = ("context", "weights") if variant.op == "context_attention" else ("context", "content", "weights")
-    for case in (case for case in corners(variant.op).cases() if case.fast):
+    for case in (case for case in served(variant) if case.fast):
         inputs = prepare(case.inputs(), dtype)
         for through in subsets(outputs):
             expected = yardstick(variant.op, inputs, dtype, ("query", "patches"), through)
@@ -150,7 +156,7 @@ def test_rows_longer_than_shared_memory(emulator: ctypes.CDLL) -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=SHORT.get)
 def test_any_strides(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
-    for case in (case for case in corners(variant.op).cases() if case.fast):
+    for case in (case for case in served(variant) if case.fast):
         inputs = prepare(case.inputs(), dtype)
         for name, value in inputs.items():
             if not isinstance(value, Tensor):
@@ -167,7 +173,7 @@ def test_any_strides(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=SHORT.get)
 def test_strides_beyond_32_bits(emulator: ctypes.CDLL, variant: Variant, dtype: torch.dtype) -> None:
-    for case in (case for case in corners(variant.op).cases() if case.fast):
+    for case in (case for case in served(variant) if case.fast):
         inputs = prepare(case.inputs(), dtype)
         for name, value in inputs.items():
             if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -25,9 +25,29 @@ HUGE = 2**62
 def test_a_window_that_cannot_be(window: tuple[int, ...]) -> None:
     patches = torch.ones(2, 16, 8)
     with pytest.raises(RuntimeError, match=r"pooling|prefix|cells"):
-        overload("adaptive_pool", "cpu")(patches, *window)
+        overload("adaptive_pool", "cpu")(patches, *window, 0, 0, [])
     with pytest.raises(RuntimeError, match=r"pooling|prefix|cells|grad"):
-        overload("adaptive_pool_backward", "cpu")(torch.ones(2, 4, 8), 16, *window)
+        overload("adaptive_pool_backward", "cpu")(torch.ones(2, 4, 8), 16, *window, 0, 0, [], 0)
+
+
+@pytest.mark.parametrize(
+    "grids",
+    [
+        [1, 4, 4, 1, 2], [1, 4, 4, 1, 2, 0], [1, 4, 5, 1, 2, 2], [1, 4, 3, 1, 2, 2], [HUGE, 4, 4, 1, 2, 2],
+        [1, 4, 4, 2**30, 2**30, 4], [2**30, 2**30, 16, 1, 1, 1], [-1, 4, 4, 1, 2, 2],
+    ],
+)  # fmt: skip
+def test_grids_that_cannot_be(grids: list[int]) -> None:
+    window = (0, 1, 0, 1, 0, 1, 0, 0)
+    with pytest.raises(RuntimeError, match="pooling grid"):
+        overload("adaptive_pool", "cpu")(torch.ones(16, 8), *window, grids)
+    with pytest.raises(RuntimeError, match="pooling grid"):
+        overload("adaptive_pool_backward", "cpu")(torch.ones(4, 8), 16, *window, grids, 0)
+
+
+def test_a_time_that_cannot_be() -> None:
+    with pytest.raises(RuntimeError, match="a pooling of 0 frames to 2"):
+        overload("adaptive_pool", "cpu")(torch.ones(0, 16, 8), 0, 4, 4, 4, 2, 2, 2, 0, [])
 
 
 def test_more_cells_than_can_be() -> None:

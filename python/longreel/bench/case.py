@@ -1,9 +1,11 @@
 """A benchmark case: one op at one shape, our backends beside its peers, a check against float64, and its measurement."""
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -14,7 +16,8 @@ from longreel.bench.check import Verdict
 from longreel.bench.harness import Contender, compare
 from longreel.bench.report import Report
 from longreel.bench.roof import RoofMeter
-from longreel.measure.machine import Record
+from longreel.measure.clock import Timed
+from longreel.measure.machine import Record, last_level_cache
 from longreel.ops.common.cost import Cost
 from longreel.ops.registry import OPS
 from longreel.testing.budget import PEER_BUDGETS
@@ -24,6 +27,8 @@ Tensors = dict[str, Tensor]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CPU = torch.device("cpu")
 BACKWARD = ("none", "query", "all")
+# Of the copies of inputs that calls take in turn: bytes, and how many.
+_COPIED, _COPIES = 2 * 2**30, 1024
 
 
 class Noted(Protocol):
@@ -31,6 +36,14 @@ class Noted(Protocol):
 
     @property
     def note(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A variant that is set up: `run` is the timed call, on inputs that `lay_out` has put as it takes them, outside the clock."""
+
+    run: Callable[[Tensors], Tensors]
+    lay_out: Callable[[Tensors], Tensors] = dict
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,10 @@ class BenchCase(ABC):
     device: torch.device = CPU
     backward: str = "none"
 
-    # the shapes called "small" and "hour"; their fields are options of the command
+    # The shapes called "small", "quick" and "hour"; their fields are options of the command.
     SIZES: ClassVar[Mapping[str, Any]]
+    # The same for the released systems that call the op, by name.
+    SYSTEMS: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
@@ -80,9 +95,46 @@ class BenchCase(ABC):
     def bytes(self) -> int:
         """What the inputs and outputs of every variant take at least."""
 
+    @property
     @abstractmethod
+    def tensors(self) -> Tensors:
+        """Inputs, and gradients of outputs, by name; kept until `release`."""
+
+    @abstractmethod
+    def prepare(self, name: str) -> Prepared:
+        """Set-up of a variant outside the clock; its call gives outputs, and gradients as `grad_<input>`, by name."""
+
+    @property
+    def dense(self) -> tuple[Timed, float] | None:
+        """Of an op that leaves pairs out: the same arithmetic where every pair counts, in plain PyTorch, and its FLOPs. Its rate
+        is the bound: nothing but the visible pairs, as fast as dense ones."""
+        return None
+
+    @cached_property
+    def input_sets(self) -> list[Tensors]:
+        """The inputs, and copies: a call takes the next, and what it reads has left the last-level cache since the set's last
+        turn. On a GPU one; the clock there empties the cache."""
+        cache = last_level_cache() if self.device.type == "cpu" else None
+        if not cache:
+            return [self.tensors]
+        held = sum(tensor.nbytes for tensor in self.tensors.values())
+        wanted = math.ceil(2 * cache / max(1, self.work.bytes))
+        count = max(1, min(wanted, _COPIED // max(1, held), _COPIES))
+        copies = ({name: tensor.clone() for name, tensor in self.tensors.items()} for _ in range(count - 1))
+        return [self.tensors, *copies]
+
+    @property
+    def rotation(self) -> Record:
+        """How many sets of inputs take turns, the bytes until one comes again, and the cache that they have to leave."""
+        sets = len(self.input_sets)
+        cache = last_level_cache() if self.device.type == "cpu" else None
+        return {"input_sets": sets, "bytes_a_turn": sets * self.work.bytes, "last_level_cache": cache}
+
     def make(self, name: str) -> Callable[[], Tensors]:
-        """Set-up of a variant outside the clock; the timed call gives outputs, and gradients as `grad_<input>`, by name."""
+        """A variant's call, on the next set of inputs every time."""
+        prepared = self.prepare(name)
+        turns = itertools.cycle([prepared.lay_out(tensors) for tensors in self.input_sets])
+        return lambda: prepared.run(next(turns))
 
     @abstractmethod
     def needs(self, name: str) -> int:
@@ -132,6 +184,11 @@ class BenchCase(ABC):
         """Every variant: our kernels, then the peers, then the reference."""
         return [*self.kernels, *self.peers, "reference"]
 
+    @property
+    def quick_names(self) -> list[str]:
+        """Our kernels, and the peers that torch.compile does not make: making them takes longer than measuring everything."""
+        return [*self.kernels, *(name for name, peer in self.peers.items() if not getattr(peer, "compiled", False))]
+
     def variants(self, names: Sequence[str] | None = None) -> list[Contender]:
         """The variants called `names`, default all but the reference."""
         chosen = [name for name in self.names if name != "reference"] if names is None else list(names)
@@ -165,7 +222,8 @@ def measure(
         device=case.device,
         dtype=case.dtype,
         baseline="strong" if "strong" in chosen else chosen[0],
-        facts=case.facts,
+        facts=case.facts | case.rotation,
+        dense=case.dense,
         repeats=repeats,
         min_time=min_time,
         budget=budget,

@@ -8,7 +8,7 @@ from typing import Any
 from longreel.bench.case import BACKWARD, CPU, DTYPES, BenchCase, measure
 from longreel.ops.registry import OPS
 
-__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "BenchCase", "measure", "op_names", "shape_of"]
+__all__ = ["BACKWARD", "CASES", "CPU", "DTYPES", "SIZES", "BenchCase", "measure", "op_names", "ops_of", "shape_of"]
 
 
 class _Cases(Mapping[str, type[BenchCase]]):
@@ -28,7 +28,7 @@ class _Cases(Mapping[str, type[BenchCase]]):
 
 
 CASES: Mapping[str, type[BenchCase]] = _Cases()
-SIZES = ("small", "hour")
+SIZES = ("small", "quick", "hour")
 
 
 def op_names() -> list[str]:
@@ -36,8 +36,13 @@ def op_names() -> list[str]:
     return list(CASES)
 
 
-def shape_of(op: str, size: str, options: Mapping[str, Any]) -> Any:
-    """The shape of `op` called `size`, with those of `options` that it knows."""
-    shape = CASES[op].SIZES[size]
+def ops_of(system: str) -> list[str]:
+    """Ops that a released system calls."""
+    return [op for op in CASES if system in CASES[op].SYSTEMS]
+
+
+def shape_of(op: str, size: str, options: Mapping[str, Any], system: str | None = None) -> Any:
+    """The shape of `op` called `size`, a system's own one where one is named, with those of `options` that it knows."""
+    shape = (CASES[op].SIZES if system is None else CASES[op].SYSTEMS[system])[size]
     known = {field.name for field in fields(shape)}
     return replace(shape, **{name: value for name, value in options.items() if name in known})

@@ -12,9 +12,10 @@ import torch
 from longreel.bench.check import Verdict
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import RoofMeter
+from longreel.measure.allocator import memory_kept
 from longreel.measure.clock import Timed, clock_for
 from longreel.measure.machine import Neighbours, Record, describe
-from longreel.measure.memory import Peak, free_memory, peak_memory
+from longreel.measure.memory import Peak, free_memory, peak_memory, return_free_memory
 from longreel.measure.stats import calls_per_sample, turn_order
 from longreel.ops.common.cost import Cost
 
@@ -78,12 +79,14 @@ def compare(
     warmup: int = 1,
     budget: float | None = None,
     roof: RoofMeter | None = None,
+    dense: tuple[Timed, float] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Check every variant, then time those that hold in turn: A B C, B C A, ..., order changing from round to round.
 
     A variant that raises, needs more memory than is free, or leaves the error budget is not timed; its row says why.
-    Ratios are taken pair by pair within a round. The roof is probed once a round, under the same conditions.
+    Ratios are taken pair by pair within a round. The roof is probed once a round, under the same conditions. A first round
+    is not counted: in it the process takes the memory that it keeps for the others (`measure.allocator`).
 
     Args:
         variants: in order of interest: where `budget` runs out, the later ones are the ones that are not run.
@@ -97,6 +100,7 @@ def compare(
         warmup: untimed calls after the one that is checked.
         budget: seconds for everything; rounds end early after it, but not before three.
         roof: the probes; default a `RoofMeter` of 1 GiB.
+        dense: of sparse work, a call that leaves nothing out, and its FLOPs; probed as the roof is.
         progress: receives a line before every step that takes long.
 
     Raises:
@@ -113,15 +117,21 @@ def compare(
     machine = describe(device)
     clock = clock_for(device)
     entries = [_Entry(variant) for variant in variants]
-    for entry in entries:
-        progress(f"checking {entry.variant.name}")
-        _prepare(entry, check, device, clock, min_time, warmup, deadline)
-    progress("measuring the roof")
-    meter = roof or RoofMeter(device, dtype)
-    meter.sample(clock)
-    running = [entry for entry in entries if entry.why is None]
-    neighbours = Neighbours()
-    with _no_collection():
+    with memory_kept(device) as allocated, _no_collection():
+        for entry in entries:
+            progress(f"checking {entry.variant.name}")
+            _prepare(entry, check, device, clock, min_time, warmup, deadline)
+        progress("measuring the roof")
+        meter = roof or RoofMeter(device, dtype)
+        if dense is not None:
+            meter.dense(*dense)
+        meter.sample(clock)
+        running = [entry for entry in entries if entry.why is None]
+        progress("first round, not counted")
+        for entry in running:
+            assert entry.call is not None
+            clock.sample(entry.call, 1)
+        neighbours = Neighbours()
         for turn in range(repeats if running else 0):
             if deadline is not None and turn >= MIN_ROUNDS and time.monotonic() > deadline:
                 break
@@ -131,9 +141,9 @@ def compare(
                 assert entry.call is not None
                 entry.samples += (clock.sample(entry.call, entry.calls),)
             meter.sample(clock)
-    return Report(
-        tuple(e.outcome() for e in entries), baseline, work, meter.roof(), facts or {}, machine, neighbours.share()
-    )
+    found = tuple(e.outcome() for e in entries)
+    about = {**(facts or {}), "allocated": allocated}
+    return Report(found, baseline, work, meter.roof(), about, machine, neighbours.share())
 
 
 def _prepare(
@@ -149,6 +159,8 @@ def _prepare(
     if deadline is not None and time.monotonic() > deadline:
         entry.why, entry.refused = "not run: the time budget was spent", True
         return
+    # What an earlier variant took, and the process kept.
+    return_free_memory()
     free = free_memory(device)
     if free is not None and entry.variant.needs > free:
         entry.why = f"not run: needs about {entry.variant.needs / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"

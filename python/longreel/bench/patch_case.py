@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BACKWARD, BenchCase, Tensors
+from longreel.bench.case import BACKWARD, BenchCase, Prepared, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Outputs, Peer
 from longreel.ops.common.cost import Cost
@@ -61,7 +61,10 @@ class PatchCase(BenchCase):
     KEYWORDS: ClassVar[tuple[str, ...]] = ()
     PEERS: ClassVar[Mapping[str, Peer]]
     PLAIN: ClassVar[Callable[..., Outputs]]
-    SIZES: ClassVar[Mapping[str, PatchShape]] = {"small": PatchShape(32, 64, 256, 8, 2), "hour": PatchShape()}
+    SIZES: ClassVar[Mapping[str, PatchShape]] = {
+        "small": PatchShape(32, 64, 256, 8, 2), "quick": PatchShape(frames=64), "hour": PatchShape(),
+    }  # fmt: skip
+    SYSTEMS: ClassVar[Mapping[str, Mapping[str, PatchShape]]] = {"llama-vid": SIZES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +141,7 @@ class PatchCase(BenchCase):
         patches = s.frames * s.patches * s.width * self.dtype.itemsize
         return patches * (2 if "patches" in self.leaves else 1)
 
-    def make(self, name: str) -> Callable[[], Tensors]:
+    def prepare(self, name: str) -> Prepared:
         form: Form
         if name not in self.PEERS:
             form = partial(OPS[self.op].public, backend=name)
@@ -149,9 +152,7 @@ class PatchCase(BenchCase):
                 # past a number of recompilations of one function it would run eagerly, and say nothing
                 torch.compiler.reset()
                 form = torch.compile(form, dynamic=False)
-        # built before the clock starts
-        tensors = self.tensors
-        return lambda: self.run(form, tensors)
+        return Prepared(partial(self.run, form))
 
     def run(self, form: Form, tensors: Tensors) -> Tensors:
         """The outputs of `form` on `tensors`, and the gradients of the leaves as `grad_<input>`, by name."""

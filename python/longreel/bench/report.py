@@ -14,6 +14,9 @@ from longreel.measure.memory import Peak
 from longreel.measure.stats import Spread, speedup, spread
 from longreel.ops.common.cost import Cost
 
+# By how much both halves of a run may disagree before it counts as noisy.
+STEADY = 0.10
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -66,6 +69,20 @@ class Report:
         time = self.time(name)
         return None if time is None else self.roof.seconds(self.work) / time.median
 
+    def sparsity_share(self, name: str) -> float | None:
+        """The time of the visible work at the dense rate over the variant's; None where nothing is left out."""
+        time, bound = self.time(name), self.roof.sparsity_seconds(self.work)
+        return None if time is None or bound is None else bound / time.median
+
+    def noise(self, name: str) -> float | None:
+        """By how much the halves of the rounds disagree in the variant's ratio over the baseline (of the baseline: in its time);
+        None where nothing was timed, or a single round."""
+        of = self.time(name) if name == self.baseline else self.speedup(name, self.baseline)
+        return of.halves if of else None
+
+    def noisy(self, name: str) -> bool:
+        return (self.noise(name) or 0.0) > STEADY
+
     def records(self) -> list[dict[str, Any]]:
         """One JSON-ready record a variant; times in seconds, sizes in bytes, rates a second."""
         return [self._record(outcome) for outcome in self.outcomes]
@@ -102,6 +119,9 @@ class Report:
             "bytes_per_s": self.work.bytes / time.median if time else None,
             "roof": {**asdict(self.roof), "bound": self.roof.bound(self.work)},
             "share_of_roof": self.share(name),
+            "share_of_sparsity_bound": self.sparsity_share(name),
+            "halves_disagree_by": self.noise(name),
+            "noisy": self.noisy(name),
             "machine": self.machine,
             "taken_by_others": self.others,
         }

@@ -9,19 +9,27 @@ from longreel.bench import one_dnn
 from longreel.measure.clock import CudaClock, HostClock, Timed
 from longreel.ops.common.cost import Cost
 
+_DENSE = "dense form"
+
 
 @dataclass(frozen=True)
 class Roof:
-    """Best bytes/s (`bandwidth`) and FLOP/s (`matrix`) that plain PyTorch reached, and with what."""
+    """Best bytes/s (`bandwidth`) and FLOP/s (`matrix`) that plain PyTorch reached, and with what; for sparse work also the FLOP/s
+    of its dense form (`dense`)."""
 
     bandwidth: float
     matrix: float
     bandwidth_by: str
     matrix_by: str
+    dense: float | None = None
 
     def seconds(self, work: Cost) -> float:
         """No call that does this work can be faster than this."""
         return max(work.bytes / self.bandwidth, work.flops / self.matrix)
+
+    def sparsity_seconds(self, work: Cost) -> float | None:
+        """What is left of sparse work, as fast as dense work goes; None where nothing is left out."""
+        return None if self.dense is None else work.flops / self.dense
 
     def bound(self, work: Cost) -> str:
         """Which roof is the nearer one for this work."""
@@ -42,6 +50,7 @@ class RoofMeter:
     size: int = 2**30
     side: int = 0
     _best: dict[str, float] = field(default_factory=dict)
+    _dense: dict[str, tuple[Timed, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.side == 0:
@@ -66,9 +75,13 @@ class RoofMeter:
         dtype = torch.float32 if narrow else self.dtype
         return torch.randn(self.side, self.side, device=self.device).to(dtype)
 
+    def dense(self, call: Timed, flops: float) -> None:
+        """From now on, a probe of dense work too."""
+        self._dense[_DENSE] = (call, flops)
+
     def sample(self, clock: HostClock | CudaClock) -> None:
         """Run every probe once."""
-        for name, (call, amount) in {**self._memory, **self._products}.items():
+        for name, (call, amount) in {**self._memory, **self._products, **self._dense}.items():
             if name not in self._best:
                 call()
                 self._best[name] = 0.0
@@ -80,4 +93,4 @@ class RoofMeter:
             raise RuntimeError("the roof has not been sampled yet")
         bandwidth = max(self._memory, key=lambda name: self._best[name])
         matrix = max(self._products, key=lambda name: self._best[name])
-        return Roof(self._best[bandwidth], self._best[matrix], bandwidth, matrix)
+        return Roof(self._best[bandwidth], self._best[matrix], bandwidth, matrix, self._best.get(_DENSE))

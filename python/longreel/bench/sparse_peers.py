@@ -58,6 +58,7 @@ class SparsePeer:
     note: str
     trains: tuple[str, ...] = ("cpu", "cuda")
     needs: Callable[[int, int, int], int] = lambda rows, heads, itemsize: 0
+    compiled: bool = False
 
 
 def decomposition(frames: Frames, layout: VideoLayout, training: bool) -> Form:
@@ -206,7 +207,7 @@ def _pairs(f: Frames, device: torch.device) -> Tensor:
 SPARSE_PEERS = {
     "strong": SparsePeer(decomposition, "batched causal SDPA over frames, VoCo keys a frame, merged by LSE", ("cpu",)),
     # "does not support backward on CPU"
-    "flex": SparsePeer(flex, "compiled flex_attention, block mask from the layout", ("cuda",)),
+    "flex": SparsePeer(flex, "compiled flex_attention, block mask from the layout", ("cuda",), compiled=True),
     # bool, and the additive one that SDPA makes of it
     "dense": SparsePeer(
         dense, "SDPA under a dense mask", needs=lambda rows, heads, itemsize: rows * rows * (1 + itemsize)

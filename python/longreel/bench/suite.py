@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, measure, op_names, shape_of
-from longreel.bench.report import Report
-from longreel.bench.tables import QUIET, Cells, seconds, size, text_table, times
+from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, measure, op_names, ops_of, shape_of
+from longreel.bench.report import STEADY, Report
+from longreel.bench.roof import RoofMeter
+from longreel.bench.tables import QUIET, Cells, rate, seconds, size, text_table, times
 from longreel.measure.machine import describe
 from longreel.measure.memory import free_memory
 from longreel.measure.stats import spread
@@ -39,12 +40,13 @@ def cases(
     dtypes: Sequence[torch.dtype],
     ops: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    system: str | None = None,
 ) -> list[BenchCase]:
     """Every op, dtype and pass at its shape called `size`, `options` replacing what of it they name; the ones that matter
-    most first: forward passes before backward ones."""
-    names = op_names() if ops is None else ops
+    most first: forward passes before backward ones. `system`: its ops alone, at its shapes."""
+    names = ops or (op_names() if system is None else ops_of(system))
     listed = [
-        (BACKWARD.index(backward), CASES[op](op, shape_of(op, size, options or {}), dtype, device, backward))
+        (BACKWARD.index(backward), CASES[op](op, shape_of(op, size, options or {}, system), dtype, device, backward))
         for op in names
         for dtype in dtypes
         for backward in CASES[op].passes()
@@ -59,6 +61,7 @@ def run(
     results: Path | None = None,
     repeats: int = 10,
     names: Callable[[BenchCase], Sequence[str]] | None = None,
+    probed: int = 2**30,
     finished: Callable[[Result], None] = lambda result: None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
@@ -72,6 +75,7 @@ def run(
         results: a folder; every report is appended to `<op>.jsonl` in it as soon as it is there.
         repeats: rounds of a case at most.
         names: the variants of a case; default our kernels and every peer.
+        probed: bytes of the memory that the roof is measured on.
         finished: receives every result as soon as it is there.
         progress: receives a line before every step.
     """
@@ -88,6 +92,7 @@ def run(
                 names=chosen,
                 repeats=repeats,
                 budget=limit / (len(todo) - i),
+                roof=RoofMeter(case.device, case.dtype, probed),
                 progress=lambda line, label=label: progress(f"{label}: {line}"),  # type: ignore[misc]
             )
             if results is not None:
@@ -98,7 +103,10 @@ def run(
     return done
 
 
-HEADER = ["op", "dtype", "pass", "ours", "median", "over the best peer", "over naive", "of roof", "extra mem"]
+HEADER = [
+    "op", "dtype", "pass", "ours", "median", "over the best peer", "over naive", "of roof", "of sparsity bound", "extra mem",
+    "FLOPs", "bytes",
+]  # fmt: skip
 
 
 def summary(results: Sequence[Result]) -> list[Cells]:
@@ -121,8 +129,11 @@ def cells(result: Result) -> Cells:
     name = min(timed, key=lambda ours: _median(report, ours))
     peers = [o.variant for o in report.outcomes if o.variant in result.case.peers and o.samples]
     best = min(peers, key=lambda peer: _median(report, peer), default=None)
-    over = f"{times(report.speedup(name, best))} {best}" if best else times(None)
+    over = times(None)
+    if best and (ratio := report.speedup(name, best)):
+        over = f"{times(ratio)}{'~' * ((ratio.halves or 0) > STEADY)} {best}"
     naive = times(report.speedup(name, "naive") if "naive" in peers else None)
+    sparse = report.sparsity_share(name)
     peak, share = report.outcome(name).peak, report.roof.seconds(report.work) / _median(report, name)
     return [
         *head,
@@ -131,7 +142,10 @@ def cells(result: Result) -> Cells:
         over,
         naive,
         f"{100 * share:.0f} %",
+        times(None) if sparse is None else f"{100 * sparse:.0f} %",
         size(peak.extra if peak else None),
+        rate(report.work.flops, "FLOP"),
+        size(report.work.bytes),
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from longreel.bench.report import Outcome, Report
+from longreel.bench.report import STEADY, Outcome, Report
 from longreel.measure.machine import Record
 from longreel.measure.stats import Spread
 
@@ -55,6 +55,7 @@ def header(report: Report) -> Cells:
         f"x {report.baseline}",
         "extra mem",
         "roof",
+        *["sparse"] * (report.roof.dense is not None),
         "error",
     ]
 
@@ -64,14 +65,16 @@ def row(report: Report, outcome: Outcome) -> Cells:
     error = _NONE if outcome.verdict is None else f"{outcome.verdict.error:.2f}"
     time, share = report.time(outcome.variant), report.share(outcome.variant)
     if time is None or share is None:
-        return [outcome.variant, *[_NONE] * 5, error]
+        return [outcome.variant, *[_NONE] * (len(header(report)) - 2), error]
+    sparse = report.sparsity_share(outcome.variant)
     return [
         outcome.variant,
         seconds(time.median),
         _range(time),
-        times(report.speedup(outcome.variant, report.baseline)),
+        times(report.speedup(outcome.variant, report.baseline)) + "~" * report.noisy(outcome.variant),
         size(outcome.peak.extra if outcome.peak else None),
         f"{100 * share:.0f} %",
+        *[f"{100 * (sparse or 0):.0f} %"] * (report.roof.dense is not None),
         error,
     ]
 
@@ -89,7 +92,11 @@ def verdicts(report: Report, ours: Sequence[str]) -> list[str]:
     lines = []
     for name in (o.variant for o in report.outcomes if o.variant in ours):
         found = [(o.variant, report.speedup(name, o.variant)) for o in report.outcomes if o.variant not in ours]
-        parts = [f"{r.median:.2f}x ({r.low:.2f}–{r.high:.2f}) over {other}" for other, r in found if r is not None]
+        parts = [
+            f"{r.median:.2f}x ({r.low:.2f}–{r.high:.2f}{', noisy' * ((r.halves or 0) > STEADY)}) over {other}"
+            for other, r in found
+            if r is not None
+        ]
         if parts:
             lines.append(f"{name}: " + ", ".join(parts))
     return lines
@@ -105,6 +112,10 @@ def warning(report: Report) -> str | None:
 def notes(report: Report) -> list[str]:
     """What the rows are or why they are empty, and what the columns mean on this machine."""
     lines = [f"{o.variant}: {o.why or o.note}" for o in report.outcomes if o.why or o.note]
+    unsteady = {o.variant: report.noise(o.variant) or 0.0 for o in report.outcomes if report.noisy(o.variant)}
+    if unsteady:
+        said = ", ".join(f"{name} {100 * noise:.0f} %" for name, noise in unsteady.items())
+        lines.append(f"~ noisy: the two halves of the rounds disagree by {said}")
     m, roof = report.machine, report.roof
     where = f"{m['device']}, {m['cpu_isa']}, threads {m['threads']}, torch {m['torch']}, {m['git'] or m['longreel']}"
     lines.append(f"{where}, {m['date']}" + (f", load {m['load']} before" if m["load"] is not None else ""))
@@ -113,6 +124,11 @@ def notes(report: Report) -> list[str]:
         f" this work is bound by {'memory' if roof.bound(report.work) == 'memory' else 'the matrix rate'}:"
         f" {seconds(roof.seconds(report.work))} at best"
     )
+    if bound := roof.sparsity_seconds(report.work):
+        lines.append(
+            f"sparse: {seconds(bound)}, the visible pairs alone at dense attention's {rate(roof.dense or 0, 'FLOP/s')} (SDPA)"
+        )
+    lines += _inputs_and_outputs(report.facts)
     if any((report.share(o.variant) or 0) > 1 for o in report.outcomes):
         lines.append("more than 100 % of the memory roof: the inputs stayed in a cache")
     rounds = max((len(o.samples) for o in report.outcomes), default=0)
@@ -122,6 +138,18 @@ def notes(report: Report) -> list[str]:
         f" extra mem: beyond inputs and outputs, {how};"
         " error: worst of max and rms error over its budget (ours at most 1)"
     )
+    return lines
+
+
+def _inputs_and_outputs(facts: Record) -> list[str]:
+    """Where a call's inputs come from and its results go."""
+    sets, turn, cache = (facts.get(key) for key in ("input_sets", "bytes_a_turn", "last_level_cache"))
+    lines = [f"results: memory {facts['allocated']}"] if facts.get("allocated") else []
+    if isinstance(sets, int) and isinstance(turn, int) and isinstance(cache, int):
+        past = "past" if turn > cache else "NOT past"
+        lines.append(
+            f"inputs: {sets} in turn, {size(turn)} from one to the same again, {past} the {size(cache)} of cache"
+        )
     return lines
 
 

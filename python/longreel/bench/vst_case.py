@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BenchCase, Tensors
+from longreel.bench.case import BenchCase, Prepared, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.ops.common.cost import Cost
@@ -48,7 +48,10 @@ class VSTCase(BenchCase):
 
     shape: VSTShape
     PEERS: ClassVar[Mapping[str, VSTPeer]]
-    SIZES: ClassVar[Mapping[str, VSTShape]] = {"small": VSTShape(40, 24, 8, 4, 2, 16), "hour": VSTShape()}
+    SIZES: ClassVar[Mapping[str, VSTShape]] = {
+        "small": VSTShape(40, 24, 8, 4, 2, 16), "quick": VSTShape(2304), "hour": VSTShape(),
+    }  # fmt: skip
+    SYSTEMS: ClassVar[Mapping[str, Mapping[str, VSTShape]]] = {"video-xl": SIZES}
 
     @classmethod
     def passes(cls, op: str = "") -> tuple[str, ...]:
@@ -90,9 +93,14 @@ class VSTCase(BenchCase):
         return self.inputs(normal, angles)
 
     @property
+    def fixed(self) -> dict[str, Any]:
+        """The arguments of the public function that are no inputs."""
+        return {"layout": self.plan}
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """All arguments of the public function."""
-        return {**self.tensors, "layout": self.plan}
+        return {**self.tensors, **self.fixed}
 
     @property
     def mem_len(self) -> Tensor:
@@ -126,30 +134,28 @@ class VSTCase(BenchCase):
     def results(self) -> tuple[str, ...]:
         """Names of what the public function returns, or writes."""
 
-    def make(self, name: str) -> Callable[[], Tensors]:
-        given = self.arguments | {changed: self.tensors[changed].clone() for changed in OPS[self.op].mutates}
+    def prepare(self, name: str) -> Prepared:
+        def own(tensors: Tensors) -> Tensors:
+            return tensors | {changed: tensors[changed].clone() for changed in OPS[self.op].mutates}
+
         if name in self.peers:
             peer = self.peers[name]
-            return partial(
-                peer.run, peer.setup({key: value for key, value in given.items() if isinstance(value, Tensor)})
-            )
-        public = partial(OPS[self.op].public, **given, backend=name)
-        return lambda: self.named(public(), given)
+            return Prepared(peer.run, lambda tensors: peer.setup(own(tensors)))
+        public = partial(OPS[self.op].public, **self.fixed, backend=name)
+        return Prepared(lambda tensors: self.named(public(**tensors), tensors), own)
 
     @cached_property
     def _truth(self) -> tuple[Tensors, dict[str, ErrorSum]]:
-        truth = self._reference(torch.float64)
+        truth = self.reference(torch.float64, self.tensors)
         yardsticks = {name: ErrorSum() for name in truth}
-        for name, value in self._reference(self.dtype).items():
+        for name, value in self.reference(self.dtype, self.tensors).items():
             yardsticks[name].add(value, truth[name])
         return truth, yardsticks
 
-    def _reference(self, dtype: torch.dtype) -> Tensors:
-        """In `dtype` throughout."""
-        given = {
-            name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-            for name, value in self.arguments.items()
-        }
+    def reference(self, dtype: torch.dtype, tensors: Tensors) -> Tensors:
+        """Of these inputs, in `dtype` throughout."""
+        given: dict[str, Any] = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+        given |= self.fixed
         given |= {name: given[name].clone() for name in OPS[self.op].mutates}
         lowered = OPS[self.op].lower(**given)
         outputs = OPS[self.op].reference(*lowered, same_dtype=True)

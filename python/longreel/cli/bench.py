@@ -11,15 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from longreel.bench import suite
-from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_names
+from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_names, ops_of
 from longreel.bench.tables import markdown_table, rich_table
 from longreel.cli.console import one_line_errors
 from longreel.cli.options import bounded
 from longreel.files.output import append_line
+from longreel.models.registry import SYSTEMS
+from longreel.report.compared import compared, comparison_text
 
 Op = Enum("Op", {name: name for name in op_names()}, type=str)  # type: ignore[misc]
 Dtype = Enum("Dtype", {name: name for name in DTYPES}, type=str)  # type: ignore[misc]
 Backward = Enum("Backward", {name: name for name in BACKWARD}, type=str)  # type: ignore[misc]
+System = Enum("System", {name: name for name in SYSTEMS}, type=str)  # type: ignore[misc]
 Size = Enum("Size", {name: name for name in SIZES}, type=str)  # type: ignore[misc]
 Mode = Enum("Mode", {name: name for name in ("independent", "causal")}, type=str)  # type: ignore[misc]
 
@@ -27,9 +30,17 @@ Mode = Enum("Mode", {name: name for name in ("independent", "causal")}, type=str
 def bench(
     op: Annotated[list[Op] | None, typer.Option(help="The op; may be repeated.")] = None,
     all_ops: Annotated[bool, typer.Option("--all", help="Every op, dtype and pass.")] = False,
+    system: Annotated[System | None, typer.Option(help="The ops that this system calls, at its shapes.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Every op, dtype and pass in under 5 minutes; no peers that compile.")
+    ] = False,
     size: Annotated[
-        Size, typer.Option(help="hour: 3600 frames of 256 x 1408 (attention: 64 of 577 rows); small: for a laptop.")
-    ] = Size.hour,  # type: ignore[attr-defined]
+        Size | None,
+        typer.Option(
+            help="hour (default): 3600 frames of 256 x 1408 (attention: 64 of 577 rows); quick: the same layers on fewer; "
+            "small: for a laptop."
+        ),
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Patches of a real video, a file of `longreel extract`; sets F, N and C.")
     ] = None,
@@ -70,21 +81,38 @@ def bench(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, callback=bounded, help="CPU threads; default torch's.")] = None,
     repeats: Annotated[int, typer.Option(min=1, callback=bounded, help="Rounds: every variant once a round.")] = 10,
-    budget: Annotated[float, typer.Option(help="Seconds for everything; rounds end early after it.")] = 600.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Seconds for everything; rounds end early after it. Default 600, with --quick 240."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Append JSON lines, one a variant, to this file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Append Markdown tables to this file.")] = None,
     results: Annotated[Path | None, typer.Option(help="Append JSON lines to <op>.jsonl in this folder.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Measure nothing: which ratios moved from one --json file to another; exit 1 where one fell."
+        ),
+    ] = None,
 ) -> None:
     """Measure our ops beside plain PyTorch: every variant checked against float64, then timed in turn."""
     console = Console()
-    if not all_ops and not op:
-        raise typer.BadParameter(f"name one with --op ({', '.join(op_names())}), or take --all")
+    if compare is not None:
+        return _compare(*compare)
+    if not (all_ops or op or quick or system):
+        raise typer.BadParameter(f"name one with --op ({', '.join(op_names())}), or take --all, --quick or --system")
+    every, asked = all_ops or quick or not op, None if system is None else system.value
+    if asked is not None and not ops_of(asked):
+        raise typer.BadParameter(f"--system {asked}: no benchmark has its shapes")
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
         raise typer.BadParameter(f"--device {chosen}: this torch measures on cpu{', cuda' * torch.cuda.is_available()}")
-    ops = [o.value for o in op or []] or op_names()
+    ops = [o.value for o in op or []] or (op_names() if asked is None else ops_of(asked))
+    for name in ops:
+        if asked is not None and asked not in CASES[name].SYSTEMS:
+            raise typer.BadParameter(f"--op {name}: {asked} does not call it; it calls {', '.join(ops_of(asked))}")
     options = {
         name: value
         for name, value in {
@@ -95,9 +123,10 @@ def bench(
         if value is not None
     }  # fmt: skip
     _refuse_unknown(ops, options)
-    dtypes = [DTYPES[d.value] for d in dtype or []] or [DTYPES[d] for d in (("bf16", "fp32") if all_ops else ("bf16",))]
-    passes = {b.value for b in backward or []} or (set(BACKWARD) if all_ops else {"none"})
-    todo = [case for case in suite.cases(chosen, size.value, dtypes, ops, options) if case.backward in passes]
+    dtypes = [DTYPES[d.value] for d in dtype or []] or [DTYPES[d] for d in (("bf16", "fp32") if every else ("bf16",))]
+    passes = {b.value for b in backward or []} or (set(BACKWARD) if every else {"none"})
+    called = size.value if size is not None else "quick" if quick else "hour"
+    todo = [case for case in suite.cases(chosen, called, dtypes, ops, options, asked) if case.backward in passes]
     if features is not None:
         todo = _on_features(todo, features, frames)
     if not todo:
@@ -119,16 +148,27 @@ def bench(
         with console.status("starting") as status:
             done = suite.run(
                 todo,
-                budget=budget,
+                budget=(240.0 if quick else 600.0) if budget is None else budget,
                 results=results,
                 repeats=repeats,
-                names=lambda case: _names(case, backend, peer),
+                probed=2**28 if quick else 2**30,
+                names=lambda case: _names(case, backend, peer, quick),
                 finished=finished,
                 progress=status.update,
             )
         if len(done) > 1:
             console.print(_summary(done))
     if any(suite.failures(result) for result in done):
+        raise typer.Exit(1)
+
+
+def _compare(before: Path, after: Path) -> None:
+    try:
+        found = compared(before, after)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(comparison_text(found))
+    if found.worse:
         raise typer.Exit(1)
 
 
@@ -156,9 +196,10 @@ def _on_features(todo: list[BenchCase], features: Path, frames: int | None) -> l
         raise typer.BadParameter(str(error)) from None
 
 
-def _names(case: BenchCase, backends: list[str] | None, peers: list[str] | None) -> list[str]:
+def _names(case: BenchCase, backends: list[str] | None, peers: list[str] | None, quick: bool) -> list[str]:
+    listed = case.quick_names if quick else case.names
     ours = case.kernels if backends is None else backends
-    others = [name for name in case.names if name not in case.backends] if peers is None else peers
+    others = [name for name in listed if name not in case.backends] if peers is None else peers
     return [*ours, *others]
 
 

@@ -60,12 +60,21 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16, on every path. Default: the preset's; of most, bfloat16 where the CPU multiplies it natively."
+    ),
+]
 MemoryCap = Annotated[
     float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
 ]
 Frames = Annotated[
     str | None,
-    typer.Option(help=f"Which frames of a video: fps:1, uniform:128 or fps:1,max=128. Default: {_frames()}."),
+    typer.Option(
+        help="Which frames of a video: fps:1, uniform:128, fps:1,max=128, keys (key frames) or keys:1 (at most one a second)."
+        f" Default: {_frames()}."
+    ),
 ]
 Chunk = Annotated[int | None, typer.Option(min=1, callback=bounded, help="Frames at a time; default: the preset's.")]
 SaveMemory = Annotated[

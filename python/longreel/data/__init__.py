@@ -50,7 +50,7 @@ class FrameStream(Iterator[FrameChunk]):
         self.still = still
         """Whether these are images and not a video."""
         self._media = media
-        self._chunks = Prefetch(_chunks(media, chunk), ahead)
+        self._chunks = Prefetch(_chunks(media, chunk), ahead, "decode")
 
     def __next__(self) -> FrameChunk:
         item = next(self._chunks)
@@ -83,7 +83,7 @@ def frames(
 ) -> FrameStream:
     """Stream the frames of a video, or of one or several images, in chunks of `chunk`.
 
-    spec chooses frames of a video (`FrameSpec`: `fps:1`, `uniform:8`, `fps:1,max=128`); images are all taken. size is
+    spec chooses frames of a video (`FrameSpec`: `fps:1`, `uniform:8`, `fps:1,max=128`, `keys`); images are all taken. size is
     the side of the square that the frames are scaled to by FFmpeg (bicubic), None keeps the size of the first frame;
     fit "crop" keeps the aspect and cuts the middle, "stretch" does not. Rotation written in the file is applied. At
     most `ahead` finished chunks wait while the next is decoded, so memory is bounded by `(ahead + 2) * chunk` frames
@@ -97,6 +97,7 @@ def frames(
     """
     from longreel.data.animation import Animation
     from longreel.data.images import Images
+    from longreel.data.keys import KeyFrames
     from longreel.data.kinds import Kind, kind
     from longreel.data.video import Video
 
@@ -116,11 +117,13 @@ def frames(
         return FrameStream(Images(paths, kinds, size, fit), chunk, ahead, still=True)
     if len(paths) > 1:
         raise MediaError(f"{moving[0]}: is not an image; give one video, or one or several images")
-    media = (
-        Animation(paths[0], parsed, size, fit)
-        if kinds[0] is Kind.ANIMATION
-        else Video(paths[0], parsed, size, fit, workers)
-    )
+    if kinds[0] is Kind.ANIMATION and parsed.keys:
+        raise MediaError(f"{paths[0]}: {parsed} takes key frames of a video, and pictures that move have none")
+    media: Video | Animation
+    if kinds[0] is Kind.ANIMATION:
+        media = Animation(paths[0], parsed, size, fit)
+    else:
+        media = (KeyFrames if parsed.keys else Video)(paths[0], parsed, size, fit, workers)
     return FrameStream(media, chunk, ahead, still=False)
 
 

@@ -15,6 +15,7 @@ import av
 from longreel.data.clock import PacketClock, Timing
 from longreel.data.errors import MediaError
 from longreel.data.geometry import MAX_PIXELS
+from longreel.measure.cpu import note_threads
 
 # Playlists, scripts and numbered pictures name other files, and what is no picture is none of ours: neither opens.
 _NEVER_OPENED = frozenset((
@@ -53,6 +54,16 @@ def open_container(path: Path) -> av.container.InputContainer:
     if not isinstance(opened, av.container.InputContainer):
         raise MediaError(f"{path}: not a video or image that can be read ({opened})")
     return opened
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[av.container.InputContainer]:
+    """As `open_container`, closed behind the block; what its threads spent is noted before they end."""
+    with open_container(path) as container:
+        try:
+            yield container
+        finally:
+            note_threads()
 
 
 def _open(source: Any, options: dict[str, str]) -> av.container.InputContainer | str:

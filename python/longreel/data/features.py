@@ -55,7 +55,7 @@ class FeatureStream(Iterator[FeatureChunk]):
         self.shape: tuple[int, int, int] = own.shape  # type: ignore[assignment]
         self.dtype, self.others = own.dtype, tuple(other.name for other in others)
         self.counts = {other.name: other.shape[0] for other in others}
-        self._chunks = Prefetch(_read(self._file, own, others, chunk, pin), 1)
+        self._chunks = Prefetch(_read(self._file, own, others, chunk, pin), 1, "read")
 
     @property
     def expected(self) -> int:

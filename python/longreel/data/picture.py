@@ -12,9 +12,12 @@ from av.video.reformatter import Interpolation
 
 from longreel.data.errors import MediaError
 from longreel.data.geometry import Fit, Geometry, square_pixels
+from longreel.measure.cpu import part_of_thread
 
 # Without the last two, swscale darkens some sizes by one or two levels.
 SCALING = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+# Where swscale has threads, it begins some for every picture, which costs as much as the picture.
+ALONE: dict[str, Any] = {"threads": 1} if "threads" in (av.VideoFrame.reformat.__doc__ or "") else {}
 # A turn that is further than this (a tenth of a right angle) from a multiple of 90 degrees is worth a word.
 _ASKEW = 0.16
 
@@ -47,7 +50,11 @@ class View:
 
     def maker(self, frame: av.VideoFrame, aspect: Fraction) -> Callable[[], np.ndarray]:
         self.fix(frame, aspect)
-        return lambda: self._picture(frame, aspect)
+        return lambda: self._timed(frame, aspect)
+
+    def _timed(self, frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
+        with part_of_thread("resize"):
+            return self._picture(frame, aspect)
 
     def _picture(self, frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
         matrix = self._orientation(frame)
@@ -65,7 +72,7 @@ class View:
     def _rgb(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         """[height, width, 3]."""
         try:
-            return frame.reformat(width, height, "rgb24", interpolation=SCALING).to_ndarray()
+            return frame.reformat(width, height, "rgb24", interpolation=SCALING, **ALONE).to_ndarray()
         except (av.error.FFmpegError, ValueError):
             # FFmpeg has one error for both: where there is no room for much more than a frame either, MemoryError.
             try:
@@ -115,7 +122,7 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
 
 def _on_white(frame: av.VideoFrame) -> av.VideoFrame:
     # [h, w, 4]
-    pixels = frame.reformat(format="rgba").to_ndarray()
+    pixels = frame.reformat(format="rgba", **ALONE).to_ndarray()
     return av.VideoFrame.from_ndarray(on_white(pixels), "rgb24")
 
 

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+from longreel.measure.cpu import thread_of
+
 T = TypeVar("T")
 _POLL_SECONDS = 0.05
 
@@ -22,14 +24,14 @@ class Prefetch(Generic[T]):
     """Iterate `source` with up to `depth` items waiting; what it raises is raised here, after the items before it.
 
     The thread starts with the first item asked for. `close()`, or losing the last reference, stops it after the item in
-    hand and closes the source (a generator's `finally` runs in the thread).
+    hand and closes the source (a generator's `finally` runs in the thread). stage: whose CPU seconds the thread's are.
     """
 
-    def __init__(self, source: Iterator[T], depth: int) -> None:
+    def __init__(self, source: Iterator[T], depth: int, stage: str) -> None:
         self._items: queue.Queue[T | _End] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=_run, args=(source, self._items, self._stop), name="longreel-prefetch", daemon=True
+            target=_run, args=(source, self._items, self._stop, stage), name="longreel-prefetch", daemon=True
         )
         self._started = self._done = False
         weakref.finalize(self, self._stop.set)
@@ -62,18 +64,19 @@ class Prefetch(Generic[T]):
             self._thread.join()
 
 
-def _run(source: Iterator[T], items: "queue.Queue[T | _End]", stop: threading.Event) -> None:
+def _run(source: Iterator[T], items: "queue.Queue[T | _End]", stop: threading.Event, stage: str) -> None:
     error: BaseException | None = None
-    try:
-        for item in source:
-            if not _put(items, item, stop):
-                break
-    except BaseException as caught:
-        error = caught
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()
+    with thread_of(stage):
+        try:
+            for item in source:
+                if not _put(items, item, stop):
+                    break
+        except BaseException as caught:
+            error = caught
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
     _put(items, _End(error), stop)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import av
 
 from longreel.data.clock import LONGEST_STILL, Timing
-from longreel.data.container import lists_every_frame, open_container, video_stream
+from longreel.data.container import lists_every_frame, reading, video_stream
 from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError
 from longreel.data.picture import Aspect, View
@@ -75,16 +75,16 @@ class SegmentReader:
     """Iterate the samples of a video, in order; then `whole` says whether these were all, or straight through must go on."""
 
     def __init__(self, job: "Job", segments: list[Segment], workers: int) -> None:
-        self.whole = False
-        self._job, self._segments = job, segments
+        self.whole, self._segments = False, segments
         self._workers = [
-            Prefetch(_decode(job, segments[index::workers], alone=workers == 1), _DEPTH) for index in range(workers)
+            Prefetch(_decode(job, segments[index::workers], alone=workers == 1), _DEPTH, "decode")
+            for index in range(workers)
         ]
 
     @classmethod
     def of(cls, describe: "Callable[[], Job | None]", workers: int, stream: av.VideoStream) -> "SegmentReader | None":
         """None where straight through is the way: no full index, no duration, or nothing to gain."""
-        keys, base = _key_frames(stream), stream.time_base
+        keys, base = key_frames(stream), stream.time_base
         if base is None or len(keys) < 2:
             return None
         with contextlib.suppress(av.error.FFmpegError, MediaError, Odd):
@@ -172,7 +172,7 @@ def plan(
     return segments
 
 
-def _key_frames(stream: av.VideoStream) -> list[int]:
+def key_frames(stream: av.VideoStream) -> list[int]:
     """Decoding times of the key frames, ascending; empty unless the index lists every frame and starts with a key frame."""
     entries = stream.index_entries
     if not lists_every_frame(stream) or not entries[0].is_keyframe:
@@ -183,7 +183,7 @@ def _key_frames(stream: av.VideoStream) -> list[int]:
 
 def first_stamp(path: Path, base: Fraction, view: View) -> int:
     """The stamp of the first frame, which also gives all pictures their size."""
-    with open_container(path) as container:
+    with reading(path) as container:
         stream = video_stream(path, container)
         aspect = Aspect(stream)
         frame = next(container.decode(stream), None)
@@ -201,7 +201,7 @@ def _stamp(frame: av.VideoFrame, base: Fraction) -> int:
 
 def _decode(job: Job, segments: list[Segment], alone: bool) -> Iterator[_Begun | _Done | tuple[int, Sample]]:
     """One worker: its segments one after the other; it ends early at the first thing that is odd."""
-    with contextlib.suppress(Odd, av.error.FFmpegError, IndexError, MediaError), open_container(job.path) as container:
+    with contextlib.suppress(Odd, av.error.FFmpegError, IndexError, MediaError), reading(job.path) as container:
         stream = video_stream(job.path, container)
         aspect = Aspect(stream)
         if not alone:

@@ -4,9 +4,14 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-GRAMMAR = "fps:RATE, uniform:COUNT or fps:RATE,max=COUNT (RATE in frames a second up to 1000, COUNT from 1 to 1000000)"
+GRAMMAR = (
+    "fps:RATE, uniform:COUNT, fps:RATE,max=COUNT, keys or keys:RATE"
+    " (RATE in frames a second up to 1000, COUNT from 1 to 1000000)"
+)
+_RATE = r"\d+(?:\.\d+)?|\d+/\d+"
 _PATTERN = re.compile(
-    r"(?:fps:(?P<rate>\d+(?:\.\d+)?|\d+/\d+)(?:,max=(?P<most>\d+))?|uniform:(?P<count>\d+))", re.ASCII
+    rf"(?:fps:(?P<rate>{_RATE})(?:,max=(?P<most>\d+))?|uniform:(?P<count>\d+)|(?P<keys>keys)(?::(?P<apart>{_RATE}))?)",
+    re.ASCII,
 )
 _MOST_RATE = 1000
 _MOST_FRAMES = 1_000_000
@@ -21,13 +26,19 @@ class FrameSpec:
     last whose timestamp is not later. So the count depends on the duration alone, a frame that stays on screen for
     long (variable frame rate) may be taken several times, and at a constant rate frame i of `uniform:n` is frame
     floor(i * frames / n) of the video.
+
+    `keys` takes every key frame of the file, at its own time, and nothing else is decoded where the file says where they are;
+    `keys:r` those that come at least 1/r seconds after the one taken before.
     """
 
     rate: Fraction | None = None
     count: int | None = None
+    keys: bool = False
 
     def __post_init__(self) -> None:
-        if self.rate is None and self.count is None:
+        if self.keys and self.count is not None:
+            raise ValueError(f"key frames are not counted, got {self.count}: {GRAMMAR}")
+        if self.rate is None and self.count is None and not self.keys:
             raise ValueError(f"a frame spec needs a rate or a count: {GRAMMAR}")
         if self.rate is not None and not 0 < self.rate <= _MOST_RATE:
             raise ValueError(f"RATE out of range, got {self.rate}: {GRAMMAR}")
@@ -36,17 +47,20 @@ class FrameSpec:
 
     @classmethod
     def parse(cls, text: "str | FrameSpec") -> "FrameSpec":
-        """`fps:1`, `fps:0.5`, `fps:30000/1001`, `uniform:8`, `fps:1,max=128`; ValueError otherwise."""
+        """`fps:1`, `fps:0.5`, `fps:30000/1001`, `uniform:8`, `fps:1,max=128`, `keys`, `keys:1`; ValueError otherwise."""
         if isinstance(text, FrameSpec):
             return text
         match = _PATTERN.fullmatch(text.replace(" ", "")) if isinstance(text, str) else None
-        if match is None or re.search(r"/0+$", match["rate"] or ""):
+        if match is None or re.search(r"/0+$", match["rate"] or match["apart"] or ""):
             raise ValueError(f"cannot read frame spec {text!r}: use {GRAMMAR}")
         count = match["count"] or match["most"]
-        return cls(Fraction(match["rate"]) if match["rate"] else None, int(count) if count else None)
+        rate = match["rate"] or match["apart"]
+        return cls(Fraction(rate) if rate else None, int(count) if count else None, bool(match["keys"]))
 
     def step(self, duration: Fraction | None) -> Fraction:
         """Seconds between two sampling times of a video that lasts `duration` seconds; `fps:r` needs no duration."""
+        if self.keys:
+            raise ValueError(f"{self} has no sampling times: key frames stand where the file has them")
         if self.rate is not None and (
             self.count is None or (duration is not None and duration * self.rate <= self.count)
         ):
@@ -60,6 +74,8 @@ class FrameSpec:
         return -(-duration // self.step(duration))
 
     def __str__(self) -> str:
+        if self.keys:
+            return "keys" + (f":{self.rate}" if self.rate else "")
         if self.rate is None:
             return f"uniform:{self.count}"
         return f"fps:{self.rate}" + (f",max={self.count}" if self.count else "")

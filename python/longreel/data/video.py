@@ -26,6 +26,7 @@ from longreel.data.picture import Aspect, View
 from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp
 from longreel.data.shown import Sample, Shown
 from longreel.data.spec import FrameSpec
+from longreel.measure.cpu import note_threads
 
 _SHORTFALL = Fraction(1, 2)
 # Bytes that are counted in a moment, where only the progress bar asks.
@@ -66,6 +67,7 @@ class Video:
         return self.spec.frames(duration) if duration and duration > 0 else None
 
     def close(self) -> None:
+        note_threads()
         self._container.close()
 
     def samples(self) -> Iterator[Sample | MediaWarning]:
@@ -132,13 +134,20 @@ class Video:
         if taken == self.spec.count and length is not None:
             # Decoding stopped before the end.
             end = length
-        claimed = self._claimed(clock, packed)
-        short = claimed is not None and end + _SHORTFALL < claimed
+        ended = end
         if length is not None and self.spec.count is not None and end + _SHORTFALL >= length:
             end = max(end, length)
         for sample in shown.until(step, taken, end, self.spec.count):
             taken += 1
             yield sample
+        yield from self._warnings(clock.origin, packed, ended, end, taken)
+
+    def _warnings(
+        self, origin: int | None, packed: PacketClock, ended: Fraction, end: Fraction, taken: int
+    ) -> Iterator[MediaWarning]:
+        """Of a file read straight through: `ended` is where its frames end, `end` where what was taken does."""
+        claimed = self._claimed(origin, packed)
+        short = self._falls_short(ended, claimed)
         if self._lost or short:
             stopped = f", it ends at {float(end):.2f} s of {float(claimed):.2f} s" if short and claimed else ""
             yield MediaWarning(f"{self.path}: damaged, frames lost: {self._lost}{stopped}; frames delivered: {taken}")
@@ -161,12 +170,15 @@ class Video:
                 f"{self.path}: is to be turned by an angle that is no multiple of 90 degrees; the nearest is used"
             )
 
-    def _claimed(self, clock: FrameClock, packed: PacketClock) -> Fraction | None:
-        """Seconds that the header promises from the first frame shown."""
-        counted = None if self._span is None else self._span.length(clock.origin)
+    def _falls_short(self, ended: Fraction, claimed: Fraction | None) -> bool:
+        return claimed is not None and ended + _SHORTFALL < claimed
+
+    def _claimed(self, origin: int | None, packed: PacketClock) -> Fraction | None:
+        """Seconds that the header promises from the first frame shown, stamped `origin`."""
+        counted = None if self._span is None else self._span.length(origin)
         if self._header_end is None or (self._timing.breaks and packed.restarted):
             return counted
-        said = self._header_end - (clock.origin or 0) * self._timing.base
+        said = self._header_end - (origin or 0) * self._timing.base
         return said if counted is None else max(said, counted)
 
     def _pictures(self, clock: FrameClock) -> Iterator[tuple[Picture, Fraction]]:

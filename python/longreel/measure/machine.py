@@ -64,10 +64,24 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
+def last_level_cache() -> int | None:
+    """Bytes of the CPU's largest cache, None where the system does not say."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    found = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [int(text[:-1]) * units[text[-1]] for text in found if text[-1:] in units]
+    return max(sizes, default=None)
+
+
 def cpu_isa() -> str:
     """The instruction set our kernels take here; without them, the one that torch takes."""
     isas = _native.cpu_isas()
     return os.environ.get("LONGREEL_CPU_ISA") or (isas[-1] if isas else torch.backends.cpu.get_cpu_capability().lower())
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16, which torch uses."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def revision(source: Path) -> str | None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles (inclusive) of `runs` samples."""
+    """Median and quartiles (inclusive) of `runs` samples; `halves`: by how much the medians of their first and their second half
+    disagree, 0.1 for 10 %, None of a single sample."""
 
     median: float
     low: float
     high: float
     runs: int
+    halves: float | None = None
 
 
 def spread(samples: Sequence[float]) -> Spread:
@@ -21,7 +23,16 @@ def spread(samples: Sequence[float]) -> Spread:
     if not samples:
         raise ValueError("spread() of no samples: at least one is needed")
     low, median, high = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else (*samples,) * 3
-    return Spread(median, low, high, len(samples))
+    return Spread(median, low, high, len(samples), _disagreement(samples))
+
+
+def _disagreement(samples: Sequence[float]) -> float | None:
+    """Of the medians of both halves, the larger over the smaller, less one."""
+    half = len(samples) // 2
+    if not half:
+        return None
+    first, second = statistics.median(samples[:half]), statistics.median(samples[-half:])
+    return max(first, second) / max(min(first, second), 1e-12) - 1
 
 
 def speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:

@@ -6,7 +6,8 @@ from longreel.models._lazy import lazily
 from longreel.models.training_stages import TrainingStage, stages
 
 if TYPE_CHECKING:
+    from longreel.models.loading import from_pretrained
     from longreel.models.video_memory import Said, VideoMemory
 
-__all__ = ["Said", "TrainingStage", "VideoMemory", "stages"]
-__getattr__ = lazily(__name__, ("Said", "VideoMemory"), ("video_memory",))
+__all__ = ["Said", "TrainingStage", "VideoMemory", "from_pretrained", "stages"]
+__getattr__ = lazily(__name__, ("Said", "VideoMemory", "from_pretrained"), ("video_memory", "loading"))

@@ -1,11 +1,12 @@
 """`--checkpoint DIR`: a folder's config.json and weights, read shard by shard into a model that is there."""
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from longreel.measure.memory import no_room
 from longreel.models.released_config import CheckpointError, sized_language
 
 __all__ = [
-    "CheckpointError", "check_sizes", "entries", "fill", "fingerprint", "projector_of", "read_config", "refuse_untaken", "shapes",
-    "sized_language", "unpickled",
+    "CheckpointError", "Released", "check_sizes", "entries", "files_in", "fill", "fingerprint", "has_weights", "is_weights",
+    "listed", "projector_of", "read_config", "refuse_untaken", "shapes", "sized_language", "unpickled",
 ]  # fmt: skip
 
 # Bytes of a file that its fingerprint reads at a time.
@@ -26,11 +27,29 @@ _WEIGHTS = (".safetensors", ".bin", ".pth")
 _MOST_FILES = 10_000
 
 
+def _only(parts: list[Tensor], shape: torch.Size) -> Tensor:
+    return parts[0]
+
+
+class Released(NamedTuple):
+    """What `fill` takes of a folder, beside the model and the folder itself. config: the folder of its config.json."""
+
+    entries: Iterable[tuple[str, Tensor]]
+    wanted: Mapping[str, tuple[str, ...]]
+    left_out: re.Pattern[str]
+    config: Path
+    assemble: Callable[[list[Tensor], torch.Size], Tensor] = _only
+
+    def fill(self, model: nn.Module, folder: Path) -> None:
+        """As `fill`."""
+        fill(model, folder, self.entries, self.wanted, left_out=self.left_out, assemble=self.assemble)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """`folder`/config.json; CheckpointError where it cannot be read, or the folder holds a pipe, which would be waited for."""
     if not (folder / "config.json").exists():
         raise CheckpointError(f"{folder}: not a checkpoint folder (no config.json)")
-    for path in _files(folder):
+    for path in files_in(folder):
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path}: is not a regular file")
     try:
@@ -45,14 +64,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_sizes(folder: Path, parameters: int) -> None:
     """CheckpointError where a config.json describes more parameters than the files of `folder` have room for: before a model of
     them is made."""
-    there = sum(path.stat().st_size for path in _files(folder) if path.suffix in _WEIGHTS)
+    there = sum(path.stat().st_size for path in files_in(folder) if path.suffix in _WEIGHTS)
     if there and 2 * parameters > there:
         raise CheckpointError(
             f"{folder}: config.json describes at least {parameters:,} parameters, all weights there have {there:,} bytes"
         )
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     """All in it that is no folder."""
     found = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
     if len(found) > _MOST_FILES:
@@ -64,7 +83,7 @@ def fingerprint(folder: Path) -> str:
     """The folder's name, and eight hex digits of every file of weights in it: folders of one name with other weights differ, in
     one number too. Reads all of them, as loading does."""
     digest = hashlib.sha256()
-    for path in (path for path in _files(folder) if path.suffix in _WEIGHTS):
+    for path in (path for path in files_in(folder) if path.suffix in _WEIGHTS):
         digest.update(f"{path.relative_to(folder)} {path.stat().st_size};".encode())
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -79,7 +98,7 @@ def fill(
     wanted: Mapping[str, tuple[str, ...]],
     *,
     left_out: re.Pattern[str],
-    assemble: Callable[[list[Tensor], torch.Size], Tensor] = lambda parts, shape: parts[0],
+    assemble: Callable[[list[Tensor], torch.Size], Tensor] = _only,
 ) -> None:
     """Copy released entries into `model`, converted to its dtype, holding no more than the parts of unfinished ones.
 
@@ -90,7 +109,7 @@ def fill(
     Two names of `model` for one tensor (tie_word_embeddings) need one entry; where both are there, they must be equal.
 
     Raises:
-        CheckpointError: an entry is missing, unknown, of another shape, or there twice with other values.
+        CheckpointError: an entry is missing, unknown, of another shape, there twice with other values, or holds no number.
     """
     owner = {theirs: name for name, parts in wanted.items() for theirs in parts}
     ours, held = model.state_dict(), dict[str, Tensor]()
@@ -115,10 +134,12 @@ def fill(
             raise CheckpointError(
                 f"{folder}: {theirs} has shape {list(made.shape)}, this preset's is {list(place.shape)}"
             )
+        if not _finite(made):
+            raise CheckpointError(f"{folder}: {theirs} holds NaN or infinity")
         twins = alike[_place(place)] - {name}
-        if twins & done and not torch.equal(made.to(place), place):
+        if twins & done and not _equal(made, place):
             raise CheckpointError(f"{folder}: {theirs} differs from {min(twins)}, to which config.json ties it")
-        if name in done and not torch.equal(made.to(place), place):
+        if name in done and not _equal(made, place):
             raise CheckpointError(f"{folder}: {theirs} is there twice and differs: keep the shards of one save")
         place.copy_(made)
         done |= {name, *twins}
@@ -127,6 +148,17 @@ def fill(
         if names:
             rest = f" and {len(names) - 1} more entries" if len(names) > 1 else ""
             raise CheckpointError(f"{folder}: the checkpoint {kind} {names[0]}{rest}")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(math.isfinite(end.item()) for end in tensor.aminmax())
+
+
+def _equal(made: Tensor, place: Tensor) -> bool:
+    """Numbers of the meta device are not known."""
+    return place.is_meta or torch.equal(made.to(place), place)
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:
@@ -159,7 +191,33 @@ def _shards(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not found:
         raise CheckpointError(f"{folder}: no weights (*.safetensors or pytorch_model*.bin)")
+    for index in sorted(folder.glob(f"*{found[0].suffix}.index.json")):
+        _check_index(index)
     return found
+
+
+def _check_index(index: Path) -> None:
+    """CheckpointError where an index names a shard that is not there."""
+    try:
+        listed = read_json(index)
+    except ForeignError as error:
+        raise CheckpointError(str(error)) from None
+    shards = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{index}: has no weight_map of file names")
+    for name, shard in shards.items():
+        if Path(shard).name != shard or not (index.parent / shard).is_file():
+            raise CheckpointError(f"{index}: says that {shown(name)} is in {shown(shard)}, which is not in this folder")
+
+
+def is_weights(path: Path) -> bool:
+    """A file of weights, or the index of several."""
+    return path.suffix in _WEIGHTS or path.name.endswith(".index.json")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether entries can be read there."""
+    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
 def refuse_untaken(names: Iterable[str], left_out: re.Pattern[str]) -> None:
@@ -173,9 +231,14 @@ def refuse_untaken(names: Iterable[str], left_out: re.Pattern[str]) -> None:
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Of every entry of the weights in `folder`; nothing where there are none, or they cannot be read."""
     try:
-        return {name: shape for path in _shards(folder) for name, _, shape in _listed(path)}
+        return listed(folder)
     except CheckpointError:
         return {}
+
+
+def listed(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every entry of the weights in `folder`; CheckpointError where there are none, or they cannot be read."""
+    return {name: shape for path in _shards(folder) for name, _, shape in _listed(path)}
 
 
 def projector_of(config: Mapping[str, Any], there: Mapping[str, Any], default: str, where: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from longreel.models.checkpoint import CheckpointError, entries, read_config, shapes
+from longreel.models.checkpoint import CheckpointError, entries, has_weights, read_config, shapes
 from longreel.models.released_config import check_allowed, count
 from longreel.models.sizes import TowerSize
 
@@ -59,7 +59,8 @@ def entries_with_tower(folder: Path, config: Mapping[str, Any]) -> Iterator[tupl
     """Of all shards of `folder`; a tower missing there comes from a folder of CLIP's own in it, of the name in `config`."""
     yield from entries(folder)
     own = _own_folder(folder, config)
-    if own is not None:
+    # One that was converted has the tower's entries itself, and of the folder its config.json alone.
+    if own is not None and has_weights(own):
         there = shapes(folder)
         for theirs, value in entries(own):
             name = TOWER + theirs.removeprefix("vision_model.")

@@ -10,17 +10,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from longreel.measure.cpu import SHARED, CpuLedger
 from longreel.models.system import Answer, Kept
 
 Ops = Literal["longreel", "reference"]
 OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
+_ASIDE = "aside"
 
 
 @dataclass
 class RunRecord:
     """Times in seconds, memory in bytes. A path is OURS, REFERENCE or EXACT, the float64 truth (never timed).
 
-    Stages that all paths share were run once and stand under "shared".
+    Stages that all paths share were run once and stand under "shared". Seconds are those of the wall clock; CPU seconds
+    are those of all threads, and decoding that runs beside other stages is charged to itself.
     """
 
     system: str
@@ -38,6 +41,8 @@ class RunRecord:
     """Tokens of the frames that the language model read where it did not keep all of them; 0: there are none such."""
     weights: str = "random"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: str = ""
+    """What the model computes in, on every path but float64's."""
     steps: int = 1
     """Ops one after the other on the paths that are compared: layers of the text decoder, and the compression."""
     backend: str | None = None
@@ -48,7 +53,9 @@ class RunRecord:
     aside: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds in no stage, by what they went to."""
     elapsed: float = 0.0
-    """Seconds of the whole run: stages of every path, what is aside, and what has no name."""
+    """Seconds of the whole run: stages of every path, what has no name of its own ("other") among them, and what is aside."""
+    ledger: CpuLedger = field(default_factory=CpuLedger)
+    """The CPU seconds of all this, from the record's making on."""
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     """Frames done, and the peak of memory of each path while the last chunk ran (see `measure.memory.PeakMeter`)."""
     ids: dict[str, list[list[int]]] = field(default_factory=dict)
@@ -66,13 +73,46 @@ class RunRecord:
     visual: dict[str, Tensor] = field(default_factory=dict)
     """By path, what was kept of the frames: where paths are compared, they are compared in it."""
 
+    def __post_init__(self) -> None:
+        self._began = self.now()
+
     def stage(self, name: str, path: str | None = None) -> float:
         """Seconds of a stage on a path, by default the first."""
-        spent = self.seconds[name]
-        return spent.get("shared", 0.0) + spent.get(path or self.paths[0], 0.0)
+        spent = self.seconds.get(name, {})
+        return spent.get(SHARED, 0.0) + spent.get(path or self.paths[0], 0.0)
 
     def total(self, path: str | None = None) -> float:
         return sum(self.stage(name, path) for name in self.seconds)
+
+    @property
+    def stages(self) -> list[str]:
+        """Those that took time of either kind, in order."""
+        first, *others = self.seconds
+        return [
+            first,
+            *(name for name, whose in self.ledger.spent if whose != _ASIDE and name not in self.seconds),
+            *others,
+        ]
+
+    def cpu(self, name: str, path: str | None = None) -> float:
+        """CPU seconds of a stage on a path, by default the first; once the record is closed."""
+        spent = self.ledger.spent
+        return spent.get((name, SHARED), 0.0) + spent.get((name, path or self.paths[0]), 0.0)
+
+    def total_cpu(self, path: str | None = None) -> float:
+        return sum(self.cpu(name, path) for name in self.stages)
+
+    @property
+    def aside_cpu(self) -> dict[str, float]:
+        """CPU seconds of what is aside."""
+        return {name: spent for (name, whose), spent in self.ledger.spent.items() if whose == _ASIDE}
+
+    def close(self) -> None:
+        """The run is over: what had no name is a stage of its own, "other"."""
+        self.ledger.close()
+        self.elapsed = self.now() - self._began
+        named = sum(sum(spent.values()) for spent in self.seconds.values()) + sum(self.aside.values())
+        self.seconds["other"][SHARED] = max(self.elapsed - named, 0.0)
 
     def until_first_id(self, path: str | None = None) -> float | None:
         """Seconds from the start to the first id of the first question; None where none was asked."""
@@ -101,17 +141,19 @@ class RunRecord:
         return answer
 
     @contextmanager
-    def clock(self, name: str, path: str = "shared") -> Iterator[None]:
-        start = self.now()
-        yield
-        self.seconds[name][path] += self.now() - start
+    def clock(self, name: str, path: str = SHARED) -> Iterator[None]:
+        with self.ledger.at((name, path)):
+            start = self.now()
+            yield
+            self.seconds[name][path] += self.now() - start
 
     @contextmanager
     def beside(self, what: str) -> Iterator[None]:
         """What runs is no stage's."""
-        start = self.now()
-        yield
-        self.aside[what] += self.now() - start
+        with self.ledger.at((what, _ASIDE)):
+            start = self.now()
+            yield
+            self.aside[what] += self.now() - start
 
     def now(self) -> float:
         """Seconds, when all that was asked of the device is done."""

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -51,21 +50,20 @@ def run(
         MediaError: no frames, or as the input. ValueError: too many positions for the language model, or more asked of a saved
             memory than questions. MemoryError: a path that does not fit.
     """
-    began = time.perf_counter()
     paths = (OURS, REFERENCE) if compare else (ops,)
     saved = source.saved
     if saved is not None and (paths != (OURS,) or writer or save or (frames or saved.frames) != saved.frames):
         raise ValueError(f"{saved.path}: keeps no frames, it answers questions about all {saved.frames:,} of them")
     record = RunRecord(system.name, model.preset.name, prompts.texts, paths, device=model.device)
-    record.steps = system.steps(model.preset)
+    record.steps, record.dtype = system.steps(model.preset), _name(model.dtype)
     expected = expected_frames(source, frames)
-    sessions = {
-        path: system.session(model, prompts, path, expected=expected, compare=compare)
-        for path in (*paths, *([EXACT] if compare else []))
-    }
-    start = time.perf_counter()
-    _warm(system, model, prompts, paths)
-    record.startup = record.aside["warm-up"] = time.perf_counter() - start
+    with record.beside("warm-up"):
+        sessions = {
+            path: system.session(model, prompts, path, expected=expected, compare=compare)
+            for path in (*paths, *([EXACT] if compare else []))
+        }
+        _warm(system, model, prompts, paths)
+    record.startup = record.aside["warm-up"]
     meter, clocks = PeakMeter(model.device), {path: _clock(system, record, path) for path in sessions}
     if saved is not None:
         _load(sessions[OURS], saved, record, meter)
@@ -85,7 +83,7 @@ def run(
         record.answers = tuple(prompts.decode(chosen) for chosen in record.ids[paths[0]])
     peaks = meter.take()
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
-    record.elapsed = time.perf_counter() - began
+    record.close()
     return record
 
 
@@ -94,9 +92,10 @@ def extract(
     system: System, model: Model, source: Input, writer: FeatureWriter, *, progress: Progress = lambda done: None
 ) -> RunRecord:
     """Writes what the encoders make of every frame, and of the sound."""
-    record = RunRecord(system.name, model.preset.name, (), device=model.device)
+    record = RunRecord(system.name, model.preset.name, (), device=model.device, dtype=_name(model.dtype))
     for _ in chunks(model, source, record, PeakMeter(model.device), writer=writer, progress=progress):
         pass
+    record.close()
     return record
 
 
@@ -111,6 +110,10 @@ def _clock(system: System, record: RunRecord, path: str) -> Clock:
         return record.clock(name) if path == record.paths[0] else record.beside(f"{name} again")
 
     return clock
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _untimed(name: str) -> AbstractContextManager[None]:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin
 
 import torch
 from torch import Tensor
 
 from longreel.models.prompts import IDS, Prompts, by_bytes
 from longreel.models.sizes import Preset
+
+if TYPE_CHECKING:
+    from longreel.models.checkpoint import Released
 
 Clock = Callable[[str], AbstractContextManager[None]]
 """Times a stage by its name; on a path that is not timed it does nothing."""
@@ -34,13 +37,16 @@ class Stage:
 LANGUAGE = Stage("language", "language model")
 SHARED_LANGUAGE = Stage("language", "language model", compared=False)
 _COMMON = (
-    Stage("decode", "decode (not hidden by computing)", compared=False),
+    Stage("decode", "decode (what is not hidden)", compared=False),
+    Stage("resize", "resize, in decoding threads", compared=False),
     Stage("read", "read features", compared=False),
     Stage("tower", "vision tower", compared=False),
     Stage("audio", "audio encoder", compared=False),
     Stage("write", "write features", compared=False),
     Stage("load", "read saved memory", compared=False),
     Stage("keep", "write saved memory"),
+    Stage("other", "everything else", compared=False),
+    Stage("untold", "threads not told apart here", compared=False),
 )
 
 
@@ -204,6 +210,14 @@ class System(ABC):
     def sized(self, preset: Any, folder: Path) -> Any:
         """The preset with the sizes of a checkpoint."""
         raise ValueError(f"--checkpoint {folder}: {self.name} has no released weights")
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder of weights is this system's, by what is in it."""
+        return False
+
+    def released(self, model: Any, folder: Path) -> "Released":
+        """What `build` reads of a checkpoint's `folder`, and whether it fits the model."""
+        raise ValueError(f"{folder}: {self.name} has no released weights")
 
     def weights(self, preset: str) -> Path | None:
         """The folder of a preset's own checkpoint, None where it has none."""

@@ -6,13 +6,11 @@ compared, or there is no such function.
 """
 
 import argparse
-import importlib
 import sys
-
-from longreel.files.foreign import first_line
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from longreel.parity.folder import function_of, pair_of
     from longreel.parity.patched import CLOSE, compare
 
     parser = argparse.ArgumentParser(
@@ -21,20 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("made_by", metavar="MODULE:FUNCTION")
     parser.add_argument("--close", type=float, default=CLOSE, help="largest difference of logits and gradients")
     given = parser.parse_args(arguments)
-    module, _, function = given.made_by.partition(":")
-    if not function:
-        parser.error(f"{given.made_by!r} is not MODULE:FUNCTION")
-    sys.path.insert(0, "")
     try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        parser.error(f"{given.made_by!r}: {first_line(error)}")
-    if not callable(make):
-        parser.error(f"{given.made_by!r} is a {type(make).__name__}, not a function")
-    made = make()
-    if not (isinstance(made, tuple) and len(made) == 2):
-        parser.error(f"{given.made_by!r} gave a {type(made).__name__}; allowed: a pair (model, inputs)")
-    model, inputs = made
+        model, inputs = pair_of(given.made_by, function_of(given.made_by))
+    except ValueError as error:
+        parser.error(str(error))
     try:
         report = compare(model, inputs, close=given.close)
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 _PAIRS = (tuple, list)
+MODES = ("adaptive", "grid", "mean", "none")
 
 
 class PoolGeometry(NamedTuple):
@@ -42,7 +43,7 @@ def token_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     return side, side
 
 
-def _whole(name: str, value: Any, more: str = "") -> int:
+def whole(name: str, value: Any, more: str = "") -> int:
     """An int of 64 bits, numpy's too; symbolic ones of a compiled graph stay as they are."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not -(2**63) <= value < 2**63:
@@ -57,7 +58,7 @@ def _whole(name: str, value: Any, more: str = "") -> int:
         raise TypeError(f"{name} is a {type(value).__name__}; allowed: an int{more}") from None
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
+def pair(name: str, value: Any) -> tuple[int, int]:
     """(height, width)."""
     if not isinstance(value, _PAIRS) or len(value) != 2:
         shown = (
@@ -66,7 +67,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
             else f"a {type(value).__name__}"
         )
         raise TypeError(f"{name} is {shown}; allowed: a pair (rows, columns)")
-    rows, columns = (_whole(name, size, ", in both places of the pair") for size in value)
+    rows, columns = (whole(name, size, ", in both places of the pair") for size in value)
     return rows, columns
 
 
@@ -76,17 +77,18 @@ def pool_geometry(
     mode: str,
     grid: tuple[int, int] | None,
     num_prefix_tokens: int,
+    modes: tuple[str, ...] = MODES,
 ) -> PoolGeometry:
     """Lower (`output_size`, `mode`, `grid`) over N = `tokens` patches to the one rule that kernels know."""
     # a compiled graph specialises on N and on these settings, never on F
-    tokens, prefix = operator.index(tokens), operator.index(_whole("num_prefix_tokens", num_prefix_tokens))
-    grid = None if grid is None else _pair("grid", grid)
+    tokens, prefix = operator.index(tokens), operator.index(whole("num_prefix_tokens", num_prefix_tokens))
+    grid = None if grid is None else pair("grid", grid)
     if isinstance(output_size, _PAIRS):
-        output_size = _pair("output_size", output_size)
+        output_size = pair("output_size", output_size)
     elif output_size is not None:
-        output_size = _whole("output_size", output_size, " or a pair of them")
+        output_size = whole("output_size", output_size, " or a pair of them")
     if not isinstance(mode, str):
-        raise TypeError(f"mode is a {type(mode).__name__}; allowed: 'adaptive', 'grid', 'mean', 'none'")
+        raise TypeError(f"mode is a {type(mode).__name__}; allowed: {str(modes)[1:-1]}")
     if prefix < 0 or prefix > tokens:
         raise ValueError(f"num_prefix_tokens={prefix} is outside 0..{tokens}, the number of patches")
     rest = tokens - prefix
@@ -98,12 +100,12 @@ def pool_geometry(
         raise ValueError(f"no patches to pool: {tokens} patches, num_prefix_tokens={prefix}")
     if mode == "mean":
         return PoolGeometry(prefix, 1, rest, 1, 1, 1)
-    if mode not in ("adaptive", "grid"):
-        raise ValueError(f"mode={mode!r} is not one of 'adaptive', 'grid', 'mean', 'none'")
+    if mode not in modes:
+        raise ValueError(f"mode={mode!r} is not one of {str(modes)[1:-1]}")
     height, width = token_grid(rest, grid)
     if output_size is None:
         raise ValueError(f"mode={mode!r} needs output_size")
-    if mode == "adaptive":
+    if mode in ("adaptive", "bilinear"):
         out_height, out_width = (output_size, output_size) if isinstance(output_size, int) else output_size
         if out_height < 1 or out_width < 1:
             raise ValueError(f"output_size={output_size} must be at least 1")

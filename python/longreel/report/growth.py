@@ -72,6 +72,15 @@ def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
         share = f"{times[-1] / last['total_s'][OURS]:.1%}"
         table.add_row(f"{label}, s", *map(_seconds, times), _power(power), share)
     table.add_section()
+    table.add_row("CPU, s", *(_seconds(run["cpu_s"][OURS]) for run in runs), style="bold")
+    for name, spent in last["stages_cpu_s"][OURS].items():
+        times = [run["stages_cpu_s"][OURS].get(name, 0.0) for run in runs]
+        share = f"{spent / last['cpu_s'][OURS]:.1%}"
+        table.add_row(f"{short(last['system'], name)}, CPU s", *map(_seconds, times), "", share)
+    table.add_section()
+    for label, key in (("frames a second", "frames_per_s"), ("first token after, s", "first_token_s")):
+        found = [run[key][OURS] for run in runs]
+        table.add_row(label, *("–" if one is None else _seconds(one) for one in found))
     table.add_row("tokens kept", *(f"{run['tokens']:,}" for run in runs))
     table.add_row("  MiB", *(f"{run['tokens_bytes'] / _MIB:.1f}" for run in runs))
     for path in last["total_s"]:

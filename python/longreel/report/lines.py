@@ -15,7 +15,7 @@ def checksum(record: RunRecord, question: int) -> str:
 
 
 def differs(record: RunRecord, stage: str) -> bool:
-    return REFERENCE in record.seconds[stage]
+    return REFERENCE in record.seconds.get(stage, ())
 
 
 def json_line(
@@ -33,6 +33,7 @@ def json_line(
         "system": record.system,
         "preset": record.preset,
         "weights": record.weights,
+        "dtype": record.dtype,
         "source": source,
         "frames": record.frames,
         "patches": record.patches,
@@ -42,6 +43,12 @@ def json_line(
         "startup_s": record.startup,
         "total_s": {path: record.total(path) for path in paths},
         "stages_s": {path: {name: record.stage(name, path) for name in record.seconds} for path in paths},
+        "cpu_s": {path: record.total_cpu(path) for path in paths},
+        "stages_cpu_s": {path: {name: record.cpu(name, path) for name in record.stages} for path in paths},
+        "aside_s": dict(record.aside),
+        "aside_cpu_s": record.aside_cpu,
+        "process_cpu_s": record.ledger.process,
+        "process_cpu_before_s": record.ledger.before,
         "peak_memory_bytes": {path: record.peak(path) for path in paths},
         "frames_per_s": {path: record.ingest_rate(path) for path in paths},
         "first_token_s": {path: record.until_first_id(path) for path in paths},

@@ -9,7 +9,7 @@ from longreel.models.record import OURS, REFERENCE, RunRecord
 from longreel.report.lines import checksum, differs
 from longreel.report.stages import stage
 
-_BAR = 8
+_BAR = 6
 _NO_ANSWER = "No answer, random weights: the ids repeat from run to run and mean nothing."
 _NO_VOCABULARY = "No answer, the checkpoint has no tokenizer: these are ids of questions read as bytes."
 
@@ -50,23 +50,21 @@ def show(record: RunRecord, console: Console, verdict: Verdict | None = None) ->
 def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) -> None:
     """What paths are compared in: seconds, agreement, peak memory."""
     compared = verdict is not None
-    title = f"{frames_of(record)} in {record.total():.1f} s"
+    title = f"{frames_of(record)} in {record.total():.1f} s, {record.dtype}"
     if compared:
         title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
     elif record.paths == (REFERENCE,):
         title += ", reference path"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    heads = ["", "seconds", "ms a frame", "share"] + ["reference", "ratio"] * compared
+    heads = ["", "seconds", "CPU s", "ms/frame", "share"] + ["reference", "ratio"] * compared
     for head in heads:
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
     table.add_column("", width=_BAR)
-    table.add_row(
-        "total", *_cells(record, record.total(), record.total(REFERENCE), compared), style="bold", end_section=True
-    )
-    for name in record.seconds:
-        cells = _cells(record, record.stage(name), record.stage(name, REFERENCE), compared and differs(record, name))
+    table.add_row("total", *_cells(record, None, compared), style="bold", end_section=True)
+    for name in record.stages:
+        cells = _cells(record, name, compared and differs(record, name))
         if compared and not differs(record, name):
-            cells[3:3] = ["–" if OURS in record.seconds[name] else "same code", "–"]
+            cells[4:4] = ["–" if OURS in record.seconds.get(name, ()) else "same code", "–"]
         part = stage(record.system, name)
         label = f"{part.label} ({record.backend} backend)" if part.ours else part.label
         table.add_row(label, *cells, style="green" if differs(record, name) else "")
@@ -78,6 +76,7 @@ def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) 
         same = "the same ids" if record.ids[OURS] == record.ids[REFERENCE] else "[yellow]other ids[/]"
         console.print(f"same numbers   {found}, {same}")
         console.print(elapsed(record), soft_wrap=True)
+    console.print(cpu(record), soft_wrap=True)
     console.print("peak memory    " + "; ".join(_peaks(record, path) for path in record.paths))
 
 
@@ -87,8 +86,17 @@ def elapsed(record: RunRecord) -> str:
     parts = {"stages": record.total(), "reference path's own": sum(
         record.stage(name, REFERENCE) for name in record.seconds if name not in shared
     ), **record.aside}  # fmt: skip
-    parts["the rest"] = max(0.0, record.elapsed - sum(parts.values()))
     return f"elapsed        {record.elapsed:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in parts.items())
+
+
+def cpu(record: RunRecord) -> str:
+    """What the process computed from its start on, and where it went; the stages above are the first of it."""
+    parts = {"stages": record.total_cpu()}
+    if len(record.paths) > 1:
+        parts["reference path's own"] = sum(record.ledger.spent.get((name, REFERENCE), 0.0) for name in record.stages)
+    parts |= record.aside_cpu | {"before the run": record.ledger.before}
+    whole = record.ledger.before + record.ledger.process
+    return f"CPU            {whole:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in parts.items())
 
 
 def _size(count: float) -> str:
@@ -110,9 +118,14 @@ def ratio(reference: float, ours: float) -> str:
     return f"{reference / ours:.3f} x" if ours else "–"
 
 
-def _cells(record: RunRecord, ours: float, reference: float, compared: bool) -> list[str]:
+def _cells(record: RunRecord, name: str | None, compared: bool) -> list[str]:
+    """Of a stage, None: of all. One that runs in threads beside the others has no seconds of its own."""
+    ours, spent = (record.total(), record.total_cpu()) if name is None else (record.stage(name), record.cpu(name))
     share = ours / record.total()
-    cells = [f"{ours:.2f}", f"{1e3 * ours / max(record.frames, 1):.2f}", f"{share:.1%}"]
+    cells = [f"{ours:.2f}", f"{spent:.2f}", f"{1e3 * ours / max(record.frames, 1):.2f}", f"{share:.1%}"]
+    if name is not None and name not in record.seconds:
+        cells = ["–", cells[1], "–", "–"]
     if compared:
+        reference = record.total(REFERENCE) if name is None else record.stage(name, REFERENCE)
         cells += [f"{reference:.2f}", ratio(reference, ours)]
     return [*cells, "█" * round(_BAR * share)]

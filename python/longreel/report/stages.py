@@ -5,6 +5,9 @@ from longreel.models.system import Stage
 
 _COMMON = {
     "decode": "#9aa5b1",
+    "resize": "#9aa5b1",
+    "other": "#d8d8d8",
+    "untold": "#d8d8d8",
     "read": "#9aa5b1",
     "tower": "#4c78a8",
     "audio": "#f58518",

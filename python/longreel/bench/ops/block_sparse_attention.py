@@ -1,6 +1,6 @@
 """The benchmark of block_sparse_attention: a VoCo video, the peers of bench.sparse_peers, a check of every row and gradient."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar, Literal
@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BenchCase, Tensors
+from longreel.bench.case import BenchCase, Prepared, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
+from longreel.bench.dense_rate import BACKWARD_PRODUCTS, dense_attention
 from longreel.bench.sparse_peers import SPARSE_PEERS, Form, Frames, SparsePeer
 from longreel.layout import PlannedLayout, VideoLayout, visible_pairs
+from longreel.measure.clock import Timed
 from longreel.measure.machine import Record
 from longreel.ops._block_sparse_attention import block_sparse_attention, cost, executed_flops
 from longreel.ops.common.cost import Cost
@@ -21,8 +23,6 @@ from longreel.testing.budget import PEER_BUDGETS
 INPUTS = ("q", "k", "v")
 _SHARPNESS = 3.0
 _CHECKED_TILE = (128, 128)
-# Products of the backward pass over those of the forward: scores again, then dP, dQ, dK, dV.
-_BACKWARD_PRODUCTS = 2.5
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,16 @@ class SparseCase(BenchCase):
     """q [1, S, H, D], k and v [1, S, Hkv, D] under a VoCo layout that is planned outside the clock."""
 
     shape: SparseShape
-    SIZES: ClassVar[Mapping[str, SparseShape]] = {"small": SparseShape(6, 60, 2, 10, 4, 2, 32), "hour": SparseShape()}
+    SIZES: ClassVar[Mapping[str, SparseShape]] = {
+        "small": SparseShape(6, 60, 2, 10, 4, 2, 32), "quick": SparseShape(frames=6), "hour": SparseShape(),
+    }  # fmt: skip
+    SYSTEMS: ClassVar[Mapping[str, Mapping[str, SparseShape]]] = {
+        "voco-llama": {
+            "small": SIZES["small"],
+            "quick": SparseShape(frames=3, heads=32, kv_heads=32, head_dim=128),
+            "hour": SparseShape(frames=64, heads=32, kv_heads=32, head_dim=128),
+        }
+    }
 
     @classmethod
     def passes(cls) -> tuple[str, ...]:
@@ -92,7 +101,7 @@ class SparseCase(BenchCase):
             return forward
         inputs = sum(self.tensors[name].nbytes for name in INPUTS)
         return Cost(
-            int(forward.flops * (1 + _BACKWARD_PRODUCTS)),
+            int(forward.flops * (1 + BACKWARD_PRODUCTS)),
             2 * forward.bytes_read + forward.bytes_written + self.tensors["grad_out"].nbytes,
             forward.bytes_written + inputs,
         )
@@ -131,15 +140,23 @@ class SparseCase(BenchCase):
         itemsize = self.dtype.itemsize
         return self.peers[name].needs(self.layout.length, s.heads, itemsize) if name in self.peers else 0
 
-    def make(self, name: str) -> Callable[[], Tensors]:
-        tensors = self.tensors
+    @property
+    def dense(self) -> tuple[Timed, float]:
+        s = self.shape
+        return dense_attention(s.heads, s.head_dim, self.dtype, self.device, bool(self.leaves))
+
+    def prepare(self, name: str) -> Prepared:
         if name not in self.peers:
-            ours = partial(block_sparse_attention, layout=self.plan, backend=name)
-            return lambda: self.run(ours, tensors)
+            return Prepared(partial(self.run, partial(block_sparse_attention, layout=self.plan, backend=name)))
         form = self.peers[name].build(self.known, self.layout, bool(self.leaves))
+
         # [1, S, H, D] -> [H, S, D], packed outside the clock; results are viewed back
-        packed = {key: tensor[0].transpose(0, 1).contiguous() for key, tensor in tensors.items()}
-        return lambda: {key: t.transpose(0, 1)[None] for key, t in self.run(form, packed).items()}
+        def packed(tensors: Tensors) -> Tensors:
+            return {key: tensor[0].transpose(0, 1).contiguous() for key, tensor in tensors.items()}
+
+        return Prepared(
+            lambda given: {key: t.transpose(0, 1)[None] for key, t in self.run(form, given).items()}, packed
+        )
 
     @property
     def known(self) -> Frames:

@@ -8,12 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longreel.bench.case import BACKWARD, BenchCase, Tensors
+from longreel.bench.case import BACKWARD, BenchCase, Prepared, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Peer
 from longreel.bench.qformer_peers import absorbed_chunked, absorbed_training, projections_sdpa, projections_training
 from longreel.ops.common.cost import Cost
 from longreel.ops.registry import OPS
+
+
+def _but_gradient(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if name != "grad_out"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,18 @@ class QFormerCase(BenchCase):
     """`backward`: "query" is all gradients but that of the keys, as behind a frozen tower; "all" has it too."""
 
     shape: QFormerShape
-    SIZES: ClassVar[Mapping[str, QFormerShape]] = {"small": QFormerShape(2, 8, 500, 64, 4, 16), "hour": QFormerShape()}
+    SIZES: ClassVar[Mapping[str, QFormerShape]] = {
+        "small": QFormerShape(2, 8, 500, 64, 4, 16), "quick": QFormerShape(keys=8192), "hour": QFormerShape(),
+    }  # fmt: skip
+    # The temporal Q-Former of the one; the other's reads every frame's 256 patches and its CLS for itself.
+    SYSTEMS: ClassVar[Mapping[str, Mapping[str, QFormerShape]]] = {
+        "video-llama": SIZES,
+        "llama-vid": {
+            "small": QFormerShape(2, 8, 17, 64, 4, 16),
+            "quick": QFormerShape(8, 32, 257, 1408),
+            "hour": QFormerShape(256, 32, 257, 1408),
+        },
+    }
     PEERS: ClassVar[Mapping[str, Peer]] = {
         "strong": Peer(absorbed_chunked, absorbed_training, "absorbed, online softmax over chunks of keys"),
         "projections": Peer(projections_sdpa, projections_training, "keys and values projected, then SDPA"),
@@ -75,7 +90,7 @@ class QFormerCase(BenchCase):
 
     @property
     def _inputs(self) -> Tensors:
-        return {name: tensor for name, tensor in self.tensors.items() if name != "grad_out"}
+        return _but_gradient(self.tensors)
 
     @property
     def work(self) -> Cost:
@@ -92,15 +107,14 @@ class QFormerCase(BenchCase):
     def bytes(self) -> int:
         return self.tensors["x"].nbytes * (2 if "x" in self.leaves else 1)
 
-    def make(self, name: str) -> Callable[[], Tensors]:
-        tensors = self._inputs
+    def prepare(self, name: str) -> Prepared:
         if name in self.peers:
             peer = self.PEERS[name]
             form: Any = (peer.training if self.leaves else None) or peer.forward
         else:
             form = partial(OPS[self.op].public, backend=name)
         form = partial(form, num_heads=self.shape.heads)
-        return lambda: self._run(form, tensors, self.tensors["grad_out"])
+        return Prepared(lambda tensors: self._run(form, _but_gradient(tensors), tensors["grad_out"]))
 
     def _run(self, form: Callable[..., Any], tensors: Tensors, upstream: Tensor) -> Tensors:
         inputs = {name: t.detach().requires_grad_(name in self.leaves) for name, t in tensors.items()}

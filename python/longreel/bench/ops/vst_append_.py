@@ -35,8 +35,8 @@ class VSTAppendCase(VSTCase):
         return memory | {"mem_len": self.mem_len} | new | angles(0, s.entries + rows)
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.tensors)
+    def fixed(self) -> dict[str, Any]:
+        return {}
 
 
 CASE = VSTAppendCase

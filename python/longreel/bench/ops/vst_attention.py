@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longreel.bench.case import Tensors
+from longreel.bench.dense_rate import dense_attention
 from longreel.bench.vst_case import VSTCase, VSTPeer
+from longreel.measure.clock import Timed
 
 _SHARPNESS = 2.0
 
@@ -71,6 +73,21 @@ class VSTAttentionCase(VSTCase):
         ),
         "published": VSTPeer("concatenated, expanded over heads, masked", _published, _heads_first),
     }
+
+    @property
+    def dense(self) -> tuple[Timed, float]:
+        return dense_attention(self.shape.heads, self.shape.head_dim, self.dtype, self.device, False)
+
+    def reference(self, dtype: torch.dtype, tensors: Tensors) -> Tensors:
+        """A key head at a time: the scores of all would be more than the reference holds."""
+        group, parts = self.shape.heads // self.shape.kv_heads, list[Tensor]()
+        for head in range(self.shape.kv_heads):
+            own, queries = slice(head, head + 1), slice(head * group, (head + 1) * group)
+            cut = {"q": tensors["q"][:, :, queries], "mem_len": tensors["mem_len"]}
+            cut |= {name: tensors[name][:, :, own] for name in ("k", "v")}
+            cut |= {name: tensors[name][:, own] for name in ("mem_k", "mem_v")}
+            parts.append(super().reference(dtype, cut)["out"])
+        return {"out": torch.cat(parts, 2)}
 
     @property
     def results(self) -> tuple[str, ...]:

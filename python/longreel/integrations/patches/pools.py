@@ -21,10 +21,10 @@ def _side(tokens: int) -> int | None:
     return side if side * side == tokens else None
 
 
-def _pooled(x: Tensor, size: int, backend: str | None) -> Tensor:
+def _pooled(x: Tensor, size: int, backend: str | None, mode: str = "adaptive") -> Tensor:
     """In the dtype of `x`, under torch.autocast too, as PyTorch's own pooling is."""
     with torch.autocast(x.device.type, enabled=False):
-        return adaptive_pool(x, size, backend=backend)
+        return adaptive_pool(x, size, mode=mode, backend=backend)
 
 
 # LLaVA-NeXT-Video: average pooling alone.
@@ -126,12 +126,12 @@ def _onevision_projector(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     if side is None:
         return Aside("patches that are not a square")
     hidden = module.act(module.linear_1(x))
-    if side % 2 == 0 and no_kernel(NAME, call.backend, hidden) is None:
-        # Half way between two patches: bilinear interpolation is their mean.
-        hidden = _pooled(hidden, side // 2, call.backend)
+    half = math.ceil(side / 2)
+    if no_kernel(NAME, call.backend, hidden) is None:
+        # An even side's cells lie half way between two patches, which averages are for CUDA C++ too.
+        hidden = _pooled(hidden, half, call.backend, "adaptive" if side % 2 == 0 else "bilinear")
     else:
         grid = hidden.unflatten(1, (side, side)).movedim(-1, 1)
-        half = math.ceil(side / 2)
         hidden = F.interpolate(grid, size=(half, half), mode="bilinear").flatten(2).mT
     pooled.append(module.linear_2(hidden))
     return pooled[-1]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from longreel.models.checkpoint import (
     CheckpointError,
+    Released,
     entries,
-    fill,
     projector_of,
     read_config,
     shapes,
@@ -107,7 +107,12 @@ def load(model: LlamaVid, folder: Path) -> None:
     Raises:
         CheckpointError: an entry is missing, unknown, or of another shape.
     """
-    fill(model, folder, _entries(folder), released_names(model), left_out=_LEFT_OUT, assemble=assemble)
+    released(model, folder).fill(model, folder)
+
+
+def released(model: LlamaVid, folder: Path) -> Released:
+    """What `load` reads."""
+    return Released(_entries(folder), released_names(model), _LEFT_OUT, folder, assemble)
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:

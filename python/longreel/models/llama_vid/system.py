@@ -13,6 +13,7 @@ from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import SHARED_LANGUAGE, InputFacts, Session, Stage, System, option
 
 if TYPE_CHECKING:
+    from longreel.models.checkpoint import Released
     from longreel.models.llama_vid.model import LlamaVid
 
 
@@ -77,6 +78,16 @@ class LlamaVidSystem(System):
         positions = preset.qformer.positions
         asked = None if folder is None else by_vocabulary(texts, folder, positions, length or ANSWER)
         return asked or by_bytes(texts, positions, length or IDS)
+
+    def recognises(self, folder: Path) -> bool:
+        from longreel.models.checkpoint import shapes
+
+        return any(name.startswith("model.vlm_att_") for name in shapes(folder))
+
+    def released(self, model: Any, folder: Path) -> "Released":
+        from longreel.models.llama_vid.checkpoint import released
+
+        return released(model, folder)
 
     def build(
         self,

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longreel.models.checkpoint import CheckpointError, entries, fill, read_config, sized_language, unpickled
+from longreel.models.checkpoint import (
+    CheckpointError,
+    Released,
+    entries,
+    read_config,
+    shapes,
+    sized_language,
+    unpickled,
+)
 from longreel.models.eva import TOWER_FILE, UNREAD, assemble, released_tower_name, under_released_names
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.presets import VideoLlamaPreset
@@ -42,6 +50,11 @@ def sized(preset: VideoLlamaPreset, folder: Path) -> VideoLlamaPreset:
     return replace(preset, language=sized_language(preset.language, read_config(own), f"{own}/config.json", ()))
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether all parts stand in this folder's own weights, as `longreel convert` writes them."""
+    return any(name.startswith(_LANGUAGE) for name in shapes(folder))
+
+
 def language_folder(folder: Path) -> Path:
     """The language model's: `folder`, or the one folder in it that has a config.json."""
     if (folder / "config.json").exists():
@@ -60,8 +73,13 @@ def load(model: VideoLlama, folder: Path) -> None:
     Raises:
         CheckpointError: an entry is missing, unknown, or of another shape.
     """
+    released(model, folder).fill(model, folder)
+
+
+def released(model: VideoLlama, folder: Path) -> Released:
+    """What `load` reads."""
     wanted = {name: released_names(name) for name in model.state_dict()}
-    fill(model, folder, _entries(folder), wanted, left_out=_LEFT_OUT, assemble=assemble)
+    return Released(_entries(folder), wanted, _LEFT_OUT, language_folder(folder), assemble)
 
 
 def released_names(name: str) -> tuple[str, ...]:
@@ -83,8 +101,11 @@ def to_released(model: VideoLlama) -> dict[str, Tensor]:
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for name, value in entries(language_folder(folder)):
-        yield _LANGUAGE + name, value
+    own = language_folder(folder)
+    # Of a folder that was converted all entries have their places in the whole.
+    prefix = "" if is_whole(own) else _LANGUAGE
+    for name, value in entries(own):
+        yield prefix + name, value
     for path in sorted(folder.glob("*.pth")):
         prefix = {TOWER_FILE: _TOWER, AUDIO_FILE: _AUDIO}.get(path.name, "")
         # LAVIS saves a model as one entry of several.

@@ -12,6 +12,7 @@ from longreel.models.system import SHARED_LANGUAGE, AudioSpec, InputFacts, Sessi
 from longreel.models.video_llama.presets import PRESETS, VideoLlamaPreset
 
 if TYPE_CHECKING:
+    from longreel.models.checkpoint import Released
     from longreel.models.video_llama.model import VideoLlama
 
 
@@ -95,6 +96,16 @@ class VideoLlamaSystem(System):
 
         asked = None if folder is None else by_vocabulary(texts, language_folder(folder), length or ANSWER)
         return asked or by_bytes(texts, length or IDS)
+
+    def recognises(self, folder: Path) -> bool:
+        from longreel.models.video_llama.checkpoint import AUDIO_FILE, is_whole
+
+        return (folder / AUDIO_FILE).exists() or is_whole(folder)
+
+    def released(self, model: Any, folder: Path) -> "Released":
+        from longreel.models.video_llama.checkpoint import released
+
+        return released(model, folder)
 
     def build(
         self,

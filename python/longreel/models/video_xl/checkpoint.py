@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longreel.models import clip
-from longreel.models.checkpoint import CheckpointError, fill, projector_of, read_config, shapes, sized_language
+from longreel.models.checkpoint import CheckpointError, Released, projector_of, read_config, shapes, sized_language
 from longreel.models.released_config import check_allowed, count
 from longreel.models.video_xl.model import VideoXL, released_name
 from longreel.models.video_xl.presets import VideoXLPreset
@@ -71,10 +71,15 @@ def load(model: VideoXL, folder: Path) -> None:
     Raises:
         CheckpointError: an entry is missing, unknown, or of another shape.
     """
+    released(model, folder).fill(model, folder)
+
+
+def released(model: VideoXL, folder: Path) -> Released:
+    """What `load` reads."""
     wanted = {name: (released_name(name),) for name in model.state_dict()}
     config = read_config(folder)
     unused = clip.left_out_of(folder, config, model.preset.tower.layers, _LAST)
-    fill(model, folder, clip.entries_with_tower(folder, config), wanted, left_out=unused)
+    return Released(clip.entries_with_tower(folder, config), wanted, unused, folder)
 
 
 def _check_projections(config: Mapping[str, Any], where: str) -> None:

@@ -15,6 +15,7 @@ from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Session, S
 from longreel.models.video_xl.presets import NEEDLE, PRESETS, VideoXLPreset
 
 if TYPE_CHECKING:
+    from longreel.models.checkpoint import Released
     from longreel.models.video_xl.model import VideoXL
 
 
@@ -90,6 +91,16 @@ class VideoXLSystem(System):
 
         asked = None if folder is None else by_vocabulary(texts, folder, length or ANSWER)
         return asked or by_bytes(texts, length or IDS)
+
+    def recognises(self, folder: Path) -> bool:
+        from longreel.models.checkpoint import shapes
+
+        return any(".beacon_" in name for name in shapes(folder))
+
+    def released(self, model: Any, folder: Path) -> "Released":
+        from longreel.models.video_xl.checkpoint import released
+
+        return released(model, folder)
 
     def build(
         self,

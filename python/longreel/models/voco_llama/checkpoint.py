@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longreel.models import clip
-from longreel.models.checkpoint import CheckpointError, fill, projector_of, read_config, shapes, sized_language
+from longreel.models.checkpoint import CheckpointError, Released, projector_of, read_config, shapes, sized_language
 from longreel.models.voco_llama.model import VoCoLlama, released_name
 from longreel.models.voco_llama.presets import VoCoPreset
 
@@ -51,7 +51,12 @@ def load(model: VoCoLlama, folder: Path) -> None:
     Raises:
         CheckpointError: an entry is missing, unknown, or of another shape.
     """
+    released(model, folder).fill(model, folder)
+
+
+def released(model: VoCoLlama, folder: Path) -> Released:
+    """What `load` reads."""
     wanted = {name: (released_name(name),) for name in model.state_dict()}
     config = read_config(folder)
     unused = clip.left_out_of(folder, config, model.preset.tower.layers, _LAST_BUT_ONE)
-    fill(model, folder, clip.entries_with_tower(folder, config), wanted, left_out=unused)
+    return Released(clip.entries_with_tower(folder, config), wanted, unused, folder)

@@ -12,6 +12,7 @@ from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Part, Sess
 from longreel.models.voco_llama.presets import PRESETS, VoCoPreset
 
 if TYPE_CHECKING:
+    from longreel.models.checkpoint import Released
     from longreel.models.voco_llama.model import VoCoLlama
 
 
@@ -55,6 +56,18 @@ class VoCoLlamaSystem(System):
         rows = preset.language.vocabulary
         asked = None if folder is None else by_vocabulary(texts, folder, length or ANSWER, rows)
         return asked or by_bytes(texts, length or IDS)
+
+    def recognises(self, folder: Path) -> bool:
+        from longreel.models.checkpoint import shapes
+
+        there = shapes(folder)
+        projects = any(name.startswith("model.mm_projector.") for name in there)
+        return projects and not any(".vlm_att_" in name or ".beacon_" in name for name in there)
+
+    def released(self, model: Any, folder: Path) -> "Released":
+        from longreel.models.voco_llama.checkpoint import released
+
+        return released(model, folder)
 
     def build(
         self,

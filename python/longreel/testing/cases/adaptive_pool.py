@@ -16,8 +16,52 @@ def _case(name: str, tokens: int, width: int = 24, frames: int = 3, fast: bool =
     return Case(name, make, frames, fast)
 
 
+def _packed(name: str, grids: list[tuple[int, int, int]], width: int = 24, **options: Any) -> Case:
+    """Pictures of these grids, repeated as needed."""
+
+    def make(generator: Generator, pictures: int) -> Inputs:
+        each = [grids[i % len(grids)] for i in range(pictures)]
+        given = dict(options)
+        if isinstance(given["output_size"], list):
+            given["output_size"] = [given["output_size"][i % len(grids)] for i in range(pictures)]
+        return {"patches": normal(generator, sum(t * h * w for t, h, w in each), width), "grid_thw": each, **given}
+
+    return Case(name, make, len(grids))
+
+
+# Those that CUDA C++ does not serve.
+GRIDS: dict[str, dict[str, Any]] = {
+    "bilinear-halved": {"tokens": 16, "output_size": 2, "mode": "bilinear", "fast": True},
+    "bilinear-odd": {"tokens": 49, "output_size": 4, "mode": "bilinear", "width": 131},
+    "bilinear-finer": {"tokens": 15, "output_size": (7, 8), "grid": (3, 5), "mode": "bilinear"},
+    "bilinear-oblong-prefix": {
+        "tokens": 31, "output_size": (2, 7), "grid": (4, 7), "num_prefix_tokens": 3, "mode": "bilinear",
+    },
+    "bilinear-one-cell": {"tokens": 25, "output_size": 1, "mode": "bilinear", "frames": 9},
+    "bilinear-one-patch": {"tokens": 1, "output_size": 3, "mode": "bilinear"},
+    "bilinear-onevision": {"tokens": 729, "output_size": 14, "mode": "bilinear", "width": 17, "frames": 1},
+    "bilinear-no-frames": {"tokens": 16, "output_size": 3, "mode": "bilinear", "frames": 0},
+    "time": {"tokens": 16, "output_size": (2, 2, 2), "frames": 5, "fast": True},
+    "time-finer": {"tokens": 10, "output_size": (7, 2, 1), "grid": (3, 3), "num_prefix_tokens": 1},
+    "time-one-step": {"tokens": 9, "output_size": (1, 3, 3), "frames": 70},
+    "time-bilinear": {"tokens": 12, "output_size": (3, 2, 5), "grid": (3, 4), "frames": 4, "mode": "bilinear"},
+}  # fmt: skip
+PACKED: dict[str, dict[str, Any]] = {
+    "packed": {"grids": [(2, 3, 4), (1, 1, 1), (3, 5, 2)], "output_size": 2},
+    "packed-bilinear": {"grids": [(1, 4, 6), (2, 5, 5)], "output_size": (3, 2), "mode": "bilinear", "width": 131},
+    "packed-sizes": {
+        "grids": [(2, 4, 6), (1, 5, 3)], "output_size": [(2, 3), (1, 3, 2)], "mode": "bilinear",
+    },
+    "packed-time": {"grids": [(4, 3, 3), (1, 2, 5)], "output_size": (2, 2, 3)},
+    "packed-nothing": {"grids": [], "output_size": 2},
+}  # fmt: skip
+REFUSED = {"cuda": dict.fromkeys((*GRIDS, *PACKED), "averages the frames")}
+
+
 def cases() -> list[Case]:
     return [
+        *(_case(name, **options) for name, options in GRIDS.items()),
+        *(_packed(name, **options) for name, options in PACKED.items()),
         _case("halved", 16, output_size=2, fast=True),
         _case("overlapping-cells", 25, output_size=3, fast=True),
         _case("finer-than-patches", 9, output_size=5),
@@ -65,6 +109,26 @@ def bad_cases() -> list[BadCase]:
         bad("grid-one", "an int of at least 2, not 1", output_size=1, mode="grid", num_prefix_tokens=3),
         bad("grid-pair", r"an int of at least 2, not \(2, 2\)", output_size=(2, 2), mode="grid", num_prefix_tokens=3),
         bad("grid-oblong", "square grid of patches, not 3 x 4", output_size=2, mode="grid", grid=(3, 4)),
+        bad("bilinear-no-size", "mode='bilinear' needs output_size", mode="bilinear", num_prefix_tokens=3),
+        bad("time-and-mean", r"'mean' has no time axis, output_size=\(2, 1, 1\)", mode="mean", output_size=(2, 1, 1)),
+        bad("no-time", r"\(0, 2, 2\) must be at least 1", output_size=(0, 2, 2), grid=(3, 4)),
+        bad("time-of-nothing", r"no frames to pool to output_size=\(2, 2, 2\)", patches=x[:0], output_size=(2, 2, 2)),
+        bad("packed-3d", r"\[total, C\] with grid_thw.*given \(3, 12, 8\)", grid_thw=[(3, 3, 4)], output_size=2),
+        bad("packed-total", "9 tokens, but there are 12", patches=x[0], grid_thw=[(1, 3, 3)], output_size=2),
+        bad("packed-mode", "mode='mean' takes frames", patches=x[0], grid_thw=[(1, 3, 4)], mode="mean"),
+        bad(
+            "packed-grid",
+            "gives every picture its grid",
+            patches=x[0],
+            grid_thw=[(1, 3, 4)],
+            grid=(3, 4),
+            output_size=2,
+        ),
+        bad("packed-pairs", r"a list; allowed: \(frames, height", TypeError, x[0], grid_thw=[(3, 4)], output_size=2),
+        bad("packed-empty-grid", r"has \(0, 3, 4\)", patches=x[0], grid_thw=[(0, 3, 4)], output_size=2),
+        bad("packed-counts", "2 sizes for 1 pictures", patches=x[0], grid_thw=[(1, 3, 4)], output_size=[(1, 1)] * 2),
+        bad("packed-no-size", "needs output_size", patches=x[0], grid_thw=[(1, 3, 4)]),
+        bad("packed-size", "at least 1 in every place", patches=x[0], grid_thw=[(1, 3, 4)], output_size=0),
         bad("grid-too-fine", "finer than the 3 x 3 patches", output_size=4, mode="grid", num_prefix_tokens=3),
     ]
 
@@ -75,6 +139,9 @@ def gpu_cases() -> list[Case]:
         _case("overlapping", 576, 1024, 9, output_size=5),
         _case("mean", 257, 1408, 9, mode="mean", num_prefix_tokens=1),
         _case("none", 257, 1408, 9, mode="none", num_prefix_tokens=1),
+        _case("bilinear", 729, 1152, 9, output_size=14, mode="bilinear"),
+        _case("time", 257, 1408, 9, output_size=(4, 4, 4), num_prefix_tokens=1),
+        _packed("packed", [(2, 26, 34), (1, 40, 12)], 1280, output_size=7),
     ]
 
 

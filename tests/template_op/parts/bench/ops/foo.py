@@ -1,13 +1,13 @@
 """The benchmark of foo."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 
-from longreel.bench.case import BenchCase, Tensors
+from longreel.bench.case import BenchCase, Prepared, Tensors
 from longreel.bench.check import ErrorSum, Verdict, judge
 from longreel.bench.peers import Peer
 from longreel.ops.common.cost import Cost
@@ -22,7 +22,7 @@ class FooShape:
 
 class FooCase(BenchCase):
     shape: FooShape
-    SIZES: ClassVar[Mapping[str, FooShape]] = {"small": FooShape(10, 16), "hour": FooShape()}
+    SIZES: ClassVar[Mapping[str, FooShape]] = {"small": FooShape(10, 16), "quick": FooShape(), "hour": FooShape()}
 
     @classmethod
     def passes(cls) -> tuple[str, ...]:
@@ -37,9 +37,13 @@ class FooCase(BenchCase):
         return {"strong": Peer(lambda x: x * 2, None, "a product")}
 
     @cached_property
-    def x(self) -> torch.Tensor:
+    def tensors(self) -> Tensors:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.shape.rows, self.shape.width, generator=generator).to(self.device, self.dtype)
+        return {"x": torch.randn(self.shape.rows, self.shape.width, generator=generator).to(self.device, self.dtype)}
+
+    @property
+    def x(self) -> torch.Tensor:
+        return self.tensors["x"]
 
     @property
     def work(self) -> Cost:
@@ -49,9 +53,9 @@ class FooCase(BenchCase):
     def bytes(self) -> int:
         return 2 * self.x.nbytes
 
-    def make(self, name: str) -> Callable[[], Tensors]:
+    def prepare(self, name: str) -> Prepared:
         form: Any = self.peers[name].forward if name in self.peers else lambda x: OPS[self.op].public(x, backend=name)
-        return lambda: {"out": form(self.x)}
+        return Prepared(lambda tensors: {"out": form(tensors["x"])})
 
     def needs(self, name: str) -> int:
         return 0

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from longreel.bench.cases import CASES
+from longreel.bench.report import STEADY
 from longreel.bench.tables import QUIET
 
 END_TO_END = "end_to_end.jsonl"
 Line = dict[str, Any]
+_NEEDED = {"op", "shape", "pass", "dtype", "variant", "note", "seconds", "speedup_over", "machine", "taken_by_others"}
 
 DTYPES = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 _PASSES = {"forward": "none", "forward + backward (query)": "query", "forward + backward (all)": "all"}
 SCRIPTS = {"token_generation": "python benchmarks/token_generation.py"}
-NOISY = f"\\* other processes took more than {QUIET:.0%} of the machine during this run: its ratio does not stand."
+NOISY = (
+    f"\\* noisy: other processes took more than {QUIET:.0%} of the machine during this run, or its two halves disagree by more "
+    f"than {STEADY:.0%}: its ratio does not stand."
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def commit(line: Line) -> str:
 
 
 def noisy(pair: Pair) -> bool:
-    return (pair.ours["taken_by_others"] or 0.0) >= QUIET
+    """Whether the ratio does not stand: a machine that was not quiet, or rounds whose halves disagree."""
+    disagree = (pair.ratio or {}).get("halves") or 0.0
+    return (pair.ours["taken_by_others"] or 0.0) >= QUIET or disagree > STEADY
 
 
 def commands(op: str, rows: Sequence[Pair]) -> list[str]:
@@ -122,6 +129,43 @@ def machine(machines: Sequence[Line]) -> str:
 
 def op_lines(folder: Path) -> list[Line]:
     return [line for path in sorted(folder.glob("*.jsonl")) if path.name != END_TO_END for line in read(path)]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The op results of a file that somebody names.
+
+    Raises:
+        ValueError: what is there is no file of results, in one line.
+    """
+    lines = read_objects(path)
+    for number, line in enumerate(lines, 1):
+        if not line.keys() >= _NEEDED:
+            raise ValueError(f"{path}: line {number} is no result of `longreel bench --json`")
+    if not lines:
+        raise ValueError(f"{path} holds no results")
+    return lines
+
+
+def read_objects(path: Path) -> list[Line]:
+    """The JSON lines of a file that somebody names.
+
+    Raises:
+        ValueError: what is there is none, in one line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    lines: list[Line] = []
+    for number, row in enumerate(text.splitlines(), 1):
+        try:
+            line = json.loads(row)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict):
+            raise ValueError(f"{path}: line {number} is no result, a JSON object")
+        lines.append(line)
+    return lines
 
 
 def read(path: Path) -> list[Line]:

@@ -1,4 +1,4 @@
-"""adaptive_pool: the average of every cell of a token window, and its gradient gathered token by token.
+"""Frames one by one: the average of every cell of a token window, and its gradient gathered token by token.
 
 Forward and backward are one picture with the roles exchanged: cell i of `out` covers rows floor(i * size / out) ..
 ceil((i + 1) * size / out), and row y lies in cells floor(y * out / size) .. ceil((y + 1) * out / size).
@@ -7,11 +7,9 @@ ceil((i + 1) * size / out), and row y lies in cells floor(y * out / size) .. cei
 import torch
 import triton
 import triton.language as tl
-from longreel.triton_kernels.common.launch import DTYPES, pow2
+from longreel.triton_kernels.common.launch import pow2
 from longreel.triton_kernels.common.pool_window import cell_tile, columns, pool_window, span
 from torch import Tensor
-
-__all__ = ["DTYPES", "adaptive_pool", "adaptive_pool_backward"]
 
 ROWS = 16  # token rows of one tile: 16 x 256 channels keep four 16-byte loads of a thread in flight
 CHANNELS = 256  # channels of one tile
@@ -92,7 +90,7 @@ def adaptive_pool_backward_kernel(
     tl.store(p_dx, acc, mask=(t < window.width)[:, None] & m_c[None, :])
 
 
-def adaptive_pool(
+def pool_windows(
     patches: Tensor, prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int
 ) -> Tensor:
     """patches [F, N, C], any strides -> [F, out_height * out_width, C], the patches' dtype."""
@@ -111,7 +109,7 @@ def adaptive_pool(
     return content
 
 
-def adaptive_pool_backward(
+def pool_windows_backward(
     grad: Tensor, tokens: int, prefix: int, pitch: int, height: int, width: int, out_height: int, out_width: int
 ) -> Tensor:
     """grad [F, out_height * out_width, C], any strides -> the gradient of the patches [F, tokens, C], contiguous."""
