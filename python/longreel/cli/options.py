@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from longreel.models import registry
-from longreel.models.system import choices
+from longreel.models.options import choices
 
 # Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
 _MOST = 2**31 - 1

@@ -17,11 +17,12 @@ from longreel.models import registry
 from longreel.models.checkpoint import CheckpointError, check_sizes, fingerprint
 from longreel.models.inputs import Input, Progress, feature_writer, open_input
 from longreel.models.memory import RANDOM, made_by
+from longreel.models.options import choices
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
 from longreel.models.sizes import DTYPES
-from longreel.models.system import Part, System, choices
+from longreel.models.system import Part, System
 
 
 @dataclass(frozen=True)
