@@ -7,86 +7,157 @@
 namespace longreel {
 namespace {
 
+// Lines of 64 bytes of rows that are wanted next, fetched in the order they stand: as many with each step of a product as it
+// reads, since a burst of them would stop it until memory has caught up.
+class Lines {
+ public:
+  template <class T>
+  Lines(const T* rows, int64_t row, int64_t width)
+      : at_(reinterpret_cast<const char*>(rows)),
+        // Rows that touch are one.
+        width_((row == width ? kBlock : 1) * width * static_cast<int64_t>(sizeof(T))),
+        row_(row * static_cast<int64_t>(sizeof(T))),
+        end_(at_ + width_) {}
+
+  template <int Count>
+  [[gnu::always_inline]] void fetch() {
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; ++i) {
+      __builtin_prefetch(at_, 0, 3);
+      at_ += 64;
+      if (at_ >= end_) {
+        end_ += row_;
+        at_ = end_ - width_;
+      }
+    }
+  }
+
+ private:
+  const char* at_;
+  int64_t width_, row_;  // bytes
+  const char* end_;      // of the row
+};
+
+// f(R, first row) for tiles of R rows: as many of eight as there are, then what is left.
+template <class F>
+inline void in_row_tiles(int64_t rows, F f) {
+  int64_t r = 0;
+  for (; rows - r >= 8; r += 8) f(std::integral_constant<int, 8>{}, r);
+  switch (rows - r) {
+    case 7:
+      return f(std::integral_constant<int, 7>{}, r);
+    case 6:
+      return f(std::integral_constant<int, 6>{}, r);
+    case 5:
+      return f(std::integral_constant<int, 5>{}, r);
+    case 4:
+      return f(std::integral_constant<int, 4>{}, r);
+    case 3:
+      return f(std::integral_constant<int, 3>{}, r);
+    case 2:
+      return f(std::integral_constant<int, 2>{}, r);
+    case 1:
+      return f(std::integral_constant<int, 1>{}, r);
+  }
+}
+
+// The least power of two that is not below x <= 8.
+constexpr int next_power(int x) { return x > 4 ? 8 : x > 2 ? 4 : x; }
+
 // One step of a dot product along the channels: sixteen fp32 products.
 struct AlongF32 {
   using Element = float;
   static constexpr int64_t width = 16;  // channels a step
 
   static Lanes read(const float* x) { return load(x); }
+  static Lanes row(const float* x) { return held(load(x)); }
   static Lanes fold(Lanes a, Lanes b, Lanes sum) { return fma(a, b, sum); }
 };
 
-// s[r][j] = q_r . k_j of R rows and K keys, R K = 16
-template <class Along, int R>
+// s[r][j] = q_r . k_j of R rows and K keys, R K <= 16
+template <class Along, int R, int K, int Fetched>
 inline void score_tile(const typename Along::Element* q, int64_t width, const typename Along::Element* k, int64_t k_row,
-                       int64_t ahead, float* s) {
-  constexpr int K = 16 / R;
+                       Lines& next, float* s) {
+  Lines lines = next;
   Lanes acc[16];
 #pragma GCC unroll 16
   for (Lanes& sum : acc) sum = splat(0.0f);
   for (int64_t c = 0; c < width; c += Along::width) {
-    decltype(Along::read(q)) row[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) row[r] = Along::read(q + r * width + c);
+    decltype(Along::read(q)) key[K];
 #pragma GCC unroll 16
-    for (int j = 0; j < K; ++j) {
-      if (ahead != 0) __builtin_prefetch(k + j * k_row + c + ahead, 0, 2);
-      const auto key = Along::read(k + j * k_row + c);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[r * K + j] = Along::fold(row[r], key, acc[r * K + j]);
+    for (int j = 0; j < K; ++j) key[j] = Along::read(k + j * k_row + c);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto row = Along::row(q + r * width + c);
+#pragma GCC unroll 16
+      for (int j = 0; j < K; ++j) acc[r * K + j] = Along::fold(row, key[j], acc[r * K + j]);
     }
+    lines.template fetch<Fetched>();
   }
+  next = lines;
   float both[16];
   store(both, sums(acc));
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) std::copy_n(both + r * K, K, s + r * kBlock);
 }
 
-// scores [rows, kBlock] = q k^T for a whole block; q [kStrip, width]. What stands `ahead` elements behind is fetched meanwhile,
-// unless 0. Scores of up to three rows behind the last are written too.
+// scores [rows, kBlock] = q k^T for a whole block; q [kStrip, width]. The rows `ahead` elements behind the keys are fetched
+// meanwhile.
 template <class Along>
 inline void score_few(const typename Along::Element* q, int64_t width, int64_t rows, const typename Along::Element* k,
                       int64_t k_row, int64_t ahead, float* s) {
+  Lines next(k + ahead, k_row, width);
   for (int64_t j = 0; j < kBlock; j += 16) {
-    int64_t r = 0, fetch = ahead;
-    const auto tiles = [&](auto size) {
-      constexpr int R = decltype(size)::value;
-      for (int64_t at = 0; at < 16; at += 16 / R) {
-        score_tile<Along, R>(q + r * width, width, k + (j + at) * k_row, k_row, fetch, s + r * kBlock + j + at);
+    in_row_tiles(rows, [&](auto size, int64_t r) {
+      constexpr int R = decltype(size)::value, K = 16 / next_power(R);
+      for (int64_t at = j; at < j + 16; at += K) {
+        const auto* keys = k + at * k_row;
+        if (r == 0) {
+          score_tile<Along, R, K, K>(q, width, keys, k_row, next, s + at);
+        } else {
+          score_tile<Along, R, K, 0>(q + r * width, width, keys, k_row, next, s + r * kBlock + at);
+        }
       }
-      r += R;
-      fetch = 0;
-    };
-    while (rows - r > 2) tiles(std::integral_constant<int, 4>{});
-    if (rows - r == 2) tiles(std::integral_constant<int, 2>{});
-    if (rows - r == 1) tiles(std::integral_constant<int, 1>{});
+    });
   }
 }
 
+// One step of a sum over keys: one key, sixteen channels a register.
+struct OverF32 {
+  using Element = float;
+  static constexpr int64_t keys = 1, registers = 1;  // of a step, and those that it makes of the values it reads
+
+  static void read(const float* v, int64_t /*v_row*/, Lanes* value) { value[0] = load(v); }
+  static Lanes weight(const float* w) { return held(splat(*w)); }
+  static Lanes fold(Lanes w, Lanes value, Lanes sum) { return fma(w, value, sum); }
+};
+
 // acc [R, 16 V channels] += w v over `count` keys
-template <int R, int V>
-inline void sum_tile(const float* w, const float* v, int64_t v_row, int64_t count, int64_t ahead, float* acc, int64_t acc_row) {
+template <class Over, int R, int V, int Fetched>
+inline void sum_tile(const typename Over::Element* w, const typename Over::Element* v, int64_t v_row, int64_t count,
+                     Lines& next, float* acc, int64_t acc_row) {
+  constexpr int Reads = V / Over::registers;
+  Lines lines = next;
   Lanes sum[R][V];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < V; ++c) sum[r][c] = splat(0.0f);
   }
-  for (int64_t j = 0; j < count; ++j) {
-    Lanes value[V];
+  for (int64_t j = 0; j < count; j += Over::keys) {
+    decltype(Over::weight(w)) value[V];
 #pragma GCC unroll 8
-    for (int c = 0; c < V; ++c) {
-      if (ahead != 0) __builtin_prefetch(v + j * v_row + c * 16 + ahead, 0, 2);
-      value[c] = load(v + j * v_row + c * 16);
-    }
-#pragma GCC unroll 4
+    for (int c = 0; c < Reads; ++c) Over::read(v + j * v_row + c * 16 * Over::registers, v_row, value + c * Over::registers);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Lanes weight = splat(w[r * kBlock + j]);
+      const auto weight = Over::weight(w + r * kBlock + j);
 #pragma GCC unroll 8
-      for (int c = 0; c < V; ++c) sum[r][c] = fma(weight, value[c], sum[r][c]);
+      for (int c = 0; c < V; ++c) sum[r][c] = Over::fold(weight, value[c], sum[r][c]);
     }
+    lines.template fetch<Fetched>();
   }
-#pragma GCC unroll 4
+  next = lines;
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < V; ++c) {
@@ -96,32 +167,35 @@ inline void sum_tile(const float* w, const float* v, int64_t v_row, int64_t coun
   }
 }
 
-// acc [rows, width] += w v over `count` keys; rows of w are kBlock apart
-inline void sum_few(const float* w, int64_t rows, const float* v, int64_t v_row, int64_t count, int64_t width, int64_t ahead,
-                    float* acc) {
+// acc [rows, width] += w v over `count` keys; rows of w are kBlock apart. The rows `ahead` elements behind the values
+// are fetched meanwhile.
+template <class Over>
+inline void sum_few(const typename Over::Element* w, int64_t rows, const typename Over::Element* v, int64_t v_row,
+                    int64_t count, int64_t width, int64_t ahead, float* acc) {
+  Lines next(v + ahead, v_row, width);
   int64_t c = 0;
-  const auto channels = [&](auto most, auto lanes) {
-    constexpr int R = decltype(most)::value, V = decltype(lanes)::value;
+  const auto channels = [&](auto lanes) {
+    constexpr int V = decltype(lanes)::value;
     for (; c + V * 16 <= width; c += V * 16) {
-      int64_t r = 0, fetch = ahead;
-      const auto tiles = [&](auto size) {
-        constexpr int N = decltype(size)::value;
-        for (; r + N <= rows; r += N, fetch = 0) {
-          sum_tile<N, V>(w + r * kBlock, v + c, v_row, count, fetch, acc + r * width + c, width);
+      in_row_tiles(rows, [&](auto size, int64_t r) {
+        constexpr int R = decltype(size)::value;
+        if constexpr (R * V <= 16) {
+          if (r == 0) {
+            sum_tile<Over, R, V, V>(w, v + c, v_row, count, next, acc + c, width);
+          } else {
+            sum_tile<Over, R, V, 0>(w + r * kBlock, v + c, v_row, count, next, acc + r * width + c, width);
+          }
         }
-      };
-      tiles(most);
-      if constexpr (R > 2) tiles(std::integral_constant<int, 2>{});
-      if constexpr (R > 1) tiles(std::integral_constant<int, 1>{});
+      });
     }
   };
-  using One = std::integral_constant<int, 1>;
-  using Two = std::integral_constant<int, 2>;
-  using Four = std::integral_constant<int, 4>;
-  using Eight = std::integral_constant<int, 8>;
-  if (rows < 4) channels(Two{}, Eight{});
-  channels(Four{}, Four{});
-  channels(Four{}, One{});
+  constexpr int Least = Over::registers;
+  if (rows <= 2) channels(std::integral_constant<int, 8>{});
+  if (rows <= 4) channels(std::integral_constant<int, 4>{});
+  if constexpr (Least < 2) {
+    channels(std::integral_constant<int, 2>{});
+  }
+  channels(std::integral_constant<int, Least>{});
 }
 
 }  // namespace

@@ -8,13 +8,51 @@
 namespace longreel {
 namespace {
 
+inline __m512i held(__m512i x) {
+  asm("" : "+v"(x));
+  return x;
+}
+
 // One step of a dot product along the channels: 32 bf16 products.
 struct AlongBf16 {
   using Element = bf16;
   static constexpr int64_t width = 32;
 
+  static __m512bh row(const bf16* x) { return reinterpret_cast<__m512bh>(held(_mm512_loadu_si512(x))); }
   static __m512bh read(const bf16* x) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(x)); }
   static Lanes fold(__m512bh a, __m512bh b, Lanes sum) { return {_mm512_dpbf16_ps(sum.v, a, b)}; }
+};
+
+// Channels 16 Half .. 16 Half + 15 of two keys as pairs
+template <int Half>
+inline __m512i pairs_of(__m512i even, __m512i odd) {
+  struct Index {
+    alignas(64) uint16_t at[32];
+    constexpr Index() : at() {
+      for (uint16_t i = 0; i < 16; ++i) {
+        at[2 * i] = static_cast<uint16_t>(16 * Half + i);
+        at[2 * i + 1] = static_cast<uint16_t>(32 + 16 * Half + i);
+      }
+    }
+  };
+  static constexpr Index index;
+  return _mm512_permutex2var_epi16(even, _mm512_load_si512(index.at), odd);
+}
+
+// One step of a sum over keys: pairs of two keys, 32 channels of them become two registers.
+struct OverBf16 {
+  using Element = bf16;
+  static constexpr int64_t keys = 2, registers = 2;
+
+  static void read(const bf16* v, int64_t v_row, __m512bh* value) {
+    const __m512i even = _mm512_loadu_si512(v), odd = _mm512_loadu_si512(v + v_row);
+    value[0] = reinterpret_cast<__m512bh>(pairs_of<0>(even, odd));
+    value[1] = reinterpret_cast<__m512bh>(pairs_of<1>(even, odd));
+  }
+  static __m512bh weight(const bf16* w) {
+    return reinterpret_cast<__m512bh>(held(reinterpret_cast<__m512i>(StepBf16Pairs::pair_of(w))));
+  }
+  static Lanes fold(__m512bh w, __m512bh value, Lanes sum) { return {_mm512_dpbf16_ps(sum.v, w, value)}; }
 };
 
 struct StripsBf16 {
@@ -62,22 +100,14 @@ struct StripsBf16 {
   // multiple of 32. Rows `ahead` elements behind are fetched meanwhile, unless 0.
   static void rows_to_depth(const bf16* rows, int64_t row, int64_t width, int64_t count, Panels<uint32_t> panels,
                             int64_t ahead = 0) {
-    alignas(64) uint16_t left[32], right[32];
-    for (uint16_t i = 0; i < 16; ++i) {
-      left[2 * i] = i;
-      left[2 * i + 1] = 32 + i;
-      right[2 * i] = 16 + i;
-      right[2 * i + 1] = 48 + i;
-    }
-    const __m512i take_left = _mm512_load_si512(left), take_right = _mm512_load_si512(right);
     for (int64_t k = 0; k < count; k += 2, rows += 2 * row) {
       for (int64_t c = 0; c < width; c += 32) {
         if (ahead != 0) __builtin_prefetch(rows + c + ahead, 0, 2);
         if (ahead != 0) __builtin_prefetch(rows + row + c + ahead, 0, 2);
         const __m512i even = _mm512_loadu_si512(rows + c), odd = _mm512_loadu_si512(rows + row + c);
         uint32_t* to = panels.data + c / 16 * panels.stride + k / 2 * 16;
-        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, take_left, odd));
-        _mm512_storeu_si512(to + panels.stride, _mm512_permutex2var_epi16(even, take_right, odd));
+        _mm512_storeu_si512(to, pairs_of<0>(even, odd));
+        _mm512_storeu_si512(to + panels.stride, pairs_of<1>(even, odd));
       }
     }
   }
@@ -92,9 +122,9 @@ struct StripsBf16 {
   }
 
   static void sum_few(const bf16* weights, int64_t rows, const bf16* values, int64_t value_row, Span keys, int64_t width,
-                      int64_t ahead, Panels<uint32_t> panels, float* acc) {
-    rows_to_depth(values, value_row, width, kBlock, panels, ahead);
-    multiply(weights + keys.begin, kBlock, rows, panels.from(0, keys.begin / 2), width / 16, keys.size(), acc, width, true);
+                      int64_t ahead, Panels<uint32_t> /*panels*/, float* acc) {
+    longreel::sum_few<OverBf16>(weights + keys.begin, rows, values + keys.begin * value_row, value_row, keys.size(), width,
+                                ahead, acc);
   }
 
   static void multiply(const bf16* x, int64_t x_row, int64_t rows, Panels<uint32_t> y, int64_t panels, int64_t depth,

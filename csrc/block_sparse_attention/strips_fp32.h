@@ -100,7 +100,8 @@ struct StripsFp32 {
   // acc [rows, width] += weights values, over the keys of the block; panels: room for a packed block
   static void sum_few(const float* weights, int64_t rows, const float* values, int64_t value_row, Span keys, int64_t width,
                       int64_t ahead, Panels<float> /*panels*/, float* acc) {
-    longreel::sum_few(weights + keys.begin, rows, values + keys.begin * value_row, value_row, keys.size(), width, ahead, acc);
+    longreel::sum_few<OverF32>(weights + keys.begin, rows, values + keys.begin * value_row, value_row, keys.size(), width,
+                               ahead, acc);
   }
 
   static void multiply(const float* x, int64_t x_row, int64_t rows, Panels<float> y, int64_t panels, int64_t depth, float* out,

@@ -16,11 +16,14 @@ struct StepBf16Pairs {
 
   static __m512bh queries(const uint32_t* packed) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(packed)); }
 
-  static Lanes fold(const bf16* x, __m512bh q, Lanes sum) {
+  // x and the element behind it, in every lane
+  static __m512bh pair_of(const bf16* x) {
     int32_t pair;
     std::memcpy(&pair, x, sizeof pair);
-    return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)), q)};
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
   }
+
+  static Lanes fold(const bf16* x, __m512bh q, Lanes sum) { return {_mm512_dpbf16_ps(sum.v, pair_of(x), q)}; }
 };
 
 using DotsBf16 = VectorDots<StepBf16Pairs>;

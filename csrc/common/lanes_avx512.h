@@ -21,6 +21,11 @@ struct Tiles {
   static constexpr int few_rows = 16;
 };
 
+// x in a register, where it would else be read again for each of its uses
+inline Lanes held(Lanes x) {
+  asm("" : "+v"(x.v));
+  return x;
+}
 inline Lanes splat(float x) { return {_mm512_set1_ps(x)}; }
 inline Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -32,7 +37,7 @@ inline Lanes min(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Lanes round(Lanes a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline float sum(Lanes a) { return _mm512_reduce_add_ps(a.v); }
 // The sums of sixteen registers, each in a lane: lanes that belong to two registers change places until each is alone.
-inline Lanes sums(const Lanes (&a)[16]) {
+[[gnu::always_inline]] inline Lanes sums(const Lanes (&a)[16]) {
   __m512 pairs[8], quads[4];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {

@@ -29,6 +29,7 @@ inline Lanes each(F f) {
   return {{f(0), f(1), f(2), f(3)}};
 }
 
+inline Lanes held(Lanes x) { return x; }
 inline Lanes splat(float x) {
   const Four four = {x, x, x, x};
   return {{four, four, four, four}};

@@ -91,12 +91,11 @@ def test_pools_work_for_the_stage_and_threads_of_others_do_not() -> None:
     torch.set_num_threads(2)
     try:
         ledger = CpuLedger()
-        stranger = threading.Thread(target=lambda: burn(0.2))
-        stranger.start()
+        stranger = Thread(lambda: burn(0.2))
         with ledger.at(TOWER):
             for _ in range(20):
                 a @ a
-        stranger.join()
+        stranger.finish()
         ledger.close()
     finally:
         torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ from longreel.cli.options import (
     Checkpoint,
     Chunk,
     Device,
+    Dtype,
     Frames,
     Input,
     JsonFile,
@@ -32,6 +33,7 @@ def extract(
     own: Own = {},  # noqa: B006, never changed
     json_file: JsonFile = None,
     device: Device = None,
+    dtype: Dtype = None,
     chunk: Chunk = None,
 ) -> None:
     """Write the vision tower's patch features of every frame; `longreel run` takes the file instead of the video."""
@@ -41,7 +43,7 @@ def extract(
         from longreel.report.lines import json_line
 
         check_apart(inputs, out=out, json=json_file)
-        setup = setup_of(system, preset, checkpoint, device, own)
+        setup = setup_of(system, preset, checkpoint, device, own, dtype=dtype)
         check_output(json_file)
         check_output(out, ".safetensors")
         console, log = consoles()

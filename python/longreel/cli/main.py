@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from longreel import __version__
-from longreel.cli import ask, bench, convert, extract, parity, profile, report, run, streams
+from longreel.cli import ask, bench, compress, convert, extract, parity, plan, profile, report, run, streams
 from longreel.cli.console import one_line_errors
 from longreel.cli.doctor import doctor
 from longreel.files.output import remove_unfinished
@@ -22,7 +22,7 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_version)
     app.command()(doctor)
-    for command in (bench, run, ask, extract, profile, parity, convert, report):
+    for command in (bench, run, ask, extract, profile, plan, parity, convert, compress, report):
         command.register(app)
     return app
 

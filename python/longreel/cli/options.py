@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from longreel.models import registry
-from longreel.models.system import choices
+from longreel.models.options import choices
 
 # Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
 _MOST = 2**31 - 1
@@ -60,6 +60,12 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder of released weights; its config.json sets the preset's sizes.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU where there is one.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16, on every path. Default: the preset's; of most, bfloat16 where the CPU multiplies it natively."
+    ),
+]
 MemoryCap = Annotated[
     float | None, typer.Option(min=0.0, help="GiB that torch may take of the GPU's memory, as on a smaller card.")
 ]

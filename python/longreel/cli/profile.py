@@ -17,6 +17,7 @@ from longreel.cli.options import (
     Checkpoint,
     Chunk,
     Device,
+    Dtype,
     Frames,
     Input,
     Own,
@@ -42,6 +43,7 @@ class _Sweep:
     preset: str
     checkpoint: Path | None
     device: str | None
+    dtype: str | None
     question: str
     frames: str | None
     options: dict[str, Any]
@@ -53,7 +55,7 @@ class _Sweep:
     def setup(self) -> "Setup":
         from longreel.models.setup import setup_of
 
-        return setup_of(self.system, self.preset, self.checkpoint, self.device, self.options)
+        return setup_of(self.system, self.preset, self.checkpoint, self.device, self.options, dtype=self.dtype)
 
 
 def profile(
@@ -80,6 +82,7 @@ def profile(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw time, shares and memory over frames to this PNG.")] = None,
     device: Device = None,
+    dtype: Dtype = None,
     chunk: Chunk = None,
 ) -> None:
     """Run the first n frames for several n, each in a process of its own, and fit how every stage grows."""
@@ -92,7 +95,7 @@ def profile(
         if plot is not None:
             from longreel.report import growth_picture
         sweep = _Sweep(
-            tuple(inputs), system, preset, checkpoint, device, question, frames, dict(own), compare, chunk,
+            tuple(inputs), system, preset, checkpoint, device, dtype, question, frames, dict(own), compare, chunk,
             dict(registry.SYSTEMS),
         )  # fmt: skip
         counts = _counts(sweep, count)

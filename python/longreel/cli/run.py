@@ -15,6 +15,7 @@ from longreel.cli.options import (
     Checkpoint,
     Chunk,
     Device,
+    Dtype,
     Frames,
     Input,
     JsonFile,
@@ -60,6 +61,7 @@ def run(
         str | None, typer.Option(help="Backend of longreel's ops; default: the best that runs here.")
     ] = None,
     device: Device = None,
+    dtype: Dtype = None,
     memory_cap: MemoryCap = None,
     chunk: Chunk = None,
     count: Annotated[
@@ -76,7 +78,9 @@ def run(
 
         saving = {"save-memory": save_memory}
         check_apart(inputs, features=features, **saving, json=json_file, plot=plot)
-        setup = setup_of(system, preset, checkpoint, device, own, backend=backend, save=save_memory is not None)
+        setup = setup_of(
+            system, preset, checkpoint, device, own, backend=backend, save=save_memory is not None, dtype=dtype
+        )
         _cap_memory(setup.device, memory_cap)
         path = _path(ops, compare=compare, plot=plot is not None, **{"save-memory": save_memory is not None})
         prompts = setup.prompts(question or [QUESTION], answer_tokens)

@@ -2,7 +2,7 @@
 
 from longreel.compression.cuts import METHODS, Cut, cut
 from longreel.compression.prompt import CompressedInputs, VideoCut
-from longreel.compression.quality import CutQuality, QualityReport, compression_quality
+from longreel.compression.quality import CutQuality, QualityReport, compression_quality, keep_all_difference
 from longreel.compression.video import compress_video
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "compress_video",
     "compression_quality",
     "cut",
+    "keep_all_difference",
 ]

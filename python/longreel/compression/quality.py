@@ -3,14 +3,14 @@
 import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from longreel import _transformers
-from longreel.compression.prompt import CompressedInputs, VideoPrompt, counts_of, read
+from longreel.compression.prompt import CompressedInputs, VideoCut, VideoPrompt, counts_of, read
 from longreel.compression.video import check_options
 
 Answer = TypeVar("Answer")
@@ -23,7 +23,7 @@ class CutQuality:
     tokens: video tokens that stayed. divergence: KL(model's own || cut) in nats, the mean over the words behind the videos.
     last: the same at the last word of each row, where the answer begins. agreement: share of those words at which both find the
     same token likeliest. recall: share of the planted frames' tokens that stayed, None if none were named. scoring, first_token:
-    seconds, to choose and move tokens, and of the decoder up to the first token.
+    seconds, to choose and move tokens, and of the decoder up to the first token. cuts: what stayed of each video.
     """
 
     method: str
@@ -35,6 +35,7 @@ class CutQuality:
     recall: float | None
     scoring: float
     first_token: float
+    cuts: tuple[VideoCut, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,21 @@ def compression_quality(
         rows.append(
             CutQuality(
                 method, share, sum(len(one.kept) for one in short.cuts), float(apart.mean()), float(apart[last.cpu()].mean()),
-                float((words.argmax(-1) == own.argmax(-1)).float().mean()), _recall(short, named), scoring, first,
+                float((words.argmax(-1) == own.argmax(-1)).float().mean()), _recall(short, named), scoring, first, short.cuts,
             )
         )  # fmt: skip
     return QualityReport(type(model).__name__, sum(frames), sum(everything), tower, full, tuple(rows))
+
+
+@torch.no_grad()
+def keep_all_difference(model: Any, inputs: Mapping[str, Any], *, chunk_frames: int = 64, last: int = 1) -> float:
+    """The largest difference of the logits of the `last` tokens where all is kept from the model's own; 0: bit for bit."""
+    shorter = {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    own = model(**{**inputs, "use_cache": False}, **shorter).logits[:, -last:]
+    kept = read(model, inputs, chunk_frames)
+    short = kept.inputs(kept.cuts("evs", [video.total for video in kept.videos]))
+    logits = model(**short | {"use_cache": False}, **shorter).logits[:, -last:]
+    return 0.0 if torch.equal(own, logits) else float((own - logits).abs().max())
 
 
 def _timed(call: Callable[[], Answer]) -> tuple[float, Answer]:

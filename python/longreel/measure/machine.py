@@ -78,6 +78,12 @@ def cpu_isa() -> str:
     return os.environ.get("LONGREEL_CPU_ISA") or (isas[-1] if isas else torch.backends.cpu.get_cpu_capability().lower())
 
 
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16, which torch uses."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def revision(source: Path) -> str | None:
     """Commit of the checkout that holds `source`, "+" when the tree differs; None where git does not know it."""
 

@@ -130,6 +130,11 @@ def return_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory now; its peak so far where the system does not say."""
+    return _status("VmRSS") if (_PROC / "status").exists() else _high_water()
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a call could still allocate, None where the system does not say."""
     if device.type == "cuda":

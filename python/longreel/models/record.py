@@ -41,6 +41,8 @@ class RunRecord:
     """Tokens of the frames that the language model read where it did not keep all of them; 0: there are none such."""
     weights: str = "random"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: str = ""
+    """What the model computes in, on every path but float64's."""
     steps: int = 1
     """Ops one after the other on the paths that are compared: layers of the text decoder, and the compression."""
     backend: str | None = None

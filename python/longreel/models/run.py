@@ -55,7 +55,7 @@ def run(
     if saved is not None and (paths != (OURS,) or writer or save or (frames or saved.frames) != saved.frames):
         raise ValueError(f"{saved.path}: keeps no frames, it answers questions about all {saved.frames:,} of them")
     record = RunRecord(system.name, model.preset.name, prompts.texts, paths, device=model.device)
-    record.steps = system.steps(model.preset)
+    record.steps, record.dtype = system.steps(model.preset), _name(model.dtype)
     expected = expected_frames(source, frames)
     with record.beside("warm-up"):
         sessions = {
@@ -92,7 +92,7 @@ def extract(
     system: System, model: Model, source: Input, writer: FeatureWriter, *, progress: Progress = lambda done: None
 ) -> RunRecord:
     """Writes what the encoders make of every frame, and of the sound."""
-    record = RunRecord(system.name, model.preset.name, (), device=model.device)
+    record = RunRecord(system.name, model.preset.name, (), device=model.device, dtype=_name(model.dtype))
     for _ in chunks(model, source, record, PeakMeter(model.device), writer=writer, progress=progress):
         pass
     record.close()
@@ -110,6 +110,10 @@ def _clock(system: System, record: RunRecord, path: str) -> Clock:
         return record.clock(name) if path == record.paths[0] else record.beside(f"{name} again")
 
     return clock
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _untimed(name: str) -> AbstractContextManager[None]:

@@ -17,15 +17,18 @@ from longreel.models import registry
 from longreel.models.checkpoint import CheckpointError, check_sizes, fingerprint
 from longreel.models.inputs import Input, Progress, feature_writer, open_input
 from longreel.models.memory import RANDOM, made_by
+from longreel.models.options import choices
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
 from longreel.models.run import extract, run
-from longreel.models.system import Part, System, choices
+from longreel.models.sizes import DTYPES
+from longreel.models.system import Part, System
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Made before anything is decoded. given: options that were given, by name; `options` has all of them."""
+    """Made before anything is decoded. given: options that were given, by name; `options` has all of them. dtype: that was
+    given, None: the preset's."""
 
     system: System
     preset: Any
@@ -34,6 +37,7 @@ class Setup:
     options: Any
     given: Mapping[str, Any]
     backend: str | None = None
+    dtype: str | None = None
 
     @cached_property
     def weights(self) -> str:
@@ -80,7 +84,7 @@ class Setup:
             raise ValueError(f"{source.saved.path}: keeps no frames")
         try:
             return self.system.build(
-                self.preset, options, source.facts, prompts, device=self.device, checkpoint=self.checkpoint,
+                self._preset_of(source), options, source.facts, prompts, device=self.device, checkpoint=self.checkpoint,
                 backend=self.backend,
             )  # fmt: skip
         except (ValueError, ImportError, OSError, BackendError):
@@ -141,6 +145,15 @@ class Setup:
             device=self.device, audio=self.system.audio is not None,
         )  # fmt: skip
 
+    def _preset_of(self, source: Input) -> Any:
+        """A saved memory is asked in the dtype that it was made in."""
+        if source.saved is None or not source.saved.dtype:
+            return self.preset
+        made = source.saved.dtype
+        if self.dtype not in (None, made):
+            raise ValueError(f"--dtype {self.dtype}: {source.saved.path} was made in {made}")
+        return replace(self.preset, dtype=made)
+
     def _options_of(self, source: Input) -> Any:
         """A saved memory has its own, which those that were given must not contradict."""
         if source.saved is None:
@@ -168,10 +181,12 @@ def setup_of(
     *,
     backend: str | None = None,
     save: bool = False,
+    dtype: str | None = None,
 ) -> Setup:
     """ValueError for anything that is not there, ImportError without transformers.
 
     options: of any system by name, None or False where they were not given. save: whether what is kept is to be saved.
+    dtype: what everything is computed in, "float32" or "bfloat16"; None: as the preset says.
     """
     require("longreel.models")
     found = registry.find(system)
@@ -185,7 +200,13 @@ def setup_of(
     _check_values(found, given)
     if preset not in found.presets:
         raise ValueError(f"--preset {preset!r}: {system} has {', '.join(found.presets)}")
-    size = found.presets[preset]
+    size, place = found.presets[preset], device_of(device)
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise ValueError(f"--dtype {shown(dtype)}: there is {' or '.join(DTYPES)}")
+        if place.type == "cuda" and dtype != "bfloat16":
+            raise ValueError(f"--dtype {dtype}: on a GPU everything is computed in bfloat16")
+        size = replace(size, dtype=dtype)
     if checkpoint is None:
         checkpoint = _own_weights(found, preset)
     if checkpoint is not None:
@@ -195,10 +216,11 @@ def setup_of(
         found,
         size,
         checkpoint,
-        device_of(device),
+        place,
         found.Options(**given),
         given,
         backend,
+        dtype,
     )
 
 

@@ -8,6 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
+from longreel.measure.machine import multiplies_bf16
+
+NATIVE = "native"
+"""A preset's dtype: bfloat16 where the CPU multiplies it natively, else float32."""
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True, slots=True)
 class TowerSize:
@@ -85,7 +91,7 @@ class LanguageSize:
 
 
 class Preset(Protocol):
-    """One size of a whole system. `chunk`: frames at a time; `dtype`: on a CPU (a GPU computes in bfloat16)."""
+    """One size of a whole system. `chunk`: frames at a time; `dtype`: on a CPU, NATIVE or a name (a GPU computes in bfloat16)."""
 
     @property
     def name(self) -> str: ...
@@ -101,5 +107,8 @@ class Preset(Protocol):
 
 def computed_in(preset: Preset, device: torch.device) -> torch.dtype:
     """The preset's dtype on a CPU, bfloat16 on a GPU."""
-    dtype: torch.dtype = torch.bfloat16 if device.type == "cuda" else getattr(torch, preset.dtype)
+    name = "bfloat16" if device.type == "cuda" else preset.dtype
+    if name == NATIVE:
+        name = "bfloat16" if multiplies_bf16() else "float32"
+    dtype: torch.dtype = getattr(torch, name)
     return dtype

@@ -1,15 +1,17 @@
 """What a system is, and how a path goes through one: one driver runs them all, the command line makes its flags of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from longreel.models.cost import Setting, SystemCost
+from longreel.models.options import option as option
 from longreel.models.prompts import IDS, Prompts, by_bytes
 from longreel.models.sizes import Preset
 
@@ -279,18 +281,14 @@ class System(ABC):
         """The first frames that the reference path can take, where it cannot take all that are expected."""
         return None
 
+    def cost(self, preset: Any, options: Any, setting: Setting) -> SystemCost:
+        """What longreel's path takes, by formula; ValueError for options that such an input is refused with."""
+        raise ValueError(f"{self.name}: has no formula of what it takes")
+
+    def changes(self, preset: Any, options: Any) -> Mapping[str, Sequence[Any]]:
+        """By option, other values with which less is kept, the mildest first."""
+        return {}
+
     def stage(self, name: str) -> Stage:
         """By name, of its own and those that all have."""
         return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
-
-
-def option(default: Any, help: str, *, least: int | None = None, tower: bool = False, sound: bool = False) -> Any:
-    """A field of `System.Options`: the flag's help text, its smallest value, and whether it changes the tower's features, or
-    what of the sound is heard."""
-    return field(default=default, metadata={"help": help, "least": least, "tower": tower, "sound": sound})
-
-
-def choices(hint: Any) -> tuple[str, ...]:
-    """Of an option's type, a Literal or one that may be None; none of another."""
-    literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
-    return get_args(literal)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from longreel.data import MediaError
 from longreel.models.inputs import Input
-from longreel.models.memory import described, made_by, open_memory
-from longreel.models.setup import Setup, setup_of
+from longreel.models.memory import described, kept_in, made_by, open_memory
+from longreel.models.setup import Setup, device_of, setup_of
 from longreel.models.system import Chunk, InputFacts, LiveSession
 
 
@@ -39,6 +39,7 @@ class VideoMemory:
         options: of the system, by name.
         max_bytes: that keys and values kept of the video may take, buffers and the text of a question included; None: as
             much as there is.
+        dtype: "float32" or "bfloat16"; None: the preset's.
 
     Raises:
         ValueError: an unknown name, or a system that keeps nothing. ImportError: without transformers.
@@ -54,8 +55,11 @@ class VideoMemory:
         max_bytes: int | None = None,
         device: str | None = None,
         backend: str | None = None,
+        dtype: str | None = None,
     ) -> None:
-        self._setup: Setup = setup_of(system, preset, checkpoint, device, options, backend=backend, save=True)
+        self._setup: Setup = setup_of(
+            system, preset, checkpoint, device, options, backend=backend, save=True, dtype=dtype
+        )
         # Only what stands before the video is taken of it.
         prompts = self._setup.system.prompts(self._setup.preset, ["?"], None, self._setup.checkpoint)
         self._model = self._setup.model(Input(InputFacts(self._setup.prefix, False, None)), prompts)
@@ -129,9 +133,11 @@ class VideoMemory:
         kinds = {"system": str, "preset": str, "options": dict}
         if about is None or not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
             raise MediaError(f"{path}: no saved memory that says its system, preset and options")
+        # A GPU has one dtype.
+        dtype = kept_in(path) or None if device_of(device).type == "cpu" else None
         memory = cls(
             about["system"], about["preset"], checkpoint=checkpoint, options=about["options"], max_bytes=max_bytes,
-            device=device, backend=backend,
+            device=device, backend=backend, dtype=dtype,
         )  # fmt: skip
         setup = memory._setup
         saved = open_memory(path, setup.system.name, setup.preset, setup.weights)

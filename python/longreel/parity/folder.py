@@ -30,20 +30,28 @@ def folder_drifts(
     Raises:
         ValueError: no such folder, no class of transformers' that its config.json names, or as `whole`.
     """
-    cls = _class_of(folder)
     for dtype in dtypes:
-        try:
-            model = cls.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False).to(device)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # what damaged weights raise differs by version
-            if no_room(error) is not None:
-                raise
-            raise ForeignError(
-                f"{folder}: cannot be loaded ({type(error).__name__}: {first_line(error)[:200]})"
-            ) from None
-        given = read_inputs(inputs) if inputs is not None else drawn_inputs(model.eval(), frames=frames)
+        model = loaded(folder, dtype, device)
+        given = read_inputs(inputs) if inputs is not None else drawn_inputs(model, frames=frames)
         yield whole(model, {key: value.to(device) for key, value in given.items()}, **options)
+
+
+def loaded(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+    """The model in a folder of transformers, for inference.
+
+    Raises:
+        ForeignError: there is none, or it cannot be loaded.
+    """
+    cls = _class_of(folder)
+    try:
+        model = cls.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False)
+        return model.to(device).eval()
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # what damaged weights raise differs by version
+        if no_room(error) is not None:
+            raise
+        raise ForeignError(f"{folder}: cannot be loaded ({type(error).__name__}: {first_line(error)[:200]})") from None
 
 
 def made_drifts(made_by: str, dtypes: Sequence[torch.dtype], **options: Any) -> Iterator[Drift]:

@@ -32,7 +32,7 @@ def drawn_inputs(model: nn.Module, *, frames: int = 4, words: int = 12) -> dict[
         ForeignError: a model whose pixels come in a way that is not known here.
     """
     config: Any = model.config
-    takes = _taken(model)
+    takes = taken(model)
     draw = torch.Generator().manual_seed(0)
     vocabulary = config.get_text_config().vocab_size
     # Away from the special tokens that stand at both ends.
@@ -42,25 +42,35 @@ def drawn_inputs(model: nn.Module, *, frames: int = 4, words: int = 12) -> dict[
     given = _pixels(model, takes, frames, draw)
     if not given:
         return {"input_ids": text} | ({"decoder_input_ids": text} if "decoder_input_ids" in takes else {})
+    given = prompted(model, given, text)
+    if "qformer_input_ids" in takes:
+        given["qformer_input_ids"] = torch.randint(5, config.qformer_config.vocab_size, (1, words), generator=draw)
+    if "decoder_input_ids" in takes and config.get_text_config().is_encoder_decoder:
+        given["decoder_input_ids"] = text
+    return given
+
+
+def prompted(model: Any, given: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
+    """Pixels that a model takes, with ids: of text [1, words] the first two, placeholders, the others."""
+    config = model.config
     kind = "video" if _moving(model, given) else "image"
     token = next(
         (getattr(config, name) for name in (f"{kind}_token_id", f"{kind}_token_index") if hasattr(config, name)), None
     )
     if token is None:
         raise ForeignError(f"{type(model).__name__}: config.json names no {kind} token; give its inputs")
-    holders = torch.full((1, _placeholders(model, given, kind)), token)
-    ids = torch.cat([text[:, :_LEAST], *_around(config, holders), text[:, _LEAST:]], 1)
+    # Qwen3-VL has its frames apart.
+    blocks = int(given["video_grid_thw"][0, 0]) if config.model_type.startswith("qwen3_vl") else 1
+    holders = torch.full((1, _placeholders(model, given, kind) // blocks), token)
+    video = [part for _ in range(blocks) for part in _around(config, holders)]
+    ids = torch.cat([text[:, :_LEAST], *video, text[:, _LEAST:]], 1)
     given = {"input_ids": ids} | given
-    if "qformer_input_ids" in takes:
-        given["qformer_input_ids"] = torch.randint(5, config.qformer_config.vocab_size, (1, words), generator=draw)
-    if "decoder_input_ids" in takes and config.get_text_config().is_encoder_decoder:
-        given["decoder_input_ids"] = text
-    if "mm_token_type_ids" in takes:
+    if "mm_token_type_ids" in taken(model):
         given["mm_token_type_ids"] = (2 if kind == "video" else 1) * (ids == token).long()
     return given
 
 
-def _taken(model: Any) -> set[str]:
+def taken(model: Any) -> set[str]:
     """Names that its forward takes, and its features of a video, to which forward may hand on what it does not name."""
     inner = getattr(getattr(model, "model", model), "get_video_features", None)
     return {

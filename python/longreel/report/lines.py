@@ -33,6 +33,7 @@ def json_line(
         "system": record.system,
         "preset": record.preset,
         "weights": record.weights,
+        "dtype": record.dtype,
         "source": source,
         "frames": record.frames,
         "patches": record.patches,

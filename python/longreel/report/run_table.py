@@ -50,7 +50,7 @@ def show(record: RunRecord, console: Console, verdict: Verdict | None = None) ->
 def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) -> None:
     """What paths are compared in: seconds, agreement, peak memory."""
     compared = verdict is not None
-    title = f"{frames_of(record)} in {record.total():.1f} s"
+    title = f"{frames_of(record)} in {record.total():.1f} s, {record.dtype}"
     if compared:
         title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
     elif record.paths == (REFERENCE,):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from longreel.models.sizes import LanguageSize, TowerSize
+from longreel.models.sizes import NATIVE, LanguageSize, TowerSize
 
 TextDecoder = Literal["qformer", "bert"]
 
@@ -60,7 +60,7 @@ TINY = LlamaVidPreset(
     ),
     compress="mean",
     chunk=64,
-    dtype="float32",
+    dtype=NATIVE,
 )
 
 SMALL = LlamaVidPreset(
@@ -72,7 +72,7 @@ SMALL = LlamaVidPreset(
     ),
     compress="mean",
     chunk=64,
-    dtype="float32",
+    dtype=NATIVE,
 )
 
 # EVA-g without its last block and norm, BERT-base, Vicuna-7B with the long-video stage's positions: the released sizes.
@@ -108,6 +108,6 @@ def preset_table() -> list[str]:
             f"{language.positions:,}",
             p.compress or "all",
             str(p.chunk),
-            p.dtype,
+            "bfloat16, else float32" if p.dtype == NATIVE else p.dtype,
         ])  # fmt: skip
     return ["| " + " | ".join(row) + " |" for row in rows]

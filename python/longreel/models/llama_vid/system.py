@@ -1,14 +1,15 @@
 """LLaMA-VID as a `System`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from longreel.models.cost import Setting, SystemCost
 from longreel.models.llama_vid.presets import PRESETS, LlamaVidPreset
-from longreel.models.llama_vid.tokens import choose_compress
+from longreel.models.llama_vid.tokens import choose_compress, content_counts
 from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import SHARED_LANGUAGE, InputFacts, Session, Stage, System, option
 
@@ -124,6 +125,21 @@ class LlamaVidSystem(System):
 
     def steps(self, preset: LlamaVidPreset) -> int:
         return preset.qformer.layers + 1
+
+    def cost(self, preset: LlamaVidPreset, options: LlamaVidOptions, setting: Setting) -> SystemCost:
+        from longreel.models.llama_vid.cost import system_cost
+
+        if (options.text_decoder or preset.text_decoder) != "qformer":
+            raise ValueError(f"--text-decoder bert: {self.name} has formulas with a Q-Former alone")
+        given = InputFacts(self.prefix(options), False, setting.frames)
+        compress = _compress(preset, options, given, setting.text)
+        counts = content_counts(preset.tower.image // preset.tower.patch)
+        content = next(count for count, name in counts.items() if name == compress)
+        return system_cost(preset, setting, given.prefix, content)
+
+    def changes(self, preset: LlamaVidPreset, options: LlamaVidOptions) -> Mapping[str, Sequence[Any]]:
+        fewer = reversed(content_counts(preset.tower.image // preset.tower.patch))
+        return {"tokens_per_frame": [str(count) for count in fewer]}
 
 
 def _compress(preset: LlamaVidPreset, options: LlamaVidOptions, given: InputFacts, taken: int) -> str | None:

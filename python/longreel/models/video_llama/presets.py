@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from longreel.models.sizes import LanguageSize, TowerSize
+from longreel.models.sizes import NATIVE, LanguageSize, TowerSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class VideoLlamaPreset:
 
 TINY = VideoLlamaPreset(
     name="tiny",
+    dtype=NATIVE,
     tower=TowerSize(image=224, patch=14, width=192, layers=4, heads=3, mlp=768),
     frame=BranchSize(width=192, layers=4, heads=3, mlp=768, queries=32, every=2),
     video=BranchSize(width=192, layers=2, heads=3, mlp=768, queries=32),
@@ -71,6 +72,7 @@ TINY = VideoLlamaPreset(
 
 SMALL = VideoLlamaPreset(
     name="small",
+    dtype=NATIVE,
     tower=TowerSize(image=224, patch=14, width=384, layers=12, heads=6, mlp=1536),
     frame=BranchSize(width=384, layers=6, heads=6, mlp=1536, queries=32, every=2),
     video=BranchSize(width=384, layers=2, heads=6, mlp=1536, queries=32),

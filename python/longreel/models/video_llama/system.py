@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from longreel.models.cost import Setting, SystemCost
 from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import SHARED_LANGUAGE, AudioSpec, InputFacts, Session, Stage, System, option
 from longreel.models.video_llama.presets import PRESETS, VideoLlamaPreset
@@ -139,6 +140,16 @@ class VideoLlamaSystem(System):
 
     def steps(self, preset: VideoLlamaPreset) -> int:
         return preset.frame.layers + preset.video.layers
+
+    def cost(self, preset: VideoLlamaPreset, options: VideoLlamaOptions, setting: Setting) -> SystemCost:
+        from longreel.models.video_llama.cost import system_cost
+        from longreel.models.video_llama.positions import check
+
+        check(preset.frames, setting.frames, options.interpolate, "frames")
+        # Where all are heard, two seconds each, at a frame a second.
+        clips = -(-setting.frames // 2) if options.clip_placement == "all" else options.audio_clips
+        check(preset.clips, clips, options.interpolate, "clips")
+        return system_cost(preset, setting, clips)
 
 
 SYSTEM = VideoLlamaSystem()

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from longreel.models.sizes import LanguageConfig, LanguageSize, TowerSize
+from longreel.models.sizes import NATIVE, LanguageConfig, LanguageSize, TowerSize
 
 THETA = 1e6
 
@@ -49,12 +49,14 @@ def qwen2(
 
 TINY = VideoXLPreset(
     name="tiny",
+    dtype=NATIVE,
     tower=TowerSize(image=336, patch=14, width=96, layers=2, heads=3, mlp=384),
     language=qwen2(width=256, layers=4, heads=4, kv_heads=2, mlp=704, vocabulary=260, positions=131072),
 )
 
 SMALL = VideoXLPreset(
     name="small",
+    dtype=NATIVE,
     tower=TowerSize(image=336, patch=14, width=384, layers=12, heads=6, mlp=1536),
     language=qwen2(width=512, layers=8, heads=8, kv_heads=2, mlp=1408, vocabulary=260, positions=131072),
 )

@@ -1,6 +1,6 @@
 """Video-XL as a `System`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longreel.files.foreign import shown
+from longreel.models.cost import Setting, SystemCost
 from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Session, Stage, System, option
 from longreel.models.video_xl.presets import NEEDLE, PRESETS, VideoXLPreset
@@ -137,6 +138,14 @@ class VideoXLSystem(System):
 
     def steps(self, preset: VideoXLPreset) -> int:
         return preset.language.layers
+
+    def cost(self, preset: VideoXLPreset, options: VideoXLOptions, setting: Setting) -> SystemCost:
+        from longreel.models.video_xl.cost import system_cost
+
+        return system_cost(preset, setting, options.ratios, options.draw)
+
+    def changes(self, preset: VideoXLPreset, options: VideoXLOptions) -> Mapping[str, Sequence[Any]]:
+        return {"ratio": [ratio for ratio in (2, 4, 8, 12, 16) if ratio > min(options.ratios)]}
 
 
 SYSTEM = VideoXLSystem()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from longreel.models.sizes import LanguageSize, TowerSize
+from longreel.models.sizes import NATIVE, LanguageSize, TowerSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ Preset = VoCoPreset
 
 TINY = VoCoPreset(
     name="tiny",
+    dtype=NATIVE,
     tower=TowerSize(image=336, patch=14, width=96, layers=2, heads=3, mlp=384),
     language=LanguageSize(width=256, layers=4, heads=4, kv_heads=4, mlp=704, vocabulary=261, positions=65536),
 )
 
 SMALL = VoCoPreset(
     name="small",
+    dtype=NATIVE,
     tower=TowerSize(image=336, patch=14, width=384, layers=11, heads=6, mlp=1536),
     language=LanguageSize(width=512, layers=8, heads=8, kv_heads=4, mlp=1408, vocabulary=261, positions=65536),
 )

@@ -1,12 +1,13 @@
 """VoCo-LLaMA as a `System`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from longreel.models.cost import Setting, SystemCost
 from longreel.models.prompts import ANSWER, IDS, Prompts
 from longreel.models.system import LANGUAGE, InputFacts, LiveSession, Part, Session, Stage, System, option
 from longreel.models.voco_llama.presets import PRESETS, VoCoPreset
@@ -112,6 +113,14 @@ class VoCoLlamaSystem(System):
 
     def steps(self, preset: VoCoPreset) -> int:
         return preset.language.layers
+
+    def cost(self, preset: VoCoPreset, options: VoCoOptions, setting: Setting) -> SystemCost:
+        from longreel.models.voco_llama.cost import system_cost
+
+        return system_cost(preset, setting, options.voco, options.mode == "causal", options.positions == "absolute")
+
+    def changes(self, preset: VoCoPreset, options: VoCoOptions) -> Mapping[str, Sequence[Any]]:
+        return {"voco": [count for count in (64, 32, 16, 8, 4, 2, 1) if count < options.voco]}
 
     def comparable(self, model: Any, prompts: Prompts, expected: int | None) -> Part | None:
         from longreel.models.voco_llama import dense
