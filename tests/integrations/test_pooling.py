@@ -106,3 +106,32 @@ def test_pytorchs_interpolation(size: tuple[int, int]) -> None:
         return longreel.adaptive_pool(x, size, mode="bilinear", grid=(4, 6), backend=backend)
 
     agree(plain, ours, 3, 24, 20)
+
+
+@pytest.mark.parametrize("side", [4, 5])
+@torch.no_grad()
+def test_a_projector_in_pieces_of_frames(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    """Whatever the pieces, and in the memory of one: LLaVA-OneVision's own projector and pooling."""
+    from transformers.models.llava_onevision import modeling_llava_onevision as own
+
+    from longreel.integrations.patches import pools
+
+    vision = SimpleNamespace(hidden_size=12, image_size=14 * side, patch_size=14)
+    config = SimpleNamespace(
+        vision_config=vision, text_config=SimpleNamespace(hidden_size=20), vision_feature_layer=-1,
+        projector_hidden_act="gelu", multimodal_projector_bias=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    projector = own.LlavaOnevisionMultiModalProjector(config)
+    x = torch.randn(7, side * side, 12)
+    want = own.LlavaOnevisionModel.apply_pooling(SimpleNamespace(config=config), projector(x))
+    seen: list[int] = []
+    projector.linear_1.register_forward_hook(lambda module, given, result: seen.append(len(result)))
+    for frames in (1, 3, 7, 100):
+        seen.clear()
+        monkeypatch.setattr(pools, "_HIDDEN", {"cpu": frames * side * side * 20, "other": 0})
+        got = pools.projected_and_pooled(projector, x, side, None)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        assert (sum(seen), max(seen)) == (7, min(frames, 7))
+    with torch.enable_grad():
+        assert pools.projected_and_pooled(projector, x, side, None).requires_grad

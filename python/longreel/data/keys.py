@@ -10,8 +10,9 @@ import av
 from longreel.data.clock import LONGEST_STILL, FrameClock, PacketClock
 from longreel.data.container import packets, reading, video_stream
 from longreel.data.errors import MediaError, MediaWarning
+from longreel.data.idle import Odd
 from longreel.data.picture import Aspect
-from longreel.data.segments import Odd, first_stamp, key_frames
+from longreel.data.segments import first_stamp, key_frames
 from longreel.data.shown import Sample
 from longreel.data.spec import FrameSpec
 from longreel.data.video import Video

@@ -5,11 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longreel.integrations.lazy import TOWERS
+from longreel.measure.machine import cpu_isa
+
 # Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
 _CPU_FRAMES = 8
 # CLIP's, which every system here uses.
 _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+# Widths of heads and the instruction set with which longreel's attention was measured faster than SDPA (docs/run.md).
+_FASTER, _ISA = (32, 64), "avx512_bf16"
+
+
+def choose_attention(tower: Any) -> None:
+    """longreel's attention in place of SDPA where it is measured faster, and a frame's bits are the same beside any others.
+
+    To be called when the tower has its device and dtype. In float32 it is faster too, but bits depend on a frame's neighbours.
+    """
+    like, head = placed(tower), tower.config.hidden_size // tower.config.num_attention_heads
+    narrow = like.device.type == "cpu" and like.dtype is torch.bfloat16
+    if narrow and head in _FASTER and cpu_isa() == _ISA:
+        tower.set_attn_implementation(TOWERS)
 
 
 def placed(module: nn.Module) -> Tensor:

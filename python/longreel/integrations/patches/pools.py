@@ -117,6 +117,37 @@ def _ours(module: Any, call: Replacement) -> bool:
     return all(isinstance(one, Replacement) and one.active and one.patch is call.patch for one in held)
 
 
+# Numbers of the hidden layer that are made at a time where no gradient is wanted: what a core's cache holds, and for devices.
+_HIDDEN = {"cpu": 2**22, "other": 2**27}
+
+
+def projected_and_pooled(projector: Any, x: Tensor, side: int, backend: str | None) -> Tensor:
+    """x [F, side * side, C] -> [F, ceil(side / 2) ** 2, E]: LLaVA-OneVision's projector, pooled before its second linear layer,
+    in pieces of frames: the wide hidden layer of a video never stands whole."""
+
+    def piece(frames: Tensor) -> Tensor:
+        hidden, half = projector.act(projector.linear_1(frames)), math.ceil(side / 2)
+        if no_kernel(NAME, backend, hidden) is None:
+            # An even side's cells lie half way between two patches, which averages are for CUDA C++ too.
+            hidden = _pooled(hidden, half, backend, "adaptive" if side % 2 == 0 else "bilinear")
+        else:
+            grid = hidden.unflatten(1, (side, side)).movedim(-1, 1)
+            hidden = F.interpolate(grid, size=(half, half), mode="bilinear").flatten(2).mT
+        pooled: Tensor = projector.linear_2(hidden)
+        return pooled
+
+    room = _HIDDEN["cpu" if x.device.type == "cpu" else "other"]
+    step = max(1, room // max(1, x.shape[1] * projector.linear_1.weight.shape[0]))
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or len(x) <= step:
+        return piece(x)
+    first = piece(x[:step])
+    out = first.new_empty(len(x), *first.shape[1:])
+    out[:step] = first
+    for a in range(step, len(x), step):
+        out[a : a + step] = piece(x[a : a + step])
+    return out
+
+
 def _onevision_projector(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     """image_features [F, N, C] -> [F, N, E], of a video [F, n, E]."""
     pooled, module, (x,) = _POOLED.get(), call.module, call.named(args, kwargs).values()
@@ -125,15 +156,7 @@ def _onevision_projector(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     side = _side(x.shape[1])
     if side is None:
         return Aside("patches that are not a square")
-    hidden = module.act(module.linear_1(x))
-    half = math.ceil(side / 2)
-    if no_kernel(NAME, call.backend, hidden) is None:
-        # An even side's cells lie half way between two patches, which averages are for CUDA C++ too.
-        hidden = _pooled(hidden, half, call.backend, "adaptive" if side % 2 == 0 else "bilinear")
-    else:
-        grid = hidden.unflatten(1, (side, side)).movedim(-1, 1)
-        hidden = F.interpolate(grid, size=(half, half), mode="bilinear").flatten(2).mT
-    pooled.append(module.linear_2(hidden))
+    pooled.append(projected_and_pooled(module, x, side, call.backend))
     return pooled[-1]
 
 

@@ -11,7 +11,7 @@ from longreel.models.llama_vid.adapter import Adapter, Equation
 from longreel.models.llama_vid.presets import Preset, TextDecoder
 from longreel.models.record import Ops
 from longreel.models.sizes import computed_in
-from longreel.models.tower import WithTower
+from longreel.models.tower import WithTower, choose_attention
 from longreel.models.weights import language_model, weights_from
 
 
@@ -67,6 +67,7 @@ class LlamaVid(WithTower, nn.Module):
         parts: tuple[nn.Module, ...] = (self.adapter, self.tower)
         for part in parts:
             part.to(dtype)
+        choose_attention(self.tower)
         self.eval().requires_grad_(False)
 
     def encode(self, pixels: Tensor) -> Tensor:

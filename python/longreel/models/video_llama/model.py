@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from longreel.models.eva import eva_tower
 from longreel.models.generation import answer_behind
 from longreel.models.sizes import computed_in
-from longreel.models.tower import WithTower
+from longreel.models.tower import WithTower, choose_attention
 from longreel.models.video_llama.audio_tower import AudioTower
 from longreel.models.video_llama.branches import Branches
 from longreel.models.video_llama.mel import log_mel
@@ -41,6 +41,7 @@ class VideoLlama(WithTower, nn.Module):
         parts: tuple[nn.Module, ...] = (self.tower, self.audio_encoder, self.adapter)
         for part in parts:
             part.to(dtype)
+        choose_attention(self.tower)
         self.eval().requires_grad_(False)
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from longreel.cache.vst import VSTCache
 from longreel.models.checkpoint import refuse_untaken
 from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.sizes import computed_in
-from longreel.models.tower import WithTower, normalised
+from longreel.models.tower import WithTower, choose_attention, normalised
 from longreel.models.trainable import Trainable
 from longreel.models.video_xl.adapter import VSTDecoder
 from longreel.models.video_xl.presets import VideoXLPreset
@@ -56,6 +56,7 @@ class VideoXL(WithTower, Trainable, nn.Module):
             parts: tuple[nn.Module, ...] = (self.projector, self.tower)
             for part in parts:
                 part.to(dtype)
+            choose_attention(self.tower)
             language = language_model(preset.language, dtype)
         rule = {"chunk": preset.window, "seed": ratio_seed} | rule
         self.decoder = VSTDecoder(language, per_picture=preset.frame, backend=backend, **rule)

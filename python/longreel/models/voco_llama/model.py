@@ -14,7 +14,7 @@ from longreel.models.checkpoint import refuse_untaken
 from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.generation import greedy, unheard
 from longreel.models.sizes import computed_in
-from longreel.models.tower import WithTower
+from longreel.models.tower import WithTower, choose_attention
 from longreel.models.trainable import Trainable
 from longreel.models.voco_llama.adapter import VoCoDecoder
 from longreel.models.voco_llama.presets import Preset
@@ -55,6 +55,7 @@ class VoCoLlama(WithTower, Trainable, nn.Module):
             parts: tuple[nn.Module, ...] = (self.projector, self.tower)
             for part in parts:
                 part.to(dtype)
+            choose_attention(self.tower)
             language = language_model(preset.language, dtype)
         token = preset.language.vocabulary - 1
         self.decoder = VoCoDecoder(language, patches_per_frame=tower.patches, voco_tokens=count, token=token, **rule)
