@@ -109,11 +109,14 @@ def test_groups_of_any_size_give_the_same(groups: list[int], dtype: torch.dtype)
     if dtype is torch.float64:
         torch.testing.assert_close(memory(ours), memory(truth), rtol=0, atol=1e-10)
         return
-    plain = watched(decoder(dtype, "reference"), [1, 1, 1, 1], dtype)
+    # The yardstick takes the same groups: products of other sizes round otherwise.
+    plain = watched(decoder(dtype, "reference"), groups, dtype)
     for layer in range(LAYERS):
         check(f"layer {layer}", memory(ours)[layer], memory(truth)[layer], memory(plain)[layer], dtype)
+    # The rms error of a few rows is a draw of chance: twice and more between threads and machines.
+    question = torch.arange(14)
     logits = [
-        ask(decoder(d, b), c.fork(), IDS)
+        ask(decoder(d, b), c.fork(), question)
         for d, b, c in ((dtype, None, ours), (torch.float64, None, truth), (dtype, "reference", plain))
     ]
     check("logits", *logits, dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from transformers import (
     MistralForCausalLM,
     StaticCache,
 )
+from transformers.masking_utils import create_chunked_causal_mask
 
 import longreel.integrations.transformers  # noqa: F401
 from longreel import VideoLayout, use_layout
@@ -116,6 +118,10 @@ BOUNDED: dict[str, tuple[type, type, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", list(BOUNDED))
 def test_windows_and_chunks_plan_a_step_once(name: str, cache: str | None, plans: list[Any]) -> None:
     """Over caches that slide, behind left padding, across several windows and chunks."""
+    if cache and name == "llama4" and "block_sequence_ids" not in signature(create_chunked_causal_mask).parameters:
+        pytest.skip(
+            "this transformers gives its chunked masks a keyword that they do not take: its own attention fails too"
+        )
     made, config, changes = BOUNDED[name]
     model, eager = pair_of(made, config, **changes)
     ids, mask = some_ids(2, 4), left_mask(2, 4, 2)

@@ -19,6 +19,7 @@ from longreel.data.clock import LONGEST_STILL, Timing
 from longreel.data.container import lists_every_frame, reading, video_stream
 from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError
+from longreel.data.idle import Disposable, Idle, Odd
 from longreel.data.picture import Aspect, View
 from longreel.data.prefetch import Prefetch
 from longreel.data.shown import Sample, Shown
@@ -65,10 +66,6 @@ class _Done(NamedTuple):
     """After a segment's samples: the stamp where the next one begins, None at the file's end."""
 
     stamp: int | None
-
-
-class Odd(Exception):
-    """The file is not as its index says, or damaged here."""
 
 
 class SegmentReader:
@@ -124,7 +121,7 @@ class SegmentReader:
 
 
 class Job(NamedTuple):
-    """What the workers need to know of the video; `length` in seconds counts from the first frame, stamped `origin`."""
+    """What the workers need to know of the video; `length` in seconds from the frame stamped `origin`; keys: see `Idle`."""
 
     path: Path
     spec: FrameSpec
@@ -133,6 +130,7 @@ class Job(NamedTuple):
     timing: Timing
     view: View
     origin: int
+    keys: list[int]
 
 
 def plan(
@@ -257,13 +255,18 @@ def _frames(
     decodes on until a frame of the next comes out.
     """
     begin, end = None, None
-    sieve = Sieve(stream.codec_context)
+    sieve, idle = Sieve(stream.codec_context), Idle(job.keys)
+    loose = Disposable(stream.codec_context, bool(stream.codec_context.has_b_frames))
+    for each in (idle, loose):
+        each.begin(job.origin, job.step / job.timing.base)
 
     def judged(frames: Iterator[tuple[av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, int] | _Done]:
         for frame, whole in frames:
             stamp = _stamp(frame, job.timing.base)
+            idle.check(stamp, whole)
             if begin is None or stamp < begin:
                 continue
+            loose.check(stamp, whole, begin)
             if end is not None and stamp >= end:
                 yield _Done(end)
                 return
@@ -271,7 +274,7 @@ def _frames(
                 raise Odd
             yield frame, stamp
 
-    for packet in container.demux(stream):
+    for packet in loose.over(container.demux(stream)):
         if begin is None:
             # A seek may land on a key frame before the one asked for.
             if packet.dts is not None and packet.dts < segment.begin:
@@ -286,6 +289,8 @@ def _frames(
             if packet.dts != segment.end or not packet.is_keyframe or packet.pts is None:
                 raise Odd
             end = packet.pts
+        if idle.skips(packet):
+            continue
         sieve.give(packet)
         for item in judged(sieve.sift(stream.decode(packet))):
             yield item
@@ -295,6 +300,7 @@ def _frames(
         yield item
         if isinstance(item, _Done):
             return
+    loose.end()
     if segment.end is not None:
         raise Odd
     yield _Done(None)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -22,8 +23,9 @@ from longreel.data.container import (
 from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError, MediaWarning, check_room
 from longreel.data.geometry import Fit, check_pixels
+from longreel.data.idle import Disposable, Idle, Odd
 from longreel.data.picture import Aspect, View
-from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp
+from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp, key_frames
 from longreel.data.shown import Sample, Shown
 from longreel.data.spec import FrameSpec
 from longreel.measure.cpu import note_threads
@@ -40,6 +42,7 @@ class Video:
 
     def __init__(self, path: Path, spec: FrameSpec, size: int | None, fit: Fit, workers: int | None = None) -> None:
         self.path, self.spec, self._workers = path, spec, workers or default_workers()
+        self._again = partial(Video, path, spec, size, fit, workers)
         self._container = open_container(path)
         try:
             self._stream = video_stream(path, self._container)
@@ -85,9 +88,30 @@ class Video:
                 if reader.whole:
                     yield from self._remarks()
                     return
-            for index, sample in enumerate(self._straight()):
-                if index >= given or isinstance(sample, MediaWarning):
-                    yield sample
+            for way in (partial(self._straight, sparing=True), self._whole):
+                with contextlib.suppress(Odd):
+                    for index, sample in enumerate(way()):
+                        if index >= given or isinstance(sample, MediaWarning):
+                            given = max(given, index + 1)
+                            yield sample
+                    return
+
+    def _groups(self) -> list[int]:
+        """Decoding times of the key frames, where whatever a group's end is not needed for may be left out; else none."""
+        plain = (
+            not self._timing.decode_times and not self._timing.breaks and not self._stream.codec_context.has_b_frames
+        )
+        return key_frames(self._stream) if plain else []
+
+    def _loose(self) -> bool:
+        """Whether frames that nothing is predicted from may be left out: they have times of their own, in order."""
+        plain = not self._timing.decode_times and not self._timing.breaks
+        return plain and bool(self._stream.codec_context.has_b_frames)
+
+    def _whole(self) -> Iterator[Sample | MediaWarning]:
+        """From the start, with every frame."""
+        with contextlib.closing(self._again()) as again:
+            yield from again._straight()
 
     def _segments(self) -> SegmentReader | None:
         """None where straight through is the way: no full index, decoding times only, or nothing to gain."""
@@ -100,7 +124,9 @@ class Video:
         length = self._length(origin)
         if length is None:
             return None
-        return Job(self.path, self.spec, self.spec.step(length), length, self._timing, self._view, origin)
+        return Job(
+            self.path, self.spec, self.spec.step(length), length, self._timing, self._view, origin, self._groups()
+        )
 
     def _length(self, origin: int | None) -> Fraction | None:
         """Seconds of video from the frame stamped `origin`, None where nothing tells."""
@@ -113,14 +139,19 @@ class Video:
             return None
         return max(length, self._timing.interval * self._timing.base)
 
-    def _straight(self) -> Iterator[Sample | MediaWarning]:
-        packed = PacketClock(self._packets(), self._timing)
-        clock = FrameClock(self._decode(packed), packed, self._timing)
+    def _straight(self, sparing: bool = False) -> Iterator[Sample | MediaWarning]:
+        """sparing: frames that nobody needs are not decoded, and Odd is raised where one might be needed after all."""
+        packed, idle = PacketClock(self._packets(), self._timing), Idle(self._groups() if sparing else ())
+        loose = Disposable(self._stream.codec_context, sparing and self._loose())
+        clock = FrameClock(self._decode(packed, idle, loose), packed, self._timing)
         step, shown, taken, length = Fraction(1), None, 0, None
         for picture, start in self._pictures(clock):
             if shown is None:
                 length = self._length(clock.origin)
                 step = self.spec.step(length)
+                if clock.origin is not None:
+                    idle.begin(clock.origin, step / self._timing.base)
+                    loose.begin(clock.origin, step / self._timing.base)
             else:
                 for sample in shown.until(step, taken, start, self.spec.count):
                     taken += 1
@@ -185,14 +216,22 @@ class Video:
         for frame, start in clock:
             yield self._view.maker(frame, self._aspect(frame)), start
 
-    def _decode(self, packed: PacketClock) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def _decode(
+        self, packed: PacketClock, idle: Idle | None = None, loose: Disposable | None = None
+    ) -> Iterator[tuple[av.VideoFrame, bool]]:
         """Frames, and whether they are whole. A recording cut between key frames is so from its first one on: nothing before
         that is lost."""
-        sieve = Sieve(self._stream.codec_context)
+        sieve, idle = Sieve(self._stream.codec_context), idle or Idle(())
+        loose = loose or Disposable(self._stream.codec_context, False)
         begun, first_key = False, None
-        for packet in packed:
+        for packet in loose.over(packed):
             if packet.is_keyframe and not begun:
                 begun, first_key = True, packet.pts
+            if idle.skips(packet):
+                if packed.restarted or not packed.rising:
+                    raise Odd
+                packed.forget()
+                continue
             sieve.give(packet)
             if packet.is_corrupt and not packed.joins():
                 self._lost += begun
@@ -207,15 +246,18 @@ class Video:
                 packed.forget()
                 sieve.refuse()
                 continue
-            yield from self._counted(sieve.sift(frames), first_key)
+            yield from self._counted(sieve.sift(frames), first_key, idle, loose)
         with contextlib.suppress(av.error.FFmpegError):
-            yield from self._counted(sieve.sift(self._stream.decode(None)), first_key)
-        yield from self._counted(sieve.rest(), first_key)
+            yield from self._counted(sieve.sift(self._stream.decode(None)), first_key, idle, loose)
+        yield from self._counted(sieve.rest(), first_key, idle, loose)
+        loose.end()
 
     def _counted(
-        self, frames: Iterator[tuple[av.VideoFrame, bool]], first_key: int | None
+        self, frames: Iterator[tuple[av.VideoFrame, bool]], first_key: int | None, idle: Idle, loose: Disposable
     ) -> Iterator[tuple[av.VideoFrame, bool]]:
         for frame, whole in frames:
+            idle.check(frame.pts, whole)
+            loose.check(frame.pts, whole)
             if not whole and first_key is not None and (frame.pts is None or frame.pts >= first_key):
                 self._lost += 1
             yield frame, whole
