@@ -318,6 +318,16 @@ def test_the_faster_form(dtype: torch.dtype, halved: bool, monkeypatch: pytest.M
     assert ("projecting the keys is faster" in str(report)) is (halved and dtype is torch.bfloat16)
 
 
+@pytest.mark.parametrize("name", ["video_xl", "perception_lm"])
+def test_sizes_alone(name: str) -> None:
+    """On the meta device, as plans of sharding are made."""
+    model, given = MODELS[name]()
+    on_meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+    want = logits(model, given).shape
+    longreel.patch(model.to("meta"))
+    assert logits(model, on_meta).shape == want
+
+
 def test_bad_arguments() -> None:
     model, _ = video_xl()
     for given, says in (
