@@ -16,11 +16,12 @@ from figures import filled
 from longreel.bench.cases import CASES
 from longreel.bench.tables import markdown
 from longreel.files.output import write_text
-from longreel.report import op_table
+from longreel.report import headline_table, op_table
 from longreel.report.end_to_end_table import runs_section
 from longreel.report.result_pairs import (
     END_TO_END,
     NOISY,
+    Line,
     Pair,
     commands,
     every_pair,
@@ -33,6 +34,7 @@ from longreel.report.result_pairs import (
     read,
 )
 
+HEADLINES = "headlines.jsonl"
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs/benchmarks.md"
 README, FIGURES = HERE.parent / "README.md", HERE.parent / "docs/figures.md"
@@ -91,7 +93,20 @@ def page(results: Path) -> str:
         out += device_section(folder)
     if not on_gpu(results):
         out += ["## GPU", "", "Not measured: no card has run the benchmarks yet (`make gpu` does).", ""]
+    if (results / HEADLINES).exists():
+        out += _headlines(read(results / HEADLINES))
     return "\n".join(out).rstrip() + "\n"
+
+
+def _headlines(lines: Sequence[Line]) -> list[str]:
+    """The settings that the papers lead with."""
+    table = markdown(headline_table.HEAD, headline_table.rows(lines), (0, 7, 8))
+    said = (
+        "By formula (`longreel plan`), true sizes, bfloat16 on a GPU: what a run takes; only what says so was measured."
+    )
+    notes = [f"- {note}" for note in headline_table.notes(lines)]
+    command = ["```", "python benchmarks/headlines.py", "```"]
+    return ["## Headline settings of the papers", "", said, "", *table, "", *notes, "", *command, ""]
 
 
 def main() -> int:

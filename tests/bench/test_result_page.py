@@ -77,13 +77,14 @@ def test_everything_stands_on_one_page_that_needs_nothing_else(tmp_path: Path) -
         tmp_path / "card", "adaptive_pool.jsonl", *op_lines(2.5), *op_lines(0.5, dtype="float32", taken_by_others=0.5)
     )
     write(card, "end_to_end.jsonl", whole_run())
+    write(card, "headlines.jsonl", {"headline": "a-setting", "by": "measured", "said": "2 s less"})
     done = invoke(str(card), "-o", str(tmp_path / "page.html"))
     assert done.exit_code == 0, done.output
     page = (tmp_path / "page.html").read_text()
     for said in (
         "2.50x (2.50–2.50)", "0.50x (0.50–0.50) *", "1.00 GFLOP", "50 %", "25 %", "a &lt;CPU&gt;", "plain &lt;b&gt;",
         "longreel bench --op adaptive_pool --dtype bf16", f"{SYSTEM}, preset tiny", "language model 75%", "longreel run toy",
-        "results: memory as it was given", "Not measured here: block_sparse_attention",
+        "results: memory as it was given", "measured, a-setting: 2 s less", "Not measured here: block_sparse_attention",
     ):  # fmt: skip
         assert said in page, said
     assert page.count('<tr class="noisy">') == 1

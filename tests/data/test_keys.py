@@ -31,7 +31,7 @@ FILES: dict[str, tuple[dict[str, Any], str]] = {
     "plain.avi": ({}, "packets"),
     "b.avi": ({"coder": B}, "decoding"),
     "vp9.webm": ({"codec": "libvpx-vp9", "coder": {"g": "12"}}, "packets"),
-    "mpeg2.mpg": ({"codec": "mpeg2video"}, "packets"),
+    "mpeg2.mpg": ({"codec": "mpeg2video", "coder": {"g": "12", "bf": "2"}}, "packets"),
     "bare.h264": ({"coder": B}, "decoding"),
     "late.mp4": ({"stamps": [*range(500, 540), 700, *range(720, 760)], "coder": B}, "index"),
 }
@@ -95,6 +95,21 @@ def spaced(times: list[float], apart: float) -> list[float]:
         if not taken or time >= taken[-1] + apart - 1e-9:
             taken.append(time)
     return taken
+
+
+def test_decoding_times_in_the_place_of_others(encode: Encode, tmp_path: Path, ways: list[str]) -> None:
+    path = tmp_path / "rising.mkv"
+    with av.open(str(encode("keys-b.mkv", frames=70, coder=B))) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for index, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 25), index, index
+            out.mux(packet)
+    pixels, times, _ = collect(path, "keys")
+    every, every_time, _ = collect(path, "fps:25")
+    shown = dict(zip(every_time, every, strict=True))
+    assert ways[-1] == "decoding"
+    assert len(times) > 3
+    assert all(torch.equal(picture, shown[time]) for time, picture in zip(times, pixels, strict=True))
 
 
 @pytest.mark.parametrize("name", ["b.mp4", "open.mp4", "b.mkv"])

@@ -23,6 +23,12 @@ from longreel.parity.lines import gradient_lines, logits_lines, tensor_lines
 from longreel.parity.whole import _cast, whole
 
 
+@pytest.fixture(autouse=True)
+def every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some leave bf16 to the model's own projections."""
+    monkeypatch.setattr(qformer, "_bf16_in_fp32", lambda: False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "name", ["instructblip_video-sdpa", "blip2_t5-eager", "llava_onevision-sdpa", "llama_vid", "voco_llama"]

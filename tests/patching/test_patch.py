@@ -16,6 +16,7 @@ from snapshot import apart, snapshot
 from torch import nn
 
 import longreel
+from longreel.integrations.patches import qformer
 from longreel.integrations.patching import Replacement
 from longreel.testing.budget import check
 
@@ -291,8 +292,9 @@ def test_a_method_that_somebody_else_put_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["llava_next_video-sdpa", "perception_lm", "llama_vid", "voco_llama"])
-def test_autocast(name: str) -> None:
+def test_autocast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dtypes are the plain model's, errors within the budget that it gives."""
+    monkeypatch.setattr(qformer, "_bf16_in_fp32", lambda: False)
     model, given = MODELS[name]()
     truth = logits(model, given).double()
     with torch.autocast("cpu", torch.bfloat16):
@@ -302,6 +304,28 @@ def test_autocast(name: str) -> None:
             assert not report.aside
     assert patched.dtype == plain.dtype
     check(name, patched, truth, plain, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("halved", [True, False])
+def test_the_faster_form(dtype: torch.dtype, halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bf16 multiplied in fp32 has half the rate: then the model's own projections are faster."""
+    monkeypatch.setattr(qformer, "_bf16_in_fp32", lambda: halved)
+    model, given = MODELS["instructblip_video-sdpa"]()
+    given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in given.items()}
+    with longreel.patch(model.to(dtype)) as report, torch.no_grad():
+        logits(model, given)
+    assert ("projecting the keys is faster" in str(report)) is (halved and dtype is torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["video_xl", "perception_lm"])
+def test_sizes_alone(name: str) -> None:
+    """On the meta device, as plans of sharding are made."""
+    model, given = MODELS[name]()
+    on_meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+    want = logits(model, given).shape
+    longreel.patch(model.to("meta"))
+    assert logits(model, on_meta).shape == want
 
 
 def test_bad_arguments() -> None:

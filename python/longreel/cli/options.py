@@ -14,7 +14,7 @@ from longreel.models import registry
 from longreel.models.options import choices
 
 # Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
-_MOST = 2**31 - 1
+MOST = 2**31 - 1
 QUESTION = "What happens in this video?"
 SYSTEM = registry.default()
 
@@ -42,8 +42,8 @@ def _saving() -> str:
 def bounded(value: Any) -> Any:
     """A callback of options that count; a range would fill the column of the help."""
     for each in value if isinstance(value, list | tuple) else (value,):
-        if each is not None and each > _MOST:
-            raise typer.BadParameter(f"{each} is above {_MOST}")
+        if each is not None and each > MOST:
+            raise typer.BadParameter(f"{each} is above {MOST}")
     return value
 
 

@@ -17,8 +17,8 @@ from longreel.data.shown import Sample
 from longreel.data.spec import FrameSpec
 from longreel.data.video import Video
 
-_Frame = tuple[av.VideoFrame, Fraction]
-"""A frame and its time in seconds since the first of the video."""
+# Packets among which reordered ones are found.
+_LOOKED_AT = 300
 
 
 class KeyFrames(Video):
@@ -54,7 +54,7 @@ class KeyFrames(Video):
     def _by_index(self) -> Iterator[Sample]:
         """From key frame to key frame; what lies between is not even read."""
         base, keys, chosen = self._timing.base, key_frames(self._stream), _Chosen(self.spec)
-        if not keys or self._timing.decode_times:
+        if not keys or self._timing.decode_times or not self._timed():
             raise Odd
         origin, last = first_stamp(self.path, base, self._view), Fraction(-1)
         with reading(self.path) as container:
@@ -85,7 +85,7 @@ class KeyFrames(Video):
 
     def _by_packets(self) -> Iterator[Sample]:
         """Every packet is read, and the decoder given those of key frames alone."""
-        if self._timing.decode_times and self._timing.reorders:
+        if not self._timed():
             raise Odd
         origin = self._origin()
         with reading(self.path) as container:
@@ -111,6 +111,18 @@ class KeyFrames(Video):
             claimed = self._claimed(origin, packed)
             if packed.leaps or self._falls_short((packed.end - origin) * base, claimed):
                 raise Odd
+
+    def _timed(self) -> bool:
+        """Whether packets say when they are shown: of reordered ones, times that only rise are decoding times."""
+        if not self._timing.reorders:
+            return True
+        latest: int | None = None
+        with reading(self.path) as container:
+            for packet in itertools.islice(container.demux(video_stream(self.path, container)), _LOOKED_AT):
+                if latest is not None and packet.pts is not None and packet.pts < latest:
+                    return not self._timing.decode_times
+                latest = latest if packet.pts is None else packet.pts
+        return False
 
     def _origin(self) -> int:
         """The stamp of the first frame that can be shown, which also gives all pictures their size."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longreel.measure.cpu import SHARED, CpuLedger
+from longreel.measure.ranges import named
 from longreel.models.system import Answer, Kept
 
 Ops = Literal["longreel", "reference"]
@@ -142,7 +143,7 @@ class RunRecord:
 
     @contextmanager
     def clock(self, name: str, path: str = SHARED) -> Iterator[None]:
-        with self.ledger.at((name, path)):
+        with self.ledger.at((name, path)), named(f"longreel: {name}", self.device):
             start = self.now()
             yield
             self.seconds[name][path] += self.now() - start

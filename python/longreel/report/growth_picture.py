@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -41,28 +42,45 @@ def draw(runs: Sequence[Line], growth: Growth, path: Path) -> None:
 
 
 def _times(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:
-    """Log-log: a slope is an exponent. Every line is named at its end, above what lies below it."""
+    """Log-log, CPU seconds: points as measured, lines as fitted. Every line is named at its end, above what lies below it."""
     frames = [run["frames"] for run in runs]
     system = runs[-1]["system"]
-    lines = {"total": ([run["total_s"][OURS] for run in runs], growth.total, "black")}
-    for name, power in growth.stages.items():
-        lines[name] = ([run["stages_s"][OURS][name] for run in runs], power, colour(system, name))
-    shown = {name: line for name, line in lines.items() if min(line[0]) > 0}
-    at, gap = math.inf, 1.35
-    for name, (seconds, power, ink) in sorted(shown.items(), key=lambda item: -item[1][0][-1]):
-        axes.plot(frames, seconds, "o-", color=ink, linewidth=2.4 if name == "total" else 1.6, markersize=4)
+    wall = [run["total_s"][OURS] for run in runs]
+    axes.plot(frames, wall, "--", color="#9aa5b1", linewidth=1.4, label="total by the wall clock")
+    lines = {"total": ([run["cpu_s"][OURS] for run in runs], growth.cpu_total, growth.top_total, "black")}
+    for name, fit in growth.cpu.items():
+        seconds = [run["stages_cpu_s"][OURS].get(name, 0.0) for run in runs]
+        lines[name] = (seconds, fit, growth.top[name], colour(system, name))
+    # What takes half a percent would stretch the axis and say nothing.
+    shown = {
+        name: line for name, line in lines.items() if min(line[0]) > 0 and line[0][-1] > lines["total"][0][-1] / 200
+    }
+    fine = np.geomspace(frames[0], frames[-1], 100)
+    lowest = min(min(line[0]) for line in shown.values())
+    span = lines["total"][0][-1] / lowest
+    # The height of a line of text on this axis.
+    at, gap = math.inf, span**0.055
+    for name, (seconds, fit, power, ink) in sorted(shown.items(), key=lambda item: -item[1][0][-1]):
+        fitted = np.array([fit.at(x) for x in fine])
+        wide = 2.4 if name == "total" else 1.6
+        axes.plot(fine[fitted > lowest / 2], fitted[fitted > lowest / 2], "-", color=ink, linewidth=wide, alpha=0.75)
+        axes.plot(frames, seconds, "o", color=ink, markersize=5)
         at = min(seconds[-1], at / gap)
-        label = name if name == "total" else short(system, name)
+        label = "total" if name == "total" else short(system, name)
+        slope = "" if math.isnan(power) else f"  F^{power:.2f}"
         axes.annotate(
-            f"{label}  n^{power:.2f}", (frames[-1], seconds[-1]), (frames[-1] * 1.12, at), color=ink, va="center",
+            f"{label}{slope}", (frames[-1], seconds[-1]), (frames[-1] * 1.12, at), color=ink, va="center",
             fontsize=9, fontweight="bold" if name == "total" else "normal", annotation_clip=False,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(frames[0] / 1.15, frames[-1] * (frames[-1] / frames[0]) ** 0.75)
+    axes.set_ylim(lowest / 1.6, 1.8 * max(*wall, *lines["total"][0]))
     _mark(axes, frames)
-    axes.set_xlabel("frames n")
-    axes.set_ylabel("seconds")
+    axes.set_xlabel("frames F")
+    axes.set_ylabel("CPU seconds")
+    axes.set_title("a + bF + cF², exponents over the top octave", fontsize=10, loc="left")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
     axes.grid(alpha=0.3)
 
 
@@ -96,9 +114,11 @@ def _memory(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:
     _mark(axes, [0, *frames[-3:]])
     axes.set_xlabel("frames")
     axes.set_ylabel("peak memory, MiB")
-    axes.text(
-        0.03, 0.3, f"{growth.memory - 1:+.1%} from {frames[0]:,} to {frames[-1]:,} frames", transform=axes.transAxes
-    )
+    fine = [0, frames[-1]]
+    axes.plot(fine, [growth.beyond.at(x) / _MIB for x in fine], "-", color="#2a9d4e", linewidth=1, alpha=0.4)
+    first, each = growth.beyond.of(0)[0] / _MIB, growth.beyond.of(1)[0] / 2**10
+    said = f"beyond the tokens kept: {first:,.0f} MiB + F x {each:.1f} KiB"
+    axes.text(0.03, 0.3, said, transform=axes.transAxes, fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from longreel.bench.cases import CASES
-from longreel.report import growth_picture, html, op_picture, op_table
+from longreel.report import growth_picture, headline_table, html, op_picture, op_table
 from longreel.report.end_to_end_table import HEAD, Line, runs_tables
 from longreel.report.growth import Growth
 from longreel.report.result_pairs import NOISY, Pair, commands, every_pair, machine, newest, noisy, peers, read_objects
@@ -27,10 +27,11 @@ class Results:
     name: str
     ops: list[Line] = field(default_factory=list)
     runs: list[Line] = field(default_factory=list)
+    headlines: list[Line] = field(default_factory=list)
     sweeps: list[list[Line]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.ops or self.runs or self.sweeps)
+        return bool(self.ops or self.runs or self.headlines or self.sweeps)
 
 
 def gathered(paths: Sequence[Path]) -> list[Results]:
@@ -64,6 +65,8 @@ def _sort(lines: Sequence[Line], into: Results) -> None:
             into.ops.append(line)
         elif {"case", "outcome"} <= line.keys():
             into.runs.append(line)
+        elif {"headline", "by"} <= line.keys():
+            into.headlines.append(line)
         elif line.get("command") == "profile":
             sweep.append(line)
         elif line.get("command") == "profile growth" and sweep:
@@ -81,6 +84,7 @@ def result_page(results: Sequence[Results]) -> str:
         parts += [
             *_ops(one.ops, f"r{i}"),
             *_whole_runs(one.runs),
+            *_headlines(one.headlines),
             *(part for sweep in one.sweeps for part in _sweep(sweep)),
         ]
     return html.page("longreel: what was measured", parts, _ABOUT)
@@ -147,6 +151,14 @@ def _whole_runs(lines: Sequence[Line]) -> list[str]:
             parts.append(html.picture(op_picture.stage_shares(bars, labels), "svg+xml", f"{name}: where the time goes"))
         parts.append(html.commands(shells))
     return parts
+
+
+def _headlines(lines: Sequence[Line]) -> list[str]:
+    if not lines:
+        return []
+    said = "Headline settings of the papers, by formula, true sizes, bfloat16 on a GPU; only what says so was measured."
+    found = html.table(headline_table.HEAD, headline_table.rows(lines), headline_table.LEFT)
+    return [html.paragraph(said), found, html.listed(headline_table.notes(lines))]
 
 
 def _sweep(runs: Sequence[Line]) -> list[str]:

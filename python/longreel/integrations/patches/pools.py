@@ -4,6 +4,7 @@ An average commutes with ``W x + b``: its weights sum to one. So the last linear
 """
 
 import math
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,7 +24,8 @@ def _side(tokens: int) -> int | None:
 
 def _pooled(x: Tensor, size: int, backend: str | None, mode: str = "adaptive") -> Tensor:
     """In the dtype of `x`, under torch.autocast too, as PyTorch's own pooling is."""
-    with torch.autocast(x.device.type, enabled=False):
+    # The meta device has no autocast.
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         return adaptive_pool(x, size, mode=mode, backend=backend)
 
 
