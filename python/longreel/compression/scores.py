@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longreel.compression.frames import FrameFeatures, chunks, spans
+from longreel.compression.frames import SCORED, FrameFeatures, chunks, spans
 from longreel.ops import token_scores
 
 # VidCom2's kernel widths: 2^-3 .. 2^1.
@@ -54,7 +54,7 @@ def fused(frames: FrameFeatures, query: Tensor | None = None) -> Fused:
 
 def _alike(frames: FrameFeatures, query: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Spans of features and the query, in a dtype that holds both."""
-    for a, b in spans(frames):
+    for a, b in spans(frames, SCORED):
         x = frames[a:b]
         dtype = torch.promote_types(x.dtype, query.dtype)
         yield x.to(dtype), query.to(dtype)
