@@ -94,8 +94,10 @@ def run_reference(
 
 def cost(patches: Tensor, query: Tensor, *, before: Tensor | None = None, scale: float | None = None) -> Cost:
     """A product a query, and of itself, of the frame before (twice), of the mean and for it; one read."""
-    tokens, m = patches.shape[0] * patches.shape[1], query.shape[0]
-    return Cost(2 * (m + 5) * patches.numel(), nbytes(patches, query, before), 4 * tokens * (m + 2))
+    args = lower(patches, query, before=before, scale=scale).args
+    x, m = args.patches, args.query.shape[0]
+    tokens = x.shape[0] * x.shape[1]
+    return Cost(2 * (m + 5) * x.numel(), nbytes(x, args.query, args.before), 4 * tokens * (m + 2))
 
 
 def fake(args: Any) -> tuple[Tensor, Tensor, Tensor]:
