@@ -40,6 +40,10 @@ SCHEMAS = {
     ),
     "adaptive_pool": f"(Tensor patches, {_POOLED_GRIDS}) -> (Tensor output)",
     "adaptive_pool_backward": f"(Tensor grad_output, int tokens, {_POOLED_GRIDS}, SymInt frames) -> (Tensor grad_patches)",
+    "token_scores": (
+        "(Tensor patches, Tensor query, Tensor? before, float scale)"
+        " -> (Tensor products, Tensor change, Tensor uniqueness)"
+    ),
     "compress_frames": (
         f"(Tensor query, Tensor patches, Tensor? query_mask, float scale, {_POOL})"
         " -> (Tensor context, Tensor content, Tensor weights, Tensor lse)"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from drivers import DRIVERS, LAYERS, cached
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -163,7 +163,7 @@ def append_quietly(cache: CompressedCache) -> None:
 
 
 @pytest.mark.parametrize("kind", CACHES)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_order_of_steps(
     kind: type[CompressedCache], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

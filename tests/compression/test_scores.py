@@ -108,11 +108,13 @@ def test_cuts_have_exact_counts_and_read_in_chunks(monkeypatch: pytest.MonkeyPat
         whole = cut(x, method, count, grid=GRID, query=question())
         assert whole.kept.tolist() == sorted(set(whole.kept.tolist()))
         assert len(whole.kept) == count
-        monkeypatch.setattr(frames, "NUMBERS", 2 * N * C)
+        scored = frames.SCORED if method in ("context", "evs") else 1
+        monkeypatch.setattr(frames, "NUMBERS", -(-2 * N * C // scored))
         monkeypatch.setattr(merge, "LONGEST", 2 * N)
         small = cut(reader := Reader(x), method, count, grid=GRID, query=question())
         got = small.of(reader)
-        assert reader.most == 2
+        # Where all stay nothing is scored.
+        assert reader.most == (1 if scored > 1 and count == T * N else 2)
         monkeypatch.undo()
         assert got.shape == (count, C)
         if method != "merge":
@@ -210,3 +212,28 @@ def test_shares_are_exact_and_within_bounds() -> None:
     assert choose.share_out(6, torch.tensor([1.0, 2.0, 3.0]), torch.tensor([9, 9, 9])).tolist() == [1, 2, 3]
     assert choose.share_out(5, torch.ones(3), torch.tensor([9, 9, 1])).tolist() == [2, 2, 1]
     assert choose.share_out(2, torch.ones(3), torch.tensor([9, 9, 9])).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("rows", [M, 60])
+def test_one_read_gives_all_scores(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """A second one for more queries than a token has room for."""
+    x = features(torch.float32)
+    wide = torch.randn(T, N, 64, generator=torch.Generator().manual_seed(8)) if rows == M else x
+    query = torch.randn(rows, wide.shape[-1], generator=torch.Generator().manual_seed(9))
+    monkeypatch.setattr(frames, "NUMBERS", -(-2 * N * wide.shape[-1] // frames.SCORED))
+    reads = []
+
+    class Noted(Reader):
+        def __getitem__(self, span: slice) -> Tensor:
+            reads.append(span)
+            return super().__getitem__(span)
+
+    found = scores.fused(Noted(wide), query)
+    # The first look says the dtype.
+    assert sum(span.start is not None for span in reads) == (4 if rows == M else 8)
+    assert found.saliency is not None
+    assert float(found.saliency.sum()) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(found.saliency, scores.by_query(wide, query), rtol=0, atol=0)
+    torch.testing.assert_close(found.change, scores.by_change(wide), rtol=0, atol=0)
+    mean = unit(wide).mean(1, keepdim=True)
+    torch.testing.assert_close(found.uniqueness, 1 - (unit(wide) * unit(mean)).sum(-1), atol=1e-6, rtol=1e-5)

@@ -1,7 +1,6 @@
 """What `plan` says, beside what a run has: counts to the byte, the peak of its tensors within 5 %."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -85,8 +84,9 @@ def test_keys_and_values_of_the_answer(system: str) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_largest_number_of_frames(system: str) -> None:
     """It fits, and one more does not."""
-    alike = {"options": {"ratio": 4}} if system == "video-xl" else {}
-    room = planned(system, 1).peak + (40 << 20)
+    # On a GPU: there the process, whose size changes from call to call, is not counted.
+    alike = {"gpu": True} | ({"options": {"ratio": 4}} if system == "video-xl" else {})
+    room = planned(system, 1, **alike).peak + (40 << 20)
     # Where memory does not grow with the frames nothing ends it.
     made = planned(system, 4, memory=1 << 40, **alike)
     if made.most is not None:
@@ -94,8 +94,7 @@ def test_the_largest_number_of_frames(system: str) -> None:
         assert planned(system, made.most + 1, **alike).cost.positions > made.cost.limit
     made = planned(system, 10**5, memory=room, **alike)
     if made.most is not None:
-        fits = replace(made, cost=planned(system, made.most, **alike).cost)
-        more = replace(made, cost=planned(system, made.most + 1, **alike).cost)
+        fits, more = (planned(system, frames, **alike) for frames in (made.most, made.most + 1))
         assert fits.peak <= room
         assert more.peak > room or more.cost.positions > more.cost.limit
         assert not made.fits

@@ -7,7 +7,6 @@ import typer
 
 from longreel.cli.console import one_line_errors
 from longreel.cli.ends import end_if_told
-from longreel.cli.options import PresetName
 from longreel.models import registry
 
 
@@ -24,7 +23,7 @@ def convert(
         str | None,
         typer.Option(help=f"One of: {', '.join(registry.SYSTEMS)}. Default: the one whose entries these are."),
     ] = None,
-    preset: PresetName = "7b",
+    preset: Annotated[str, typer.Option(help="Whose sizes stand where config.json leaves them open.")] = "7b",
 ) -> None:
     """Check every entry of a released checkpoint, and write it as safetensors that `--checkpoint DST` loads at once. Nothing of
     it is run; a damaged one is refused in one line that names the entry or the file."""

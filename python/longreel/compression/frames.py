@@ -8,6 +8,8 @@ from torch import Tensor
 
 # Numbers that are read at a time, whatever the length of the video: what a core's cache holds; for devices see `spans`.
 NUMBERS = 2**19
+# So many times that are read for `token_scores`, which keeps a frame in a cache itself and shares frames among threads.
+SCORED = 8
 
 
 class FrameFeatures(Protocol):
@@ -19,10 +21,10 @@ class FrameFeatures(Protocol):
     def __getitem__(self, frames: slice, /) -> Tensor: ...
 
 
-def spans(frames: FrameFeatures) -> Iterator[tuple[int, int]]:
-    """Frames a to b, of `NUMBERS` numbers at most, on a device 64 times that, or one frame."""
+def spans(frames: FrameFeatures, times: int = 1) -> Iterator[tuple[int, int]]:
+    """Frames a to b, of `times` `NUMBERS` numbers at most, on a device 64 times `NUMBERS`, or one frame."""
     total, tokens, width = frames.shape
-    room = NUMBERS if getattr(frames, "device", torch.device("cpu")).type == "cpu" else 64 * NUMBERS
+    room = times * NUMBERS if getattr(frames, "device", torch.device("cpu")).type == "cpu" else 64 * NUMBERS
     step = max(1, room // (tokens * width))
     for a in range(0, total, step):
         yield a, min(a + step, total)

@@ -1,13 +1,17 @@
 """What a token of a video is worth keeping for: a number for each of T frames of N tokens, the larger the better.
 
-Features are read in chunks of frames, several times where a formula needs it; the scores [T, N] are all that is held. Computed in
-float32, in float64 where the features are.
+Features are read in chunks of frames, by VidCom2 three times, as its formula needs it; the scores [T, N] are held. Computed
+in float32, in float64 where the features are.
 """
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from longreel.compression.frames import FrameFeatures, chunks, wide
+from longreel.compression.frames import SCORED, FrameFeatures, chunks, spans
+from longreel.ops import token_scores
 
 # VidCom2's kernel widths: 2^-3 .. 2^1.
 WIDTHS = tuple(2.0**power for power in range(-3, 2))
@@ -15,45 +19,64 @@ WIDTHS = tuple(2.0**power for power in range(-3, 2))
 SMALLEST = 1e-12
 
 
+class Fused(NamedTuple):
+    """[T, N] each, as `by_query`, `by_change` and the op's uniqueness; saliency: None without a query."""
+
+    saliency: Tensor | None
+    change: Tensor
+    uniqueness: Tensor
+
+
+def fused(frames: FrameFeatures, query: Tensor | None = None) -> Fused:
+    """All that `token_scores` gives, from one read of the features. What a query of M rows is multiplied to is held meanwhile, M
+    numbers a token; where those would be more than an eighth of the token's own, features are read a second time instead."""
+    change, uniqueness, products, lse, before = [], [], [], None, None
+    first = frames[:1]
+    asked = first.new_empty(0, first.shape[-1]) if query is None else query.to(first.device)
+    held = 32 * len(asked) <= first.shape[-1] * first.element_size()
+    for x, own in _alike(frames, asked):
+        found = token_scores(x, own, before=before)
+        change.append(found.change)
+        uniqueness.append(found.uniqueness)
+        before = x[-1].clone()
+        if query is not None:
+            # [M]
+            here = found.products.flatten(0, 1).logsumexp(0)
+            lse = here if lse is None else torch.logaddexp(lse, here)
+        if held:
+            products.append(found.products)
+    saliency = None
+    if lse is not None:
+        again = products if held else (token_scores(x, own).products for x, own in _alike(frames, asked))
+        saliency = torch.cat([(one - lse).exp().mean(-1) for one in again])
+    return Fused(saliency, torch.cat(change), torch.cat(uniqueness))
+
+
+def _alike(frames: FrameFeatures, query: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Spans of features and the query, in a dtype that holds both."""
+    for a, b in spans(frames, SCORED):
+        x = frames[a:b]
+        dtype = torch.promote_types(x.dtype, query.dtype)
+        yield x.to(dtype), query.to(dtype)
+
+
 def by_change(frames: FrameFeatures) -> Tensor:
     """[T, N]: 1 - cos(x_t, x_{t-1}) at the same place; infinity in the first frame, which goes before all others.
 
     Efficient Video Sampling (arXiv 2510.14624).
     """
-    before, out = None, []
-    for x in chunks(frames):
-        lengths = torch.linalg.vector_norm(x, dim=-1).clamp(min=1e-8)
-        if before is None:
-            out.append(x.new_full((1, x.shape[1]), torch.inf))
-        else:
-            out.append(_change(x[:1], lengths[:1], *before))
-        out.append(_change(x[1:], lengths[1:], x[:-1], lengths[:-1]))
-        before = x[-1:].clone(), lengths[-1:]
-    return torch.cat(out)
-
-
-def _change(x: Tensor, length: Tensor, before: Tensor, length_before: Tensor) -> Tensor:
-    return 1 - (x * before).sum(-1) / (length * length_before)
+    return fused(frames).change
 
 
 def by_query(frames: FrameFeatures, query: Tensor) -> Tensor:
     """[T, N]: mean_m softmax_{t,n}(q_m . x_tn / sqrt(C)), query [M, C]; over the whole video it sums to one.
 
     The weights of LLaMA-VID's context token (arXiv 2311.17043, equation 1, without its projections), with the video for the
-    frame: what `context_attention` returns for all tokens packed as one. The softmax is shifted in two reads.
+    frame: what `context_attention` returns for all tokens packed as one.
     """
-    query = wide(query).to(frames[:1].device)
-    query = query * query.shape[-1] ** -0.5
-    # [M]
-    lse = query.new_full((query.shape[0],), -torch.inf)
-    for x in chunks(frames):
-        lse = torch.logaddexp(lse, _products(query, x).flatten(1).logsumexp(1))
-    return torch.cat([(_products(query, x) - lse[:, None, None]).exp().mean(0) for x in chunks(frames)])
-
-
-def _products(query: Tensor, x: Tensor) -> Tensor:
-    """[M, f, N]"""
-    return (query @ x.flatten(0, 1).T.to(query)).unflatten(1, x.shape[:2])
+    saliency = fused(frames, query).saliency
+    assert saliency is not None
+    return saliency
 
 
 def by_uniqueness(frames: FrameFeatures) -> tuple[Tensor, Tensor]:

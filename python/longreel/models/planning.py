@@ -135,8 +135,8 @@ def plan(
     if most is not None and frames > most:
         changes = tuple(_changes(asked, frames, memory))
     return Plan(
-        system, preset, frames, asked.chunk, str(asked.dtype).removeprefix("torch."), gpu, asked.weights, asked.process, cost,
-        memory, most, why, changes, roof,
+        system, preset, frames, asked.chunk, str(asked.dtype).removeprefix("torch."), gpu, asked.weights,
+        asked.process(frames), cost, memory, most, why, changes, roof,
     )  # fmt: skip
 
 
@@ -175,15 +175,13 @@ class _Asked:
         parameters, buffers = self.sizes
         return parameters * self.dtype.itemsize + buffers
 
-    @property
-    def process(self) -> int:
+    def process(self, frames: int) -> int:
         if self.gpu:
             return 0
-        return self.resident + DECODER + _WAITING * self.chunk * 3 * self.setup.preset.tower.image**2
+        return self.resident + DECODER + min(frames, _WAITING * self.chunk) * 3 * self.setup.preset.tower.image**2
 
     def most(self, memory: int | None) -> tuple[int | None, str]:
         """The largest number of frames, None where there is no end, and what ends it."""
-        fixed = self.weights + self.process
 
         def ends(frames: int) -> str | None:
             try:
@@ -192,7 +190,7 @@ class _Asked:
                 return str(error)
             if cost.positions > cost.limit:
                 return f"the language model has {cost.limit:,} positions"
-            return "memory" if memory is not None and fixed + cost.live > memory else None
+            return "memory" if memory is not None and self.weights + self.process(frames) + cost.live > memory else None
 
         return _last(ends)
 

@@ -5,6 +5,7 @@ from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops._compress_frames import CompressedFrames, compress_frames
 from longreel.ops._context_attention import context_attention
 from longreel.ops._qformer_attention import qformer_attention
+from longreel.ops._token_scores import TokenScores, token_scores
 from longreel.ops._vst_append_ import vst_append_
 from longreel.ops._vst_attention import vst_attention
 from longreel.ops._vst_project import vst_project
@@ -12,11 +13,13 @@ from longreel.ops._vst_rotate import vst_rotate
 
 __all__ = [
     "CompressedFrames",
+    "TokenScores",
     "adaptive_pool",
     "block_sparse_attention",
     "compress_frames",
     "context_attention",
     "qformer_attention",
+    "token_scores",
     "vst_append_",
     "vst_attention",
     "vst_project",
