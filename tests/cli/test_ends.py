@@ -164,7 +164,8 @@ def test_a_run_that_does_not_fit_is_one_line(tmp_path: Path, small: Preset, clip
 def test_wherever_memory_ends(tmp_path: Path, small: Preset, clip: Path, megabytes: int) -> None:
     """While something is imported, while threads begin, while a decoder opens, in a model: none is damage of the file's."""
     place = Place(more_memory=megabytes << 20)
-    ended = call(tmp_path, small, "run", clip, "--preset", "tiny", "--frames", "uniform:64", place=place)
+    given = ["--preset", "tiny", "--frames", "uniform:64", "--dtype", "float32"]
+    ended = call(tmp_path, small, "run", clip, *given, place=place)
     assert ended.code == 3, ended
     assert len(ended.said) == 1
     assert "memory" in ended.said[0]

@@ -164,7 +164,7 @@ def test_decoding_stays_a_bounded_number_of_chunks_ahead() -> None:
             made += 1
             yield made
 
-    ahead = Prefetch(source(), 2)
+    ahead = Prefetch(source(), 2, "decode")
     assert next(ahead) == 1
     time.sleep(0.3)
     assert made <= 4
@@ -176,7 +176,7 @@ def test_errors_of_the_thread_arrive_after_what_came_before() -> None:
         yield 1
         raise MediaError("lost")
 
-    ahead = Prefetch(source(), 2)
+    ahead = Prefetch(source(), 2, "decode")
     assert next(ahead) == 1
     with pytest.raises(MediaError, match="lost"):
         next(ahead)
