@@ -314,6 +314,6 @@ def test_profile(tmp_path: Path, clip: Path) -> None:
     first, second, growth = (json.loads(line) for line in lines.read_text().splitlines())
     assert (first["tokens"], second["tokens"]) == (1, 3)
     assert first["passed"]
-    assert set(growth["stage_exponents"]) == {"decode", "tower", "see", "language"}
+    assert set(growth["stage_exponents"]) == {"decode", "tower", "see", "language", "other"}
     with Image.open(picture) as image:
         assert min(image.size) > 500
