@@ -30,34 +30,38 @@ class Fused(NamedTuple):
 def fused(frames: FrameFeatures, query: Tensor | None = None) -> Fused:
     """All that `token_scores` gives, from one read of the features. What a query of M rows is multiplied to is held meanwhile, M
     numbers a token; where those would be more than an eighth of the token's own, features are read a second time instead."""
-    change, uniqueness, products, lse, before = [], [], [], None, None
     first = frames[:1]
     asked = first.new_empty(0, first.shape[-1]) if query is None else query.to(first.device)
-    held = 32 * len(asked) <= first.shape[-1] * first.element_size()
-    for x, own in _alike(frames, asked):
+    dtype = torch.promote_types(torch.promote_types(first.dtype, asked.dtype), torch.float32)
+    shape, held = frames.shape[:2], 32 * len(asked) <= first.shape[-1] * first.element_size()
+    # Made once: pieces that stay between those that go would let the heap grow with the video.
+    change, uniqueness = (first.new_empty(shape, dtype=dtype) for _ in range(2))
+    products = first.new_empty(*shape, len(asked) if held else 0, dtype=dtype)
+    lse, before = asked.new_full((len(asked),), -torch.inf, dtype=dtype), None
+    for (a, b), x, own in _alike(frames, asked):
         found = token_scores(x, own, before=before)
-        change.append(found.change)
-        uniqueness.append(found.uniqueness)
-        before = x[-1].clone()
-        if query is not None:
-            # [M]
-            here = found.products.flatten(0, 1).logsumexp(0)
-            lse = here if lse is None else torch.logaddexp(lse, here)
+        change[a:b], uniqueness[a:b], before = found.change, found.uniqueness, x[-1].clone()
+        lse = torch.logaddexp(lse, found.products.flatten(0, 1).logsumexp(0))
         if held:
-            products.append(found.products)
-    saliency = None
-    if lse is not None:
-        again = products if held else (token_scores(x, own).products for x, own in _alike(frames, asked))
-        saliency = torch.cat([(one - lse).exp().mean(-1) for one in again])
-    return Fused(saliency, torch.cat(change), torch.cat(uniqueness))
+            products[a:b] = found.products
+    if query is None:
+        return Fused(None, change, uniqueness)
+    saliency = torch.empty_like(change)
+    if held:
+        for a, b in spans(frames, SCORED):
+            saliency[a:b] = (products[a:b] - lse).exp().mean(-1)
+    else:
+        for (a, b), x, own in _alike(frames, asked):
+            saliency[a:b] = (token_scores(x, own).products - lse).exp().mean(-1)
+    return Fused(saliency, change, uniqueness)
 
 
-def _alike(frames: FrameFeatures, query: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Spans of features and the query, in a dtype that holds both."""
+def _alike(frames: FrameFeatures, query: Tensor) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
+    """Spans, their features and the query, in a dtype that holds both."""
     for a, b in spans(frames, SCORED):
         x = frames[a:b]
         dtype = torch.promote_types(x.dtype, query.dtype)
-        yield x.to(dtype), query.to(dtype)
+        yield (a, b), x.to(dtype), query.to(dtype)
 
 
 def by_change(frames: FrameFeatures) -> Tensor:
