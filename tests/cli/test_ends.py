@@ -160,7 +160,7 @@ def test_a_run_that_does_not_fit_is_one_line(tmp_path: Path, small: Preset, clip
     assert ended.said[0].startswith("longreel: out of memory")
 
 
-@pytest.mark.parametrize("megabytes", [5, 20, 60, 120, 160])
+@pytest.mark.parametrize("megabytes", [5, 20, 60, 120, 135])
 def test_wherever_memory_ends(tmp_path: Path, small: Preset, clip: Path, megabytes: int) -> None:
     """While something is imported, while threads begin, while a decoder opens, in a model: none is damage of the file's."""
     place = Place(more_memory=megabytes << 20)
