@@ -21,7 +21,7 @@ from torch import Tensor
 
 from longreel.testing import far, hour
 from longreel.testing.cases.case import Case, normal
-from longreel.testing.runner import DTYPES, Variant, Yardstick, layouts, outputs_of, prepare, yardstick
+from longreel.testing.runner import DTYPES, Variant, Yardstick, layouts, names, outputs_of, prepare, yardstick
 
 # How far two results may differ that should be one.
 TIGHT = {torch.float32: 1e-5, torch.bfloat16: 0.0}
@@ -97,7 +97,10 @@ def test_strides_beyond_32_bits(variant: Variant, dtype: torch.dtype) -> None:
 
 
 # Names have one meaning in every op: where a tensor of a name has its frames.
-FRAME_AXIS = {"patches": 0, "grad_patches": 0, "content": 0, "output": 0, "context": 1, "weights": 1, "lse": 1}
+FRAME_AXIS = {
+    "patches": 0, "grad_patches": 0, "content": 0, "output": 0, "context": 1, "weights": 1, "lse": 1,
+    "products": 0, "change": 0, "uniqueness": 0,
+}  # fmt: skip
 
 
 @over_variants(("kernel",), patches=True)
@@ -106,7 +109,7 @@ def test_hour_of_patches(variant: Variant) -> None:
     check_hour(variant, ())
 
 
-@over_variants(("kernel",), patches=True)
+@over_variants(("kernel",), patches=True, gradients=True)
 def test_hour_of_gradients(variant: Variant) -> None:
     """So does their gradient, the one tensor here that is all memory (4.3 GB)."""
     check_hour(variant, ("patches",))
@@ -115,9 +118,11 @@ def test_hour_of_gradients(variant: Variant) -> None:
 def check_hour(variant: Variant, wanted: tuple[str, ...]) -> None:
     frames, dtype = 2, torch.bfloat16
     case = next(case for case in CASES[variant.op] if case.name == "wide")
-    small = prepare(
-        {**case.inputs(frames), "patches": normal(torch.Generator().manual_seed(1), frames, 256, 1408)}, dtype
-    )
+    own = {"patches": normal(torch.Generator().manual_seed(1), frames, 256, 1408)}
+    if "before" in names(variant.op)[0]:
+        # As the hour's other frames are.
+        own["before"] = torch.zeros_like(own["patches"][0])
+    small = prepare(case.inputs(frames) | own, dtype)
     expected = yardstick(variant.op, small, dtype, ("patches",))
     got = kernel_run(variant, {**small, "patches": hour(small["patches"])}, wanted)
     expected.check(

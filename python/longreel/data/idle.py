@@ -1,18 +1,13 @@
-"""Which packets of a video nobody needs: where frames come in order, those behind the last sampling time of their group; where
-they do not, those that no other is predicted from and no sampling time falls on."""
+"""Which packets of a video nobody needs: those behind the last sampling time of their group, where frames come in order."""
 
 import bisect
-import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import av
-
-# Packets between two whose frames are shown one after the other: at most.
-_REACH = 20
 
 
 class Odd(Exception):
@@ -59,67 +54,3 @@ class Idle:
             raise Odd
         if stamp == self._due[0]:
             self._due.popleft()
-
-
-class Disposable:
-    """Iterate packets (`over`), the decoder told before each whether it may leave it out as one that nothing is predicted from.
-
-    It may where no sampling time falls between the packet's presentation time and the next one among its neighbours. All others
-    that are wanted must come out whole, else Odd: what is lost would show what was left out.
-    """
-
-    def __init__(self, decoder: "av.VideoCodecContext", used: bool) -> None:
-        self._decoder, self._used = decoder, used
-        self._origin, self._up, self._down = 0, 0, 1
-        self._due: list[int] = []
-        # Whether times ever stepped back: those that only rise are decoding times, whatever the file calls them.
-        self._reordered, self._latest = False, 0
-
-    def begin(self, origin: int, step: Fraction) -> None:
-        """As `Idle.begin`."""
-        self._origin, self._up, self._down = origin, step.numerator, step.denominator
-
-    def over(self, packets: Iterable["av.Packet"]) -> Iterator["av.Packet"]:
-        """The same packets."""
-        if not self._used:
-            yield from packets
-            return
-        ahead, near = deque["av.Packet"](), deque[int](maxlen=2 * _REACH + 1)
-        for packet in packets:
-            ahead.append(packet)
-            if packet.pts is not None and not packet.is_discard:
-                self._reordered |= bool(near) and packet.pts < self._latest
-                self._latest = packet.pts
-                near.append(packet.pts)
-            if len(ahead) > _REACH:
-                yield self._told(ahead.popleft(), near)
-        while ahead:
-            yield self._told(ahead.popleft(), near)
-
-    def check(self, stamp: int | None, whole: bool, least: int | None = None) -> None:
-        """Of every frame that comes out, in order; those stamped before `least` may be lost."""
-        while least is not None and self._due and self._due[0] < least:
-            heapq.heappop(self._due)
-        if not self._due:
-            return
-        if stamp is None or stamp > self._due[0] or (stamp == self._due[0] and not whole):
-            raise Odd
-        while self._due and stamp == self._due[0]:
-            heapq.heappop(self._due)
-
-    def end(self) -> None:
-        """No more frames come."""
-        if self._due:
-            raise Odd
-
-    def _told(self, packet: "av.Packet", near: Iterable[int]) -> "av.Packet":
-        time, spare = packet.pts, False
-        if self._up and self._reordered and time is not None and not packet.is_discard:
-            later = min((other for other in near if other > time), default=None)
-            first = -((self._origin - time) * self._down // self._up) * self._up
-            if later is None or first < (later - self._origin) * self._down:
-                heapq.heappush(self._due, time)
-            else:
-                spare = not packet.is_keyframe
-        self._decoder.skip_frame = "NONREF" if spare else "DEFAULT"
-        return packet

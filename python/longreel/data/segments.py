@@ -19,7 +19,7 @@ from longreel.data.clock import LONGEST_STILL, Timing
 from longreel.data.container import lists_every_frame, reading, video_stream
 from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError
-from longreel.data.idle import Disposable, Idle, Odd
+from longreel.data.idle import Idle, Odd
 from longreel.data.picture import Aspect, View
 from longreel.data.prefetch import Prefetch
 from longreel.data.shown import Sample, Shown
@@ -256,9 +256,7 @@ def _frames(
     """
     begin, end = None, None
     sieve, idle = Sieve(stream.codec_context), Idle(job.keys)
-    loose = Disposable(stream.codec_context, bool(stream.codec_context.has_b_frames))
-    for each in (idle, loose):
-        each.begin(job.origin, job.step / job.timing.base)
+    idle.begin(job.origin, job.step / job.timing.base)
 
     def judged(frames: Iterator[tuple[av.VideoFrame, bool]]) -> Iterator[tuple[av.VideoFrame, int] | _Done]:
         for frame, whole in frames:
@@ -266,7 +264,6 @@ def _frames(
             idle.check(stamp, whole)
             if begin is None or stamp < begin:
                 continue
-            loose.check(stamp, whole, begin)
             if end is not None and stamp >= end:
                 yield _Done(end)
                 return
@@ -274,7 +271,7 @@ def _frames(
                 raise Odd
             yield frame, stamp
 
-    for packet in loose.over(container.demux(stream)):
+    for packet in container.demux(stream):
         if begin is None:
             # A seek may land on a key frame before the one asked for.
             if packet.dts is not None and packet.dts < segment.begin:
@@ -300,7 +297,6 @@ def _frames(
         yield item
         if isinstance(item, _Done):
             return
-    loose.end()
     if segment.end is not None:
         raise Odd
     yield _Done(None)

@@ -1,7 +1,7 @@
 """Decode a video and sample it on its own clock: straight through, or in segments where that is quicker."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from longreel.data.container import (
 from longreel.data.damage import Sieve
 from longreel.data.errors import MediaError, MediaWarning, check_room
 from longreel.data.geometry import Fit, check_pixels
-from longreel.data.idle import Disposable, Idle, Odd
+from longreel.data.idle import Idle, Odd
 from longreel.data.picture import Aspect, View
 from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp, key_frames
 from longreel.data.shown import Sample, Shown
@@ -88,7 +88,8 @@ class Video:
                 if reader.whole:
                     yield from self._remarks()
                     return
-            for way in (partial(self._straight, sparing=True), self._whole):
+            ordered = self._groups()
+            for way in (partial(self._straight, ordered), self._whole) if ordered else (self._straight,):
                 with contextlib.suppress(Odd):
                     for index, sample in enumerate(way()):
                         if index >= given or isinstance(sample, MediaWarning):
@@ -102,11 +103,6 @@ class Video:
             not self._timing.decode_times and not self._timing.breaks and not self._stream.codec_context.has_b_frames
         )
         return key_frames(self._stream) if plain else []
-
-    def _loose(self) -> bool:
-        """Whether frames that nothing is predicted from may be left out: they have times of their own, in order."""
-        plain = not self._timing.decode_times and not self._timing.breaks
-        return plain and bool(self._stream.codec_context.has_b_frames)
 
     def _whole(self) -> Iterator[Sample | MediaWarning]:
         """From the start, with every frame."""
@@ -139,19 +135,17 @@ class Video:
             return None
         return max(length, self._timing.interval * self._timing.base)
 
-    def _straight(self, sparing: bool = False) -> Iterator[Sample | MediaWarning]:
-        """sparing: frames that nobody needs are not decoded, and Odd is raised where one might be needed after all."""
-        packed, idle = PacketClock(self._packets(), self._timing), Idle(self._groups() if sparing else ())
-        loose = Disposable(self._stream.codec_context, sparing and self._loose())
-        clock = FrameClock(self._decode(packed, idle, loose), packed, self._timing)
+    def _straight(self, groups: Sequence[int] = ()) -> Iterator[Sample | MediaWarning]:
+        """groups: as `Idle` takes them; none: every frame is decoded."""
+        packed, idle = PacketClock(self._packets(), self._timing), Idle(groups)
+        clock = FrameClock(self._decode(packed, idle), packed, self._timing)
         step, shown, taken, length = Fraction(1), None, 0, None
         for picture, start in self._pictures(clock):
             if shown is None:
                 length = self._length(clock.origin)
                 step = self.spec.step(length)
-                if clock.origin is not None:
+                if groups and clock.origin is not None:
                     idle.begin(clock.origin, step / self._timing.base)
-                    loose.begin(clock.origin, step / self._timing.base)
             else:
                 for sample in shown.until(step, taken, start, self.spec.count):
                     taken += 1
@@ -216,15 +210,12 @@ class Video:
         for frame, start in clock:
             yield self._view.maker(frame, self._aspect(frame)), start
 
-    def _decode(
-        self, packed: PacketClock, idle: Idle | None = None, loose: Disposable | None = None
-    ) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def _decode(self, packed: PacketClock, idle: Idle | None = None) -> Iterator[tuple[av.VideoFrame, bool]]:
         """Frames, and whether they are whole. A recording cut between key frames is so from its first one on: nothing before
         that is lost."""
         sieve, idle = Sieve(self._stream.codec_context), idle or Idle(())
-        loose = loose or Disposable(self._stream.codec_context, False)
         begun, first_key = False, None
-        for packet in loose.over(packed):
+        for packet in packed:
             if packet.is_keyframe and not begun:
                 begun, first_key = True, packet.pts
             if idle.skips(packet):
@@ -246,18 +237,16 @@ class Video:
                 packed.forget()
                 sieve.refuse()
                 continue
-            yield from self._counted(sieve.sift(frames), first_key, idle, loose)
+            yield from self._counted(sieve.sift(frames), first_key, idle)
         with contextlib.suppress(av.error.FFmpegError):
-            yield from self._counted(sieve.sift(self._stream.decode(None)), first_key, idle, loose)
-        yield from self._counted(sieve.rest(), first_key, idle, loose)
-        loose.end()
+            yield from self._counted(sieve.sift(self._stream.decode(None)), first_key, idle)
+        yield from self._counted(sieve.rest(), first_key, idle)
 
     def _counted(
-        self, frames: Iterator[tuple[av.VideoFrame, bool]], first_key: int | None, idle: Idle, loose: Disposable
+        self, frames: Iterator[tuple[av.VideoFrame, bool]], first_key: int | None, idle: Idle
     ) -> Iterator[tuple[av.VideoFrame, bool]]:
         for frame, whole in frames:
             idle.check(frame.pts, whole)
-            loose.check(frame.pts, whole)
             if not whole and first_key is not None and (frame.pts is None or frame.pts >= first_key):
                 self._lost += 1
             yield frame, whole
