@@ -69,7 +69,7 @@ def test_an_interrupted_extract_leaves_nothing(
     assert process.pid is not None
     os.kill(process.pid, number)
     ended = end(process, tmp_path)
-    assert (ended.code, ended.said) == (code, [said])
+    assert (ended.code, ended.said) == (code, [said]), "\n".join(ended.said)
     assert list(out.iterdir()) == []
 
 

@@ -3,11 +3,13 @@ import random
 import warnings
 from pathlib import Path
 
+import av
 import pytest
 from encoded import Encode, grey
 from PIL import Image
 
 from longreel.data import MediaError, MediaWarning, frames
+from longreel.data.damage import Sieve
 
 pytestmark = pytest.mark.fast
 
@@ -158,3 +160,25 @@ def test_damaged_images(tmp_path: Path) -> None:
     huge = tmp_path / "huge.png"
     huge.write_bytes(header)
     refused(huge, "100000|damaged")
+
+
+def test_frames_of_two_decoders_at_once_keep_their_numbers(clip: Path) -> None:
+    """A frame without its number was judged by another's: what was shown of two damaged videos at once was chance."""
+
+    def given(container: av.container.InputContainer) -> list[av.Packet]:
+        sieve, packets = Sieve(container.streams.video[0].codec_context), []
+        for packet in container.demux(video=0):
+            if packet.size:
+                sieve.give(packet)
+                packets.append(packet)
+        return packets
+
+    with av.open(str(clip)) as one, av.open(str(clip)) as other:
+        later = given(one)
+        for packet in given(other):
+            other.streams.video[0].decode(packet)
+        del packet
+        other.streams.video[0].codec_context.flush_buffers()
+        carried = [frame.opaque for packet in later for frame in one.streams.video[0].decode(packet)]
+    assert len(carried) > 10
+    assert None not in carried

@@ -171,6 +171,19 @@ def test_decoding_stays_a_bounded_number_of_chunks_ahead() -> None:
     ahead.close()
 
 
+def test_what_a_signal_ends_before_its_thread_began_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    ahead = Prefetch(iter([1, 2]), 2, "decode")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", told)
+        with pytest.raises(KeyboardInterrupt):
+            ahead.start()
+    ahead.close()
+    assert list(ahead) == []
+
+
 def test_errors_of_the_thread_arrive_after_what_came_before() -> None:
     def source():
         yield 1

@@ -53,7 +53,9 @@ class Sieve:
         self._number += 1
         if packet.is_keyframe:
             self._group = _Group(self._number, packet.pts, 0 if self._group is None else self._group.number)
-        packet.opaque = self._number
+        # PyAV knows what it carries by its id, and small numbers are one object in all decoders of a process: the first of two
+        # that is freed would take the other's away.
+        packet.opaque = (self._number,)
         self._groups[self._number], self._pending[self._number] = self._group, packet.pts
         self._groups.pop(self._number - _BEHIND, None)
         self._pending.pop(self._number - _BEHIND, None)
@@ -71,7 +73,7 @@ class Sieve:
     def sift(self, frames: Iterable["av.VideoFrame"]) -> Iterator[tuple["av.VideoFrame", bool]]:
         """Frames as they come from the decoder; each waits for those that were decoded before it."""
         for frame in frames:
-            number = frame.opaque if isinstance(frame.opaque, int) else self._number
+            number = frame.opaque[0] if isinstance(frame.opaque, tuple) else self._number
             group = self._groups.get(number, self._group)
             self._pending.pop(number, None)
             leading = group is not None and _before(frame.pts, group.time)

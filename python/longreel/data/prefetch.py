@@ -60,7 +60,8 @@ class Prefetch(Generic[T]):
     def close(self) -> None:
         self._done = True
         self._stop.set()
-        if self._started:
+        # A signal may have come before the thread had begun: then there is nothing to wait for, and it stops at once.
+        with contextlib.suppress(RuntimeError):
             self._thread.join()
 
 
