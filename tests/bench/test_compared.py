@@ -81,13 +81,14 @@ def test_the_command_ends_with_what_it_found(tmp_path: Path) -> None:
         ("", "holds no results"),
         ("{}\n", "line 1 is no result of"),
         ("nothing\n", "line 1 is no result"),
+        (b"\xea\n", "not text"),
         (None, "No such file"),
     ],
 )
-def test_what_is_no_file_of_results_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_what_is_no_file_of_results_is_refused(tmp_path: Path, text: str | bytes | None, message: str) -> None:
     good, bad = file(tmp_path / "a", {"strong": 2.0}), tmp_path / "b"
     if text is not None:
-        bad.write_text(text)
+        bad.write_bytes(text if isinstance(text, bytes) else text.encode())
     done = invoke("--compare", str(good), str(bad))
     assert done.exit_code == 2
     assert message in done.output

@@ -237,3 +237,12 @@ def test_one_read_gives_all_scores(monkeypatch: pytest.MonkeyPatch, rows: int) -
     torch.testing.assert_close(found.change, scores.by_change(wide), rtol=0, atol=0)
     mean = unit(wide).mean(1, keepdim=True)
     torch.testing.assert_close(found.uniqueness, 1 - (unit(wide) * unit(mean)).sum(-1), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("method", ["evs", "context", "vidcom2"])
+def test_features_that_are_no_numbers_are_refused(method: str, bad: float) -> None:
+    broken = features()
+    broken[2, 3, 1] = bad
+    with pytest.raises(ValueError, match="score NaN"):
+        cut(broken, method, 20, grid=GRID, query=question())

@@ -88,12 +88,20 @@ def _chosen(
         found = scores.by_change(frames)
     else:
         found, unlike = scores.by_uniqueness(frames)
+        _check(unlike)
         most = torch.full((total,), tokens) if alive is None else alive.sum(1)
         # VidCom2's share of a frame: keep * (1 + p_t - mean p), p = softmax(uniqueness / 0.01).
         p = (unlike / 0.01).softmax(0)
         counts = choose.share_out(count, 1 + p - p.mean(), most)
         return _selected(frames, choose.top_of_each(_only(found, alive), counts))
-    return _selected(frames, choose.top(_only(found, alive).flatten(), count))
+    found = _only(found, alive)
+    _check(found)
+    return _selected(frames, choose.top(found.flatten(), count))
+
+
+def _check(scores: Tensor) -> None:
+    if scores.isnan().any():
+        raise ValueError("some tokens score NaN, and none can be chosen by that: the features hold NaN or infinity")
 
 
 def _only(found: Tensor, alive: Tensor | None) -> Tensor:

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from longreel.files.output import OutputFile
 from longreel.models.record import OURS, REFERENCE
+from longreel.report.figure_file import save_figure
 from longreel.report.growth import Growth, Line, beyond_tokens
 from longreel.report.stages import colour, short
 
@@ -34,11 +34,7 @@ def draw(runs: Sequence[Line], growth: Growth, path: Path) -> None:
         if "end_to_end_ratio" in last:
             title += f", {last['end_to_end_ratio']:.3f} x the reference end to end"
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        try:
-            with OutputFile(path) as out:
-                figure.savefig(out.file, format=path.suffix.removeprefix("."))
-        finally:
-            plt.close(figure)
+        save_figure(figure, path)
 
 
 def _times(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:

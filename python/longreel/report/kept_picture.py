@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longreel.compression import VideoCut
-from longreel.files.output import OutputFile
+from longreel.report.figure_file import save_figure
 
 _COLUMNS, _DARK = 10, 0.18
 
@@ -58,8 +58,4 @@ def draw_kept(
                     axes.set_xlabel(f"{share:.0%}", fontsize=8, labelpad=1)
             grid[row, 0].set_ylabel(name)
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        try:
-            with OutputFile(path) as out:
-                figure.savefig(out.file, format=path.suffix.removeprefix("."))
-        finally:
-            plt.close(figure)
+        save_figure(figure, path)

@@ -1,6 +1,5 @@
 """Pictures of op benchmarks: how many times faster ours is than each peer, with quartiles; where the hour of a run goes."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +7,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
+from longreel.report.figure_file import svg
 from longreel.report.result_pairs import DTYPES, Pair, noisy
 from longreel.report.stages import colour, short
 
@@ -49,7 +48,7 @@ def ratios(pairs: Sequence[Pair], label_op: bool) -> bytes:
         axes.axvline(1, color="#444444", linewidth=1)
         axes.set_xlabel("the peer's time over ours (median and quartiles of the rounds)")
         axes.grid(axis="x", alpha=0.3)
-        return _svg(figure)
+        return svg(figure)
 
 
 def stage_shares(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
@@ -72,19 +71,10 @@ def stage_shares(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
         axes.set_xlim(0, 1.02)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axes.set_xlabel("share of the total")
-        return _svg(figure)
+        return svg(figure)
 
 
 def _label(pair: Pair, label_op: bool) -> str:
     passed = pair.ours["pass"].replace("forward + backward", "+ backward")
     said = f"{passed} {DTYPES[pair.ours['dtype']]} over {pair.peer['variant']}"
     return f"{pair.ours['op']} {said}" if label_op else said
-
-
-def _svg(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    try:
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    finally:
-        plt.close(figure)
-    return out.getvalue()

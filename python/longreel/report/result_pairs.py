@@ -154,8 +154,10 @@ def read_objects(path: Path) -> list[Line]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text, and results are lines of JSON") from None
     lines: list[Line] = []
     for number, row in enumerate(text.splitlines(), 1):
         try:

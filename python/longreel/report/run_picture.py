@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from longreel.files.output import OutputFile
 from longreel.models.record import OURS, REFERENCE, RunRecord
+from longreel.report.figure_file import save_figure
 from longreel.report.run_table import frames_of, ratio
 from longreel.report.stages import colour, short, stage
 
@@ -31,11 +31,7 @@ def draw(record: RunRecord, path: Path) -> None:
         if compared:
             title += f", {ratio(record.total(REFERENCE), record.total())} end to end"
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        try:
-            with OutputFile(path) as out:
-                figure.savefig(out.file, format=path.suffix.removeprefix("."))
-        finally:
-            plt.close(figure)
+        save_figure(figure, path)
 
 
 def _totals(axes: Axes, record: RunRecord, paths: list[str]) -> None:

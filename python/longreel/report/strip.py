@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longreel.report import html
+from longreel.report.figure_file import svg
 
 # Frames shown of a question, and their width on the page.
 _SHOWN, _WIDTH = 6, 168
@@ -100,12 +101,7 @@ def _timeline(one: Asked, seconds: Sequence[float]) -> bytes:
         )
         chunks.set_ylabel("of a chunk")
         chunks.set_xlabel("minutes")
-        out = io.BytesIO()
-        try:
-            figure.savefig(out, format="svg", metadata={"Date": None})
-        finally:
-            plt.close(figure)
-    return out.getvalue()
+        return svg(figure)
 
 
 def _looked(picture: Pixels, weights: NDArray[np.float32]) -> Pixels:
