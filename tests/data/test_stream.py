@@ -33,6 +33,15 @@ def test_one_frame_a_second(clip: Path) -> None:
     assert grey(pixels) == [0, 25]
 
 
+@pytest.mark.parametrize("count", [1, 4, 5, 8])
+def test_nothing_is_decoded_behind_the_last_frame_asked_for(clip: Path, count: int) -> None:
+    whole, _ = collect(clip, "fps:25")
+    with frames(clip, "fps:25", chunk=4) as stream:
+        stream.stop_after(count)
+        pixels = torch.cat([chunk.pixels for chunk in stream])
+    assert torch.equal(pixels, whole[:count])
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.webm", "a.avi"])
 def test_every_container(encode: Encode, name: str) -> None:
     codec = {"a.webm": "libvpx", "a.avi": "mpeg4"}.get(name, "libx264")

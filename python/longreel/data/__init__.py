@@ -9,6 +9,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +42,13 @@ class FrameChunk(NamedTuple):
     times: torch.Tensor
 
 
+@dataclass
+class Most:
+    """How many frames will be asked for; None: all."""
+
+    count: int | None = None
+
+
 class FrameStream(Iterator[FrameChunk]):
     """What `frames` returns: chunks one by one. `with`, `close()`, its end and its last reference close it."""
 
@@ -49,8 +57,8 @@ class FrameStream(Iterator[FrameChunk]):
         """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
         self.still = still
         """Whether these are images and not a video."""
-        self._media = media
-        self._chunks = Prefetch(_chunks(media, chunk), ahead, "decode")
+        self._media, self._most = media, Most()
+        self._chunks = Prefetch(_chunks(media, chunk, self._most), ahead, "decode")
 
     def __next__(self) -> FrameChunk:
         item = next(self._chunks)
@@ -58,6 +66,10 @@ class FrameStream(Iterator[FrameChunk]):
             warnings.warn(item, stacklevel=2)
             item = next(self._chunks)
         return item
+
+    def stop_after(self, count: int) -> None:
+        """Decode no more than `count` frames from the start; for before the first is asked for."""
+        self._most.count = count
 
     def close(self) -> None:
         """Stop decoding and wait for the thread; harmless when repeated."""
@@ -144,10 +156,10 @@ def _check_file(path: Path) -> None:
         raise MediaError(f"{path}: the file is empty")
 
 
-def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameChunk | MediaWarning]:
+def _chunks(media: "Video | Animation | Images", chunk: int, most: Most) -> Iterator[FrameChunk | MediaWarning]:
     from av.error import FFmpegError
 
-    pixels, times = torch.empty(0), list[float]()
+    pixels, times, taken = torch.empty(0), list[float](), 0
     samples = media.samples()
     try:
         for sample in samples:
@@ -162,9 +174,12 @@ def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameCh
                 pixels = torch.empty(chunk, *picture.shape, dtype=torch.uint8)
             pixels[len(times)].numpy()[...] = picture
             times.append(time)
-            if len(times) == chunk:
+            taken += 1
+            if len(times) == chunk or taken == most.count:
                 yield _cut(pixels, times)
                 times = []
+            if taken == most.count:
+                return
         if times:
             yield _cut(pixels, times)
     except FFmpegError as error:

@@ -42,6 +42,7 @@ class Stream(Protocol):
 
     def __iter__(self) -> Iterator[FrameChunk]: ...
     def __next__(self) -> FrameChunk: ...
+    def stop_after(self, count: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -59,6 +60,9 @@ class Pieces(Iterator[FrameChunk]):
             self._left = list(torch.split(self._cut(next(self._stream).pixels[0]), self._chunk))
         pixels = self._left.pop(0)
         return FrameChunk(pixels, torch.zeros(len(pixels), dtype=torch.float64))
+
+    def stop_after(self, count: int) -> None:
+        """One picture is decoded in any case."""
 
     def close(self) -> None:
         self._stream.close()
@@ -199,6 +203,9 @@ def chunks(
     Raises:
         MediaError: no frames, or as the stream.
     """
+    if frames is not None and source.frames is not None:
+        # Frames behind the last wanted one would be decoded beside the work that is timed.
+        source.frames.stop_after(frames)
     while frames is None or record.frames < frames:
         with meter(*paths):
             most = None if frames is None else frames - record.frames
