@@ -16,13 +16,24 @@ pytestmark = pytest.mark.fast
 MACHINE = {"device": "a CPU", "cpu_isa": "avx2", "threads": 2, "torch": "2.13", "date": "2026-01-01"}
 
 
-def file(path: Path, ratios: dict[str, float], *, halves: float = 0.0, others: float = 0.0, **machine: Any) -> Path:
+def file(
+    path: Path,
+    ratios: dict[str, float],
+    *,
+    halves: float = 0.0,
+    scatter: float = 0.0,
+    others: float = 0.0,
+    **machine: Any,
+) -> Path:
     """Of one case: ours over every peer of `ratios`."""
     common = {
         "op": "adaptive_pool", "shape": "s", "pass": "forward", "dtype": "float32", "taken_by_others": others,
         "machine": MACHINE | machine,
     }  # fmt: skip
-    over = {name: {"median": ratio, "low": ratio, "high": ratio, "halves": halves} for name, ratio in ratios.items()}
+    over = {
+        name: {"median": ratio, "low": ratio, "high": ratio * (1 + scatter), "runs": 10, "halves": halves}
+        for name, ratio in ratios.items()
+    }
     lines = [
         common | {"variant": "cpu", "note": "longreel.adaptive_pool", "seconds": {"median": 1.0}, "speedup_over": over}
     ]
@@ -48,7 +59,7 @@ def test_what_moved_stands_first(tmp_path: Path) -> None:
     assert "both on a CPU" in text
 
 
-@pytest.mark.parametrize("noise", [{"halves": 0.2}, {"others": 0.3}])
+@pytest.mark.parametrize("noise", [{"halves": 0.2}, {"scatter": 0.2}, {"others": 0.3}])
 def test_a_noisy_ratio_has_not_moved(tmp_path: Path, noise: dict[str, float]) -> None:
     found = compared(file(tmp_path / "a", {"strong": 2.0}), file(tmp_path / "b", {"strong": 1.0}, **noise))
     assert [one.verdict for one in found.moved] == [NOISY]

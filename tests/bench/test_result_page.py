@@ -36,7 +36,7 @@ def op_lines(over: float, **facts: Any) -> list[dict[str, Any]]:
         "work": {"flops": 10**9, "bytes_read": 2**30, "bytes_written": 0}, "share_of_roof": 0.5,
         "share_of_sparsity_bound": 0.25, "machine": MACHINE, "allocated": "as it was given", **facts,
     }  # fmt: skip
-    ratio = {"median": over, "low": over, "high": over, "halves": 0.0}
+    ratio = {"median": over, "low": over, "high": over, "runs": 10, "halves": 0.0}
     ours = {
         "variant": "cpu",
         "note": "longreel.adaptive_pool",

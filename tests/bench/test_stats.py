@@ -1,5 +1,6 @@
 """Statistics of interleaved samples."""
 
+import numpy as np
 import pytest
 
 from longreel.measure.stats import Spread, calls_per_sample, speedup, spread, turn_order
@@ -15,6 +16,24 @@ def test_halves_disagree_by_their_medians() -> None:
     assert spread([1.0, 1.0, 9.0, 2.0, 2.0]).halves == pytest.approx(1.0)
     assert spread([2.0, 1.0]).halves == pytest.approx(1.0)
     assert spread([1.0]).halves is None
+
+
+def test_two_runs_stay_within_their_doubt() -> None:
+    random, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        one, two = (spread((2 + 0.3 * random.standard_normal(21)).tolist()) for _ in range(2))
+        assert one.doubt is not None
+        held += abs(one.median - two.median) <= one.doubt * one.median
+    assert 0.90 < held / 400 < 0.98
+    assert spread([1.0, 2.0]).doubt is None
+
+
+def test_noise_is_the_larger_of_halves_and_scatter() -> None:
+    # As a bf16 row that changed by a quarter from run to run, unsaid: quiet halves, restless rounds.
+    restless = spread([1.0, 1.3] * 5)
+    assert restless.halves == 0.0
+    assert restless.noise == restless.doubt > 0.1
+    assert spread([1.0, 1.0, 1.0, 1.5, 1.5, 1.5]).noise >= 0.5
 
 
 def test_spread_of_one_sample() -> None:

@@ -14,7 +14,7 @@ from longreel.measure.memory import Peak
 from longreel.measure.stats import Spread, speedup, spread
 from longreel.ops.common.cost import Cost
 
-# By how much both halves of a run may disagree before it counts as noisy.
+# By how much another run may differ (`Spread.noise`) before this one counts as noisy.
 STEADY = 0.10
 
 
@@ -75,10 +75,10 @@ class Report:
         return None if time is None or bound is None else bound / time.median
 
     def noise(self, name: str) -> float | None:
-        """By how much the halves of the rounds disagree in the variant's ratio over the baseline (of the baseline: in its time);
-        None where nothing was timed, or a single round."""
+        """By how much another run may differ in the variant's ratio over the baseline (of the baseline: in its time): what its
+        halves disagree by, or more where single rounds scatter. None where nothing was timed, or a single round."""
         of = self.time(name) if name == self.baseline else self.speedup(name, self.baseline)
-        return of.halves if of else None
+        return of.noise if of and of.runs > 1 else None
 
     def noisy(self, name: str) -> bool:
         return (self.noise(name) or 0.0) > STEADY
@@ -120,7 +120,7 @@ class Report:
             "roof": {**asdict(self.roof), "bound": self.roof.bound(self.work)},
             "share_of_roof": self.share(name),
             "share_of_sparsity_bound": self.sparsity_share(name),
-            "halves_disagree_by": self.noise(name),
+            "noise": self.noise(name),
             "noisy": self.noisy(name),
             "machine": self.machine,
             "taken_by_others": self.others,

@@ -131,7 +131,7 @@ def cells(result: Result) -> Cells:
     best = min(peers, key=lambda peer: _median(report, peer), default=None)
     over = times(None)
     if best and (ratio := report.speedup(name, best)):
-        over = f"{times(ratio)}{'~' * ((ratio.halves or 0) > STEADY)} {best}"
+        over = f"{times(ratio)}{'~' * (ratio.noise > STEADY)} {best}"
     naive = times(report.speedup(name, "naive") if "naive" in peers else None)
     sparse = report.sparsity_share(name)
     peak, share = report.outcome(name).peak, report.roof.seconds(report.work) / _median(report, name)

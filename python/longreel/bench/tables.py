@@ -93,7 +93,7 @@ def verdicts(report: Report, ours: Sequence[str]) -> list[str]:
     for name in (o.variant for o in report.outcomes if o.variant in ours):
         found = [(o.variant, report.speedup(name, o.variant)) for o in report.outcomes if o.variant not in ours]
         parts = [
-            f"{r.median:.2f}x ({r.low:.2f}–{r.high:.2f}{', noisy' * ((r.halves or 0) > STEADY)}) over {other}"
+            f"{r.median:.2f}x ({r.low:.2f}–{r.high:.2f}{', noisy' * (r.noise > STEADY)}) over {other}"
             for other, r in found
             if r is not None
         ]
@@ -115,7 +115,9 @@ def notes(report: Report) -> list[str]:
     unsteady = {o.variant: report.noise(o.variant) or 0.0 for o in report.outcomes if report.noisy(o.variant)}
     if unsteady:
         said = ", ".join(f"{name} {100 * noise:.0f} %" for name, noise in unsteady.items())
-        lines.append(f"~ noisy: the two halves of the rounds disagree by {said}")
+        lines.append(
+            f"~ noisy: the halves of the rounds disagree, or single rounds scatter, so that another run may differ by {said}"
+        )
     m, roof = report.machine, report.roof
     where = f"{m['device']}, {m['cpu_isa']}, threads {m['threads']}, torch {m['torch']}, {m['git'] or m['longreel']}"
     lines.append(f"{where}, {m['date']}" + (f", load {m['load']} before" if m["load"] is not None else ""))

@@ -17,6 +17,22 @@ class Spread:
     runs: int
     halves: float | None = None
 
+    @property
+    def doubt(self) -> float | None:
+        """What the medians of two such runs stay within of each other 95 times of 100, by what single samples scatter; None of
+        fewer than three.
+
+        Of independent samples: a median is off by 1.25 sd / sqrt(runs), quartiles are 1.35 sd apart.
+        """
+        if self.runs < 3:
+            return None
+        return 1.96 * math.sqrt(2) * (1.2533 / 1.349) * (self.high - self.low) / self.median / math.sqrt(self.runs)
+
+    @property
+    def noise(self) -> float:
+        """By how much a second run may differ: the larger of `halves` and `doubt`."""
+        return max(self.halves or 0.0, self.doubt or 0.0)
+
 
 def spread(samples: Sequence[float]) -> Spread:
     """Median and quartiles of at least one sample; a single one is all three."""

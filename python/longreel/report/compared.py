@@ -26,7 +26,7 @@ class Moved:
 
     @property
     def verdict(self) -> str:
-        """Noisy where either run was: halves that disagree, or other processes beside it."""
+        """Noisy where either run was: rounds that scatter, halves that disagree, or other processes beside it."""
         if noisy(self.before) or noisy(self.after):
             return NOISY
         return SAME if abs(self.change) <= STEADY else BETTER if self.change > 0 else WORSE

@@ -10,6 +10,7 @@ from typing import Any
 from longreel.bench.cases import CASES
 from longreel.bench.report import STEADY
 from longreel.bench.tables import QUIET
+from longreel.measure.stats import Spread
 
 END_TO_END = "end_to_end.jsonl"
 Line = dict[str, Any]
@@ -19,8 +20,8 @@ DTYPES = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 _PASSES = {"forward": "none", "forward + backward (query)": "query", "forward + backward (all)": "all"}
 SCRIPTS = {"token_generation": "python benchmarks/token_generation.py"}
 NOISY = (
-    f"\\* noisy: other processes took more than {QUIET:.0%} of the machine during this run, or its two halves disagree by more "
-    f"than {STEADY:.0%}: its ratio does not stand."
+    f"\\* noisy: other processes took more than {QUIET:.0%} of the machine during this run, or another may differ by more than "
+    f"{STEADY:.0%}, since its two halves do or its rounds scatter: its ratio does not stand."
 )
 
 
@@ -95,9 +96,9 @@ def commit(line: Line) -> str:
 
 
 def noisy(pair: Pair) -> bool:
-    """Whether the ratio does not stand: a machine that was not quiet, or rounds whose halves disagree."""
-    disagree = (pair.ratio or {}).get("halves") or 0.0
-    return (pair.ours["taken_by_others"] or 0.0) >= QUIET or disagree > STEADY
+    """Whether the ratio does not stand: a machine that was not quiet, rounds that scatter or whose halves disagree."""
+    noise = Spread(**pair.ratio).noise if pair.ratio else 0.0
+    return (pair.ours["taken_by_others"] or 0.0) >= QUIET or noise > STEADY
 
 
 def commands(op: str, rows: Sequence[Pair]) -> list[str]:
