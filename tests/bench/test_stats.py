@@ -30,7 +30,7 @@ def test_two_runs_stay_within_their_doubt() -> None:
 
 def test_noise_is_the_larger_of_halves_and_scatter() -> None:
     # As a bf16 row that changed by a quarter from run to run, unsaid: quiet halves, restless rounds.
-    restless = spread([1.0, 1.3] * 5)
+    restless = spread([1.0, 1.3] * 6)
     assert restless.halves == 0.0
     assert restless.noise == restless.doubt > 0.1
     assert spread([1.0, 1.0, 1.0, 1.5, 1.5, 1.5]).noise >= 0.5
