@@ -3,7 +3,7 @@
     python3 .ci/gpu.py [tests] [bench] [e2e] [sanitize] [ncu] [--ops OP,OP] [--systems SYSTEM] [--budget 540] [--results DIR]
 
 Parts (default: tests, bench) run one after another inside the budget, each with a share of what is left. JSON lines and one
-log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed. Needs torch, nvcc, cmake, ninja, pybind11 and
+log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed. Needs torch, nvcc, cmake, ninja and
 pytest; e2e also transformers, safetensors, and PyAV for video.
 """
 
