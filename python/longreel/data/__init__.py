@@ -9,7 +9,6 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,15 +19,17 @@ from longreel.data.feature_writer import FeatureWriter
 from longreel.data.features import FeatureChunk, FeatureStream, is_feature_file
 from longreel.data.geometry import Fit, check_size
 from longreel.data.prefetch import Prefetch
+from longreel.data.shards import FeatureShards
 from longreel.data.spec import FrameSpec
 
 if TYPE_CHECKING:
     from longreel.data.animation import Animation
     from longreel.data.images import Images
+    from longreel.data.shown import Sample
     from longreel.data.video import Video
 
 __all__ = [
-    "FeatureChunk", "FeatureStream", "FeatureWriter", "FrameChunk", "FrameSpec", "FrameStream", "MediaError",
+    "FeatureChunk", "FeatureShards", "FeatureStream", "FeatureWriter", "FrameChunk", "FrameSpec", "FrameStream", "MediaError",
     "MediaWarning", "frames", "is_feature_file",
 ]  # fmt: skip
 
@@ -42,13 +43,6 @@ class FrameChunk(NamedTuple):
     times: torch.Tensor
 
 
-@dataclass
-class Most:
-    """How many frames will be asked for; None: all."""
-
-    count: int | None = None
-
-
 class FrameStream(Iterator[FrameChunk]):
     """What `frames` returns: chunks one by one. `with`, `close()`, its end and its last reference close it."""
 
@@ -57,8 +51,8 @@ class FrameStream(Iterator[FrameChunk]):
         """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
         self.still = still
         """Whether these are images and not a video."""
-        self._media, self._most = media, Most()
-        self._chunks = Prefetch(_chunks(media, chunk, self._most), ahead, "decode")
+        self._media = media
+        self._chunks = Prefetch(_chunks(media, chunk), ahead, "decode")
 
     def __next__(self) -> FrameChunk:
         item = next(self._chunks)
@@ -67,9 +61,15 @@ class FrameStream(Iterator[FrameChunk]):
             item = next(self._chunks)
         return item
 
+    def only(self, first: int, stop: int | None) -> None:
+        """Give frames `first` to before `stop` alone, None: to the end; what is not needed for them is not decoded where the file
+        says where its key frames are. Before anything was asked for."""
+        self._media.span = first, stop
+
     def stop_after(self, count: int) -> None:
-        """Decode no more than `count` frames from the start; for before the first is asked for."""
-        self._most.count = count
+        """Decode no further than `count` frames of those that would be given. Before anything was asked for."""
+        first, stop = self._media.span
+        self._media.span = first, first + count if stop is None else min(stop, first + count)
 
     def close(self) -> None:
         """Stop decoding and wait for the thread; harmless when repeated."""
@@ -156,11 +156,11 @@ def _check_file(path: Path) -> None:
         raise MediaError(f"{path}: the file is empty")
 
 
-def _chunks(media: "Video | Animation | Images", chunk: int, most: Most) -> Iterator[FrameChunk | MediaWarning]:
+def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameChunk | MediaWarning]:
     from av.error import FFmpegError
 
-    pixels, times, taken = torch.empty(0), list[float](), 0
-    samples = media.samples()
+    pixels, times = torch.empty(0), list[float]()
+    samples = _within(media)
     try:
         for sample in samples:
             if isinstance(sample, MediaWarning):
@@ -174,17 +174,30 @@ def _chunks(media: "Video | Animation | Images", chunk: int, most: Most) -> Iter
                 pixels = torch.empty(chunk, *picture.shape, dtype=torch.uint8)
             pixels[len(times)].numpy()[...] = picture
             times.append(time)
-            taken += 1
-            if len(times) == chunk or taken == most.count:
+            if len(times) == chunk:
                 yield _cut(pixels, times)
                 times = []
-            if taken == most.count:
-                return
         if times:
             yield _cut(pixels, times)
     except FFmpegError as error:
         check_room(error)
         raise MediaError(f"decoding failed: {error.strerror or error}") from None
+
+
+def _within(media: "Video | Animation | Images") -> Iterator["Sample | MediaWarning"]:
+    """The samples of the span, and warnings."""
+    (first, stop), index = media.span, media.begins
+    if first == stop:
+        return
+    for sample in media.samples():
+        if isinstance(sample, MediaWarning):
+            yield sample
+            continue
+        if index >= first:
+            yield sample
+        index += 1
+        if index == stop:
+            return
 
 
 def _cut(pixels: torch.Tensor, times: list[float]) -> FrameChunk:
