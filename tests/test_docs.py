@@ -79,7 +79,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 def unknown(words: list[str]) -> str | None:
     """What of a command line is not there."""
     tool, rest = words[0], words[1:]
-    options = [word.partition("=")[0] for word in rest if re.match(r"--[a-z]", word)]
+    # What follows a lone -- is handed on.
+    own = rest[: rest.index("--")] if "--" in rest else rest
+    options = [word.partition("=")[0] for word in own if re.match(r"--[a-z]", word)]
     if tool == "longreel":
         known = typer.main.get_command(app)
         assert isinstance(known, click.Group) or hasattr(known, "commands")
