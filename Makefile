@@ -26,7 +26,7 @@ package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup build test check lint docs demo gpu gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix wheel site clean
+.PHONY: help setup build test check lint docs demo gpu gpu-again gpu-carry gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix wheel site clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -108,8 +108,15 @@ demo: build ## set-up, then an hour of real video on this machine
 	@$(say) "demo: digit cards in an hour of video, found again by a small model trained for that"
 	@$(py) benchmarks/needle/cards_asked.py --cache .cache
 
-gpu: ## on a machine with a CUDA GPU: build for it, gpu tests, op benchmarks (RESULTS=DIR BUDGET=seconds OPS=a,b)
-	@$(gpu)
+gpu: ## on a machine with a CUDA GPU, one visit of nine minutes: roofs, values, times, profiles, tests (RESULTS=DIR BUDGET=seconds OPS=a,b)
+	@$(gpu) visit
+
+gpu-again: BUDGET = 360
+gpu-again: ## ... a shorter one for what failed there, was not reached, or has changed since
+	@$(gpu) again
+
+gpu-carry: $(deps) ## the library for a Hopper card, built here into build/gpu, to be carried to one
+	@LONGREEL_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0a $(py) setup.py -q build --build-lib build/gpu
 
 gpu-tests: ## ... the gpu tests alone
 	@$(gpu) tests

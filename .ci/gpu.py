@@ -1,13 +1,20 @@
-"""`make gpu`: on a machine with a CUDA GPU, with its own python3 and no network: builds for that card, then runs the parts.
+"""`make gpu`: on a machine with a CUDA GPU, with its own python3 and no network: one visit of at most nine minutes.
 
-    python3 .ci/gpu.py [tests] [bench] [e2e] [sanitize] [ncu] [--ops OP,OP] [--systems SYSTEM] [--budget 540] [--results DIR]
+    python3 .ci/gpu.py [visit | again | tests | bench | e2e | sanitize | ncu ...] [--ops OP,OP] [--budget 540] [--results DIR]
 
-Parts (default: tests, bench) run one after another inside the budget, each with a share of what is left. JSON lines and one
-log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed. Needs torch, nvcc, cmake, ninja and
-pytest; e2e also transformers, safetensors, and PyAV for video.
+visit (the default): versions, roofs, values with a process for each op and kernel, times at true sizes, three profiles, tests;
+what matters most first, and every answer written as soon as it is known. again: values, times and tests of what failed, was not
+reached, or has changed since. The other parts run one after another inside the budget, each with a share of what is left.
+JSON lines and one log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed.
+
+The library that was built elsewhere (`make gpu-carry`) is taken where it loads, built where it does not, and done without where
+that fails: Triton's kernels need none. Needs torch and pytest; a build nvcc, cmake and ninja; e2e also transformers,
+safetensors, and PyAV for video. --device cpu rehearses a visit with the kernels for CPUs.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import runpy
@@ -21,19 +28,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("tests", "bench", "e2e", "sanitize", "ncu")
+PARTS = ("visit", "again", "tests", "bench", "e2e", "sanitize", "ncu")
 # By path, since the package is not built yet.
 TimeLeft = runpy.run_path(str(ROOT / "python/longreel/measure/time_left.py"))["TimeLeft"]
 SYSTEMS = tuple(runpy.run_path(str(ROOT / "python/longreel/models/registry.py"))["SYSTEMS"])
-DEFAULT = ("tests", "bench")
+DEFAULT = ("visit",)
 # Kept free at the end for the table.
 RESERVE = 10.0
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+LINES = "visit.jsonl"
+PACKAGE = ROOT / "build/gpu"
+# Seconds that a visit times an op at most, in this order, and what of the shape called "hour" is not a card's.
+TIMES: dict[str, tuple[float, tuple[str, ...]]] = {
+    "compress_frames": (35.0, ()),
+    "block_sparse_attention": (50.0, ("heads=32", "kv_heads=32", "head_dim=128")),
+    "vst_attention": (30.0, ()),
+    "qformer_attention": (30.0, ()),
+    "adaptive_pool": (15.0, ()),
+}
+PROFILED = ("frames_forward", "block_sparse_forward", "block_sparse_decode")
+METRICS = ",".join(
+    (
+        "gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum", "lts__t_bytes.sum",
+        "sm__throughput.avg.pct_of_peak_sustained_elapsed", "sm__warps_active.avg.pct_of_peak_sustained_active",
+        "sm__inst_executed_pipe_tensor.sum", "l1tex__data_bank_conflicts_pipe_lsu.sum",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a part: `share` of the time left is its limit, and below `least` seconds it is not started."""
+    """A command of a part: `share` of the time left, at most `most` seconds, is its limit; below `least` seconds it is not
+    started."""
 
     part: str
     name: str
@@ -41,6 +67,7 @@ class Step:
     share: float
     least: float = 20.0
     needs: str | None = None  # a program
+    most: float = float("inf")
 
 
 @dataclass
@@ -55,10 +82,10 @@ class StepResult:
 
 
 def steps(parts: Sequence[str], ops: Sequence[str], systems: Sequence[str], results: Path, python: str) -> list[Step]:
-    """What the parts run, in order."""
+    """What the parts run, in order; `visit` and `again` apart."""
     named = [argument for op in ops for argument in ("--op", op)]
     keyword = ["-k", " or ".join(ops)] if ops else []
-    tests = [python, "-m", "pytest", "-m", "gpu", "tests", *keyword, "--durations=5"]
+    tests = [python, "-m", "pytest", "-m", "gpu", "tests/gpu", *keyword, "--durations=5"]
     suite = [python, "-m", "longreel.bench.suite", *named, "--results", str(results), "--budget", "{limit}"]
     sanitizer = ["compute-sanitizer", "--error-exitcode", "1", "--print-limit", "5"]
     profiler = ["ncu", "--set", "full", "--launch-count", "40", "--csv", "--page", "details"]
@@ -89,6 +116,77 @@ def steps(parts: Sequence[str], ops: Sequence[str], systems: Sequence[str], resu
     return [step for part in parts for step in listed[part]]
 
 
+def visit(
+    ops: Sequence[str],
+    results: Path,
+    python: str,
+    *,
+    device: str = "cuda",
+    kernels: Sequence[tuple[str, str]] | None = None,
+) -> list[Step]:
+    """The steps of a visit, what matters most first; `kernels`, (op, backend), narrow the values."""
+    size = ["--size", "hour" if device == "cuda" else "small"]
+    asked = [python, ".ci/gpu_card.py"]
+    told = ["--device", device, "--lines", str(results / LINES)]
+    only = [argument for pair in kernels or () for argument in ("--only", *pair)]
+    only += [] if kernels else [argument for op in ops for argument in ("--op", op)]
+    todo = [
+        Step("visit", "versions", [*asked, "versions", *told], 1.0, 5.0, most=15.0),
+        Step("visit", "roofs", [*asked, "roofs", *told], 1.0, most=30.0),
+        Step("visit", "values", [*asked, "values", *told, *only, "--together", "--limit", "{limit}"], 1.0, most=90.0),
+    ]
+    for op, (most, shape) in TIMES.items():
+        if ops and op not in ops:
+            continue
+        suite = [python, "-m", "longreel.bench.suite", "--op", op, "--dtype", "bf16", *size, "--device", device]
+        suite += ["--results", str(results), "--budget", "{limit}"]
+        suite += [argument for number in shape * (device == "cuda") for argument in ("--shape", number)]
+        todo.append(Step("visit", f"times of {op}", suite, 1.0, 10.0, most=most))
+    keyword = ["-k", " or ".join(ops)] if ops else []
+    if device == "cuda":
+        profiler = ["ncu", "--metrics", METRICS, "--launch-count", "1", "--clock-control", "none", "--csv"]
+        for kernel in PROFILED:
+            file = ["--log-file", str(results / f"{kernel}.csv"), "-k", f"regex:{kernel}"]
+            op = "compress_frames" if kernel.startswith("frames") else "block_sparse_attention"
+            if not ops or op in ops:
+                small = [python, ".ci/cuda_small.py", op, "--true-size"]
+                todo.append(
+                    Step("visit", f"profile of {kernel}", [*profiler, *file, *small], 1.0, needs="ncu", most=20.0)
+                )
+        workers = ["-n", "12", "--dist", "worksteal", "--max-worker-restart", "40", "--timeout", "45"]
+        report = ["-rA", "--junitxml", str(results / "tests.xml")]
+        tests = [python, "-m", "pytest", "tests/gpu/test_kernel_values.py", *workers, *report, *keyword]
+        todo.append(Step("visit", "tests", tests, 1.0, most=120.0))
+    return todo
+
+
+def digest(op: str, root: Path = ROOT) -> str:
+    """Of the sources that `op` is made of, those that several share among them."""
+    shared, found = ("common", "frames", "layout", "bindings"), hashlib.sha256()
+    for room in ("csrc", "triton_kernels"):
+        for path in sorted((root / room).rglob("*")):
+            inside = path.relative_to(root / room).parts
+            if path.suffix in (".py", ".cu", ".cuh", ".h", ".cpp") and (inside[0] in shared or op in inside[0]):
+                found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def left_over(lines: Path, sources: Callable[[str], str] = digest) -> list[tuple[str, str]]:
+    """(op, backend) whose values a visit found wrong or did not finish, or whose sources are others now."""
+    last: dict[tuple[str, str], bool] = {}
+    for text in lines.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # the machine went away while it was written
+            continue
+        if line.get("step") == "values" and "begun" in line:
+            for op, backend in line["begun"]:
+                last[op, backend] = False
+        elif line.get("step") == "values" and "digest" in line:
+            last[line["op"], line["backend"]] = line["ok"] and line["digest"] == sources(line["op"])
+    return [pair for pair, done in last.items() if not done]
+
+
 def run_all(
     todo: Sequence[Step],
     *,
@@ -106,6 +204,7 @@ def run_all(
         elif limit is None:
             done.append(StepResult(step, 0.0, "not run: no time left"))
         else:
+            limit = min(limit, step.most)
             say(f"\033[1m{step.part}: {step.name}\033[0m ({limit:.0f} s at most, {time_left.seconds:.0f} s left)")
             start = clock()
             status = run(step, limit)
@@ -174,6 +273,33 @@ def card() -> str | None:
     )
 
 
+def arch() -> str:
+    """What is compiled for the first card: on Hopper with the instructions that only it has ("native" leaves them out)."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    capability = subprocess.run(query, capture_output=True, text=True).stdout.split()[0]
+    return capability + "a" * (capability == "9.0")
+
+
+def plain_package(into: Path = PACKAGE) -> None:
+    """Today's Python files beside a library that was carried here, or without one."""
+    kept = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "python/longreel", into / "longreel", ignore=kept, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "triton_kernels", into / "longreel/triton_kernels", ignore=kept, dirs_exist_ok=True)
+
+
+def package(name: str, device: str, run: Callable[[Step, float], int | None], deadline: float) -> list[StepResult]:
+    """The carried library where it loads, else one built here; where that fails too, the kernels that need none."""
+    carried = (PACKAGE / "longreel/_ops.so").exists()
+    plain_package()
+    loads = "import sys; from longreel import _native; print(_native.OPS_REFUSAL); sys.exit(_native.OPS_REFUSAL is not None)"
+    load = Step("build", "the carried library", [sys.executable, "-c", loads], 1.0, most=30.0)
+    tried = run_all([load] * carried, deadline=deadline, run=run)
+    if device == "cpu" or (tried and not tried[-1].failed):
+        return tried
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(PACKAGE)]
+    return tried + run_all([Step("build", f"for {name}", command, 1.0, most=120.0)], deadline=deadline, run=run)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
@@ -181,6 +307,7 @@ def main() -> int:
     parser.add_argument("--systems", default="", help=f"e2e: only these, separated by commas ({', '.join(SYSTEMS)})")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for everything")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a visit is rehearsed")
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)
     if unknown:
@@ -189,7 +316,7 @@ def main() -> int:
     for system in set(systems) - set(SYSTEMS):
         parser.error(f"no system {system}: there are {', '.join(SYSTEMS)}")
     deadline = time.monotonic() + args.budget
-    name = card()
+    name = card() if args.device == "cuda" else "rehearsal"
     if name is None:
         print("make gpu: no CUDA GPU on this machine; nothing to do")
         return 0
@@ -198,12 +325,29 @@ def main() -> int:
     log = results / "gpu.log"
     log.write_text("", encoding="utf-8")
     env = {**os.environ, "LONGREEL_CUDA": "1", "PYTHONUNBUFFERED": "1"}
-    build = Step("build", f"for {name}", [sys.executable, "setup.py", "-q", "build", "--build-lib", "build/gpu"], 1.0)
-    outcomes = run_all([build], deadline=deadline, run=runner(log, env))
-    if not outcomes[0].failed:
-        env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "build/gpu"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        todo = steps(args.parts or DEFAULT, ops, systems or SYSTEMS, results, sys.executable)
-        outcomes += run_all(todo, deadline=deadline, run=runner(log, env))
+    if args.device == "cuda":
+        env.setdefault("TORCH_CUDA_ARCH_LIST", arch())
+    run = runner(log, env)
+    if args.device == "cuda":
+        env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        outcomes = package(name, args.device, run, deadline)
+    else:
+        outcomes = []
+    for part in args.parts or DEFAULT:
+        todo = []
+        if part == "visit":
+            todo = visit(ops, results, sys.executable, device=args.device)
+        elif part == "again":
+            if not (results / LINES).exists():
+                parser.error(f"again: no visit has left {results / LINES}")
+            kernels = [pair for pair in left_over(results / LINES) if not ops or pair[0] in ops]
+            print(f"again: {', '.join(f'{op} on {backend}' for op, backend in kernels) or 'nothing is left'}")
+            if kernels:
+                named = sorted({op for op, _ in kernels})
+                todo = visit(named, results, sys.executable, device=args.device, kernels=kernels)
+        else:
+            todo = steps([part], ops, systems or SYSTEMS, results, sys.executable)
+        outcomes += run_all(todo, deadline=deadline, run=run)
     summary = table(outcomes)
     with log.open("a", encoding="utf-8") as file:
         file.write("\n" + summary + "\n")

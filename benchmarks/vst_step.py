@@ -84,7 +84,8 @@ FORMS = {"step": step_forms, "group": group_forms}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=[[], *FORMS], default=list(FORMS))
+    # No default: some versions of argparse look for it among the choices; others look for the empty list.
+    parser.add_argument("what", nargs="*", choices=[[], *FORMS])
     parser.add_argument("--dtype", action="append", choices=DTYPES)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

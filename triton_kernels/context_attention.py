@@ -3,6 +3,7 @@
 from longreel.triton_kernels.common.launch import DTYPES
 from longreel.triton_kernels.frames.backward import backward
 from longreel.triton_kernels.frames.forward import forward
+from longreel.triton_kernels.frames.launch import borders
 from torch import Tensor
 
 __all__ = ["DTYPES", "context_attention", "context_attention_backward"]
@@ -13,7 +14,7 @@ def context_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """query [P, Q, M, C], patches [F, N, C] or packed [total, C], any strides -> context [P, F, C], fp32 weights [P, F, N]
     or [P, total], lse [P, F, M]."""
-    return forward(query, patches, query_mask, scale, cu_seqlens=cu_seqlens)
+    return forward(query, patches, query_mask, scale, cu_seqlens=borders(cu_seqlens, patches.shape[0]))
 
 
 def context_attention_backward(
@@ -26,6 +27,6 @@ def context_attention_backward(
         return query.new_zeros(query.shape if need_query else (0,)), grad_patches.zero_()
     grad_query = backward(
         grad_context, grad_weights, None, query, patches, query_mask, scale, need_query,
-        grad_patches if need_patches else None, cu_seqlens=cu_seqlens,
+        grad_patches if need_patches else None, cu_seqlens=borders(cu_seqlens, patches.shape[0]),
     )  # fmt: skip
     return grad_query, grad_patches

@@ -158,7 +158,12 @@ void append(Tensor mem_k, Tensor mem_v, const Tensor& mem_len, const Tensor& k, 
   check_memory(mem_k, "mem_k", k, kv_heads, capacity);
   check_memory(mem_v, "mem_v", k, kv_heads, capacity);
   const Table angles(cos, sin, 2, channels);
-  const Tensor length = checked_lengths(mem_len, "mem_len", batch, rows, std::min(capacity, angles.cos.size(0)));
+  const Tensor length = checked_lengths(mem_len, "mem_len", batch, rows, capacity);
+  for (int64_t b = 0; b < batch; ++b) {
+    STD_TORCH_CHECK(ints(length)[b] + rows <= angles.cos.size(0), "cos and sin have ", angles.cos.size(0),
+                    " positions; mem_len is ", ints(length)[b], ", with ", rows, " behind it: ", ints(length)[b] + rows,
+                    " are needed");
+  }
   AppendProblem problem = {};
   problem.dtype = dtype_of(k, "k");
   problem.batch = batch;

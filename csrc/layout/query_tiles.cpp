@@ -33,15 +33,19 @@ struct Union {
   }
 };
 
-// A tile that still grows: part of one range segment, or several short ones whole.
+// The CPU's strips have fewer rows and multiply no more keys than their rows see: borders cost them nothing.
+constexpr int64_t kLeastAcross = 17;
+
+// A tile that still grows: part of one range segment, or several short ones whole; across borders, parts of neighbours.
 struct OpenTile {
   int64_t sample = 0, row = 0, rows = 0, segment = 0;
   Union keys, global;
 
-  bool takes(const RangeSegment& next, int64_t most) const {
-    return rows > 0 && sample == next.sample && rows + next.rows <= most &&
-           !keys.apart_from(next.lo, next.sees_keys() ? next.hi_at(next.rows - 1) : next.lo) &&
-           !global.apart_from(next.glo, next.ghi);
+  // Rows from .. to of `next` too.
+  bool takes(const RangeSegment& next, int64_t from, int64_t to, int64_t most) const {
+    const int64_t lo = next.lo_at(from);
+    return rows > 0 && sample == next.sample && rows + to - from <= most &&
+           !keys.apart_from(lo, next.sees_keys() ? next.hi_at(to - 1) : lo) && !global.apart_from(next.glo, next.ghi);
   }
   void add(const RangeSegment& next, int64_t index, int64_t from, int64_t to) {
     if (rows == 0) {
@@ -58,9 +62,7 @@ struct OpenTile {
   }
 };
 
-}  // namespace
-
-std::vector<Tile> query_tiles(const std::vector<RangeSegment>& segments, TileShape shape) {
+std::vector<Tile> tiles_of(const std::vector<RangeSegment>& segments, TileShape shape, bool across) {
   std::vector<Tile> tiles;
   OpenTile open;
   const auto close = [&] {
@@ -69,14 +71,38 @@ std::vector<Tile> query_tiles(const std::vector<RangeSegment>& segments, TileSha
   };
   for (size_t r = 0; r < segments.size(); ++r) {
     const RangeSegment& segment = segments[r];
-    if (!open.takes(segment, shape.rows)) close();
-    for (int64_t from = 0; from < segment.rows; from += shape.rows) {
+    int64_t from = 0;
+    if (across && open.rows > 0) {
+      const int64_t to = std::min(segment.rows, shape.rows - open.rows);
+      if (open.takes(segment, 0, to, shape.rows)) {
+        open.add(segment, int64_t(r), 0, to);
+        from = to;
+      }
+      if (from < segment.rows || open.rows == shape.rows) close();
+    } else if (!open.takes(segment, 0, segment.rows, shape.rows)) {
+      close();
+    }
+    for (; from < segment.rows; from += shape.rows) {
       open.add(segment, int64_t(r), from, std::min(segment.rows, from + shape.rows));
-      if (segment.rows > shape.rows) close();
+      if (across ? open.rows == shape.rows : segment.rows > shape.rows) close();
     }
   }
   close();
   return tiles;
+}
+
+}  // namespace
+
+std::vector<Tile> query_tiles(const std::vector<RangeSegment>& segments, TileShape shape) {
+  std::vector<Tile> cut = tiles_of(segments, shape, false);
+  if (shape.rows < kLeastAcross) return cut;
+  std::vector<Tile> across = tiles_of(segments, shape, true);
+  const auto steps = [&](const std::vector<Tile>& tiles) {
+    int64_t sum = 0;
+    for (const Tile& tile : tiles) sum += cost(tile, shape);
+    return sum;
+  };
+  return steps(across) < steps(cut) ? across : cut;
 }
 
 int64_t cost(const Tile& tile, TileShape shape) {

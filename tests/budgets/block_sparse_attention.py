@@ -27,11 +27,14 @@ CHOSEN = (
     (torch.bfloat16, 256, (DKV,)),
 )
 HEADS, KV_HEADS = 28, 4
+Tile = tuple[int, int]
+# Plans of short frames have the half tile.
+WHOLE, HALF = TILES["cuda"], (TILES["cuda"][0] // 2, TILES["cuda"][1])
 LAYOUT = VideoLayout.voco(frames=9, vision=576, voco=3, text=61, prefix=7, mode="causal")
 
 
-def arguments(layout: VideoLayout, dtype: torch.dtype, head: int) -> tuple[Tensor | float | None, ...]:
-    plan = layout.to("cpu", tile=TILES["cuda"])
+def arguments(layout: VideoLayout, dtype: torch.dtype, head: int, tile: Tile) -> tuple[Tensor | float | None, ...]:
+    plan = layout.to("cpu", tile=tile)
     sizes = ((layout.queries, HEADS), (layout.keys, KV_HEADS), (layout.keys, KV_HEADS))
     q, k, v = (torch.empty(1, rows, heads, head, dtype=dtype, device="meta") for rows, heads in sizes)
     tensors = (
@@ -40,12 +43,12 @@ def arguments(layout: VideoLayout, dtype: torch.dtype, head: int) -> tuple[Tenso
     return q, k, v, None, None, *(t.to("meta") for t in tensors), *plan.tile, head**-0.5
 
 
-def call(name: str, dtype: torch.dtype, head: int) -> None:
+def call(name: str, dtype: torch.dtype, head: int, tile: Tile = WHOLE) -> None:
     if name in (FORWARD, DECODE):
         layout = LAYOUT if name == FORWARD else LAYOUT.rows(LAYOUT.queries - 16, LAYOUT.queries)
-        block_sparse_attention(*arguments(layout, dtype, head))
+        block_sparse_attention(*arguments(layout, dtype, head, tile))
     else:
-        given = arguments(LAYOUT, dtype, head)
+        given = arguments(LAYOUT, dtype, head, tile)
         out = torch.empty_like(given[0])
         lse = torch.empty(1, HEADS, LAYOUT.queries, device="meta")
         block_sparse_attention_backward(out, None, *given, out, lse, 1, 1, 1)
@@ -59,6 +62,8 @@ def launches() -> Iterator[Launch]:
             for card, label in ((EVERY, "every card"), *(((LARGE, "large card"),) if large != every else ())):
                 labels = {f"block_sparse_{name}_kernel": f"block_sparse_{name}/{kind}/{head}/{label}"}
                 yield from launches_of(card, labels, call, name, dtype, head)
+    labels = {f"block_sparse_{FORWARD}_kernel": f"block_sparse_{FORWARD}/bf16/128/half rows/large card"}
+    yield from launches_of(LARGE, labels, call, FORWARD, torch.bfloat16, 128, HALF)
     for name, also in ((DECODE, "decode_merge"), (DQ, "delta"), (DKV, "merge")):
         labels = {f"block_sparse_{also}_kernel": f"block_sparse_{also}/bf16/128"}
         yield from launches_of(EVERY, labels, call, name, torch.bfloat16, 128)

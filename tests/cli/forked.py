@@ -20,11 +20,12 @@ _IMPORTED = [
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command runs: what stdout is ("file", "closed", "full", "unread", or an encoding), and limits in bytes."""
+    """Where a command runs: what stdout is ("file", "closed", "full", "unread", or an encoding), limits in bytes, variables."""
 
     stdout: str = "file"
     file_size: int | None = None
     more_memory: int | None = None
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def call(folder: Path, preset: Preset, *arguments: object, place: Place = Place(
 
 
 def _run(folder: str, preset: Preset, arguments: list[str], place: Place) -> None:
+    os.environ.update(place.variables)
     import torch
 
     from longreel.cli.main import main

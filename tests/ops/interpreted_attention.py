@@ -43,7 +43,7 @@ def test_few_rows_split_their_keys(rows: int, heads: tuple[int, int], width: int
     )
 
 
-@pytest.mark.parametrize("tile", [(16, 16), (48, 24), (100, 200)])
+@pytest.mark.parametrize("tile", [(16, 16), (20, 16), (48, 24), (100, 200)])
 def test_any_tile_of_the_plan(tile: tuple[int, int]) -> None:
     inputs = SMALL.inputs()
     check(inputs | {"layout": inputs["layout"].to("cpu", tile=tile)}, torch.float32)

@@ -211,6 +211,23 @@ def test_an_hour_of_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.parametrize("given", [[0, 90, 4, 5], [-7, 3, 2, 60], [3, 3, 3, 3]])
+def test_borders_outside_the_patches_are_cut_off(given: list[int]) -> None:
+    """The device cannot raise: bad cu_seqlens read and write nothing beyond the patches."""
+    total, cu_seqlens = 10, torch.tensor(given)
+    padded = torch.full((3 * total, 16), torch.nan)
+    padded[total : 2 * total] = 1.0
+    query, patches = torch.ones(1, 1, 2, 16), padded[total : 2 * total]
+    with poison():
+        context, weights, lse = context_attention(query, patches, None, cu_seqlens, 1.0)
+        grad, _ = context_attention_backward(
+            torch.ones_like(context), None, query, patches, None, cu_seqlens, lse, 1.0, 1, 0
+        )
+    assert torch.minimum(context.abs(), (context - 1).abs()).max() < 1e-6
+    assert weights.shape == (1, total)
+    assert grad.isfinite().all()
+
+
 def test_more_than_2_31_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A packed frame whose scores end beyond 2^31, and one of 3 tokens behind it: what follows from the latter."""
     rows, width, tokens = 1500, 3, 3

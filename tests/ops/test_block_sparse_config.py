@@ -56,6 +56,13 @@ def test_tiles_are_no_larger_than_the_plans(rows: int, keys: int, tile: tuple[in
     assert (config.rows, config.keys) == tile
 
 
+@pytest.mark.parametrize("kernel", ["forward", "backward_dq"])
+def test_half_the_rows_take_half_the_warps(kernel: str) -> None:
+    whole, half = (tile_config(kernel, 128, 2, rows, 64, LARGE_SHARED) for rows in (128, 64))
+    assert (whole.rows, whole.num_warps) == (128, 8)
+    assert (half.rows, half.num_warps, half.num_stages) == (64, 4, 3)
+
+
 def test_too_little_shared_memory_is_an_error() -> None:
     with pytest.raises(ValueError, match="shared memory"):
         tile_config("forward", 256, 2, 128, 64, 48 * 1024)

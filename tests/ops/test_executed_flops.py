@@ -1,5 +1,7 @@
 """Executed FLOPs are what the kernels multiply, and on the CPU at most 1.25 times the visible ones."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -93,3 +95,15 @@ def test_executed_is_near_the_visible(name: str) -> None:
     for heads, kv_heads, width in ((8, 8, 64), (16, 16, 64), (32, 8, 128)):
         ratio = executed(layout, "cpu", heads, kv_heads, width) / visible_pairs(layout)
         assert 1 <= ratio <= 1.25, (heads, kv_heads, width)
+
+
+@pytest.mark.parametrize(
+    ("vision", "mode", "most"),
+    [(144, "causal", 1.6), (256, "causal", 1.5), (576, "causal", 1.4), (144, "independent", 2.3)],
+)
+def test_a_gpus_tiles_are_near_the_visible(vision: int, mode: Literal["causal", "independent"], most: float) -> None:
+    """Short frames share a tile, or have tiles of half the rows."""
+    layout = VideoLayout.voco(frames=256, vision=vision, voco=2, text=64, prefix=35, mode=mode)
+    flops = executed_flops(layout.to("meta"), "triton", 8, 8, 64)
+    assert flops is not None
+    assert visible_pairs(layout) <= flops / (4 * 64 * 8) <= most * visible_pairs(layout)

@@ -46,7 +46,9 @@ def test_a_plan_is_taken_as_it_is() -> None:
 
 def test_the_device_chooses_the_tile() -> None:
     assert layout().to("cpu").tile == TILES["cpu"]
-    assert layout().to("meta").tile == TILES["cuda"]
+    rows, keys = TILES["cuda"]
+    assert VideoLayout.causal(1000).to("meta").tile == (rows, keys)
+    assert layout().to("meta").tile == (rows // 2, keys), "few rows would leave most of a whole tile masked"
 
 
 def test_a_plan_moves_with_its_start() -> None:

@@ -128,6 +128,11 @@ def test_what_does_not_fit_leaves_the_memory_alone() -> None:
     k, (cos, sin) = torch.ones(2, 3, KV_HEADS, WIDTH), rotary_tables(INV_FREQ, 20)
     with pytest.raises(RuntimeError, match="mem_len is 6, with 3 behind it: there is room for 8"):
         vst_append_(memory, memory.clone(), ints(0, 6), k, k, cos, sin)
+    short = rotary_tables(INV_FREQ, 7)
+    with pytest.raises(
+        RuntimeError, match="cos and sin have 7 positions; mem_len is 5, with 3 behind it: 8 are needed"
+    ):
+        vst_append_(memory, memory.clone(), ints(0, 5), k, k, *short)
     assert not memory.any()
     with pytest.raises(RuntimeError, match="changes mem_k, mem_v in place and has no gradient"):
         vst_append_(memory, memory.clone(), ints(0, 0), k.requires_grad_(), k, cos, sin)

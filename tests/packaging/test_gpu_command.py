@@ -1,6 +1,7 @@
 """`make gpu`'s plan: what is run, within which limits, and what it says. No card is needed."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,19 +13,24 @@ import pytest
 from longreel.models.registry import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
+OTHERS = ("tests", "bench", "e2e", "sanitize", "ncu")
 
 pytestmark = pytest.mark.fast
 
 
-@pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_command", ROOT / ".ci/gpu.py")
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_command", ROOT / f".ci/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_command"] = module
+    sys.modules[f"{name}_command"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    return loaded("gpu")
 
 
 class Clock:
@@ -55,14 +61,14 @@ def test_no_card_is_said_and_is_no_failure() -> None:
 def test_an_unknown_part_is_named() -> None:
     done = subprocess.run([sys.executable, ".ci/gpu.py", "tets"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no part tets: there are tests, bench, e2e, sanitize, ncu" in done.stderr
+    assert "no part tets: there are visit, again, tests, bench, e2e, sanitize, ncu" in done.stderr
 
 
 def test_every_step_ends_within_the_budget(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
     for seconds in (1.0, 40.0, 300.0, 1e6):
         clock = Clock()
-        todo = gpu.steps(gpu.PARTS, [], gpu.SYSTEMS, ROOT, "python3")
+        todo = gpu.steps(OTHERS, [], gpu.SYSTEMS, ROOT, "python3")
         outcomes = gpu.run_all(todo, deadline=540.0, run=taking(clock, seconds), clock=clock, say=lambda line: None)
         assert clock.now <= 540 - gpu.RESERVE
         assert [o.step for o in outcomes] == todo
@@ -81,7 +87,7 @@ def test_a_failure_does_not_stop_what_follows(gpu: ModuleType) -> None:
 
 
 def test_ops_narrow_every_part(gpu: ModuleType) -> None:
-    for step in gpu.steps(gpu.PARTS, ["adaptive_pool"], ["llama-vid"], ROOT, "python3"):
+    for step in gpu.steps(OTHERS, ["adaptive_pool"], ["llama-vid"], ROOT, "python3"):
         assert ("llama-vid" if step.part == "e2e" else "adaptive_pool") in step.command
 
 
@@ -102,6 +108,98 @@ def test_a_missing_tool_is_named(gpu: ModuleType, monkeypatch: pytest.MonkeyPatc
     )
     assert [o.verdict for o in outcomes] == ["not here: ncu is not installed"]
     assert not outcomes[0].failed
+
+
+def test_a_visit_fits_nine_minutes_whatever_hangs(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
+    todo = gpu.visit([], ROOT, "python3")
+    assert [step.name for step in todo][:3] == ["versions", "roofs", "values"]
+    assert todo[-1].name == "tests"
+    # the library does not load, and is built
+    assert 30 + 120 + sum(step.most for step in todo[:4]) < 540 - gpu.RESERVE
+    assert sum(step.most for step in todo) < 540 - gpu.RESERVE
+    clock = Clock()
+    outcomes = gpu.run_all(todo, deadline=540.0, run=taking(clock, 1e6), clock=clock, say=lambda line: None)
+    assert {outcome.verdict for outcome in outcomes} == {"stopped: out of time"}
+    assert clock.now <= sum(step.most for step in todo)
+
+
+def test_what_the_values_compile_fits_their_time(gpu: ModuleType) -> None:
+    """Counted by `.ci/gpu_card.py compiles`: at most 36 kernels for one op, which are compiled beside those of the others."""
+    (values,) = (step for step in gpu.visit([], ROOT, "python3") if step.name == "values")
+    assert values.most / 2 > 36 * 1.2
+
+
+def test_a_second_visit_repeats_what_is_left(gpu: ModuleType, tmp_path: Path) -> None:
+    lines = tmp_path / gpu.LINES
+    written = [
+        {
+            "step": "values",
+            "begun": [["a", "triton"], ["a", "cuda"], ["b", "triton"], ["c", "triton"], ["d", "triton"]],
+        },
+        {"step": "values", "op": "a", "backend": "triton", "case": "odd", "ok": True},
+        {"step": "values", "op": "a", "backend": "triton", "digest": "a1", "ok": True, "exit": 0},
+        {"step": "values", "op": "a", "backend": "cuda", "digest": "a1", "ok": False, "exit": -11},
+        {"step": "values", "op": "b", "backend": "triton", "digest": "b0", "ok": True, "exit": 0},
+        {"step": "values", "op": "d", "backend": "triton", "digest": "d1", "ok": True, "exit": 0},
+    ]
+    lines.write_text("\n".join(json.dumps(line) for line in written) + '\n{"step": "val')
+    left = gpu.left_over(lines, lambda op: f"{op}1")
+    assert left == [("a", "cuda"), ("b", "triton"), ("c", "triton")], "failed; changed; not reached"
+    todo = gpu.visit(["a", "b", "c"], tmp_path, "python3", kernels=left)
+    (values,) = (step for step in todo if step.name == "values")
+    assert list(values.command).count("--only") == 3
+    assert todo[-1].command[-1] == "a or b or c"
+
+
+def test_sources_of_an_op_are_told_apart(gpu: ModuleType, tmp_path: Path) -> None:
+    for place in ("triton_kernels/one.py", "triton_kernels/common/tiles.py", "csrc/other/kernel.h"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("1")
+    one, other = (gpu.digest(op, tmp_path) for op in ("one", "other"))
+    (tmp_path / "csrc/other/kernel.h").write_text("2")
+    assert gpu.digest("one", tmp_path) == one
+    assert gpu.digest("other", tmp_path) != other
+    (tmp_path / "triton_kernels/common/tiles.py").write_text("2")
+    assert gpu.digest("one", tmp_path) != one
+
+
+def test_a_library_that_does_not_load_is_built_and_a_failed_build_ends_nothing(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "PACKAGE", tmp_path)
+    monkeypatch.setattr(gpu, "plain_package", lambda: None)
+    (tmp_path / "longreel").mkdir()
+    (tmp_path / "longreel/_ops.so").write_bytes(b"")
+    for statuses, names in (([0], 1), ([1, 0], 2), ([1, 1], 2)):
+        given = iter(statuses)
+        outcomes = gpu.package(
+            "card", "cuda", lambda step, limit, given=given: next(given), deadline=gpu.time.monotonic() + 540
+        )
+        assert len(outcomes) == names
+
+
+def test_what_a_card_is_asked_is_answered_by_a_cpu(tmp_path: Path) -> None:
+    card = loaded("gpu_card")
+    path = tmp_path / "visit.jsonl"
+    lines = card.Lines(path)
+    card.versions(lines, "cpu")
+    card.roofs(lines, "cpu")
+    assert card.values(lines, card.Variant("adaptive_pool", "reference", "cpu"), cases=1)
+    told = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [line["step"] for line in told][:2] == ["versions", "roofs"]
+    assert {line["name"]: line["value"] > 0 for line in told if line["step"] == "roofs"}["MATH causal 256"]
+    assert told[-1]["ok"]
+
+
+def test_wrong_values_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = loaded("gpu_card")
+    wrong = lambda variant: lambda *args: tuple(out + 1 for out in variant.spec.reference(*args))  # noqa: E731
+    monkeypatch.setattr(card, "low_level", wrong)
+    path = tmp_path / "visit.jsonl"
+    assert not card.values(card.Lines(path), card.Variant("adaptive_pool", "reference", "cpu"), cases=1)
+    told = json.loads(path.read_text())
+    assert (told["ok"], told["why"][:14]) == (False, "AssertionError")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Tiles of block_sparse_attention: pure functions of the head size, the dtype, and what the card offers."""
 
+import functools
 from dataclasses import dataclass, replace
 
 from longreel.triton_kernels.common.launch import pow2
@@ -129,18 +130,21 @@ FITTING = {
 }
 
 
+@functools.lru_cache
 def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, shared: int) -> TileConfig:
     """The first configuration of `kernel`, one of FITTING, whose tiles fit a block's `shared` bytes.
 
     Its tile is no larger than the `rows` x `keys` of the plan's tile, rounded up to powers of two; any such tile walks any
-    plan, whole multiples waste nothing.
+    plan, whole multiples waste nothing. Half the rows take half of eight warps: a thread holds what it held, and two programs
+    share a multiprocessor.
     """
     half, single, needed = FITTING[kernel]
     for config in (half if itemsize == 2 else single)[pow2(head, 64, 512)]:
         if needed(config, sum(head_parts(head)), itemsize) <= shared:
-            return replace(
-                config, rows=min(config.rows, pow2(rows, 16, 128)), keys=min(config.keys, pow2(keys, 16, 128))
-            )
+            fewer, warps = min(config.rows, pow2(rows, 16, 128)), config.num_warps
+            if fewer < config.rows == 128:
+                warps = 4
+            return replace(config, rows=fewer, keys=min(config.keys, pow2(keys, 16, 128)), num_warps=warps)
     raise ValueError(f"block_sparse_attention: heads of {head} need more shared memory a block than {shared} bytes")
 
 

@@ -133,7 +133,7 @@ def decode(call: Call) -> tuple[Tensor, Tensor]:
     programs = call.tiles.shape[0] * blocks * call.samples * kv_heads
     parts = splits(call.k.shape[1] + call.global_keys, programs, card.multiprocessors)
     split_acc = lse.new_empty(parts, batch, queries, heads, head)
-    split_m, split_l = lse.new_empty(2, parts, batch, queries, heads)
+    split_m, split_l = (lse.new_empty(parts, batch, queries, heads) for _ in range(2))
     sizes = head_constants(head)
     with torch.cuda.device_of(call.q):
         block_sparse_decode_kernel[(programs * parts,)](

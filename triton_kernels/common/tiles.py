@@ -4,6 +4,7 @@ BD and TAIL are their widths, TAIL 0 where one holds the head (64; 112 in 128). 
 product that makes a head makes each.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import triton
@@ -26,6 +27,7 @@ def heads_of(tensor: Tensor | None) -> Heads | None:
     return None if tensor is None else Heads(tensor, *tensor.stride())
 
 
+@functools.lru_cache
 def head_parts(head: int) -> tuple[int, int]:
     """Widths of the two tiles that hold a head: powers of two, the second 0 where a single one is as small (80 = 64 + 16)."""
     whole = pow2(head, 16, 512)

@@ -75,6 +75,11 @@ def schedule(config: FrameConfig, frames: int, tokens: int, slices: int, cu_seql
     return packed_schedule(cu_seqlens, tokens, config.token_tile, slices, config.group, ahead)
 
 
+def borders(cu_seqlens: Tensor | None, total: int) -> Tensor | None:
+    """Borders of packed frames that never fall and lie within the `total` rows: nobody has looked at those on the device."""
+    return None if cu_seqlens is None else cu_seqlens.clamp(0, total).cummax(0).values
+
+
 def frames_at_once(frames: int, frame_bytes: int, group: int = 1) -> int:
     """Frames of one launch, in whole groups, whose workspace of `frame_bytes` each stays within WORKSPACE."""
     return min(frames, max(1, WORKSPACE // (frame_bytes * group)) * group)

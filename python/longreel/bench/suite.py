@@ -172,10 +172,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=list(SIZES), default="hour", help="shapes of the inputs (default hour)")
     parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default bf16 and fp32")
     parser.add_argument("--op", choices=op_names(), action="append", help="default every op")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="replaces a number of the shapes, as heads=32",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
-    todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op)
+    options = {name: int(number) for name, _, number in (given.partition("=") for given in chosen.shape)}
+    todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op, options)
     print(f"{len(todo)} cases of size {chosen.size} on {describe(torch.device(chosen.device))['device']}", flush=True)
     results = run(
         todo,

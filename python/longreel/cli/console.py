@@ -27,14 +27,16 @@ def consoles() -> tuple[Console, Console]:
 
 
 @contextlib.contextmanager
-def progress(log: Console, expected: int | None) -> Iterator[Callable[[int], None]]:
+def progress(
+    log: Console, expected: int | None, what: str = "frames", *, show: bool = True
+) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, nothing where that is not a terminal."""
     bar = Progress(
-        TextColumn("[bold]frames"), BarColumn(None), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=log, disable=not log.is_terminal, transient=True,
+        TextColumn(f"[bold]{what}"), BarColumn(None), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=log, disable=not (show and log.is_terminal), transient=True,
     )  # fmt: skip
     with bar:
-        task = bar.add_task("frames", total=expected)
+        task = bar.add_task(what, total=expected)
 
         def told(done: int) -> None:
             end_if_told()

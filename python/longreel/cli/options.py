@@ -8,10 +8,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
+import torch
 import typer
 
 from longreel.models import registry
 from longreel.models.options import choices
+from longreel.ranks import Rank
 
 # Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
 MOST = 2**31 - 1
@@ -97,6 +99,16 @@ class _Flag:
     kind: type
     least: int | None
     meant: list[str] = field(default_factory=list)
+
+
+def own_device(device: str | None, rank: Rank) -> str | None:
+    """For `--device`: of several processes of a machine each has a GPU of its own, in turn where there are fewer."""
+    gpus = torch.cuda.device_count() if rank.count > 1 and rank.local is not None else 0
+    if device not in (None, "cuda") or not gpus:
+        return device
+    own = f"cuda:{(rank.local or 0) % gpus}"
+    torch.cuda.set_device(own)
+    return own
 
 
 def with_options(command: Callable[..., None], *, tower: bool = False) -> Callable[..., None]:

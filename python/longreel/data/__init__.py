@@ -19,6 +19,7 @@ from longreel.data.feature_writer import FeatureWriter
 from longreel.data.features import FeatureChunk, FeatureStream, is_feature_file
 from longreel.data.geometry import Fit, check_size
 from longreel.data.prefetch import Prefetch
+from longreel.data.shards import FeatureShards
 from longreel.data.spec import FrameSpec
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from longreel.data.video import Video
 
 __all__ = [
-    "FeatureChunk", "FeatureStream", "FeatureWriter", "FrameChunk", "FrameSpec", "FrameStream", "MediaError",
+    "FeatureChunk", "FeatureShards", "FeatureStream", "FeatureWriter", "FrameChunk", "FrameSpec", "FrameStream", "MediaError",
     "MediaWarning", "frames", "is_feature_file",
 ]  # fmt: skip
 

@@ -55,6 +55,7 @@ class FeatureStream(Iterator[FeatureChunk]):
         self.shape: tuple[int, int, int] = own.shape  # type: ignore[assignment]
         self.dtype, self.others = own.dtype, tuple(other.name for other in others)
         self.counts = {other.name: other.shape[0] for other in others}
+        self._own = own
         self._chunks = Prefetch(_read(self._file, own, others, chunk, pin), 1, "read")
 
     @property
@@ -64,6 +65,14 @@ class FeatureStream(Iterator[FeatureChunk]):
 
     def __next__(self) -> FeatureChunk:
         return next(self._chunks)
+
+    def take(self, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features [n, T, C] and times [n] of these frames, in place of any chunk; nothing else is read."""
+        own = self._own
+        features = torch.empty(len(frames), *own.shape[1:], dtype=own.dtype)
+        for place, frame in enumerate(frames):
+            _fill(self._file, features[place], own.start + frame * own.stride)
+        return features, _times(self._file, own)[torch.tensor(frames, dtype=torch.int64)]
 
     def close(self) -> None:
         self._chunks.close()

@@ -86,6 +86,11 @@ def executed_pairs(schedule: Schedule, lanes: tuple[int, int] | None = None) -> 
     return int((rows * (_stepped_keys(tiles[:, 4:8], key_lane) + _stepped_keys(tiles[:, 8:12], key_lane))).sum())
 
 
+def range_steps(tiles: Table, tile_keys: int) -> int:
+    """Steps of `tile_keys` keys of all tiles [T, 12]."""
+    return int(sum((_stepped_keys(tiles[:, at : at + 4], tile_keys) // tile_keys).sum() for at in (4, 8)))
+
+
 def floor_sum(n: int, m: int, a: int, b: int) -> int:
     """sum of floor((a * i + b) / m) over 0 <= i < n, all at least 0, in O(log m) (Euclid)."""
     total = 0

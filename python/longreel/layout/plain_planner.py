@@ -10,6 +10,8 @@ from longreel.layout._ranges import Ints, Ranges, expanded_bounds
 
 Table = NDArray[np.int32]
 TileRange = tuple[int, int, int, int]
+# The CPU's strips have fewer rows, and multiply no more keys than those see: borders cost them nothing.
+LEAST_ACROSS = 17
 
 
 def row_bounds(table: Ints) -> Table:
@@ -18,16 +20,29 @@ def row_bounds(table: Ints) -> Table:
 
 
 def query_tiles(table: Ints, tile_rows: int, tile_keys: int) -> tuple[Table, Table]:
-    """tiles [T, 12] and their order [T]."""
+    """tiles [T, 12] and their order [T]: cut at borders of range segments, or filled across them where that is fewer steps."""
     bounds = row_bounds(table).astype(np.int64)
-    tiles, costs, first = [], [], 0
-    for sample, row, rows, segment in _tile_rows(table, bounds, tile_rows):
+    tiles, costs = _tiles(_tile_rows(table, bounds, tile_rows), bounds, tile_keys)
+    if tile_rows >= LEAST_ACROSS:
+        across, costs_across = _tiles(_full_tile_rows(table, bounds, tile_rows), bounds, tile_keys)
+        if sum(costs_across) < sum(costs):
+            tiles, costs = across, costs_across
+    return _table(tiles, 12), heavy_first(costs)
+
+
+def _tiles(
+    cuts: Iterator[tuple[int, int, int, int]], bounds: Ints, tile_keys: int
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The tiles of these rows, and the steps of each."""
+    tiles: list[tuple[int, ...]] = []
+    costs, first = [], 0
+    for sample, row, rows, segment in cuts:
         own = bounds[first : first + rows]
         local, global_ = _common(own[:, 0], own[:, 1], tile_keys), _common(own[:, 2], own[:, 3], tile_keys)
         tiles.append((sample, row, row + rows, segment, *local, *global_))
         costs.append(sum(-(-(own[3] - own[0]) // tile_keys) for own in (local, global_)))
         first += rows
-    return _table(tiles, 12), heavy_first(costs)
+    return tiles, costs
 
 
 def kv_blocks(
@@ -77,6 +92,31 @@ def _tile_rows(table: Ints, bounds: Ints, most: int) -> Iterator[tuple[int, int,
         first += rows
     if open_tile is not None:
         yield open_tile
+
+
+def _full_tile_rows(table: Ints, bounds: Ints, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """The same of tiles filled with rows of neighbours, up to a gap in what they see."""
+    tile: tuple[int, int, int, int] | None = None
+    first = 0
+    for index, segment in enumerate(Ranges(*column) for column in table.tolist()):
+        sample, row, rows = int(segment.sample), int(segment.row), int(segment.rows)
+        at = 0
+        while at < rows:
+            take = min(rows - at, most if tile is None else most - tile[2])
+            if tile is not None and (
+                sample != tile[0] or not _touching(bounds[first + at - tile[2] : first + at + take])
+            ):
+                yield tile
+                tile = None
+                continue
+            tile = (sample, row + at, take, index) if tile is None else (*tile[:2], tile[2] + take, tile[3])
+            at += take
+            if tile[2] == most:
+                yield tile
+                tile = None
+        first += rows
+    if tile is not None:
+        yield tile
 
 
 def _touching(bounds: Ints) -> bool:

@@ -6,6 +6,7 @@ import torch
 
 from longreel import _native
 from longreel.layout import plain_planner
+from longreel.layout._cost import range_steps
 from longreel.layout._host_only import host_only
 from longreel.layout._modes import ordinary_tensors
 from longreel.layout._ranges import ranges
@@ -15,13 +16,15 @@ from longreel.layout.planned import TILES, PlannedLayout
 from longreel.layout.schedule import Schedule, block_rows
 from longreel.layout.video_layout import VideoLayout
 
+# Time of a step of half the rows over that of a whole one: keys are read twice for the same products. Predicted, see
+# docs/measured.md.
+HALF_STEP = 0.6
+
 
 def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     """Plan `layout` for tiles of `tile` = (query rows, keys): linear in the tiles, plus the rows if `bounds`."""
     rows, keys = tile_sizes(tile)
-    # The compiled planner where it is installed; the plain one computes the same arrays.
-    planner: Any = plain_planner if _native.HOST is None else _native.HOST
-    table = ranges(layout).table()
+    planner, table = _planner(), ranges(layout).table()
     counts = [int(keys[:, 1].sum()) for keys in global_ranges(layout)]
     tiles, order = planner.query_tiles(table, rows, keys)
     kv_blocks, query_ranges, kv_order = planner.kv_blocks(
@@ -31,15 +34,30 @@ def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
     return Schedule((rows, keys), tiles, order, kv_blocks, query_ranges, kv_order, per_row)
 
 
+def _planner() -> Any:
+    """The compiled planner where it is installed; the plain one computes the same arrays."""
+    return plain_planner if _native.HOST is None else _native.HOST
+
+
+def gpu_tile(layout: VideoLayout) -> tuple[int, int]:
+    """The GPU's tile, or one of half the rows, where short frames leave so much of whole ones masked that it takes less time."""
+    whole, table = TILES["cuda"], ranges(layout).table()
+    half = whole[0] // 2, whole[1]
+    steps, half_steps = (range_steps(_planner().query_tiles(table, *tile)[0], tile[1]) for tile in (whole, half))
+    return half if HALF_STEP * half_steps < steps else whole
+
+
 @host_only("a layout is planned on the host: pass what layout.to(device) gives into a compiled graph")
 def lowered_to(layout: VideoLayout, device: torch.device | str, tile: tuple[int, int] | None = None) -> PlannedLayout:
-    """Plan on the host and copy to `device`; `tile` None is the device's own.
+    """Plan on the host and copy to `device`; `tile` None is the device's own, on a GPU of whole or half height (`gpu_tile`).
 
     Of a mask of blocks without global keys, which is made anew in every forward pass, the CPU keeps half of the bounds: they
     are most of what such a plan takes.
     """
     device = torch.device(device)
-    schedule = plan(layout, TILES.get(device.type, TILES["cuda"]) if tile is None else tile, bounds=True)
+    if tile is None:
+        tile = TILES["cpu"] if device.type == "cpu" else gpu_tile(layout)
+    schedule = plan(layout, tile, bounds=True)
     with ordinary_tensors():
         bounds, tiles, order, kv_blocks, query_ranges, kv_order = (
             torch.from_numpy(getattr(schedule, name)).to(device)

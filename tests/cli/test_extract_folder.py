@@ -1,0 +1,140 @@
+"""A folder of videos, a share a process: ended, killed, started again, with a broken file in it."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from encoded import Encode
+from forked import Place, call, end, start
+
+from longreel.data import FeatureShards, FeatureStream
+from longreel.models.llama_vid import Preset
+
+CLIPS, BROKEN, LONG = 20, 4, 9
+
+
+def place(rank: int, count: int = 2) -> Place:
+    """As torchrun starts one."""
+    return Place(variables=(("RANK", str(rank)), ("WORLD_SIZE", str(count)), ("TORCHELASTIC_RUN_ID", "none")))
+
+
+def until(found: Callable[[], object], process: BaseProcess) -> None:
+    for _ in range(50_000):
+        if found():
+            return
+        assert process.is_alive()
+        time.sleep(0.002)
+    pytest.fail("it hangs")
+
+
+@pytest.fixture(scope="module")
+def kinds(encode: Encode) -> list[Path]:
+    """Three short ones, and a long one."""
+    return [*(encode(f"{index}.mp4", frames=10 + index) for index in range(3)), encode("long.mp4", frames=200)]
+
+
+@pytest.fixture
+def clips(tmp_path: Path, kinds: list[Path]) -> Path:
+    """Twenty, the one of number `BROKEN` cut in its middle, that of number `LONG` long; and what is no video."""
+    folder = tmp_path / "clips"
+    (folder / "b").mkdir(parents=True)
+    for index in range(CLIPS):
+        name = folder / ("b" * (index > 9)) / f"{index:02}.mp4"
+        shutil.copy(kinds[3 if index == LONG else index % 3], name)
+        if index == BROKEN:
+            name.write_bytes(name.read_bytes()[:900])
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def folder_of(tmp_path: Path, name: str) -> Path:
+    (tmp_path / name).mkdir(exist_ok=True)
+    return tmp_path / name
+
+
+def test_twenty_clips_one_broken_one_process_killed(tmp_path: Path, small: Preset, clips: Path) -> None:
+    def command(out: Path) -> list[object]:
+        return ["extract", clips, "--out", out, "--preset", small.name, "--frames", "fps:25"]
+
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    whole = call(folder_of(tmp_path, "0"), small, *command(alone))
+    assert whole.code == 1
+    assert whole.said[-1].startswith(f"longreel: {clips}/04.mp4: ")
+    assert "20 videos, 19 written" in whole.out
+    assert "1 cannot be read" in whole.out
+
+    first = start(folder_of(tmp_path, "1"), small, command(shared), place(0))
+    second = start(folder_of(tmp_path, "2"), small, command(shared), place(1))
+    until(lambda: list(shared.glob(f".{LONG:02}.mp4.safetensors-*.part")), second)
+    second.kill()
+    second.join(60)
+    assert second.exitcode == -9
+    made = {path.name for path in shared.rglob("*.safetensors")}
+    assert "07.mp4.safetensors" in made
+    assert "19.mp4.safetensors" not in made
+    # The broken one is known by now, and its process waits: torchrun starts all again as soon as one fails.
+    until((shared / "04.mp4.error").exists, first)
+    assert first.is_alive()
+
+    again = call(folder_of(tmp_path, "3"), small, *command(shared), place=place(1))
+    assert again.code == 0, again.said
+    assert "process 2 of 2: 10 videos, 6 written" in again.out
+    assert "4 were there" in again.out
+    ended = end(first, folder_of(tmp_path, "1"))
+    assert ended.code == 1
+    assert "process 1 of 2: 10 videos, 9 written" in ended.out
+
+    names = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(shared) for path in shared.rglob("*") if path.is_file())
+    assert len([name for name in names if name.suffix == ".safetensors"]) == 19
+    assert all((alone / name).read_bytes() == (shared / name).read_bytes() for name in names)
+    with FeatureStream(shared / f"{LONG:02}.mp4.safetensors") as stream:
+        assert stream.expected == 200
+    assert [item["name"] for item in (FeatureShards(shared)[0], FeatureShards(shared)[18])] == ["00.mp4", "b/19.mp4"]
+
+
+def test_done_is_left_out_cut_is_made_again(tmp_path: Path, small: Preset, clips: Path) -> None:
+    for path in (clips / f"{BROKEN:02}.mp4", clips / f"{LONG:02}.mp4"):
+        path.unlink()
+    shutil.rmtree(clips / "b")
+    out = tmp_path / "out"
+    command = ["extract", clips, "--out", out, "--preset", small.name]
+    assert call(tmp_path, small, *command).code == 0
+    kept, cut = out / "00.mp4.safetensors", out / "01.mp4.safetensors"
+    before, size = kept.stat().st_mtime_ns, cut.stat().st_size
+    os.truncate(cut, size // 2)
+    again = call(tmp_path, small, *command)
+    assert again.code == 0
+    assert "1 written" in again.out
+    assert "7 were there" in again.out
+    assert (kept.stat().st_mtime_ns, cut.stat().st_size) == (before, size)
+    # Features of other frames are not taken for these, and not replaced.
+    other = call(tmp_path, small, *command, "--frames", "fps:5")
+    assert other.code == 1
+    assert "8 cannot be read" in other.out
+    assert other.said[0] == f"longreel: {kept}: made with --frames fps:1, this run has fps:5"
+    assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "out", "said"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "out", "longreel: RANK=2, WORLD_SIZE=2: ranks are 0 to WORLD_SIZE - 1, of at most"),
+        ({"RANK": "0"}, "out", "longreel: RANK is set in the environment and WORLD_SIZE is not: set both, or neither"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "out", "longreel: RANK='x' in the environment: must be a number from 0"),
+        ({}, "out.safetensors", "features of a folder's videos go into a folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shared_out(
+    tmp_path: Path, small: Preset, clips: Path, variables: dict[str, str], out: str, said: str
+) -> None:
+    arguments = ["extract", clips, "--out", tmp_path / out, "--preset", small.name]
+    ended = call(tmp_path, small, *arguments, place=Place(variables=tuple(variables.items())))
+    assert ended.code == 2
+    assert len(ended.said) == 1
+    assert said in ended.said[0]
+    assert not (tmp_path / out).exists()
