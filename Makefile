@@ -26,7 +26,7 @@ package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup build test check lint docs demo gpu gpu-again gpu-carry gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix clean
+.PHONY: help setup build test check lint docs demo gpu gpu-again gpu-carry gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -81,6 +81,10 @@ soak: build ## an hour of short runs of every system in one process: does memory
 
 matrix: build ## oldest and newest transformers and torch, each in a folder of its own (downloads; ARGS=--only=transformers)
 	@$(py) .ci/matrix.py $(ARGS)
+
+wheel: build ## one wheel for every Python of this platform, into dist/, checked with the oldest and the newest torch (downloads)
+	@$(pip) install -r requirements/wheel.txt
+	@$(py) .ci/wheel.py $(ARGS)
 
 lint: $(deps) ## ruff, clang-format and mypy
 	@$(VENV)/bin/ruff check -q .

@@ -8,10 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
 
@@ -92,19 +92,14 @@ class NativeBuild(build_ext):
             raise SetupError(
                 "longreel's native build needs a C++17 compiler (c++, or CXX), or build without: LONGREEL_NATIVE=0"
             )
-        import pybind11
-
         target = Path(self.get_ext_fullpath("longreel._host")).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
         cuda = cuda_wanted()
-        build = ROOT / "build" / f"native-{sys.implementation.cache_tag}{'-cuda' if cuda else ''}"
+        build = ROOT / "build" / f"native{'-cuda' if cuda else ''}"
         configure = [
             tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DLONGREEL_TORCH_DIR={torch_dir()}",
             f"-DLONGREEL_OUTPUT={target}",
             f"-DLONGREEL_CUDA={'ON' if cuda else 'OFF'}",
@@ -123,9 +118,20 @@ class NativeBuild(build_ext):
         if self.verbose or os.environ.get("LONGREEL_VERBOSE"):
             print(done.stdout)
 
+    def get_ext_filename(self, ext_name: str) -> str:
+        """Without Python's version: nothing in it is Python's."""
+        return f"{ext_name.replace('.', os.sep)}.so"
+
     def get_outputs(self) -> list[str]:
         host = Path(self.get_ext_fullpath("longreel._host"))
         return [str(host), str(host.parent / "_ops.so")] if self.extensions else []
+
+
+class AnyPython(bdist_wheel):
+    """A wheel with native libraries is for one platform and every Python of it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
 
 
 setup(
@@ -135,7 +141,7 @@ setup(
     ],
     package_dir={"": "python", "longreel.triton_kernels": "triton_kernels"},
     package_data={"longreel": ["py.typed"], "longreel.models.video_xl": ["needle/*"]},
-    # One name for setuptools; CMake makes longreel/_host and longreel/_ops.so together.
+    # One name for setuptools; CMake makes longreel/_host.so and longreel/_ops.so together.
     ext_modules=[Extension("longreel._host", sources=[])] if native_wanted() else [],
-    cmdclass={"build_ext": NativeBuild},
+    cmdclass={"build_ext": NativeBuild, "bdist_wheel": AnyPython},
 )

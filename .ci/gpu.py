@@ -8,7 +8,7 @@ reached, or has changed since. The other parts run one after another inside the 
 JSON lines and one log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed.
 
 The library that was built elsewhere (`make gpu-carry`) is taken where it loads, built where it does not, and done without where
-that fails: Triton's kernels need none. Needs torch and pytest; a build nvcc, cmake, ninja and pybind11; e2e also transformers,
+that fails: Triton's kernels need none. Needs torch and pytest; a build nvcc, cmake and ninja; e2e also transformers,
 safetensors, and PyAV for video. --device cpu rehearses a visit with the kernels for CPUs.
 """
 

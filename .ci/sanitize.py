@@ -14,7 +14,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,6 @@ THREAD = Sanitizer(
 
 def build(sanitizer: Sanitizer) -> Path:
     """The folder that holds the package."""
-    import pybind11
     import torch
 
     folder = ROOT / "build" / f"sanitize-{sanitizer.name}"
@@ -85,8 +83,7 @@ def build(sanitizer: Sanitizer) -> Path:
             (package / each.name).symlink_to(each)
     configure = [
         "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DLONGREEL_SANITIZE={sanitizer.name}",
-        f"-DPython_EXECUTABLE={sys.executable}", f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DLONGREEL_TORCH_DIR={Path(torch.__file__).parent}",
+        f"-DLONGREEL_TORCH_DIR={Path(torch.__file__).parent}",
         f"-DLONGREEL_OUTPUT={package}",
     ]  # fmt: skip
     tools = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -6,7 +6,7 @@ from typing import Any
 from torch_here import native_wanted, torch_dir
 
 _PYTHON = ["setuptools>=77"]
-_NATIVE = ["cmake>=3.26", "ninja", "pybind11>=2.13"]
+_NATIVE = ["cmake>=3.26", "ninja"]
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

@@ -1,12 +1,12 @@
 """Loads the native libraries and remembers why one is missing."""
 
-import importlib
 import struct
 import warnings
 from pathlib import Path
-from types import ModuleType
 
 import torch
+
+from longreel._host_calls import Host
 
 _FOLDER = Path(__file__).parent
 _NOT_BUILT = "this installation was built without native libraries (LONGREEL_NATIVE=0, or not Linux)"
@@ -26,16 +26,16 @@ def _load_ops() -> str | None:
     return None
 
 
-def _load_host() -> tuple[ModuleType | None, str | None]:
-    found = [*_FOLDER.glob("_host.*.so"), *_FOLDER.glob("_host.so")]
-    if not found:
+def _load_host() -> tuple[Host | None, str | None]:
+    library = _FOLDER / "_host.so"
+    if not library.exists():
         return None, _NOT_BUILT
-    if any(_cut_short(library) for library in found):
-        return None, _unloaded("_host", "it is cut short")
+    if _cut_short(library):
+        return None, _unloaded("_host.so", "it is cut short")
     try:
-        return importlib.import_module("longreel._host"), None
-    except ImportError as error:
-        return None, _unloaded("_host", str(error))
+        return Host(library), None
+    except (OSError, AttributeError) as error:
+        return None, _unloaded("_host.so", str(error))
 
 
 def _unloaded(name: str, why: str) -> str:
@@ -64,7 +64,7 @@ HOST, HOST_REFUSAL = _load_host()
 
 def build_record() -> dict[str, str]:
     """What the native libraries were built from and for; empty without them."""
-    return {} if HOST is None else dict(HOST.build_record())
+    return {} if HOST is None else HOST.build_record()
 
 
 def cpu_isas() -> tuple[str, ...]:

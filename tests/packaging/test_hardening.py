@@ -10,7 +10,7 @@ import pytest
 from longreel import _native
 
 FOLDER = Path(_native.__file__).parent
-LIBRARIES = [*FOLDER.glob("_ops.so"), *FOLDER.glob("_host.*.so")]
+LIBRARIES = [*FOLDER.glob("_ops.so"), *FOLDER.glob("_host.so")]
 pytestmark = [
     pytest.mark.fast,
     pytest.mark.skipif(sys.platform != "linux" or len(LIBRARIES) < 2, reason="no native libraries of Linux"),
