@@ -2,12 +2,16 @@
 
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+from longreel import use_layout
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "patching"))
 from repositories import llama_vid
@@ -87,3 +91,28 @@ def test_llama_vids_repository(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out = ran("llama_vid_repository", monkeypatch, capsys, "work/llama-vid-7b")
     assert "3 of 3 modules patched" in out
     assert "120 tokens of 40 for 60 frames; by its own methods: nothing" in out
+
+
+def test_weights_sharded_over_two_processes() -> None:
+    """Two steps: the losses of a whole model that takes both processes' clips at once."""
+    script = ROOT / "examples/sharded_training.py"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ran = subprocess.run([sys.executable, *launch, script], capture_output=True, text=True, check=False, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    losses = [float(loss) for loss in re.findall(r"step \d: loss ([\d.]+)", ran.stdout)]
+
+    example = runpy.run_path(str(script), run_name="sharded_training")
+    torch.manual_seed(0)
+    clips, ids = example["drawn"](), example["text"]("cpu")
+    model, layout = example["SmallVlm"](24), example["layout_of"](4).to("cpu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    whole = []
+    for both in (clips[:2], clips[2:]):
+        with use_layout(layout):
+            loss = torch.stack([model(clip["features"][None], ids) for clip in both]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        whole.append(loss.item())
+    assert losses == pytest.approx(whole, rel=1e-5)
+    assert whole[0] != pytest.approx(whole[1], rel=1e-3)

@@ -62,8 +62,9 @@ def launches() -> Iterator[Launch]:
             for card, label in ((EVERY, "every card"), *(((LARGE, "large card"),) if large != every else ())):
                 labels = {f"block_sparse_{name}_kernel": f"block_sparse_{name}/{kind}/{head}/{label}"}
                 yield from launches_of(card, labels, call, name, dtype, head)
-    labels = {f"block_sparse_{FORWARD}_kernel": f"block_sparse_{FORWARD}/bf16/128/half rows/large card"}
-    yield from launches_of(LARGE, labels, call, FORWARD, torch.bfloat16, 128, HALF)
+    for name in (FORWARD, DQ):
+        labels = {f"block_sparse_{name}_kernel": f"block_sparse_{name}/bf16/128/half rows/large card"}
+        yield from launches_of(LARGE, labels, call, name, torch.bfloat16, 128, HALF)
     for name, also in ((DECODE, "decode_merge"), (DQ, "delta"), (DKV, "merge")):
         labels = {f"block_sparse_{also}_kernel": f"block_sparse_{also}/bf16/128"}
         yield from launches_of(EVERY, labels, call, name, torch.bfloat16, 128)

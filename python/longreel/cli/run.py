@@ -1,6 +1,7 @@
 """`longreel run`: a video, images, features or a saved memory through a system, from end to end."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +26,11 @@ from longreel.cli.options import (
     SaveMemory,
     System,
     bounded,
+    own_device,
     with_options,
 )
 from longreel.models.record import OURS, REFERENCE
+from longreel.ranks import of_environment
 
 if TYPE_CHECKING:
     from longreel.models.record import Ops
@@ -68,18 +71,37 @@ def run(
         int | None, typer.Option(min=1, callback=bounded, help="The first frames only, so many at most.")
     ] = None,
 ) -> None:
-    """Decode, encode, compress, answer: a video end to end, streamed, with the time of every stage."""
-    with one_line_errors():
+    """Decode, encode, compress, answer: a video end to end, streamed, with the time of every stage.
+
+    Under torchrun the processes share its frames, and the first one answers.
+    """
+    with one_line_errors(), contextlib.ExitStack() as shared:
         from longreel.models.inputs import expected_frames
         from longreel.models.setup import named, setup_of
         from longreel.parity.agreement import agreement
         from longreel.report import run_table
         from longreel.report.lines import json_line
 
+        rank = of_environment()
+        processes = None
+        if rank.count > 1:
+            from longreel.cli.together import together
+
+            processes = shared.enter_context(together(rank))
+            for option, given in (("compare", compare), ("features", features is not None)):
+                if given:
+                    raise ValueError(f"--{option}: in one process alone, these are {rank.count}")
         saving = {"save-memory": save_memory}
         check_apart(inputs, features=features, **saving, json=json_file, plot=plot)
         setup = setup_of(
-            system, preset, checkpoint, device, own, backend=backend, save=save_memory is not None, dtype=dtype
+            system,
+            preset,
+            checkpoint,
+            own_device(device, rank),
+            own,
+            backend=backend,
+            save=save_memory is not None,
+            dtype=dtype,
         )
         _cap_memory(setup.device, memory_cap)
         path = _path(ops, compare=compare, plot=plot is not None, **{"save-memory": save_memory is not None})
@@ -93,6 +115,9 @@ def run(
         console, log = consoles()
         with setup.open(inputs, frames, chunk) as source, contextlib.ExitStack() as open_files:
             model, expected = setup.model(source, prompts), expected_frames(source, count)
+            if processes is not None and rank.index:
+                setup.give(model, source, prompts, processes, ops=path, frames=count)
+                return
             part = setup.comparable(model, prompts, expected) if compare else None
             writer = None
             if features is not None:
@@ -108,7 +133,8 @@ def run(
                 frames=count,
                 writer=writer,
                 save=save_memory,
-                progress=told,
+                processes=processes,
+                progress=told if processes is None else _both(told, processes.sign),
             )
         compared = record if whole else None
         if part is not None:
@@ -117,10 +143,13 @@ def run(
         verdict = None if compared is None else agreement(compared, model.dtype)
         if json_file is not None:
             line: dict[str, Any] = json_line(record, named(inputs), verdict, compared)
-            append(json_file, line | {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30)})
+            more = {"memory_cap_bytes": memory_cap and round(memory_cap * 2**30), "processes": rank.count}
+            append(json_file, line | more)
         if plot is not None:
             run_picture.draw(record, plot)
         run_table.show(record, console, verdict if whole else None)
+        if rank.count > 1:
+            console.print(f"processes      {rank.count}; seconds, CPU seconds and memory are those of the first one")
         if part is not None and compared is not None and verdict is not None:
             console.print(f"compared       on the first {run_table.frames_of(compared)}: {part.why}")
             run_table.show_compared(compared, console, verdict)
@@ -133,6 +162,14 @@ def run(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(with_options(run))
+
+
+def _both(told: Callable[[int], None], sign: Callable[[], None]) -> Callable[[int], None]:
+    def progressed(done: int) -> None:
+        told(done)
+        sign()
+
+    return progressed
 
 
 def _path(ops: str, **ours: bool) -> "Ops":

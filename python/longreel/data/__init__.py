@@ -25,6 +25,7 @@ from longreel.data.spec import FrameSpec
 if TYPE_CHECKING:
     from longreel.data.animation import Animation
     from longreel.data.images import Images
+    from longreel.data.shown import Sample
     from longreel.data.video import Video
 
 __all__ = [
@@ -59,6 +60,11 @@ class FrameStream(Iterator[FrameChunk]):
             warnings.warn(item, stacklevel=2)
             item = next(self._chunks)
         return item
+
+    def only(self, first: int, stop: int | None) -> None:
+        """Give frames `first` to before `stop` alone, None: to the end; what is not needed for them is not decoded where the file
+        says where its key frames are. Before anything was asked for."""
+        self._media.span = first, stop
 
     def close(self) -> None:
         """Stop decoding and wait for the thread; harmless when repeated."""
@@ -149,7 +155,7 @@ def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameCh
     from av.error import FFmpegError
 
     pixels, times = torch.empty(0), list[float]()
-    samples = media.samples()
+    samples = _within(media)
     try:
         for sample in samples:
             if isinstance(sample, MediaWarning):
@@ -171,6 +177,22 @@ def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameCh
     except FFmpegError as error:
         check_room(error)
         raise MediaError(f"decoding failed: {error.strerror or error}") from None
+
+
+def _within(media: "Video | Animation | Images") -> Iterator["Sample | MediaWarning"]:
+    """The samples of the span, and warnings."""
+    (first, stop), index = media.span, media.begins
+    if first == stop:
+        return
+    for sample in media.samples():
+        if isinstance(sample, MediaWarning):
+            yield sample
+            continue
+        if index >= first:
+            yield sample
+        index += 1
+        if index == stop:
+            return
 
 
 def _cut(pixels: torch.Tensor, times: list[float]) -> FrameChunk:

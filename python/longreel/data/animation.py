@@ -12,14 +12,14 @@ from longreel.data.errors import MediaError, MediaWarning
 from longreel.data.geometry import Fit, check_pixels
 from longreel.data.kinds import FORMATS
 from longreel.data.pixels import fitted, reason, upright_rgb
-from longreel.data.shown import Sample, Shown
+from longreel.data.shown import Sample, Shown, Spanned
 from longreel.data.spec import FrameSpec
 
 # What browsers make of a picture that is shown for no time.
 _UNSAID = Fraction(1, 10)
 
 
-class Animation:
+class Animation(Spanned):
     """As `Video`: `expected`, and `samples()`."""
 
     def __init__(self, path: Path, spec: FrameSpec, size: int | None, fit: Fit) -> None:

@@ -55,8 +55,8 @@ class FeatureStream(Iterator[FeatureChunk]):
         self.shape: tuple[int, int, int] = own.shape  # type: ignore[assignment]
         self.dtype, self.others = own.dtype, tuple(other.name for other in others)
         self.counts = {other.name: other.shape[0] for other in others}
-        self._own = own
-        self._chunks = Prefetch(_read(self._file, own, others, chunk, pin), 1, "read")
+        self._own, self._span = own, [0, own.shape[0]]
+        self._chunks = Prefetch(_read(self._file, own, others, chunk, pin, self._span), 1, "read")
 
     @property
     def expected(self) -> int:
@@ -73,6 +73,10 @@ class FeatureStream(Iterator[FeatureChunk]):
         for place, frame in enumerate(frames):
             _fill(self._file, features[place], own.start + frame * own.stride)
         return features, _times(self._file, own)[torch.tensor(frames, dtype=torch.int64)]
+
+    def only(self, first: int, stop: int | None) -> None:
+        """Give frames `first` to before `stop` alone, None: to the end. Before anything was read."""
+        self._span[:] = first, min(self.shape[0], self.shape[0] if stop is None else stop)
 
     def close(self) -> None:
         self._chunks.close()
@@ -116,14 +120,16 @@ def _times(file: TensorFile, place: _Place) -> Tensor:
     return times
 
 
-def _read(file: TensorFile, own: _Place, others: Sequence[_Place], chunk: int, pin: bool) -> Iterator[FeatureChunk]:
+def _read(
+    file: TensorFile, own: _Place, others: Sequence[_Place], chunk: int, pin: bool, span: Sequence[int]
+) -> Iterator[FeatureChunk]:
     with file:
         times = _times(file, own)
         following = [(other.name, _up_to(file, other)) for other in others]
         for _, reader in following:
             next(reader)
-        for first in range(0, own.shape[0], chunk):
-            at = times[first : first + chunk]
+        for first in range(span[0], span[1], chunk):
+            at = times[first : min(first + chunk, span[1])]
             features = torch.empty(len(at), *own.shape[1:], dtype=own.dtype, pin_memory=pin)
             _fill(file, features, own.start + first * own.stride)
             until = at[-1].item() if first + chunk < own.shape[0] else math.inf

@@ -14,11 +14,12 @@ from longreel.data.heif import read_heif
 from longreel.data.kinds import FORMATS, Kind, is_heif
 from longreel.data.picture import Aspect, View
 from longreel.data.pixels import Unshowable, fitted, reason, upright_rgb
+from longreel.data.shown import Spanned
 
 _SUBFILE_TYPE, _REDUCED = 254, 1
 
 
-class Images:
+class Images(Spanned):
     """Several images as one sequence of frames; a frame's time is its place in the sequence.
 
     The pages of a TIFF are images one after the other; the smaller copies that it may hold of them are not.

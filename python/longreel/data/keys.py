@@ -35,6 +35,10 @@ class KeyFrames(Video):
         chosen = _Chosen(self.spec)
         return sum(chosen(key * base) for key in keys) or None
 
+    @property
+    def begins(self) -> int:
+        return 0
+
     def samples(self) -> Iterator[Sample | MediaWarning]:
         """Pictures [h, w, 3] uint8 with their time in seconds; warnings last, as `Video` has them."""
         given = 0

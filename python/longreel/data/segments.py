@@ -72,7 +72,7 @@ class SegmentReader:
     """Iterate the samples of a video, in order; then `whole` says whether these were all, or straight through must go on."""
 
     def __init__(self, job: "Job", segments: list[Segment], workers: int) -> None:
-        self.whole, self._segments = False, segments
+        self.whole, self._segments, self._span = False, segments, job.span
         self._workers = [
             Prefetch(_decode(job, segments[index::workers], alone=workers == 1), _DEPTH, "decode")
             for index in range(workers)
@@ -89,12 +89,13 @@ class SegmentReader:
             if job is None:
                 return None
             margin = _REORDERED * job.timing.interval * base
-            segments = plan(keys, base, job.step, job.spec.frames(job.length), job.length, margin, workers)
+            samples = job.spec.frames(job.length)
+            segments = plan(keys, base, job.step, samples, job.length, margin, workers, job.span)
             return None if segments is None else cls(job, segments, workers)
         return None
 
     def __iter__(self) -> Iterator[Sample]:
-        taken, previous = 0, None
+        (taken, stop), previous = self._span, None
         for worker in self._workers:
             worker.start()
         try:
@@ -108,10 +109,15 @@ class SegmentReader:
                         break
                     else:
                         index, sample = item
+                        if index < self._span[0]:
+                            continue
                         if index != taken:
                             return
                         taken += 1
                         yield sample
+                        if taken == stop:
+                            self.whole = True
+                            return
                 else:
                     return
             self.whole = True
@@ -121,7 +127,8 @@ class SegmentReader:
 
 
 class Job(NamedTuple):
-    """What the workers need to know of the video; `length` in seconds from the frame stamped `origin`; keys: see `Idle`."""
+    """What the workers need to know of the video; `length` in seconds from the frame stamped `origin`; keys: see `Idle`; span:
+    samples that are wanted."""
 
     path: Path
     spec: FrameSpec
@@ -131,12 +138,21 @@ class Job(NamedTuple):
     view: View
     origin: int
     keys: list[int]
+    span: tuple[int, int | None] = (0, None)
 
 
 def plan(
-    keys: list[int], base: Fraction, step: Fraction, samples: int, duration: Fraction, margin: Fraction, workers: int
+    keys: list[int],
+    base: Fraction,
+    step: Fraction,
+    samples: int,
+    duration: Fraction,
+    margin: Fraction,
+    workers: int,
+    span: tuple[int, int | None] = (0, None),
 ) -> list[Segment] | None:
-    """Segments that hold every sampling time, the file's last one always; None where straight through does as well.
+    """Segments that hold every sampling time of the span, the file's last one always where that has no end; None where straight
+    through does as well.
 
     keys: decoding times of the key frames in ticks of `base`, the first frame's first. A frame is shown at most `margin`
     seconds from its decoding time, counted from the first frame's.
@@ -145,11 +161,11 @@ def plan(
     ends = [*times[1:], max(duration, times[-1])]
 
     def needed(begin: Fraction, end: Fraction) -> bool:
-        first = max(-(-(begin - margin) // step), 0)
-        return first < samples and first * step < end + margin
+        first = max(-(-(begin - margin) // step), span[0])
+        return first < min(samples, samples if span[1] is None else span[1]) and first * step < end + margin
 
     wanted = [needed(begin, end) for begin, end in zip(times, ends, strict=True)]
-    wanted[-1] = True
+    wanted[-1] |= span[1] is None
     share = sum((e - b for b, e, w in zip(times, ends, wanted, strict=True) if w), Fraction(0)) / max(ends[-1], base)
     if workers == 1 and share > _SPARSE:
         return None

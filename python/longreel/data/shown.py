@@ -8,6 +8,19 @@ import numpy as np
 Sample = tuple[np.ndarray, float]
 
 
+class Spanned:
+    """Media of which a part may be wanted: samples of number span[0] to before span[1], None: to the end.
+
+    begins: the number of the first sample that `samples` gives.
+    """
+
+    span: tuple[int, int | None] = (0, None)
+
+    @property
+    def begins(self) -> int:
+        return 0
+
+
 class Shown:
     """The picture on screen; made at most once, and only if a sampling time falls on it."""
 

@@ -26,7 +26,7 @@ from longreel.data.geometry import Fit, check_pixels
 from longreel.data.idle import Idle, Odd
 from longreel.data.picture import Aspect, View
 from longreel.data.segments import Job, SegmentReader, default_workers, first_stamp, key_frames
-from longreel.data.shown import Sample, Shown
+from longreel.data.shown import Sample, Shown, Spanned
 from longreel.data.spec import FrameSpec
 from longreel.measure.cpu import note_threads
 
@@ -37,7 +37,7 @@ _QUICKLY_COUNTED = 64 << 20
 Picture = Callable[[], np.ndarray]
 
 
-class Video:
+class Video(Spanned):
     """One open video: what its header says, and `samples()`, which may be iterated once."""
 
     def __init__(self, path: Path, spec: FrameSpec, size: int | None, fit: Fit, workers: int | None = None) -> None:
@@ -69,6 +69,11 @@ class Video:
             duration = Fraction(self._container.duration, av.time_base) if self._container.duration else None
         return self.spec.frames(duration) if duration and duration > 0 else None
 
+    @property
+    def begins(self) -> int:
+        """What comes before the span is never made."""
+        return self.span[0]
+
     def close(self) -> None:
         note_threads()
         self._container.close()
@@ -78,7 +83,7 @@ class Video:
 
         Segments give up where a file is not as its index says; straight through then goes on behind what they gave.
         """
-        given = 0
+        given = self.begins
         with contextlib.closing(self):
             reader = self._segments()
             if reader is not None:
@@ -121,7 +126,15 @@ class Video:
         if length is None:
             return None
         return Job(
-            self.path, self.spec, self.spec.step(length), length, self._timing, self._view, origin, self._groups()
+            self.path,
+            self.spec,
+            self.spec.step(length),
+            length,
+            self._timing,
+            self._view,
+            origin,
+            self._groups(),
+            self.span,
         )
 
     def _length(self, origin: int | None) -> Fraction | None:

@@ -74,11 +74,28 @@ class Input:
     """An `AudioClips`."""
     features: FeatureStream | None = None
     saved: SavedMemory | None = None
+    chunk: int | None = None
+    """Frames at a time, where that was given."""
 
     @property
     def expected(self) -> int | None:
         """Frames, by what the header says."""
         return self.facts.expected
+
+    def only(self, first: int, stop: int | None) -> None:
+        """Give frames `first` to before `stop` alone, None: to the end. Before anything was read.
+
+        Raises:
+            ValueError: it has sound, or no frames.
+        """
+        if self.saved is not None:
+            raise ValueError(f"{self.saved.path}: a saved memory is asked by one process alone")
+        if self.sound is not None or (self.features is not None and self.features.others):
+            raise ValueError("a video with sound is heard by one process alone")
+        if isinstance(self.frames, FrameStream):
+            self.frames.only(first, stop)
+        elif self.features is not None:
+            self.features.only(first, stop)
 
     def __enter__(self) -> "Input":
         return self
@@ -130,7 +147,9 @@ def open_input(
                 f"{paths[0]}: this file keeps the CLS token; `longreel extract` is where it can be dropped"
             )
         still = features.about.get("kind") == "images"
-        return Input(InputFacts(found, still, features.expected, features.counts.get(AUDIO)), features=features)
+        return Input(
+            InputFacts(found, still, features.expected, features.counts.get(AUDIO)), features=features, chunk=chunk
+        )
     stream: Stream = open_frames(
         list(paths), frames or system.frames, size=size.tower.image, fit=system.fit, chunk=chunk or size.chunk
     )
@@ -143,7 +162,7 @@ def open_input(
         stream.close()
         raise
     clips = getattr(sound, "expected", None)
-    return Input(InputFacts(prefix, stream.still, stream.expected, clips), frames=stream, sound=sound)
+    return Input(InputFacts(prefix, stream.still, stream.expected, clips), frames=stream, sound=sound, chunk=chunk)
 
 
 def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:
@@ -188,6 +207,7 @@ def chunks(
     frames: int | None = None,
     writer: FeatureWriter | None = None,
     progress: Progress = lambda done: None,
+    none: bool = False,
 ) -> Iterator[Chunk]:
     """What the encoders make of the input, chunk by chunk; what the caller does with one counts for its peak of memory.
 
@@ -195,6 +215,7 @@ def chunks(
         record: takes the seconds of decoding (or reading), the encoders and writing, the frames, and the peaks of `meter`.
         paths: whose peaks decoding and the encoders belong to.
         frames: stop after so many. writer: takes the features. progress: told the frames done.
+        none: there may be no frames.
 
     Raises:
         MediaError: no frames, or as the stream.
@@ -217,7 +238,7 @@ def chunks(
         if len(record.memory) % _RETURNED == 0:
             return_free_memory()
         progress(record.frames)
-    if not record.frames:
+    if not (record.frames or none):
         raise MediaError("the input holds no frames")
 
 

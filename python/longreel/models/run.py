@@ -15,9 +15,10 @@ from longreel.data import FeatureWriter
 from longreel.measure.memory import PeakMeter, return_free_memory
 from longreel.models.inputs import Input, Progress, chunks, expected_frames
 from longreel.models.memory import SavedMemory
+from longreel.models.processes import Processes
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT, OURS, REFERENCE, Ops, RunRecord
-from longreel.models.system import AudioSpec, Chunk, Clock, Model, Session, System
+from longreel.models.system import AudioSpec, Chunk, Clock, Encoded, Model, Session, System
 
 
 @torch.inference_mode()
@@ -33,6 +34,7 @@ def run(
     writer: FeatureWriter | None = None,
     save: Path | None = None,
     about: Mapping[str, Any] | None = None,
+    processes: Processes | None = None,
     progress: Progress = lambda done: None,
 ) -> RunRecord:
     """Every question in one pass: a frame is decoded and encoded once for all of them, and for every path.
@@ -44,6 +46,7 @@ def run(
         frames: stop after so many.
         writer: takes the features, for later questions. save: where what longreel's path keeps of the frames goes, with
             `about`.
+        processes: that share the frames; this is the first of them, and takes what the others computed. None: it is alone.
         progress: told the frames done.
 
     Raises:
@@ -68,8 +71,11 @@ def run(
     if saved is not None:
         _load(sessions[OURS], saved, record, meter)
     else:
-        fed = chunks(model, source, record, meter, paths=paths, frames=frames, writer=writer, progress=progress)
+        most = frames if processes is None else _span(processes, source, model.preset.chunk, frames)
+        fed = chunks(model, source, record, meter, paths=paths, frames=most, writer=writer, progress=progress)
         _consume(sessions, record, fed, clocks, meter)
+        if processes is not None:
+            _take_others(sessions[paths[0]], processes, record, model.device, clocks[paths[0]], meter, progress)
         _finish(sessions, record, clocks, meter)
         if save is not None:
             with record.clock("keep", OURS):
@@ -85,6 +91,68 @@ def run(
     record.memory.append((record.frames, {path: peaks[path] for path in paths}))
     record.close()
     return record
+
+
+@torch.inference_mode()
+def give(
+    system: System,
+    model: Any,
+    source: Input,
+    prompts: Prompts,
+    processes: Processes,
+    *,
+    ops: Ops = "longreel",
+    frames: int | None = None,
+) -> int:
+    """A process's share of a run, for the first one, which calls `run`: frames that were computed.
+
+    Raises:
+        As `run`.
+    """
+    session = system.session(model, prompts, ops, expected=expected_frames(source, frames), compare=False)
+    most = _span(processes, source, model.preset.chunk, frames)
+    record = RunRecord(system.name, model.preset.name, prompts.texts, (ops,), device=model.device)
+    parts = list[Encoded]()
+    if most != 0:
+        fed = chunks(model, source, record, PeakMeter(model.device), paths=(ops,), frames=most, none=True)
+        for chunk in fed:
+            parts.append(session.part(chunk, _untimed))
+            processes.sign()
+    processes.give(parts)
+    return record.frames
+
+
+def _span(processes: Processes, source: Input, chunk: int, frames: int | None) -> int | None:
+    """The source gives this process's frames alone; how many these are at most, None: that is not known."""
+    first, stop = processes.share(expected_frames(source, frames), source.chunk or chunk)
+    if stop is None:
+        stop = frames
+    source.only(first, stop)
+    return None if stop is None else max(stop - first, 0)
+
+
+def _take_others(
+    session: Session,
+    processes: Processes,
+    record: RunRecord,
+    device: torch.device,
+    clock: Clock,
+    meter: PeakMeter,
+    progress: Progress,
+) -> None:
+    """What the other processes computed, part by part."""
+    parts, patches = processes.gathered(device), record.patches // record.frames
+    while True:
+        with meter(record.paths[0]):
+            with record.clock("gather"):
+                part = next(parts, None)
+            if part is None:
+                break
+            session.take(part, clock)
+        record.frames += part.frames
+        record.patches += part.frames * patches
+        record.memory.append((record.frames, meter.take()))
+        progress(record.frames)
 
 
 @torch.inference_mode()

@@ -18,9 +18,10 @@ from longreel.models.checkpoint import CheckpointError, check_sizes, fingerprint
 from longreel.models.inputs import Input, Progress, feature_writer, open_input
 from longreel.models.memory import RANDOM, made_by
 from longreel.models.options import choices
+from longreel.models.processes import Processes
 from longreel.models.prompts import Prompts
 from longreel.models.record import Ops, RunRecord
-from longreel.models.run import extract, run
+from longreel.models.run import extract, give, run
 from longreel.models.sizes import DTYPES
 from longreel.models.system import Part, System
 
@@ -109,16 +110,23 @@ class Setup:
         frames: int | None = None,
         writer: FeatureWriter | None = None,
         save: Path | None = None,
+        processes: Processes | None = None,
         progress: Progress = lambda done: None,
     ) -> RunRecord:
         """As `longreel.models.run.run`."""
         about = made_by(self.system.name, self.preset, self.weights) | {"options": asdict(self.options)}
         record = run(
             self.system, model, source, prompts, ops=ops, compare=compare, frames=frames, writer=writer, save=save,
-            about=about, progress=progress,
+            about=about, processes=processes, progress=progress,
         )  # fmt: skip
         record.weights = self.weights
         return record
+
+    def give(
+        self, model: Any, source: Input, prompts: Prompts, processes: Processes, *, ops: Ops, frames: int | None
+    ) -> int:
+        """As `longreel.models.run.give`."""
+        return give(self.system, model, source, prompts, processes, ops=ops, frames=frames)
 
     def extract(
         self, model: Any, source: Input, writer: FeatureWriter, *, progress: Progress = lambda done: None

@@ -47,6 +47,7 @@ _COMMON = (
     Stage("write", "write features", compared=False),
     Stage("load", "read saved memory", compared=False),
     Stage("keep", "write saved memory"),
+    Stage("gather", "wait for other processes", compared=False),
     Stage("other", "everything else", compared=False),
     Stage("untold", "threads not told apart here", compared=False),
 )
@@ -59,6 +60,13 @@ class Chunk(NamedTuple):
 
     frames: Tensor
     audio: Tensor | None = None
+
+
+class Encoded(NamedTuple):
+    """What `Session.part` makes of a chunk of `frames` frames, to be taken here or in another process."""
+
+    frames: int
+    tensors: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,17 @@ class Session(ABC):
     @abstractmethod
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         """The next chunk; ValueError where the language model has no room for it."""
+
+    def part(self, chunk: Chunk, clock: Clock) -> Encoded:
+        """All of `consume` that no other chunk takes part in: computed in any process, and given to `take` in order. Default:
+        nothing of it."""
+        return Encoded(len(chunk.frames), chunk)
+
+    def take(self, part: Encoded, clock: Clock) -> None:
+        """The rest of `consume`."""
+        frames, audio = part.tensors
+        assert frames is not None
+        self.consume(Chunk(frames, audio), clock)
 
     @abstractmethod
     def finish(self, clock: Clock) -> Kept:

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from longreel.bench.check import Verdict
+from longreel.files.tensors import bytes_of
 from longreel.measure import machine
 from longreel.models.record import REFERENCE, RunRecord
 
@@ -60,6 +61,7 @@ def json_line(
                 "question": question,
                 "ids": record.ids[paths[0]][index],
                 "checksum": checksum(record, index),
+                "logits_checksum": hashlib.sha256(bytes_of(record.logits[paths[0]][index])).hexdigest()[:16],
                 "answer": record.answers[index] if record.answers else None,
                 "seconds": record.answer_seconds[index] if record.answer_seconds else None,
             }

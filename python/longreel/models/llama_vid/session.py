@@ -10,7 +10,7 @@ from longreel._explain import explain
 from longreel.models.llama_vid.model import LlamaVid
 from longreel.models.llama_vid.prompts import Questions
 from longreel.models.record import EXACT, OURS, Ops
-from longreel.models.system import Answer, Chunk, Clock
+from longreel.models.system import Answer, Chunk, Clock, Encoded
 from longreel.models.tensor_session import TensorSession
 
 # The float64 truth is computed for few frames at a time, so that it hardly shows beside the memory of what it judges.
@@ -34,17 +34,27 @@ class LlamaVidSession(TensorSession):
         self._tokens = TokenBuffer(positions - prompts.longest)
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
-        frames = chunk.frames
         if self._exact is not None:
-            self._consume_exactly(frames)
+            self._consume_exactly(chunk.frames)
             return
+        self.take(self.part(chunk, clock), clock)
+
+    def part(self, chunk: Chunk, clock: Clock) -> Encoded:
+        """Tokens [P, frames * (1 + n), H]."""
+        frames = chunk.frames
         with clock("query"):
             queries = self._model.query(self._ids, frames, self._mask, ops=self._ops)
         with clock("compress"):
             tokens = self._model.compress(queries, frames, mask=self._valid, ops=self._ops)
-            self._tokens.add(tokens, len(frames), self._expected)
         if self._ops == OURS:
             self.backend = self.backend or _backend(self._model, queries, frames)
+        return Encoded(len(frames), (tokens,))
+
+    def take(self, part: Encoded, clock: Clock) -> None:
+        (tokens,) = part.tensors
+        assert tokens is not None
+        with clock("compress"):
+            self._tokens.add(tokens, part.frames, self._expected)
 
     def _consume_exactly(self, frames: Tensor) -> None:
         assert self._exact is not None

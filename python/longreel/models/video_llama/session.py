@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longreel.cache.file import CacheFile, write
 from longreel.models.record import EXACT, OURS
-from longreel.models.system import Answer, Chunk, Clock, Kept, Session
+from longreel.models.system import Answer, Chunk, Clock, Encoded, Kept, Session
 from longreel.models.video_llama.branches import chosen_backend
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.positions import check
@@ -43,22 +43,39 @@ class VideoLlamaSession(Session):
         self._backend: str | None = None
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
-        self._frames += len(chunk.frames)
-        check(self._model.preset.frames, self._frames, self._adapter.interpolate, "frames")
-        if chunk.audio is not None:
-            self._sound.append(chunk.audio)
-        if not len(chunk.frames):
-            return
+        # Before anything is computed.
+        self._check(len(chunk.frames))
+        self.take(self.part(chunk, clock), clock)
+
+    def part(self, chunk: Chunk, clock: Clock) -> Encoded:
+        """Tokens of the frames, and what was heard."""
+        frames = chunk.frames
+        if not len(frames):
+            return Encoded(0, (None, chunk.audio))
         if self._path == EXACT:
-            self._held += [self._adapter.frame_tokens(few.double()) for few in torch.split(chunk.frames, _EXACT_FRAMES)]
+            parts = [self._adapter.frame_tokens(few.double()) for few in torch.split(frames, _EXACT_FRAMES)]
+            return Encoded(len(frames), (torch.cat(parts), chunk.audio))
+        with clock("frame"):
+            tokens = self._adapter.frame_tokens(frames)
+        self._backend = self._backend or chosen_backend(self._model.adapter, frames)
+        return Encoded(len(frames), (tokens, chunk.audio))
+
+    def take(self, part: Encoded, clock: Clock) -> None:
+        self._check(part.frames)
+        self._frames += part.frames
+        tokens, audio = part.tensors
+        if audio is not None:
+            self._sound.append(audio)
+        if tokens is None:
+            return
+        if self._path != OURS:
+            self._held.append(tokens)
             return
         with clock("frame"):
-            tokens = self._adapter.frame_tokens(chunk.frames)
-            if self._path == OURS:
-                self._spool.add(tokens)
-            else:
-                self._held.append(tokens)
-        self._backend = self._backend or chosen_backend(self._model.adapter, chunk.frames)
+            self._spool.add(tokens)
+
+    def _check(self, more: int) -> None:
+        check(self._model.preset.frames, self._frames + more, self._adapter.interpolate, "frames")
 
     def finish(self, clock: Clock) -> Kept:
         with clock("video"):

@@ -16,7 +16,7 @@ from longreel.layout import VideoLayout
 from longreel.models.generation import greedy
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT
-from longreel.models.system import Answer, Chunk, Clock, Kept, LiveSession, Session
+from longreel.models.system import Answer, Chunk, Clock, Encoded, Kept, LiveSession, Session
 from longreel.models.video_xl.model import VideoXL
 from longreel.models.video_xl.published import Published
 
@@ -35,10 +35,22 @@ class WindowedSession(Session):
         self._waiting = list[Tensor]()
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
+        # Before anything is computed.
         check_positions(self._model, self._prompts, self._frames + len(chunk.frames))
-        self._frames += len(chunk.frames)
+        self.take(self.part(chunk, clock), clock)
+
+    def part(self, chunk: Chunk, clock: Clock) -> Encoded:
+        """Visual tokens [n, E]."""
         with clock("project"):
-            tokens = torch.cat([*self._waiting, self._project(chunk.frames).flatten(0, 1)])
+            return Encoded(len(chunk.frames), (self._project(chunk.frames).flatten(0, 1),))
+
+    def take(self, part: Encoded, clock: Clock) -> None:
+        check_positions(self._model, self._prompts, self._frames + part.frames)
+        self._frames += part.frames
+        (projected,) = part.tensors
+        assert projected is not None
+        with clock("project"):
+            tokens = torch.cat([*self._waiting, projected])
         window = self._model.preset.window
         whole = len(tokens) - len(tokens) % window
         with clock("memory"):
