@@ -4,8 +4,9 @@
     python benchmarks/decode_attention.py --layers 28 --heads 28 --kv-heads 4 --keys 18432 --rows 1
 
 The second is a step of Video-XL. The cache is [1, Hkv, S, D], as transformers keeps it; every form runs through those of all
-layers, one behind the other, as a step does. SDPA runs with enable_gqa and with the heads that share keys folded into rows;
-`bound` is the time to read keys and values at the bandwidth of the same run, over as many bytes as all layers have.
+layers, one behind the other, as a step does; by default they hold more than a last cache does. SDPA runs with enable_gqa and with
+the heads that share keys folded into rows; `bound` is the time to read keys and values at the bandwidth of the same run, over as
+many bytes as all layers have.
 """
 
 import argparse
@@ -105,15 +106,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--kv-heads", type=int, default=8)
-    parser.add_argument("--layers", type=int, default=1, help="caches that calls go through (1)")
+    parser.add_argument("--layers", type=int, help="caches that calls go through (as many as hold 1 GiB)")
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    print("| dtype | keys | rows | ours | SDPA, enable_gqa | SDPA, folded | over the best | bound | ours over it |")
-    print("| --- | ---: | ---: |" + " ---: |" * 6)
+    print(
+        "| dtype | layers | keys | rows | ours | SDPA, enable_gqa | SDPA, folded | over the best | bound | ours over it |"
+    )
+    print("| --- | ---: | ---: | ---: |" + " ---: |" * 6)
     for name, keys, rows in itertools.product(options.dtype or DTYPES, options.keys, options.rows):
-        case = Case(keys, rows, options.heads, options.kv_heads, options.layers)
-        ours, *theirs, bound = measured(case, DTYPES[name], options.repeats)
-        cells = [name, f"{keys:,}", str(rows), *(f"{1e3 * t:.2f} ms" for t in (ours, *theirs))]
+        dtype, cache = DTYPES[name], 2 * options.kv_heads * keys * WIDTH
+        layers = options.layers or -(-(2**30) // (cache * dtype.itemsize))
+        case = Case(keys, rows, options.heads, options.kv_heads, layers)
+        ours, *theirs, bound = measured(case, dtype, options.repeats)
+        cells = [name, str(layers), f"{keys:,}", str(rows), *(f"{1e3 * t:.2f} ms" for t in (ours, *theirs))]
         cells += [f"{min(theirs) / ours:.2f}x", f"{1e3 * bound:.2f} ms", f"{ours / bound:.2f}x"]
         print("| " + " | ".join(cells) + " |", flush=True)
 

@@ -2,7 +2,8 @@
 `python benchmarks/tables.py [--check]` (`make docs`).
 
 Of every case, variant and peer the newest run is shown. Elsewhere the part between `<!-- made by benchmarks/tables.py: OP -->`
-and `<!-- end -->` is made; of OP `headline`, a line an op. --check writes nothing and exits 1 where one of them is out of date.
+and `<!-- end -->` is made; of OP `headline`, a line of each of three ops. --check writes nothing and exits 1 where one of them
+is out of date.
 """
 
 import argparse
@@ -45,7 +46,7 @@ Made from `benchmarks/results/` by `make docs`; not by hand. Medians of interlea
 a ratio is the peer's time over ours, taken within each round, with its quartiles. Memory is the peak of one call beyond inputs
 and outputs. A backward pass makes the gradients of `all` inputs, or of the `query` alone (frozen patches). A commit with a + had
 changes on top. Of roof, of sparsity bound: what share of the time would do at the machine's rates.
-How it is measured: [benchmarks/README.md](../benchmarks/README.md).
+How it is measured: [the benchmarks' own page](../benchmarks/README.md).
 """
 
 

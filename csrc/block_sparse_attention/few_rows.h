@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block_sparse_attention/scheduler.h"
+#include "common/cpu_isa.h"
 #include "common/simd.h"
 
 namespace longreel {
@@ -21,9 +22,16 @@ class Lines {
 
   template <int Count>
   [[gnu::always_inline]] void fetch() {
+    nearest_ ? fetch_to<3, Count>() : fetch_to<2, Count>();
+  }
+
+ private:
+  // Locality 3 is the nearest cache, 2 the second.
+  template <int Locality, int Count>
+  [[gnu::always_inline]] void fetch_to() {
 #pragma GCC unroll 16
     for (int i = 0; i < Count; ++i) {
-      __builtin_prefetch(at_, 0, 3);
+      __builtin_prefetch(at_, 0, Locality);
       at_ += 64;
       if (at_ >= end_) {
         end_ += row_;
@@ -32,10 +40,10 @@ class Lines {
     }
   }
 
- private:
   const char* at_;
   int64_t width_, row_;  // bytes
   const char* end_;      // of the row
+  bool nearest_ = fetch_to_nearest();
 };
 
 // f(R, first row) for tiles of R rows: as many of eight as there are, then what is left.

@@ -50,38 +50,47 @@ struct StripsAmx : StripsBf16 {
     transpose_sixteen(rows, width * 2, width / 2, queries);
   }
 
+  // Of a block's 2 width lines, half are fetched beside the products and half beside what follows: all of them beside the
+  // products would be asked for faster than they come.
   static void score_few(const bf16* queries, int64_t width, int64_t /*rows*/, const bf16* keys, int64_t key_row, int64_t ahead,
                         float* scores) {
     alignas(64) float columns[kBlock * kStrip];
-    const int64_t key_bytes = key_row * 2;
+    Lines next(keys + ahead, key_row, width);
     writes_before_tiles();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t c = 0; c < width; c += 32, keys += 32) {
-      for (int64_t j = 0; ahead != 0 && j < kBlock; ++j) __builtin_prefetch(keys + j * key_row + ahead, 0, 2);
-      _tile_loadd(5, queries + c * kStrip, 64);
-      _tile_loadd(4, keys, key_bytes);
-      _tile_dpbf16ps(0, 4, 5);
-      _tile_loadd(4, keys + 16 * key_row, key_bytes);
-      _tile_dpbf16ps(1, 4, 5);
-      _tile_loadd(4, keys + 32 * key_row, key_bytes);
-      _tile_dpbf16ps(2, 4, 5);
-      _tile_loadd(4, keys + 48 * key_row, key_bytes);
-      _tile_dpbf16ps(3, 4, 5);
+    for (int64_t j = 0; j < kBlock; j += 32) {
+      const bf16* upper = keys + j * key_row;
+      const bf16* lower = upper + 16 * key_row;
+      _tile_zero(0);
+      _tile_zero(1);
+      for (int64_t c = 0; c < width; c += 32) {
+        _tile_loadd(5, queries + c * kStrip, 64);
+        _tile_loadd(4, upper + c, key_row * 2);
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_loadd(3, lower + c, key_row * 2);
+        _tile_dpbf16ps(1, 3, 5);
+        next.fetch<16>();
+      }
+      _tile_stored(0, columns + j * kStrip, 64);
+      _tile_stored(1, columns + (j + 16) * kStrip, 64);
     }
-    _tile_stored(0, columns, 64);
-    _tile_stored(1, columns + 256, 64);
-    _tile_stored(2, columns + 512, 64);
-    _tile_stored(3, columns + 768, 64);
-    for (int64_t j = 0; j < kBlock; j += 16) transpose_sixteen(columns + j * 16, 64, 16, scores + j, 0, kBlock * 4);
+    for (int64_t j = 0; j < kBlock; j += 16) {
+      transpose_sixteen(columns + j * 16, 64, 16, scores + j, 0, kBlock * 4);
+      for (int64_t c = 0; c < width; c += 32) next.fetch<8>();
+    }
   }
 
-  static void sum_few(const bf16* weights, int64_t rows, const bf16* values, int64_t value_row, Span keys, int64_t width,
+  // Two panels of values at a time, which the nearest cache still has when they are multiplied.
+  static void sum_few(const bf16* weights, int64_t /*rows*/, const bf16* values, int64_t value_row, Span keys, int64_t width,
                       int64_t ahead, Panels<uint32_t> panels, float* acc) {
-    rows_to_depth(values, value_row, width, kBlock, panels, ahead);
-    multiply(weights + keys.begin, kBlock, rows, panels.from(0, keys.begin / 2), width / 16, keys.size(), acc, width, true);
+    Lines next(values + ahead, value_row, width);
+    for (int64_t c = 0; c < width; c += 32) {
+      for (int64_t j = 0; j < kBlock; j += 2) {
+        two_to_depth(values + j * value_row + c, value_row, panels.from(0, j / 2));
+        next.fetch<2>();
+      }
+      writes_before_tiles();
+      strip<2>(weights + keys.begin, kBlock, panels.from(0, keys.begin / 2), keys.size(), acc + c, width, true);
+    }
   }
 
   static void multiply(const bf16* x, int64_t x_row, int64_t /*rows*/, Panels<uint32_t> y, int64_t panels, int64_t depth,

@@ -104,12 +104,16 @@ struct StripsBf16 {
       for (int64_t c = 0; c < width; c += 32) {
         if (ahead != 0) __builtin_prefetch(rows + c + ahead, 0, 2);
         if (ahead != 0) __builtin_prefetch(rows + row + c + ahead, 0, 2);
-        const __m512i even = _mm512_loadu_si512(rows + c), odd = _mm512_loadu_si512(rows + row + c);
-        uint32_t* to = panels.data + c / 16 * panels.stride + k / 2 * 16;
-        _mm512_storeu_si512(to, pairs_of<0>(even, odd));
-        _mm512_storeu_si512(to + panels.stride, pairs_of<1>(even, odd));
+        two_to_depth(rows + c, row, panels.from(c / 16, k / 2));
       }
     }
+  }
+
+  // 32 channels of two rows
+  static void two_to_depth(const bf16* rows, int64_t row, Panels<uint32_t> panels) {
+    const __m512i even = _mm512_loadu_si512(rows), odd = _mm512_loadu_si512(rows + row);
+    _mm512_storeu_si512(panels.data, pairs_of<0>(even, odd));
+    _mm512_storeu_si512(panels.data + panels.stride, pairs_of<1>(even, odd));
   }
 
   static constexpr int64_t few_rows = Tiles::few_rows;

@@ -58,6 +58,19 @@ const char* forced_isa() {
   return forced == nullptr || *forced == '\0' ? nullptr : forced;
 }
 
+// Golden Cove and its successors are those that have AVX512_FP16.
+bool golden_cove() {
+#if defined(LONGREEL_X86)
+  static const bool found = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 23) != 0;
+  }();
+  return found;
+#else
+  return false;
+#endif
+}
+
 std::string names(const std::vector<CpuIsa>& isas) {
   std::string text;
   for (CpuIsa isa : isas) text += (text.empty() ? "" : ", ") + std::string(name(isa));
@@ -103,18 +116,8 @@ CpuIsa choose_cpu_isa() {
   throw std::runtime_error("LONGREEL_CPU_ISA=" + std::string(forced) + " cannot run here; available: " + names(available));
 }
 
-bool bf16_pairs_pay() {
-  if (forced_isa() != nullptr) return true;
-#if defined(LONGREEL_X86)
-  // Golden Cove and its successors are those that have AVX512_FP16.
-  static const bool golden_cove = [] {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 23) != 0;
-  }();
-  return !golden_cove;
-#else
-  return true;
-#endif
-}
+bool bf16_pairs_pay() { return forced_isa() != nullptr || !golden_cove(); }
+
+bool fetch_to_nearest() { return !golden_cove(); }
 
 }  // namespace longreel
