@@ -97,7 +97,10 @@ def commit(line: Line) -> str:
 
 def noisy(pair: Pair) -> bool:
     """Whether the ratio does not stand: a machine that was not quiet, rounds that scatter or whose halves disagree."""
-    noise = Spread(**pair.ratio).noise if pair.ratio else 0.0
+    ratio, noise = pair.ratio, 0.0
+    if ratio:
+        # Older lines say neither how many rounds there were nor what their halves gave.
+        noise = Spread(ratio["median"], ratio["low"], ratio["high"], ratio.get("runs", 1), ratio.get("halves")).noise
     return (pair.ours["taken_by_others"] or 0.0) >= QUIET or noise > STEADY
 
 
