@@ -18,7 +18,6 @@ from torch import nn
 import longreel
 from longreel.integrations.patches import qformer
 from longreel.integrations.patching import Replacement
-from longreel.ops import _qformer_attention
 from longreel.testing.budget import check
 
 
@@ -295,7 +294,7 @@ def test_a_method_that_somebody_else_put_there() -> None:
 @pytest.mark.parametrize("name", ["llava_next_video-sdpa", "perception_lm", "llama_vid", "voco_llama"])
 def test_autocast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dtypes are the plain model's, errors within the budget that it gives."""
-    monkeypatch.setattr(qformer, "absorbed_weight", lambda *_, **__: 1.0)
+    monkeypatch.setattr(qformer, "_bf16_in_fp32", lambda: False)
     model, given = MODELS[name]()
     truth = logits(model, given).double()
     with torch.autocast("cpu", torch.bfloat16):
@@ -308,16 +307,15 @@ def test_autocast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("isa", "multiplies"), [("amx_bf16", True), ("avx512_bf16", True), ("avx512", False)])
-def test_the_faster_form(dtype: torch.dtype, isa: str, multiplies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the CPU multiplies bf16 itself, the model's own projections are faster."""
-    monkeypatch.setattr(_qformer_attention, "cpu_isa", lambda: isa)
-    monkeypatch.setattr(_qformer_attention, "multiplies_bf16", lambda: multiplies)
+@pytest.mark.parametrize("halved", [True, False])
+def test_the_faster_form(dtype: torch.dtype, halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bf16 multiplied in fp32 has half the rate: then the model's own projections are faster."""
+    monkeypatch.setattr(qformer, "_bf16_in_fp32", lambda: halved)
     model, given = MODELS["instructblip_video-sdpa"]()
     given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in given.items()}
     with longreel.patch(model.to(dtype)) as report, torch.no_grad():
         logits(model, given)
-    assert ("projecting the keys is faster" in str(report)) is (multiplies and dtype is torch.bfloat16)
+    assert ("projecting the keys is faster" in str(report)) is (halved and dtype is torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", ["video_xl", "perception_lm"])

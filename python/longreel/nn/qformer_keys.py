@@ -7,7 +7,7 @@ from torch import Tensor
 
 from longreel.nn.linear import is_matrix
 from longreel.nn.qformer_parts import Attention
-from longreel.ops._qformer_attention import absorbed_flops, absorbed_weight, projected_flops, qformer_attention
+from longreel.ops._qformer_attention import absorbed_flops, projected_flops, qformer_attention
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def make_keys(
     frame_size: int | None,
     queries: int,
 ) -> QFormerKeys:
-    """For each attention the faster form with `queries` queries. Projections are called: nothing is made of their
+    """For each attention the form that takes fewer FLOPs with `queries` queries. Projections are called: nothing is made of their
     weights and stored, so nothing goes stale."""
     absorbed = [absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
     seen = features
@@ -83,8 +83,7 @@ def absorbs(attention: Attention, features: Tensor, queries: int, first: bool) -
     samples, keys, channels = features.shape
     width: int = inner.key.out_features
     plain = projected_flops(samples, queries, keys, channels, width)
-    absorbed = absorbed_flops(samples, queries, keys, channels, width, inner.heads, first)
-    return absorbed_weight(features) * absorbed < plain
+    return absorbed_flops(samples, queries, keys, channels, width, inner.heads, first) < plain
 
 
 def with_frames(features: Tensor, table: Tensor, size: int | None) -> Tensor:

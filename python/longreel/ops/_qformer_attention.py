@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from longreel.backends import LOW, Row, reference_row
-from longreel.measure.machine import cpu_isa, multiplies_bf16
 from longreel.ops.common.arguments import check_dense, check_tensors, given
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.queries import autocast, exact, resolve_scale
@@ -204,24 +203,6 @@ def absorbed_flops(samples: int, queries: int, keys: int, channels: int, width: 
 def projected_flops(samples: int, queries: int, keys: int, channels: int, width: int) -> int:
     """The projections of every key, then attention within the heads."""
     return 4 * samples * keys * width * (channels + queries)
-
-
-def absorbed_weight(x: Tensor, without_tiles: float = 1.0) -> float:
-    """How much longer the kernels take for a FLOP of the absorbed form than torch does for one of projections.
-
-    without_tiles: where the CPU multiplies bf16 itself, and the kernels, without tiles, in fp32.
-    """
-    if x.dtype is not torch.bfloat16 or x.device.type != "cpu":
-        return 1.0
-    return _bf16_weight(without_tiles)
-
-
-@torch.compiler.assume_constant_result
-def _bf16_weight(without_tiles: float) -> float:
-    # On tiles scores are multiplied twice, for what rounding takes off the queries, which are packed anew for every sample.
-    if cpu_isa().startswith("amx"):
-        return 1.75
-    return without_tiles if multiplies_bf16() else 1.0
 
 
 def form(query: Tensor, x: Tensor, *args: Any, **options: Any) -> str:

@@ -7,13 +7,8 @@ from torch import Tensor
 
 from longreel.integrations.patches.common import aside, no_kernel, not_matrix
 from longreel.integrations.patching.replacement import Aside, Patch, Replacement
-from longreel.ops._qformer_attention import (
-    NAME,
-    absorbed_flops,
-    absorbed_weight,
-    projected_flops,
-    qformer_attention,
-)
+from longreel.measure.machine import cpu_isa, multiplies_bf16
+from longreel.ops._qformer_attention import NAME, absorbed_flops, projected_flops, qformer_attention
 
 # An additive mask at or below this hides a key: BERT's own number, and smaller ones. Their exponentials are 0.
 HIDES = -1e4
@@ -92,8 +87,14 @@ def _projects(module: Any, rows: Tensor, seen: Tensor) -> bool:
     (batch, keys, channels), width = seen.shape, module.key.out_features
     sizes = batch, rows.shape[1], keys, channels, width
     absorbed = absorbed_flops(*sizes, module.num_attention_heads, len(rows) < batch)
-    # Without tiles bf16 has half the rate of torch's.
-    return absorbed_weight(seen, without_tiles=2.0) * absorbed >= projected_flops(*sizes)
+    # The CPU's kernels without tiles multiply bf16 in fp32, at half the rate of torch's where the CPU multiplies it itself.
+    halved = seen.dtype is torch.bfloat16 and seen.device.type == "cpu" and _bf16_in_fp32()
+    return (2 if halved else 1) * absorbed >= projected_flops(*sizes)
+
+
+@torch.compiler.assume_constant_result
+def _bf16_in_fp32() -> bool:
+    return multiplies_bf16() and not cpu_isa().startswith("amx")
 
 
 def key_mask(mask: Any, samples: int, keys: int) -> Tensor | Aside | None:
