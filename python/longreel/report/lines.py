@@ -61,11 +61,14 @@ def json_line(
                 "question": question,
                 "ids": record.ids[paths[0]][index],
                 "checksum": checksum(record, index),
-                "logits_checksum": hashlib.sha256(bytes_of(record.logits[paths[0]][index])).hexdigest()[:16],
                 "answer": record.answers[index] if record.answers else None,
                 "seconds": record.answer_seconds[index] if record.answer_seconds else None,
             }
             for index, question in enumerate(record.questions)
+        ],
+        # To the bit: of other chunks, or on another machine, they differ where the ids do not.
+        "logits_checksums": [
+            hashlib.sha256(bytes_of(logits)).hexdigest()[:16] for logits in record.logits.get(paths[0], [])
         ],
         **machine.describe(record.device),
     }
