@@ -287,14 +287,14 @@ def plain_package(into: Path = PACKAGE) -> None:
     shutil.copytree(ROOT / "triton_kernels", into / "longreel/triton_kernels", ignore=kept, dirs_exist_ok=True)
 
 
-def package(name: str, device: str, run: Callable[[Step, float], int | None], deadline: float) -> list[StepResult]:
+def package(name: str, run: Callable[[Step, float], int | None], deadline: float) -> list[StepResult]:
     """The carried library where it loads, else one built here; where that fails too, the kernels that need none."""
     carried = (PACKAGE / "longreel/_ops.so").exists()
     plain_package()
     loads = "import sys; from longreel import _native; print(_native.OPS_REFUSAL); sys.exit(_native.OPS_REFUSAL is not None)"
     load = Step("build", "the carried library", [sys.executable, "-c", loads], 1.0, most=30.0)
     tried = run_all([load] * carried, deadline=deadline, run=run)
-    if device == "cpu" or (tried and not tried[-1].failed):
+    if tried and not tried[-1].failed:
         return tried
     command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(PACKAGE)]
     return tried + run_all([Step("build", f"for {name}", command, 1.0, most=120.0)], deadline=deadline, run=run)
@@ -330,7 +330,7 @@ def main() -> int:
     run = runner(log, env)
     if args.device == "cuda":
         env["PYTHONPATH"] = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        outcomes = package(name, args.device, run, deadline)
+        outcomes = package(name, run, deadline)
     else:
         outcomes = []
     for part in args.parts or DEFAULT:

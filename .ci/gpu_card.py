@@ -4,7 +4,7 @@
 
 values: every kernel on its cases for cards, in bfloat16, forward and backward under the error budget, three times the same
 bits; one process an op and backend, all at once, so that a fault costs one and what they compile is compiled side by side.
-compiles: how many kernels Triton would compile for each of those, counted without a card, and how long that takes.
+compiles: how many kernels Triton would compile for each of those, counted without a card, and about how long that takes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from longreel.testing.runner import Variant, low_level, prepare, run
 
 ROOT = Path(__file__).resolve().parents[1]
 digest = runpy.run_path(str(ROOT / ".ci/gpu.py"))["digest"]
-# Seconds of one compile on one core, counted here with an empty cache.
+# Seconds of one compile on one core: an estimate.
 COMPILE_SECONDS = 1.2
 LIMIT = 90.0
 DTYPE = torch.bfloat16

@@ -16,7 +16,7 @@ def _load_ops() -> str | None:
     """Registers the kernels of `_ops.so`; returns why that failed."""
     library = _FOLDER / "_ops.so"
     if not library.exists():
-        return _NOT_BUILT
+        return _absent(library, beside="_host.so")
     if _cut_short(library):
         return _unloaded("_ops.so", "it is cut short")
     try:
@@ -29,13 +29,18 @@ def _load_ops() -> str | None:
 def _load_host() -> tuple[Host | None, str | None]:
     library = _FOLDER / "_host.so"
     if not library.exists():
-        return None, _NOT_BUILT
+        return None, _absent(library, beside="_ops.so")
     if _cut_short(library):
         return None, _unloaded("_host.so", "it is cut short")
     try:
         return Host(library), None
     except (OSError, AttributeError) as error:
         return None, _unloaded("_host.so", str(error))
+
+
+def _absent(library: Path, beside: str) -> str:
+    """One without the other was left by an older build, or half copied."""
+    return _unloaded(library.name, "it is not there; build again") if (_FOLDER / beside).exists() else _NOT_BUILT
 
 
 def _unloaded(name: str, why: str) -> str:

@@ -118,6 +118,20 @@ def test_done_is_left_out_cut_is_made_again(tmp_path: Path, small: Preset, clips
     assert "8 cannot be read" in other.out
     assert other.said[0] == f"longreel: {kept}: made with --frames fps:1, this run has fps:5"
     assert kept.stat().st_mtime_ns == before
+    wide = call(tmp_path, small, *command, "--dtype", "bfloat16")
+    assert wide.code == 1
+    assert wide.said[0] == f"longreel: {kept}: features are float32, this run's are bfloat16; --dtype"
+
+
+def test_a_video_that_was_replaced_is_made_again(tmp_path: Path, small: Preset, kinds: list[Path]) -> None:
+    folder, out = folder_of(tmp_path, "clips"), tmp_path / "out"
+    command = ["extract", folder, "--out", out, "--preset", small.name, "--frames", "fps:25"]
+    for name in ("a", "b"):
+        shutil.copy(kinds[0], folder / f"{name}.mp4")
+    assert call(tmp_path, small, *command).code == 0
+    shutil.copy(kinds[1], folder / "b.mp4")
+    again = call(tmp_path, small, *command)
+    assert "1 written (11 frames), 1 were there" in again.out
 
 
 @pytest.mark.parametrize(

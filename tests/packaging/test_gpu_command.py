@@ -173,9 +173,7 @@ def test_a_library_that_does_not_load_is_built_and_a_failed_build_ends_nothing(
     (tmp_path / "longreel/_ops.so").write_bytes(b"")
     for statuses, names in (([0], 1), ([1, 0], 2), ([1, 1], 2)):
         given = iter(statuses)
-        outcomes = gpu.package(
-            "card", "cuda", lambda step, limit, given=given: next(given), deadline=gpu.time.monotonic() + 540
-        )
+        outcomes = gpu.package("card", lambda step, limit, given=given: next(given), gpu.time.monotonic() + 540)
         assert len(outcomes) == names
 
 

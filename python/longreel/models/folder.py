@@ -15,6 +15,7 @@ from longreel.files.tensors import TensorFile
 from longreel.models.inputs import check_features
 from longreel.models.record import RunRecord
 from longreel.models.setup import Setup
+from longreel.models.sizes import computed_in
 from longreel.ranks import Rank
 
 # Beside what could not be made: why.
@@ -37,8 +38,8 @@ class Folder:
     """Videos of a folder and what is made of them: `out/NAME.safetensors` of each, NAME with its ending and its folder.
 
     Process r of n takes the videos r, r + n, ... in the order of their names, so that no two take one. Where the features of a
-    video are there, whole, it is left out. A file appears whole under its name; what a process that was killed left of one is
-    removed.
+    video are there, whole and younger than it, it is left out. A file appears whole under its name; what a process that was
+    killed left of one is removed.
 
     Raises:
         MediaError: no such folder, or no video in it. ValueError: as `FrameSpec.parse`.
@@ -76,7 +77,7 @@ class Folder:
             for video in self._in_order():
                 target, record = self.target(video), None
                 try:
-                    if self._is_done(target):
+                    if self._is_done(video, target):
                         done.there.append(video)
                     else:
                         note(video)
@@ -112,10 +113,13 @@ class Folder:
             with setup.writer(target, source, [video], self._frames) as writer:
                 return setup.extract(self._models[kind], source, writer)
 
-    def _is_done(self, target: Path) -> bool:
-        """MediaError where another model made it, of other frames, or it is no feature file."""
+    def _is_done(self, video: Path, target: Path) -> bool:
+        """MediaError where another model made it, of other frames or in another dtype, or it is no feature file."""
         try:
             TensorFile(target).close()
+            if target.stat().st_mtime_ns < video.stat().st_mtime_ns:
+                # Of what the video was before.
+                return False
         except (ForeignError, OSError):
             # Not there, or not whole.
             return False
@@ -126,6 +130,11 @@ class Folder:
             made, still = stream.about.get("frames"), stream.about.get("kind") == "images"
             if made != self._frames and not still:
                 raise MediaError(f"{target}: made with --frames {made}, this run has {self._frames}")
+            dtype = computed_in(self._setup.preset, self._setup.device)
+            if stream.dtype != dtype:
+                raise MediaError(
+                    f"{target}: features are {str(stream.dtype)[6:]}, this run's are {str(dtype)[6:]}; --dtype"
+                )
         return True
 
     def _in_order(self) -> list[Path]:

@@ -53,11 +53,8 @@ class VideoLlama(WithTower, nn.Module):
         """Clips [A, n] at 16 kHz, two seconds or less -> ImageBind's embeddings [A, Ea], of a norm of 20."""
         size = self.preset.audio
         mels = log_mel(samples, mels=size.mels, length=size.length)
-        mels = mels.to(self.device, self.dtype)
-        if not len(mels):
-            return torch.as_tensor(self.audio_encoder(mels)[1])
-        # Clip by clip: products of many rows may round otherwise, and how many come together is a matter of chunks.
-        return torch.cat([self.audio_encoder(clip)[1] for clip in mels.split(1)])
+        embeddings: Tensor = self.audio_encoder(mels.to(self.device, self.dtype))[1]
+        return embeddings
 
     def answer(
         self, parts: tuple[Tensor, ...], after: Tensor, *, length: int = 8, **options: Any
