@@ -16,6 +16,8 @@ class AttentionForward {
  public:
   using Element = typename P::Element;
   using Unit = typename P::Unit;
+  using PairStep = typename P::Pairs::Step;
+  static constexpr int64_t kMostRun = 16, kLeastPaired = 8;
 
   AttentionForward(const AttentionProblem& problem, const AttentionOutputs& outputs, int64_t most_strips, Arena& arena)
       : problem_(problem),
@@ -23,16 +25,22 @@ class AttentionForward {
         scale_(std::abs(problem.scale) * P::per_e),
         width_(round_up(problem.channels, 16 * P::pair)),
         block_(problem, arena),
-        keys_(block_.columns(arena)),
-        values_(block_.sums(arena)),
+        run_(P::Pairs::there ? std::clamp<int64_t>((int64_t{256} << 10) / (block_.units() * 4), 1, kMostRun) : 1),
+        keys_(block_.columns(arena, run_)),
+        values_(block_.sums(arena, run_)),
         steps_(arena.take<Step>(most_strips)),
-        weights_(arena.take<Element>(kStrip * kBlock)) {
+        weights_(arena.take<Element>(kStrip * kBlock)),
+        pairs_(arena, most_strips * problem.group()) {
     const int64_t states = most_strips * problem.group();
     for (float*& scores : scores_) scores = arena.take<float>(kStrip * kBlock);
     queries_ = arena.take<Element>(states * kStrip * width_);
     acc_ = arena.take<float>(states * kStrip * width_);
     l_ = arena.take<float>(states * kStrip * 16);
     m_ = arena.take<float>(states * kStrip);
+    if constexpr (P::Pairs::there) {
+      pair_steps_ = arena.take<PairStep>(run_ * states);
+      largest_ = arena.take<float>(states);
+    }
   }
 
   // Floats of a part's sums, for merge().
@@ -57,6 +65,10 @@ class AttentionForward {
       }
     }
     const bool few = states() == 1 && rows(0) <= P::few_rows;
+    if constexpr (P::Pairs::there) {
+      // Few states leave packing as most of the work: their block stays in the nearest cache.
+      if (states() >= kLeastPaired) return run_pairs(sample, strips, group, blocks);
+    }
     if (few) P::stage_few(queries_, width_);
     for (int64_t at = blocks.begin; at < blocks.end; ++at) {
       const KeyBlock block = group.block(at);
@@ -160,6 +172,63 @@ class AttentionForward {
     }
   }
 
+  // Pairs of strips meet runs of packed blocks, a pair all of a run before the next pair.
+  void run_pairs(const Sample& sample, const QueryStrip* strips, const QueryGroup& group, Span blocks) {
+    for (int64_t i = 0; i < states(); ++i)
+      largest_[i] = P::Pairs::largest(queries_ + i * kStrip * width_, width_, rows(i), width_);
+    KeyBlock run[kMostRun];
+    float largest[kMostRun];
+    int64_t count = 0;
+    for (int64_t at = blocks.begin; at < blocks.end; ++at) {
+      const KeyBlock block = group.block(at);
+      if (steps_of(strips, group, block, block.is_global ? sample.global : sample.keys, steps_) > 0) {
+        const bool more = at + 1 < blocks.end && group.block(at + 1).keys.begin == block.keys.end;
+        block_.read(sample, b_, kv_head_, false, block, more);
+        block_.as_columns({keys_.data + count * block_.units(), keys_.stride});
+        largest[count] = P::Pairs::largest(block_.rows(), block_.row(), kBlock, width_);
+        block_.read(sample, b_, kv_head_, true, block, more);
+        P::Pairs::values_to_depth(block_.rows(), block_.row(), width_, {values_.data + count * block_.units(), values_.stride},
+                                  block_.ahead());
+        run[count++] = block;
+      }
+      if (count == run_ || (at + 1 == blocks.end && count > 0)) {
+        meet_pairs(sample, run, largest, count);
+        count = 0;
+      }
+    }
+  }
+
+  void meet_pairs(const Sample& sample, const KeyBlock* run, const float* largest, int64_t count) {
+    int64_t steps = 0;
+    for (int64_t i = 0, pair; i < states(); i += pair) {
+      pair = i % count_ + 1 < count_ ? 2 : 1;
+      for (int64_t at = 0; at < count; ++at) {
+        const KeyBlock& block = run[at];
+        const Span may_be_visible = block.is_global ? sample.global : sample.keys;
+        Span met, full = may_be_visible;
+        for (int64_t own = i; own < i + pair; ++own) {
+          const layout::TileRange& range = block.is_global ? strip(own).global : strip(own).keys;
+          const Span seen = Span{range.begin, range.end}.common(block.keys);
+          if (!seen.empty()) met = met.empty() ? seen : met.with(seen);
+          full = full.common({range.full_begin, range.full_end});
+        }
+        if (met.empty()) continue;
+        const int64_t begin = (met.begin - block.keys.begin) / 32 * 32, end = round_up(met.end - block.keys.begin, 32);
+        const bool all = full.begin <= block.keys.begin + begin && block.keys.begin + end <= full.end;
+        const auto tame = [&](int64_t own) { return P::Pairs::tame(scale_, problem_.channels, largest_[own], largest[at]); };
+        pair_steps_[steps++] = {i, pair, at, {begin, end}, all, tame(i) && tame(i + pair - 1)};
+      }
+    }
+    const auto visible = [&](const PairStep& step, int64_t r) {
+      const KeyBlock& block = run[step.block];
+      const Span seen = sample.visible(row(step.state + r / kStrip, r % kStrip), block.is_global).common(block.keys);
+      return Span{seen.begin - block.keys.begin, seen.end - block.keys.begin};
+    };
+    pairs_.run(
+        {queries_, acc_, l_, m_, width_, problem_.channels, scale_}, pair_steps_, steps, keys_, values_, block_.units(),
+        [&](int64_t state) { return rows(state); }, visible);
+  }
+
   // The only state meets the block, whose keys were read, without packing them.
   void meet_few(const Sample& sample, const KeyBlock& block, bool more) {
     const Step& step = steps_[0];
@@ -183,6 +252,7 @@ class AttentionForward {
   float scale_;
   int64_t width_;  // channels, padded
   PackedBlock<T, P> block_;
+  int64_t run_;  // blocks that are packed together
   Panels<Unit> keys_, values_;
   Step* steps_;
   Element* weights_;
@@ -191,6 +261,9 @@ class AttentionForward {
   float* acc_;
   float* l_;
   float* m_;
+  typename P::Pairs pairs_;
+  PairStep* pair_steps_ = nullptr;
+  float* largest_ = nullptr;  // of a state's queries
   const QueryStrip* strips_ = nullptr;
   int64_t count_ = 0, b_ = 0, kv_head_ = 0;
 };

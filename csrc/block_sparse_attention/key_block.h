@@ -20,8 +20,13 @@ class PackedBlock {
 
   int64_t depth() const { return depth_; }
 
-  Panels<Unit> columns(Arena& arena) const { return {arena.take<Unit>(kBlock * depth_ / P::pair), depth_ / P::pair * 16}; }
-  Panels<Unit> sums(Arena& arena) const { return {arena.take<Unit>(kBlock * depth_ / P::pair), kBlock / P::pair * 16}; }
+  int64_t units() const { return kBlock * depth_ / P::pair; }
+  Panels<Unit> columns(Arena& arena, int64_t blocks = 1) const {
+    return {arena.take<Unit>(blocks * units()), depth_ / P::pair * 16};
+  }
+  Panels<Unit> sums(Arena& arena, int64_t blocks = 1) const {
+    return {arena.take<Unit>(blocks * units()), kBlock / P::pair * 16};
+  }
 
   // Takes keys or values of the block, in place where kBlock rows stand as products take them; else the others are zeros.
   // more: the block behind is next.

@@ -56,6 +56,7 @@ struct OverBf16 {
 };
 
 struct StripsBf16 {
+  using Pairs = NoPairs;
   using Element = bf16;
   using Unit = uint32_t;
   static constexpr int64_t pair = 2;

@@ -49,7 +49,15 @@ struct SumStepF32 : StepF32 {
   static int64_t chain(int64_t steps) { return steps; }
 };
 
+// Strips that meet their keys one by one.
+struct NoPairs {
+  static constexpr bool there = false;
+  struct Step {};
+  NoPairs(Arena&, int64_t) {}
+};
+
 struct StripsFp32 {
+  using Pairs = NoPairs;
   using Element = float;
   using Unit = float;
   static constexpr int64_t pair = 1;    // elements in a unit

@@ -101,6 +101,25 @@ def test_what_no_row_sees_may_hold_anything(isa: str, dtype: torch.dtype) -> Non
         assert clean.isfinite().all()
 
 
+@pytest.mark.parametrize("isa", _native.cpu_isas())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_shows_in_the_rows_that_see_it(isa: str, dtype: torch.dtype, value: float) -> None:
+    """Of a query and of a key, beside finite rows of the same tile; scores that leave fp32's integers are numbers."""
+    layout = VideoLayout.causal(100).to("cpu")
+    inputs = tensors(layout, dtype)
+    inputs["q"][:, 20] = value
+    inputs["k"][:, 70] = value
+    inputs["q"][:, 5] *= 1e6
+    with cpu_isa(isa):
+        out = outputs(inputs)["out"]
+    clean = torch.ones(100, dtype=torch.bool)
+    clean[[20, *range(70, 100)]] = False
+    assert out[:, clean].isfinite().all()
+    assert not out[:, ~clean].isfinite().all(-1).any()
+    torch.testing.assert_close(out[:, 0], inputs["v"][:, 0].repeat_interleave(2, 1))
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_hidden_neighbour_may_hold_anything(backend: str, dtype: torch.dtype) -> None:
