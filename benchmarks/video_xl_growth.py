@@ -56,10 +56,12 @@ class Rates:
         # Of the two last layers: keys and values, then queries, output and MLP of VST rows.
         self.last = 2 * size.width * (kv * self.rows + (2 * own + 3 * size.mlp + kv) * self.vst)
         shape = (1, self.rows, size.heads, size.head)
-        self.q, self.k = torch.randn(shape), torch.randn(1, self.rows, size.kv_heads, size.head)
-        self.mem = torch.randn(1, size.kv_heads, memory, size.head)
+        dtype = model.dtype
+        self.q = torch.randn(shape, dtype=dtype)
+        self.k = torch.randn(1, self.rows, size.kv_heads, size.head, dtype=dtype)
+        self.mem = torch.randn(1, size.kv_heads, memory, size.head, dtype=dtype)
         self.vst_plan, self.plan = planned_vst_rows(self.layout, "cpu"), self.layout.to("cpu")
-        self.x = torch.randn(1, self.rows, size.width)
+        self.x = torch.randn(1, self.rows, size.width, dtype=dtype)
         self.seconds: dict[str, list[float]] = {name: [] for name in ("linear", "own", "memory", "vst_memory")}
 
     def measure(self) -> None:
@@ -119,7 +121,7 @@ def main() -> None:
     model = VideoXL(preset, ratio=args.ratio).eval()
     each = preset.window / preset.frame
     vst = preset.window // args.ratio
-    tokens = torch.randn(preset.window, preset.language.width) * 0.5
+    tokens = torch.randn(preset.window, preset.language.width, dtype=model.dtype) * 0.5
     rates = Rates(model, args.ratio, vst * 90)
     rates.measure()
     cache = model.decoder.cache(1 + vst * int(args.frames / each), text_capacity=64)
