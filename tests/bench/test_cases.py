@@ -222,8 +222,8 @@ def test_the_truth_of_attention_head_by_head_is_the_whole() -> None:
 
 @pytest.mark.fast
 def test_every_op_has_shapes_of_a_system_and_a_quick_one() -> None:
-    # compress_video calls token_scores, and no released system.
-    assert set(CASES) == {"token_scores", *(op for system in SYSTEMS for op in ops_of(system))}
+    # compress_video calls them, and no released system.
+    assert set(CASES) == {"token_density", "token_scores", *(op for system in SYSTEMS for op in ops_of(system))}
     for op, case in CASES.items():
         for shapes in (case.SIZES, *case.SYSTEMS.values()):
             assert set(shapes) == {"small", "quick", "hour"}
