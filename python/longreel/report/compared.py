@@ -36,8 +36,8 @@ class Moved:
     def machine_moved(self) -> bool:
         """Whether its bandwidth or its rate of products differ by more than a ratio may."""
         roofs = [pair.ours.get("roof") or {} for pair in (self.before, self.after)]
-        rates = [[roof.get(name) for roof in roofs] for name in ("bandwidth", "matrix")]
-        return any(max(both) > (1 + STEADY) * min(both) for both in rates if all(both))
+        rates = [[roof[name] for roof in roofs if roof.get(name)] for name in ("bandwidth", "matrix")]
+        return any(max(both) > (1 + STEADY) * min(both) for both in rates if len(both) == 2)
 
 
 @dataclass(frozen=True)
