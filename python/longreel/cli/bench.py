@@ -68,6 +68,12 @@ def bench(
     ] = None,
     head_dim: Annotated[int | None, typer.Option(min=1, max=256, help="Attention: head size D.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Attention: VoCo mode.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Q-Former: videos, or frames.")] = None,
+    keys: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Q-Former: keys of each.")] = None,
+    entries: Annotated[int | None, typer.Option(min=1, callback=bounded, help="VST: tokens in memory.")] = None,
+    visual: Annotated[int | None, typer.Option(min=1, callback=bounded, help="VST: visual tokens of a window.")] = None,
+    ratio: Annotated[int | None, typer.Option(min=1, callback=bounded, help="VST: of these a VST token.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Scores: tokens of a frame.")] = None,
     dtype: Annotated[
         list[Dtype] | None, typer.Option(help="May be repeated; default bf16, with --all bf16 and fp32.")
     ] = None,
@@ -118,7 +124,8 @@ def bench(
         for name, value in {
             "frames": frames, "patches": patches, "width": width, "queries": queries, "output_size": output_size,
             "vision": vision, "voco": voco, "text": text, "heads": heads, "kv_heads": kv_heads or heads,
-            "head_dim": head_dim, "mode": None if mode is None else mode.value,
+            "head_dim": head_dim, "mode": None if mode is None else mode.value, "batch": batch, "keys": keys, "entries": entries,
+            "visual": visual, "ratio": ratio, "tokens": tokens,
         }.items()
         if value is not None
     }  # fmt: skip
