@@ -107,6 +107,14 @@ def test_rich_table_fits_eighty_columns(report: Report) -> None:
     assert "bound by memory: 100 ms at best" in words
 
 
+def test_a_narrow_console_cuts_no_figure(report: Report) -> None:
+    console = Console(width=30, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(rich_table(report, ["ours"]), crop=False)
+    text = console.export_text()
+    assert "…" not in text
+    assert all(cell in text for outcome in report.outcomes for cell in row(report, outcome))
+
+
 def test_markdown_marks_ours_and_says_why(report: Report) -> None:
     lines = markdown_table(report, ["ours"]).splitlines()
     assert lines[0].startswith("### compress_frames bfloat16 forward")
