@@ -18,7 +18,7 @@ namespace {
 constexpr float kShortest = 1e-12f;
 constexpr int kNeighbours = 4;
 // Tokens that are multiplied by as many: their sums stay in the second cache.
-constexpr int64_t kBlock = 256, kSmallBlock = 64;
+constexpr int64_t kLargeBlock = 512, kBlock = 256, kSmallBlock = 64;
 // Products that make it worth waking a thread.
 constexpr int64_t kDensityWorthAThread = 1 << 18;
 
@@ -34,8 +34,9 @@ struct DenseTokens {
 // gram [n, n]: products of every two tokens
 template <class T, class Products>
 void write_products(const DenseTokens<T>& x, int64_t n, int64_t channels, float* gram, const Pool& threads) {
-  // Few tokens are cut smaller, so that every thread has some.
-  const int64_t block = n > 2 * kBlock ? kBlock : kSmallBlock;
+  // A block is packed anew for every other; few tokens, or many threads, cut smaller ones, so that every thread has some. A
+  // product is summed in the same order in each.
+  const int64_t block = n > 3 * kBlock && threads.threads <= 2 ? kLargeBlock : n > 2 * kBlock ? kBlock : kSmallBlock;
   const int64_t blocks = ceil_div(n, block), pairs = blocks * (blocks + 1) / 2;
   const int64_t workers = workers_for(threads, pairs, ceil_div(kDensityWorthAThread, block * block * channels));
   Arena size(nullptr);

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from longreel.compression.choose import top
-from longreel.compression.frames import FrameFeatures, spans, wide
-from longreel.ops import adaptive_pool, token_density
+from longreel.compression.frames import FrameFeatures, chunks, wide
+from longreel.ops import token_density
 
 # Frames whose means are less alike than this are of two segments (FastVID's threshold).
 ALIKE = 0.9
@@ -19,8 +19,9 @@ def segments(frames: FrameFeatures) -> list[tuple[int, int]]:
     total, tokens, _ = frames.shape
     longest = max(1, LONGEST // tokens)
     begins, before, at = [0], None, 0
-    for a, b in spans(frames):
-        means = wide(adaptive_pool(frames[a:b], 1, mode="mean"))[:, 0]
+    for x in chunks(frames):
+        # a product, which takes half the time of x.mean(1)
+        means = torch.bmm(x.new_full((len(x), 1, tokens), 1 / tokens), x)[:, 0]
         behind = means[:1] if before is None else before
         alike = functional.cosine_similarity(means, torch.cat([behind, means[:-1]]), dim=-1).tolist()
         for one in alike:
