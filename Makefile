@@ -26,7 +26,7 @@ package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
 native_code := $(shell find csrc tests/emulator -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help setup build test check lint docs demo gpu gpu-again gpu-carry gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix wheel site clean
+.PHONY: help setup build test check lint docs demo gpu gpu-again gpu-carry gpu-tests gpu-bench gpu-e2e gpu-sanitize gpu-ncu compile-only fuzz sanitize soak matrix wheel figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -66,12 +66,12 @@ check: build ## the inner loop: fast tests and lint
 	@$(say) "check: fast tests"
 	@$(pytest) -m "fast and not slow" $(workers) $(ARGS)
 
-docs: build ## docs/benchmarks.md, docs/figures.md and README's figures, from benchmarks/results
+figures: build ## what docs/ and README say of benchmarks/results, made anew: docs/benchmarks.md, docs/figures.md, README's table
 	@$(py) benchmarks/tables.py
 
-site: $(deps) ## docs/ as a site in build/site; a broken link ends it
+docs: figures ## ... and docs/ as a site in build/site; a broken link ends it (downloads mkdocs the first time)
 	@$(pip) install -r requirements/site.txt
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -q
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict -q
 
 fuzz: build ## 10,000 random layouts against brute force; 2,000 mutated inputs of three seeds
 	@LONGREEL_FUZZ=10000 $(py) -m pytest tests/layout/test_random_layouts.py

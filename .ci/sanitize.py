@@ -56,7 +56,7 @@ ADDRESS = Sanitizer(
             *sorted(map(str, Path("tests/ops").glob("test_contract*.py"))),
         ],
         "any strides, every instruction set": ["tests/ops/test_contract_memory.py", "-k", "test_any_strides and cpu"],
-        "mutated calls and layouts": ["tests/fuzz", "-k", "calls or layouts"],
+        "mutated calls, layouts and tables": ["tests/fuzz", "-k", "calls or layouts or tables"],
     },
     2,
 )

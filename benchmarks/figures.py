@@ -74,7 +74,10 @@ def _is_usual(line: Line, free: Iterable[str]) -> bool:
     if line["op"] not in CASES:
         return True
     usual = CASES[line["op"]].SIZES["hour"]
-    return all(line[f.name] == getattr(usual, f.name) for f in fields(usual) if f.name not in free)
+    # Older lines have no batch; all of them are of the usual one.
+    return all(
+        line.get(f.name, was) == was for f in fields(usual) if f.name not in free for was in [getattr(usual, f.name)]
+    )
 
 
 def _table(op: str, found: Sequence[Pair]) -> list[str]:

@@ -3,9 +3,11 @@ pieces of frames. True sizes: 27 x 27 patches of 1152, projected to 3584, 14 x 1
 
     python benchmarks/pool_before_projector.py                     seconds, interleaved rounds, and memory
     python benchmarks/pool_before_projector.py --frames 8 --dtype bfloat16
+    python benchmarks/pool_before_projector.py --hour --frames 64 --dtype bfloat16
 
 Memory is what the process takes at its peak beyond the weights and the patches, at two lengths; 3,600 frames, an hour, are by
-their straight line.
+their straight line. --hour: 3,600 frames in truth, longreel in one call and its own, which would not fit, --frames at a time;
+patches are one frame's, read again and again.
 """
 
 import argparse
@@ -85,13 +87,44 @@ def seconds(frames: int, dtype: torch.dtype, rounds: int) -> tuple[dict[str, lis
     return found, float(apart)
 
 
+@torch.no_grad()
+def hour(piece: int, dtype: torch.dtype) -> None:
+    projector, x = projector_of(dtype), patches(1, dtype)
+    for path in PATHS.values():
+        path(projector, x.expand(2, -1, -1))
+    took = []
+
+    def call() -> Tensor:
+        start = time.perf_counter()
+        result = ours(projector, x.expand(HOUR, -1, -1))
+        took.append(time.perf_counter() - start)
+        return result
+
+    extra = peak_memory(call, x.device).extra
+    start = time.perf_counter()
+    for a in range(0, HOUR, piece):
+        plain(projector, x.expand(min(piece, HOUR - a), -1, -1))
+    took.append(time.perf_counter() - start)
+    held = "not measured" if extra is None else f"{extra / 2**30:.2f} GiB"
+    print(
+        f"{HOUR} frames, {dtype}: longreel {took[0]:.1f} s in one call, memory {held} beside its result; its own, {piece}"
+        f" frames at a time, {took[1]:.1f} s: {took[1] / took[0]:.2f}x",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
+    parser.add_argument("--hour", action="store_true")
     given = parser.parse_args()
     names = given.dtype or ["float32", "bfloat16"]
+    if given.hour:
+        for name in names:
+            hour(given.frames, getattr(torch, name))
+        return
     print(f"{given.frames} frames, {torch.get_num_threads()} threads")
     for name in names:
         found, apart = seconds(given.frames, getattr(torch, name), given.rounds)

@@ -1,5 +1,5 @@
 """docs/benchmarks.md and the figures of README and docs/figures.md from benchmarks/results/<device>/*.jsonl:
-`python benchmarks/tables.py [--check]` (`make docs`).
+`python benchmarks/tables.py [--check]` (`make figures`).
 
 Of every case, variant and peer the newest run is shown. Elsewhere the part between `<!-- made by benchmarks/tables.py: OP -->`
 and `<!-- end -->` is made; of OP `headline`, a line of each of three ops. --check writes nothing and exits 1 where one of them
@@ -118,7 +118,7 @@ def main() -> int:
     changed = [path for path in wanted if wanted[path] != there[path]]
     if parser.parse_args().check:
         for path in changed:
-            print(f"{path.name} is out of date with benchmarks/results: make docs", file=sys.stderr)
+            print(f"{path.name} is out of date with benchmarks/results: make figures", file=sys.stderr)
         return int(bool(changed))
     for path in changed:
         write_text(path, wanted[path])

@@ -43,6 +43,10 @@ def test_links(page: Path) -> None:
                 assert anchor in map(slug, headings), f"{page.name}: {target}"
 
 
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 90
+
+
 def test_every_page_is_in_the_sites_list() -> None:
     nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
     assert sorted(re.findall(r": (\w+\.md)$", nav, re.MULTILINE)) == sorted(

@@ -88,15 +88,17 @@ def test_llama_vids_repository(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "120 tokens of 40 for 60 frames; by its own methods: nothing" in out
 
 
+def losses_of_two_processes(name: str) -> list[float]:
+    """What examples/<name>.py prints under torchrun."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", ROOT / f"examples/{name}.py"]
+    ran = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return [float(loss) for loss in re.findall(r"step \d: loss ([\d.]+)", ran.stdout)]
+
+
 def test_weights_sharded_over_two_processes() -> None:
     """Two steps: the losses of a whole model that takes both processes' clips at once."""
-    script = ROOT / "examples/sharded_training.py"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run([sys.executable, *launch, script], capture_output=True, text=True, check=False, timeout=600)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    losses = [float(loss) for loss in re.findall(r"step \d: loss ([\d.]+)", ran.stdout)]
-
-    example = runpy.run_path(str(script), run_name="sharded_training")
+    example = runpy.run_path(str(ROOT / "examples/sharded_training.py"), run_name="sharded_training")
     torch.manual_seed(0)
     clips, ids = example["drawn"](), example["text"]("cpu")
     model, layout = example["SmallVlm"](24), example["layout_of"](4).to("cpu")
@@ -109,5 +111,23 @@ def test_weights_sharded_over_two_processes() -> None:
         optimizer.step()
         optimizer.zero_grad()
         whole.append(loss.item())
-    assert losses == pytest.approx(whole, rel=1e-5)
+    assert losses_of_two_processes("sharded_training") == pytest.approx(whole, rel=1e-5)
+    assert whole[0] != pytest.approx(whole[1], rel=1e-3)
+
+
+def test_a_sequence_shared_by_two_processes() -> None:
+    """Two steps: the losses of one process that has the whole sequence."""
+    example = runpy.run_path(str(ROOT / "examples/context_parallel.py"), run_name="context_parallel")
+    model, (layout, ids, places) = example["decoder"](), example["sample"]()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    whole = []
+    for _ in range(2):
+        with use_layout(layout):
+            logits = model(input_ids=ids, position_ids=places).logits
+        loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        whole.append(loss.item())
+    assert losses_of_two_processes("context_parallel") == pytest.approx(whole, rel=1e-5)
     assert whole[0] != pytest.approx(whole[1], rel=1e-3)

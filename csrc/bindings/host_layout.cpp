@@ -14,7 +14,7 @@ using longreel::host::give;
 
 namespace {
 
-constexpr int64_t kMost = int64_t(1) << 31;  // rows and keys of a sample stay below
+constexpr int64_t kMost = (int64_t(1) << 31) - 1;  // of rows and keys of a sample: what is written of them is int32
 
 bool within(int64_t n, int64_t least, int64_t most) { return least <= n && n <= most; }
 
@@ -26,8 +26,9 @@ void refuse(const char* table, size_t row, const char* why) {
 void check(const plan::RangeSegment& segment, size_t row) {
   const auto small = [](int64_t n) { return within(n, 0, kMost); };
   if (!small(segment.sample) || !small(segment.row) || !small(segment.glo) || !small(segment.ghi))
-    refuse("ranges", row, "out of 0 .. 2^31");
+    refuse("ranges", row, "out of 0 .. 2^31 - 1");
   if (!within(segment.rows, 1, kMost)) refuse("ranges", row, "it has no rows");
+  if (segment.row > kMost - segment.rows) refuse("ranges", row, "its last row is beyond 2^31 - 1");
   if (!within(segment.over, 1, kMost)) refuse("ranges", row, "its steps are divided by less than 1");
   if (!within(segment.lo_step, 0, 1) || !small(segment.up) || !within(segment.carry, 0, segment.over))
     refuse("ranges", row, "its steps");
@@ -40,7 +41,7 @@ void check_keys(const std::vector<plan::RangeSegment>& segments, const std::vect
                 const std::vector<int64_t>& global_keys) {
   if (keys.size() != global_keys.size()) throw std::invalid_argument("keys and global_keys have one number a sample");
   for (size_t b = 0; b < keys.size(); ++b)
-    if (!within(keys[b], 0, kMost) || !within(global_keys[b], 0, kMost)) refuse("keys", b, "out of 0 .. 2^31");
+    if (!within(keys[b], 0, kMost) || !within(global_keys[b], 0, kMost)) refuse("keys", b, "out of 0 .. 2^31 - 1");
   for (size_t r = 0; r < segments.size(); ++r) {
     const plan::RangeSegment& segment = segments[r];
     if (segment.sample >= int64_t(keys.size())) refuse("ranges", r, "there is no such sample");
@@ -60,7 +61,7 @@ std::vector<plan::RangeSegment> read_ranges(const int64_t* ranges, int64_t count
 }
 
 plan::TileShape read_shape(int64_t tile_rows, int64_t tile_keys) {
-  if (!within(tile_rows, 1, kMost) || !within(tile_keys, 1, kMost))
+  if (!within(tile_rows, 1, kMost + 1) || !within(tile_keys, 1, kMost + 1))
     throw std::invalid_argument("a tile has at least 1 row and 1 key, at most 2^31");
   return {tile_rows, tile_keys};
 }
@@ -69,7 +70,7 @@ int64_t multiplied_pairs(const int32_t* tiles, const int32_t* order, int64_t cou
                          int64_t heads, int64_t kv_heads, int64_t channels) {
   for (int64_t n : {samples, queries, heads, kv_heads, channels})
     if (!within(n, 1, kMost))
-      throw std::invalid_argument("samples, queries, heads, kv_heads and channels are at least 1, at most 2^31");
+      throw std::invalid_argument("samples, queries, heads, kv_heads and channels are at least 1, below 2^31");
   if (heads % kv_heads != 0) throw std::invalid_argument("heads is a multiple of kv_heads");
   for (int64_t t = 0; t < count; ++t) {
     if (!within(order[t], 0, count - 1)) refuse("order", t, "there is no such tile");
@@ -120,7 +121,7 @@ LONGREEL_HOST int32_t longreel_kv_blocks(Answer* answer, const int64_t* ranges, 
     const plan::TileShape shape = read_shape(tile_rows, tile_keys);
     const std::vector<int64_t> local(keys, keys + samples), global(global_keys, global_keys + samples);
     check_keys(segments, local, global);
-    if (!within(block_rows, 0, kMost)) throw std::invalid_argument("block_rows is 0 to 2^31");
+    if (!within(block_rows, 0, kMost)) throw std::invalid_argument("block_rows is 0 to 2^31 - 1");
     const plan::KvSide side = plan::kv_blocks(segments, local, global, shape, block_rows);
     std::vector<int64_t> costs;
     costs.reserve(side.kv_blocks.size());

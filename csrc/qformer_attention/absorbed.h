@@ -8,14 +8,14 @@
 namespace longreel {
 namespace {
 
-// W [H D, C] in fp32, and per head what the products take of it.
+// W [H D, C], and per head what the products take of it.
 template <class T, class Products>
 class HeadWeights {
  public:
   // rows: for sums over D; panels: for dots over C
   HeadWeights(const QFormerProblem& p, const void* weights, bool rows, bool panels, Arena& arena)
       : p_(p), weights_(static_cast<const T*>(weights)), padded_(round_up(p.channels, Products::multiple)) {
-    wide_ = arena.take<float>(p.width() * padded_);
+    if (!kGiven) wide_ = arena.take<float>(p.width() * padded_);
     rows_ = rows ? arena.take<typename Products::Rows>(p.heads) : nullptr;
     panels_ = panels ? arena.take<typename Products::Panels>(p.heads) : nullptr;
     for (int64_t h = 0; h < p.heads; ++h) {
@@ -25,18 +25,26 @@ class HeadWeights {
   }
 
   void pack(int64_t h) {
-    float* wide = wide_ + h * p_.depth * padded_;
-    for (int64_t d = 0; d < p_.depth; ++d) {
-      copy_row(weights_ + (h * p_.depth + d) * p_.channels, 1, p_.channels, wide + d * padded_, padded_);
+    if constexpr (kGiven) {
+      const T* given = weights_ + h * p_.depth * p_.channels;
+      if (rows_ != nullptr) Products::pack_rows(given, p_.channels, p_.depth, p_.channels, rows_[h]);
+      if (panels_ != nullptr) Products::pack_panels(given, p_.channels, p_.depth, p_.channels, panels_[h]);
+    } else {
+      float* wide = wide_ + h * p_.depth * padded_;
+      for (int64_t d = 0; d < p_.depth; ++d) {
+        copy_row(weights_ + (h * p_.depth + d) * p_.channels, 1, p_.channels, wide + d * padded_, padded_);
+      }
+      if (rows_ != nullptr) Products::pack_rows(wide, padded_, p_.depth, p_.channels, rows_[h]);
+      if (panels_ != nullptr) Products::pack_panels(wide, padded_, p_.depth, p_.channels, panels_[h]);
     }
-    if (rows_ != nullptr) Products::pack_rows(wide, padded_, p_.depth, p_.channels, rows_[h]);
-    if (panels_ != nullptr) Products::pack_panels(wide, padded_, p_.depth, p_.channels, panels_[h]);
   }
 
   const typename Products::Rows& rows(int64_t h) const { return rows_[h]; }
   const typename Products::Panels& panels(int64_t h) const { return panels_[h]; }
 
  private:
+  static constexpr bool kGiven = Products::packs_given && std::is_same_v<T, typename Products::Element>;
+
   // While the arena only counts there is nowhere to put it.
   template <class Operand>
   static void take(Operand* list, int64_t h, const Operand& made) {
@@ -46,7 +54,7 @@ class HeadWeights {
   const QFormerProblem& p_;
   const T* weights_;
   int64_t padded_;
-  float* wide_;
+  float* wide_ = nullptr;
   typename Products::Rows* rows_;
   typename Products::Panels* panels_;
 };
@@ -55,6 +63,7 @@ class HeadWeights {
 template <class T, class Products>
 class Absorbed {
  public:
+  Absorbed(const QFormerProblem& p, bool /*all*/, Arena& arena) : Absorbed(p, arena) {}
   Absorbed(const QFormerProblem& p, Arena& arena)
       : p_(p),
         padded_(round_up(p.channels, Products::multiple)),

@@ -17,8 +17,11 @@ struct PartialSums {
 
   static PartialSums take(const QFormerProblem& p, int64_t padded, Arena& arena) {
     float* sums = arena.take<float>(round_up(p.rows(), 32) * padded);
+    return {sums, state_of(p, arena)};
+  }
+  static ColumnState state_of(const QFormerProblem& p, Arena& arena) {
     float* m_i = arena.take<float>(round_up(p.rows(), 16));
-    return {sums, {m_i, arena.take<float>(round_up(p.rows(), 16))}};
+    return {m_i, arena.take<float>(round_up(p.rows(), 16))};
   }
 };
 
@@ -38,7 +41,13 @@ class QFormerSums {
         weights_(Products::take_left(p.rows(), block_, arena)),
         values_(Products::take_rows(block_, p.channels, arena)) {}
 
-  void run(int64_t sample, int64_t begin, int64_t end, const Absorbed<T, Products>& absorbed, const PartialSums& partial) {
+  // Whether the outputs of whole samples are made too.
+  static constexpr bool finishes = false;
+  // Whether each head meets all its keys at once, and could be absorbed when its turn comes.
+  static bool one_block(int64_t /*longest*/) { return false; }
+
+  void run(int64_t sample, int64_t begin, int64_t end, const Absorbed<T, Products>& absorbed, const PartialSums& partial,
+           const HeadWeights<T, Products>* /*w_v*/, const QFormerOutputs& /*outputs*/) {
     partial.state.start(columns_);
     if (begin == end) std::fill_n(partial.sums, p_.rows() * padded_, 0.0f);
     for (int64_t n = begin; n < end; n += block_) {
@@ -148,7 +157,8 @@ const T* queries_of(const QFormerProblem& p, int64_t sample) {
   return static_cast<const T*>(p.query) + (p.shared ? 0 : sample) * p.queries * p.width();
 }
 
-template <class T, class Products>
+// Queries, Sums: how an item's keys are met.
+template <class T, class Products, class Queries = Absorbed<T, Products>, class Sums = QFormerSums<T, Products>>
 void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, const Pool& threads) {
   if (p.batch == 0 || p.queries == 0) return;
   const KeySplits splits(p);
@@ -158,7 +168,7 @@ void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, con
   Arena common_size(nullptr), worker_size(nullptr);
   const auto common_memory = [&](Arena& arena, auto use) {
     HeadWeights<T, Products> w_k(p, p.w_k, true, false, arena), w_v(p, p.w_v, false, true, arena);
-    Absorbed<T, Products> absorbed(p, arena);
+    Queries absorbed(p, true, arena);
     PartialSums* parts = arena.take<PartialSums>(kept ? splits.items() : 0);
     for (int64_t i = 0; kept && i < splits.items(); ++i) {
       const PartialSums part = PartialSums::take(p, padded, arena);
@@ -167,12 +177,14 @@ void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, con
     use(w_k, w_v, absorbed, parts);
   };
   const auto worker_memory = [&](Arena& arena, auto use) {
-    QFormerSums<T, Products> sums(p, longest, arena);
+    Sums sums(p, longest, arena);
     QFormerFinish<T, Products> finish(p, arena);
-    std::optional<Absorbed<T, Products>> own;
-    if (!once) own.emplace(p, arena);
+    std::optional<Queries> own;
+    if (!once) own.emplace(p, !Sums::one_block(longest), arena);
     PartialSums part{};
-    if (!kept) part = PartialSums::take(p, padded, arena);
+    if (!kept)
+      part = Sums::finishes && Sums::one_block(longest) ? PartialSums{nullptr, PartialSums::state_of(p, arena)}
+                                                        : PartialSums::take(p, padded, arena);
     use(sums, finish, own, part);
   };
   common_memory(common_size, [](auto&...) {});
@@ -201,8 +213,9 @@ void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, con
       const int64_t sample = splits.sample(item), split = item % splits.splits;
       if (own) own->make(queries_of<T>(p, sample), w_k, p.scale);
       const PartialSums& into = kept ? parts[item] : part;
-      sums.run(sample, splits.begin(split), splits.begin(split + 1), own ? *own : shared, into);
-      for (int64_t h = 0; !kept && h < p.heads; ++h) finish.run(sample, h, &into, 1, w_v, outputs);
+      auto& queries = own ? *own : shared;
+      sums.run(sample, splits.begin(split), splits.begin(split + 1), queries, into, kept ? nullptr : &w_v, outputs);
+      for (int64_t h = 0; !Sums::finishes && !kept && h < p.heads; ++h) finish.run(sample, h, &into, 1, w_v, outputs);
     });
     if (!kept) return;
     each_worker(p.batch * p.heads, [&](int64_t tile, auto&, auto& finish, auto&, PartialSums&) {

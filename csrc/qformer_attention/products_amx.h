@@ -25,6 +25,9 @@ struct TileProducts {
   static constexpr int64_t block_keys = 320;
   static constexpr int64_t kTile = 1024;  // bytes of a tile
 
+  // Weights are packed as they are given.
+  static constexpr bool packs_given = true;
+
   // What rounding to one bf16 number takes off a right side can be had as panels of its own.
   static constexpr bool rounds = Planes == 1;
 
@@ -101,9 +104,47 @@ struct TileProducts {
     }
   }
 
+  static void pack_panels(const bf16* rows, int64_t stride, int64_t n, int64_t k, Panels& panels) {
+    panels.k32 = ceil_div(k, 32);
+    alignas(64) char staged[kTile];
+    for (int64_t i = 0; i < n; i += 16) {
+      for (int64_t j = 0; j < k; j += 32) {
+        char* to = panels.data + (i / 16 * panels.k32 + j / 32) * kTile;
+        const bf16* from = rows + i * stride + j;
+        if (i + 16 <= n && j + 32 <= k) {
+          transpose_block(reinterpret_cast<const char*>(from), stride * 2, to, 64);
+          continue;
+        }
+        const auto inside = k - j >= 32 ? ~__mmask32{0} : static_cast<__mmask32>((uint32_t{1} << (k - j)) - 1);
+        for (int64_t r = 0; r < 16; ++r) {
+          _mm512_store_si512(staged + r * 64, i + r < n ? _mm512_maskz_loadu_epi16(inside, from + r * stride) : __m512i{});
+        }
+        transpose_block(staged, 64, to, 64);
+      }
+    }
+  }
+
   // rows [k, n] -> tiles of pairs of rows; lost: as above
-  template <class From, class... Lost>
-  static void pack_rows(const From* rows, int64_t stride, int64_t k, int64_t n, Rows& right, Lost... lost) {
+  // Row by row, as they stand in memory, two at a time.
+  static void pack_rows(const bf16* rows, int64_t stride, int64_t k, int64_t n, Rows& right) {
+    right.k32 = ceil_div(k, 32);
+    alignas(64) uint16_t order[64];
+    for (uint16_t i = 0; i < 64; ++i) order[i] = static_cast<uint16_t>(i / 2 + i % 2 * 32);
+    const __m512i first = _mm512_load_si512(order), second = _mm512_load_si512(order + 32);
+    for (int64_t i = 0; i < right.k32 * 32; i += 2) {
+      const bf16 *even = rows + i * stride, *odd = even + stride;
+      char* to = right.data + i / 32 * kTile + i % 32 * 32;
+      for (int64_t c = 0; c < n; c += 32, to += 2 * right.k32 * kTile) {
+        const __mmask32 inside = n - c >= 32 ? ~__mmask32{0} : static_cast<__mmask32>((uint32_t{1} << (n - c)) - 1);
+        const __m512i a = i < k ? _mm512_maskz_loadu_epi16(inside, even + c) : __m512i{};
+        const __m512i b = i + 1 < k ? _mm512_maskz_loadu_epi16(inside, odd + c) : __m512i{};
+        _mm512_store_si512(to, _mm512_permutex2var_epi16(a, first, b));
+        if (n - c > 16) _mm512_store_si512(to + right.k32 * kTile, _mm512_permutex2var_epi16(a, second, b));
+      }
+    }
+  }
+  template <class... Lost>
+  static void pack_rows(const float* rows, int64_t stride, int64_t k, int64_t n, Rows& right, Lost... lost) {
     right.k32 = ceil_div(k, 32);
     for (int64_t c = 0; c < n; c += 16) {
       const __mmask16 inside = n - c >= 16 ? __mmask16(0xffff) : first_lanes(n - c);
@@ -126,30 +167,48 @@ struct TileProducts {
     multiply(left, m, rows, n, out, out_row, add);
   }
 
- private:
-  // Steps of 32 whose right tiles, for 32 columns, stay in the nearest cache while all rows pass.
-  static constexpr int64_t kSteps = Planes == 1 ? 12 : 6;
-
-  static void multiply(const Left& left, int64_t m, const Right& right, int64_t n, float* out, int64_t out_row, bool add) {
+  // Steps first .. last - 1 of out [m, n] = or += left right, where the left side may have planes of its own.
+  template <int LeftPlanes>
+  static void part(const Left& left, int64_t m, const Right& right, int64_t n, int64_t first, int64_t last, float* out,
+                   int64_t out_row, bool add) {
     writes_before_tiles();
     const int64_t tiles = ceil_div(n, 16);
-    for (int64_t first = 0; first < right.k32; first += kSteps) {
-      const int64_t last = std::min(first + kSteps, right.k32);
-      for (int64_t j = 0; j < tiles; j += 2) {
-        for (int64_t i = 0; i < m; i += 32) {
-          float* to = out + i * out_row + j * 16;
-          if (j + 1 < tiles) {
-            block<true>(left, i / 16, right, j, first, last, to, out_row, add || first > 0);
-          } else {
-            block<false>(left, i / 16, right, j, first, last, to, out_row, add || first > 0);
-          }
+    for (int64_t j = 0; j < tiles; j += 2) {
+      for (int64_t i = 0; i < m; i += 32) {
+        float* to = out + i * out_row + j * 16;
+        if (j + 1 < tiles) {
+          block<LeftPlanes, true>(left, i / 16, right, j, first, last, to, out_row, add);
+        } else {
+          block<LeftPlanes, false>(left, i / 16, right, j, first, last, to, out_row, add);
         }
       }
     }
   }
 
+  // Up to 32 numbers, or none, as a row of a tile.
+  static void store_row(const float* from, int64_t count, char* to, int64_t plane, bool lost = false) {
+    for (int64_t half = 0; half < 2; ++half) {
+      const __m512 x = from == nullptr ? _mm512_setzero_ps() : some(from + 16 * half, count - 16 * half);
+      __m512i planes[Planes];
+      split(taken(x, lost), planes);
+      for (int p = 0; p < Planes; ++p) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + p * plane + 32 * half), _mm512_cvtepi32_epi16(planes[p]));
+      }
+    }
+  }
+
+ private:
+  // Steps of 32 whose right tiles, for 32 columns, stay in the nearest cache while all rows pass.
+  static constexpr int64_t kSteps = Planes == 1 ? 12 : 6;
+
+  static void multiply(const Left& left, int64_t m, const Right& right, int64_t n, float* out, int64_t out_row, bool add) {
+    for (int64_t first = 0; first < right.k32; first += kSteps) {
+      part<Planes>(left, m, right, n, first, std::min(first + kSteps, right.k32), out, out_row, add || first > 0);
+    }
+  }
+
   // 32 x 32 outputs, or 32 x 16
-  template <bool Two>
+  template <int LeftPlanes, bool Two>
   static void block(const Left& left, int64_t i, const Right& right, int64_t j, int64_t first, int64_t last, float* out,
                     int64_t out_row, bool add) {
     if (add) {
@@ -165,21 +224,23 @@ struct TileProducts {
       _tile_zero(2);
       _tile_zero(3);
     }
+    constexpr int most = std::max(LeftPlanes, Planes) - 1;
     const char* a0 = left.data + i * left.m_step;
     const char* a1 = a0 + left.m_step;
     const char* b0 = right.data + j * right.k32 * kTile;
     const char* b1 = b0 + right.k32 * kTile;
     for (int64_t k = first; k < last; ++k) {
       // the smallest products first
-      for (int p = Planes - 1; p >= 0; --p) {
+      for (int p = LeftPlanes - 1; p >= 0; --p) {
         _tile_loadd(4, a0 + p * left.plane + k * left.k_step, left.stride);
         _tile_loadd(5, a1 + p * left.plane + k * left.k_step, left.stride);
-        for (int o = Planes - 1 - p; o >= 0; --o) {
-          _tile_loadd(6, b0 + o * right.plane + k * kTile, 64);
+        for (int o = std::min(most - p, Planes - 1); o >= 0; --o) {
+          // the same tiles for both planes of a left side
+          if (Planes > 1 || p == LeftPlanes - 1) _tile_loadd(6, b0 + o * right.plane + k * kTile, 64);
           _tile_dpbf16ps(0, 4, 6);
           _tile_dpbf16ps(2, 5, 6);
           if constexpr (Two) {
-            _tile_loadd(7, b1 + o * right.plane + k * kTile, 64);
+            if (Planes > 1 || p == LeftPlanes - 1) _tile_loadd(7, b1 + o * right.plane + k * kTile, 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
           }
@@ -210,18 +271,6 @@ struct TileProducts {
                         : _mm512_maskz_loadu_ps(first_lanes(count), from);
   }
 
-  // Up to 32 numbers, or none, as a row of a tile.
-  static void store_row(const float* from, int64_t count, char* to, int64_t plane, bool lost = false) {
-    for (int64_t half = 0; half < 2; ++half) {
-      const __m512 x = from == nullptr ? _mm512_setzero_ps() : some(from + 16 * half, count - 16 * half);
-      __m512i planes[Planes];
-      split(taken(x, lost), planes);
-      for (int p = 0; p < Planes; ++p) {
-        _mm256_store_si256(reinterpret_cast<__m256i*>(to + p * plane + 32 * half), _mm512_cvtepi32_epi16(planes[p]));
-      }
-    }
-  }
-
   // A tile of the transpose of a [terms, rows]
   static void pack_columns(const float* a, int64_t step, int64_t rows, int64_t terms, char* to, int64_t plane, bool lost) {
     alignas(64) char staged[Planes][kTile];
@@ -243,12 +292,6 @@ struct TileProducts {
     for (int p = 0; p < Planes; ++p) {
       _mm512_store_si512(to + p * plane, _mm512_or_si512(low[p], _mm512_slli_epi32(high[p], 16)));
     }
-  }
-  static void pair(const bf16* even, const bf16* odd, __mmask16 inside, char* to, int64_t /*plane*/) {
-    const __m256i low = even == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(inside, even);
-    const __m256i high = odd == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(inside, odd);
-    const __m512i shifted = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
-    _mm512_store_si512(to, _mm512_or_si512(_mm512_cvtepu16_epi32(low), shifted));
   }
 };
 

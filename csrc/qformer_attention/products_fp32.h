@@ -21,7 +21,7 @@ struct QFormerVectorProducts {
   static constexpr int64_t rows_multiple = 1;  // keys are padded to it
   static constexpr int64_t block_keys = 128;
 
-  static constexpr bool rounds = false;
+  static constexpr bool rounds = false, packs_given = false;
 
   struct Session {
     Session() {}

@@ -12,6 +12,8 @@ Table = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
 
 _SEGMENT_FIELDS, _TILE_FIELDS, _KV_BLOCK_FIELDS, _RANGE_FIELDS = 11, 12, 6, 4
+# The product of three such is below 2^63.
+_MOST = 1 << 20
 
 
 class _Answer(ctypes.Structure):
@@ -64,6 +66,8 @@ class Host:
         self, frames: int, tokens: int, channels: int, queries: int, threads: int
     ) -> tuple[int, int, int]:
         """How the frame pass is cut on the CPU: workers, frames that one takes at a time, chunks of the queries' gradient."""
+        if not all(0 <= n <= _MOST for n in (frames, tokens, channels, queries)) or not 1 <= threads <= _MOST:
+            raise ValueError(f"frames, tokens, channels and queries are 0 to {_MOST}, threads at least 1")
         cut = (ctypes.c_int64 * 3)()
         self._library.longreel_frame_schedule(frames, tokens, channels, queries, threads, cut)
         return cut[0], cut[1], cut[2]

@@ -44,6 +44,7 @@ SCHEMAS = {
         "(Tensor patches, Tensor query, Tensor? before, float scale)"
         " -> (Tensor products, Tensor change, Tensor uniqueness)"
     ),
+    "token_density": "(Tensor x) -> (Tensor likeness, Tensor density, Tensor denser)",
     "compress_frames": (
         f"(Tensor query, Tensor patches, Tensor? query_mask, float scale, {_POOL})"
         " -> (Tensor context, Tensor content, Tensor weights, Tensor lse)"

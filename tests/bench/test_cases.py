@@ -1,7 +1,8 @@
 """The peers compute what the reference computes; cases, the suite and the command on tiny shapes."""
 
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,8 @@ def test_the_truth_of_attention_head_by_head_is_the_whole() -> None:
 
 @pytest.mark.fast
 def test_every_op_has_shapes_of_a_system_and_a_quick_one() -> None:
-    # compress_video calls token_scores, and no released system.
-    assert set(CASES) == {"token_scores", *(op for system in SYSTEMS for op in ops_of(system))}
+    # compress_video calls them, and no released system.
+    assert set(CASES) == {"token_density", "token_scores", *(op for system in SYSTEMS for op in ops_of(system))}
     for op, case in CASES.items():
         for shapes in (case.SIZES, *case.SYSTEMS.values()):
             assert set(shapes) == {"small", "quick", "hour"}
@@ -236,6 +237,25 @@ def test_measure_reference_beside_the_peers() -> None:
     assert report.baseline == "strong"
     assert all(report.time(name) for name in ("reference", "strong", "naive"))
     assert [record["frames"] for record in report.records()] == [70] * 3
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("op", CASES)
+def test_a_record_has_sizes_and_times(op: str) -> None:
+    """None has the other's name."""
+    case = tiny(op)
+    outcome = Outcome("strong", "", None, False, Verdict(0.1, "x"), Peak(2**20, "by hand"), 1, (0.5, 0.25))
+    report = Report((outcome,), "strong", case.work, Roof(1e9, 1e9, "", ""), case.facts, {})
+    [record] = report.records()
+    assert record["samples"] == [0.5, 0.25]
+    assert {name: record[name] for name in case.facts} == case.facts
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("op", CASES)
+def test_every_size_is_an_option(op: str) -> None:
+    """A result says the command that measures it again."""
+    assert {field.name for field in fields(CASES[op].SIZES["hour"])} <= set(inspect.signature(command.bench).parameters)
 
 
 @pytest.mark.fast

@@ -23,12 +23,13 @@ def file(
     halves: float = 0.0,
     scatter: float = 0.0,
     others: float = 0.0,
+    roof: float = 1e9,
     **machine: Any,
 ) -> Path:
     """Of one case: ours over every peer of `ratios`."""
     common = {
         "op": "adaptive_pool", "shape": "s", "pass": "forward", "dtype": "float32", "taken_by_others": others,
-        "machine": MACHINE | machine,
+        "machine": MACHINE | machine, "roof": {"bandwidth": 1e9, "matrix": roof},
     }  # fmt: skip
     over = {
         name: {"median": ratio, "low": ratio, "high": ratio * (1 + scatter), "runs": 10, "halves": halves}
@@ -65,6 +66,12 @@ def test_a_noisy_ratio_has_not_moved(tmp_path: Path, noise: dict[str, float]) ->
     assert [one.verdict for one in found.moved] == [NOISY]
     assert not found.worse
     assert "1.00x~" in comparison_text(found)
+
+
+@pytest.mark.parametrize(("roof", "verdict"), [(0.8e9, NOISY), (1.2e9, NOISY), (0.95e9, WORSE)])
+def test_nothing_moved_where_the_machine_did(tmp_path: Path, roof: float, verdict: str) -> None:
+    found = compared(file(tmp_path / "a", {"strong": 2.0}), file(tmp_path / "b", {"strong": 1.0}, roof=roof))
+    assert [one.verdict for one in found.moved] == [verdict]
 
 
 def test_another_machine_is_said(tmp_path: Path) -> None:

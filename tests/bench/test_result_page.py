@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from longreel.cli import report
 from longreel.models.registry import SYSTEMS
+from longreel.report import html
 
 pytest.importorskip("matplotlib")
 
@@ -116,3 +117,9 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str | None, message:
 def test_the_page_has_a_name_of_its_own(tmp_path: Path) -> None:
     done = invoke(str(tmp_path), "-o", str(tmp_path / "page.pdf"))
     assert "its name must end in .html or .htm" in done.output + done.stderr
+
+
+def test_a_sentence_in_a_table_is_broken_into_lines() -> None:
+    made = html.table(["setting", "the paper"], [["one", "2,048 frames on one GPU of 80 GB, " * 2], ["two", "none"]], 1)
+    assert made.count('<td class="said">2,048 frames') == 1
+    assert "<td>none" in made

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 def test_the_page_is_up_to_date() -> None:
     there = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
-    assert there == tables.page(ROOT / "benchmarks/results"), "make docs"
+    assert there == tables.page(ROOT / "benchmarks/results"), "make figures"
 
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/figures.md")}
@@ -41,7 +41,7 @@ FIGURE = re.compile(r"\d ?(?:ns|us|ms|s|min|[KMGT]i?B|[KMGT]?B/s|[KMGT]?FLOP/s|%
 def test_figures_are_up_to_date(name: str, parts: list[str]) -> None:
     text = PAGES[name]
     assert [made[1] for made in MADE.finditer(text)] == parts
-    assert figures.filled(text, ROOT / "benchmarks/results") == text, "make docs"
+    assert figures.filled(text, ROOT / "benchmarks/results") == text, "make figures"
 
 
 @pytest.mark.parametrize(("name", "least"), [("README.md", 5), ("docs/figures.md", 50)])

@@ -18,10 +18,11 @@ def test_halves_disagree_by_their_medians() -> None:
     assert spread([1.0]).halves is None
 
 
-def test_two_runs_stay_within_their_doubt() -> None:
+@pytest.mark.parametrize("runs", [3, 4, 6, 10, 21])
+def test_two_runs_stay_within_their_doubt(runs: int) -> None:
     random, held = np.random.default_rng(0), 0
     for _ in range(400):
-        one, two = (spread((2 + 0.3 * random.standard_normal(21)).tolist()) for _ in range(2))
+        one, two = (spread((20 + 0.3 * random.standard_normal(runs)).tolist()) for _ in range(2))
         assert one.doubt is not None
         held += abs(one.median - two.median) <= one.doubt * one.median
     assert 0.90 < held / 400 < 0.98

@@ -74,7 +74,7 @@ def test_a_row_whose_halves_disagree_says_so(report: Report) -> None:
     cells = dict(zip(header(noisy), row(noisy, noisy.outcomes[0]), strict=True))
     assert cells["x strong"] == "2.15x~"
     assert "2.15x (2.00–2.30, noisy) over strong" in verdicts(noisy, ["ours"])[0]
-    assert any("may differ by ours 18 %, strong 18 %" in line for line in notes(noisy))
+    assert any("may differ by ours 40 %, strong 40 %" in line for line in notes(noisy))
     assert [line["noisy"] for line in noisy.records()] == [True, True, False]
     assert not any(line["noisy"] for line in report.records()[2:])
 
@@ -105,6 +105,14 @@ def test_rich_table_fits_eighty_columns(report: Report) -> None:
     words = " ".join(text.split())
     assert "wrong: no ratio: context has rms error 1" in words
     assert "bound by memory: 100 ms at best" in words
+
+
+def test_a_narrow_console_cuts_no_figure(report: Report) -> None:
+    console = Console(width=30, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(rich_table(report, ["ours"]), crop=False)
+    text = console.export_text()
+    assert "…" not in text
+    assert all(cell in text for outcome in report.outcomes for cell in row(report, outcome))
 
 
 def test_markdown_marks_ours_and_says_why(report: Report) -> None:

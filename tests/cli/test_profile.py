@@ -1,14 +1,18 @@
+import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from longreel.cli.main import app
 from longreel.cli.profile import counts_of
-from longreel.report.growth import Growth, exponent, interval
+from longreel.models.record import OURS
+from longreel.report.growth import Growth, exponent, interval, show
 
 # The runs of a sweep are processes of their own, which know no preset of a test: these take `tiny`.
 
@@ -61,6 +65,22 @@ def test_a_sweep(tmp_path: Path, clip: Path) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 100
     with Image.open(picture) as image:
         assert min(image.size) > 500
+
+
+def test_figures_of_a_long_sweep_are_whole() -> None:
+    def line(frames: int) -> dict[str, Any]:
+        own = {"tower": 0.0123 * frames, "other": 0.00123 * frames}
+        return {
+            "system": "video-xl", "preset": "tiny", "frames": frames, "tokens": 18 * frames, "tokens_bytes": 36864 * frames,
+            "total_s": {OURS: 0.01353 * frames}, "stages_s": {OURS: own}, "cpu_s": {OURS: 0.02706 * frames},
+            "stages_cpu_s": {OURS: {name: 2 * seconds for name, seconds in own.items()}}, "frames_per_s": {OURS: 73.911},
+            "first_token_s": {OURS: 0.0135 * frames}, "peak_memory_bytes": {OURS: 2**30 + 40000 * frames},
+        }  # fmt: skip
+
+    runs, text = [line(64 * 2**each) for each in range(9)], io.StringIO()
+    show(runs, Growth.of(runs), Console(width=60, file=text))
+    assert "…" not in text.getvalue()
+    assert {"16,384", "294,912", "221.7"} <= set(text.getvalue().split())
 
 
 def test_exponents() -> None:

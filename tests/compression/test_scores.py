@@ -9,6 +9,7 @@ from torch import Tensor
 import longreel
 from longreel.compression import choose, frames, merge, scores
 from longreel.compression.cuts import METHODS, cut
+from longreel.measure.memory import peak_memory
 
 T, GRID, C, M = 7, (3, 5), 6, 4
 N = GRID[0] * GRID[1]
@@ -246,3 +247,37 @@ def test_features_that_are_no_numbers_are_refused(method: str, bad: float) -> No
     broken[2, 3, 1] = bad
     with pytest.raises(ValueError, match="score NaN"):
         cut(broken, method, 20, grid=GRID, query=question())
+
+
+class Footage:
+    """Features that are made when they are read, as a file's: still scenes of fifty frames."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __init__(self, t: int) -> None:
+        self.shape = torch.Size([t, 64, 256])
+        generator = torch.Generator().manual_seed(10)
+        self.scenes, self.noise = (torch.randn(8, 64, 256, generator=generator) for _ in range(2))
+
+    def __getitem__(self, span: slice) -> Tensor:
+        t = torch.arange(*span.indices(self.shape[0]))
+        return self.scenes[t // 50 % 8] + 0.1 * self.noise[t % 8]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_does_not_grow_with_the_frames(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Beyond a chunk and what stays: scores and places, a hundredth of the features, do."""
+    monkeypatch.setattr(frames, "NUMBERS", 2**15)
+    query = torch.randn(2, 256, generator=torch.Generator().manual_seed(11))
+
+    def made(t: int) -> int | None:
+        x = Footage(t)
+        return peak_memory(lambda: cut(x, method, t, grid=(8, 8), query=query).of(x), x.device).extra
+
+    short, long = 100, 500
+    made(short)
+    few, many = made(short), made(long)
+    if few is None or many is None:
+        pytest.skip("memory is not measured here")
+    # a token of each frame stays; what comes of the allocator is below a mebibyte
+    assert many - few < (long - short) * 64 * 256 * 4 / 8 + 2**20

@@ -181,6 +181,59 @@ def layouts(folder: Path) -> Take:
     return take
 
 
+def tables(folder: Path) -> Take:
+    """Calls of the native planner with numbers of its tables changed, rows of them missing, twice or turned round."""
+    from longreel import VideoLayout, _native
+    from longreel.layout._ranges import ranges
+
+    layouts = [
+        VideoLayout.voco(frames=3, vision=5, voco=2, text=4, prefix=2, mode="causal"),
+        VideoLayout.vst(visual=20, chunk=8, ratio=3, prefix=2, text=3).grouped(),
+        VideoLayout.batch([VideoLayout.sliding_window(20, 4, 2), VideoLayout.causal(9)]),
+        VideoLayout.blocks([0, 0, 1, 1, 2], causal=False),
+    ]
+    held = [(layout, ranges(layout).table(), layout.plan((16, 16))) for layout in layouts]
+
+    def take(draw: random.Random) -> None:
+        host, (layout, segments, schedule) = _native.HOST, draw.choice(held)
+        if host is None:
+            raise ValueError("there is no native planner")
+
+        def number(usual: int) -> int:
+            return usual if draw.random() < 0.8 else draw.choice(_WHOLE)
+
+        def changed(table: Any) -> Any:
+            table = table.copy()
+            flat, width = table.reshape(-1), np.iinfo(table.dtype)
+            for _ in range(draw.choice((1, 1, 2, 4))):
+                flat[draw.randrange(flat.size)] = min(max(draw.choice(_WHOLE), width.min), width.max)
+            return draw.choice((table, table, table, table[:-1], table[::-1], np.concatenate([table, table])))
+
+        def tile() -> int:
+            # A valid table of a million rows or keys is a lot of small tiles.
+            small = max(sizes, default=0) < 2**15
+            return draw.choice((1, 4, 64)) if small and draw.random() < 0.9 else draw.choice((0, -1, 2**18, 2**40))
+
+        kind = draw.randrange(4)
+        if kind == 0:
+            sizes = (layout.batch_size, layout.queries, 4, 2, 8)
+            host.executed_pairs(changed(schedule.tiles), changed(schedule.order), *map(number, sizes))
+            return
+        table = changed(segments)
+        keys, far = ([min(number(n), 2**22) for _ in range(layout.batch_size)] for n in (layout.keys, 50))
+        sizes = (*table[:, 2].tolist(), *table[:, 5].tolist(), *keys, *far)
+        if kind == 1:
+            tiles, order = host.query_tiles(table, tile(), tile())
+            assert sorted(order) == list(range(len(tiles)))
+        elif kind == 2:
+            blocks, _, order = host.kv_blocks(table, keys, far, tile(), tile(), number(4096))
+            assert sorted(order) == list(range(len(blocks)))
+        elif sum(table[:, 2].tolist()) < 2**22:
+            assert len(host.row_bounds(table)) == sum(table[:, 2].tolist())
+
+    return take
+
+
 def calls(folder: Path) -> Take:
     """Low-level CPU calls, forward and backward, with other numbers, shapes, dtypes, strides and tables: no crash. What they
     raise is torch's."""
@@ -259,7 +312,8 @@ def _other(value: Any, draw: random.Random) -> Any:
 
 
 TARGETS: dict[str, Callable[[Path], Take]] = {
-    "features": features, "caches": caches, "memories": memories, "checkpoints": checkpoints, "layouts": layouts, "calls": calls,
+    "features": features, "caches": caches, "memories": memories, "checkpoints": checkpoints, "layouts": layouts,
+    "tables": tables, "calls": calls,
 }  # fmt: skip
 # Of one line; all else is a fault.
 ALLOWED = (ValueError, MemoryError, OSError)

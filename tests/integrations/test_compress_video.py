@@ -375,7 +375,7 @@ REFUSALS: list[tuple[Inputs, Inputs, str]] = [
     ({"keep": 0.5}, {"attention_mask": torch.zeros(2, 1, 16, 16)}, r"\[B, S\] both, given \[2, 16\] and \[2, 1, 16, 16\]"),
     ({"keep": 0.5}, {"input_ids": torch.full((2, 16), 5)}, "no placeholder"),
     ({"keep": 0.5}, {"input_ids": torch.full((2, 16), VIDEO)}, "ends in a video"),
-    ({"keep": 0.5}, {"video_grid_thw": torch.tensor([[2, 4, 4]])}, "speaks of 32 patches"),
+    ({"keep": 0.5}, {"video_grid_thw": torch.tensor([[2, 4, 4]])}, "expects 32 patches"),
 ]  # fmt: skip
 
 

@@ -169,6 +169,18 @@ def test_the_planner_reads_no_table_that_cannot_be() -> None:
 
 
 @HOST
+@pytest.mark.parametrize(("column", "value"), [(1, 2**31 - 3), (2, 2**31), (9, 2**31), (10, 2**31)])
+def test_what_a_plan_holds_as_int32_fits_it(column: int, value: int) -> None:
+    """Rows whose last is beyond 2^31 - 1 came out negative, in a plan that was accepted."""
+    host: Any = _native.HOST
+    table = ranges(VideoLayout.causal(5)).table()
+    table[0, column] = value
+    for call in (lambda: host.kv_blocks(table, [5], [50], 4, 4, 0), lambda: host.query_tiles(table, 4, 4)):
+        with pytest.raises(ValueError, match="ranges row 0"):
+            call()
+
+
+@HOST
 @pytest.mark.parametrize("tile", [(0, 1), (1, 0), (-1, 4), (2**62, 4), (4, 2**63 - 1)])
 def test_tiles_that_cannot_be(tile: tuple[int, int]) -> None:
     host: Any = _native.HOST

@@ -36,7 +36,7 @@ def frames(count: int) -> Tensor:
 def test_asked_in_between_and_saved(tmp_path: Path, system: str) -> None:
     """Five frames in one go, or one by one with questions and files in between: the same answers."""
     video, whole, live = frames(5), made(system), made(system)
-    with pytest.raises(ValueError, match="nothing was seen yet"):
+    with pytest.raises(ValueError, match="the memory is empty"):
         live.ask("why?")
     whole.append(video)
     for i in range(5):

@@ -55,3 +55,13 @@ def test_query_gradient_is_cut_evenly(frames: int) -> None:
 def test_small_work_wakes_no_thread() -> None:
     assert schedule(8, 4, width=8)[0] == 1
     assert schedule(0, 256)[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"threads": -1}, {"frames": -1}, {"tokens": 2**62}, {"queries": 2**63}]
+)
+def test_numbers_that_cannot_be(wrong: dict[str, int]) -> None:
+    """No division by zero, nothing beyond 64 bits."""
+    numbers = {"frames": 8, "tokens": 4, "channels": 8, "queries": QUERIES, "threads": 2} | wrong
+    with pytest.raises(ValueError, match="threads at least 1"):
+        HOST.frame_schedule(**numbers)

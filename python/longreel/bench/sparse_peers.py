@@ -44,7 +44,7 @@ class Frames:
         return (last[:, None] + torch.arange(self.voco, device=device)).flatten()
 
     def text_mask(self, like: Tensor) -> Tensor:
-        """[text, frames * voco + text], 0 or -inf: every VoCo row is seen, and text causally."""
+        """[text, frames * voco + text], 0 or -inf: every VoCo row is visible, and text causally."""
         hidden = like.new_full((self.text, self.text), -torch.inf).triu(1)
         return torch.cat([like.new_zeros(self.text, self.frames * self.voco), hidden], 1)
 

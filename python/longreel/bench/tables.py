@@ -160,12 +160,11 @@ def rich_table(report: Report, ours: Sequence[str] = ()) -> "RenderableType":
     from rich import box
     from rich.console import Group
     from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title(report.facts), title_justify="left"
-    )
+    from longreel.bench.figure_table import FigureTable
+
+    table = FigureTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title(report.facts))
     for i, name in enumerate(header(report)):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for outcome in report.outcomes:

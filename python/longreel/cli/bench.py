@@ -8,10 +8,10 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from longreel.bench import suite
 from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_names, ops_of
+from longreel.bench.figure_table import FigureTable
 from longreel.bench.tables import markdown_table, rich_table
 from longreel.cli.console import one_line_errors
 from longreel.cli.options import bounded
@@ -68,6 +68,12 @@ def bench(
     ] = None,
     head_dim: Annotated[int | None, typer.Option(min=1, max=256, help="Attention: head size D.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Attention: VoCo mode.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Q-Former: videos, or frames.")] = None,
+    keys: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Q-Former: keys of each.")] = None,
+    entries: Annotated[int | None, typer.Option(min=1, callback=bounded, help="VST: tokens in memory.")] = None,
+    visual: Annotated[int | None, typer.Option(min=1, callback=bounded, help="VST: visual tokens of a window.")] = None,
+    ratio: Annotated[int | None, typer.Option(min=1, callback=bounded, help="VST: of these a VST token.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Scores: tokens of a frame.")] = None,
     dtype: Annotated[
         list[Dtype] | None, typer.Option(help="May be repeated; default bf16, with --all bf16 and fp32.")
     ] = None,
@@ -118,7 +124,8 @@ def bench(
         for name, value in {
             "frames": frames, "patches": patches, "width": width, "queries": queries, "output_size": output_size,
             "vision": vision, "voco": voco, "text": text, "heads": heads, "kv_heads": kv_heads or heads,
-            "head_dim": head_dim, "mode": None if mode is None else mode.value,
+            "head_dim": head_dim, "mode": None if mode is None else mode.value, "batch": batch, "keys": keys, "entries": entries,
+            "visual": visual, "ratio": ratio, "tokens": tokens,
         }.items()
         if value is not None
     }  # fmt: skip
@@ -137,7 +144,7 @@ def bench(
         if result.report is None:
             console.print(f"{result.case.op}: {result.why}", style="yellow")
             return
-        console.print(rich_table(result.report, result.case.kernels))
+        console.print(rich_table(result.report, result.case.kernels), crop=False)
         if json is not None:
             result.report.write(json)
         if markdown is not None:
@@ -157,7 +164,7 @@ def bench(
                 progress=status.update,
             )
         if len(done) > 1:
-            console.print(_summary(done))
+            console.print(_summary(done), crop=False)
     if any(suite.failures(result) for result in done):
         raise typer.Exit(1)
 
@@ -208,8 +215,8 @@ _SHOWN = {0: "op", 1: "dtype", 2: "pass", 4: "median", 5: "best peer", 6: "naive
 _SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 
 
-def _summary(done: list[suite.Result]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+def _summary(done: list[suite.Result]) -> FigureTable:
+    table = FigureTable(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column, name in _SHOWN.items():
         table.add_column(name, justify="left" if column < 3 else "right", no_wrap=True)
     for cells in suite.summary(done):

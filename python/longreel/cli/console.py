@@ -1,6 +1,7 @@
 """What a command says: results, progress, one-line warnings and errors."""
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ _MISSING = "needs packages that are not installed ({}): pip install 'longreel[vi
 
 def consoles() -> tuple[Console, Console]:
     """For results and for progress."""
-    wide = None if sys.stdout.isatty() else 100
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
     return Console(width=wide, highlight=False), Console(stderr=True)
 
 

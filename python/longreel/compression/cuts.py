@@ -128,17 +128,20 @@ def _merged(frames: FrameFeatures, count: int, alive: Tensor | None) -> Cut:
     segments = merge.segments(frames)
     most = torch.stack([cells[a:b].sum() for a, b in segments])
     counts = choose.share_out(count, most.clamp(min=1), most).tolist()
-    kept, parts = [], []
+    # Made once: pieces that stay between those that go would let the heap grow with the video.
+    kept, groups = torch.empty(count, dtype=torch.int64), torch.empty(frames.shape[0] * tokens, dtype=torch.int32)
+    at, parts = 0, []
     for (a, b), n in zip(segments, counts, strict=True):
         there = None if alive is None else alive[a:b].flatten()
-        anchors, groups = merge.groups(frames[a:b], n, there)
-        kept.append(anchors.cpu() + a * tokens)
-        parts.append((a, b, _average(groups, n)))
-    return _cut(frames, torch.cat(kept), parts)
+        anchors, of = merge.groups(frames[a:b], n, there)
+        kept[at : at + n], groups[a * tokens : b * tokens] = anchors + a * tokens, of
+        parts.append((a, b, _average(groups[a * tokens : b * tokens], n)))
+        at += n
+    return _cut(frames, kept, parts)
 
 
 def _average(groups: Tensor, n: int) -> Callable[[Tensor], Tensor]:
-    return lambda x: merge.averages(x.flatten(0, 1), groups.to(x.device), n)
+    return lambda x: merge.averages(x.flatten(0, 1), groups.to(x.device).long(), n)
 
 
 def _pooled(frames: FrameFeatures, grid: tuple[int, int], count: int) -> Cut:

@@ -6,12 +6,12 @@ from torch.nn import functional
 
 from longreel.compression.choose import top
 from longreel.compression.frames import FrameFeatures, chunks, wide
+from longreel.ops import token_density
 
 # Frames whose means are less alike than this are of two segments (FastVID's threshold).
 ALIKE = 0.9
-# Tokens of a segment at most (one frame at least): distances within it are all computed.
+# Tokens of a segment at most (one frame at least): distances within it are all computed, and held at once.
 LONGEST = 1_024
-NEIGHBOURS = 4
 
 
 def segments(frames: FrameFeatures) -> list[tuple[int, int]]:
@@ -20,7 +20,8 @@ def segments(frames: FrameFeatures) -> list[tuple[int, int]]:
     longest = max(1, LONGEST // tokens)
     begins, before, at = [0], None, 0
     for x in chunks(frames):
-        means = x.mean(1)
+        # a product, which takes half the time of x.mean(1)
+        means = torch.bmm(x.new_full((len(x), 1, tokens), 1 / tokens), x)[:, 0]
         behind = means[:1] if before is None else before
         alike = functional.cosine_similarity(means, torch.cat([behind, means[:-1]]), dim=-1).tolist()
         for one in alike:
@@ -48,20 +49,10 @@ def groups(x: Tensor, count: int, alive: Tensor | None) -> tuple[Tensor, Tensor]
     out = torch.full((tokens,), -1, dtype=torch.int64, device=x.device)
     if count == 0:
         return there[:0], out
-    z = functional.normalize(wide(x).flatten(0, 1)[there], dim=-1)
-    # [n, n]
-    alike = z @ z.T
-    apart = (2 - 2 * alike).clamp(min=0)
-    apart.fill_diagonal_(torch.inf)
-    near = apart.topk(min(NEIGHBOURS, len(z) - 1), dim=1, largest=False).values
-    rho = (-near.mean(1)).exp() if near.shape[1] else z.new_ones(len(z))
-    apart.fill_diagonal_(0)
-    number = torch.arange(len(z), device=x.device)
-    denser = (rho > rho[:, None]) | ((rho == rho[:, None]) & (number < number[:, None]))
-    delta = apart.masked_fill(~denser, torch.inf).amin(1)
-    delta = torch.where(delta.isinf(), apart.amax(1), delta).sqrt()
-    anchors = top(rho * delta, count)
-    home = alike[:, anchors].argmax(1)
+    z = x.flatten(0, 1)
+    found = token_density(z if alive is None else z[there])
+    anchors = top(found.density * (2 - 2 * found.denser).clamp(min=0).sqrt(), count)
+    home = found.likeness[anchors].argmax(0)
     # An anchor is its own, also beside another that is the same.
     home[anchors] = torch.arange(count, device=x.device)
     out[there] = home
@@ -75,4 +66,5 @@ def averages(x: Tensor, of: Tensor, count: int) -> Tensor:
     order = of.argsort(stable=True)
     order = order[int((of < 0).sum()) :]
     lengths = torch.bincount(of[order], minlength=count)
-    return torch.segment_reduce(wide(x)[order], "mean", lengths=lengths).to(x.dtype)
+    # in float32: narrower ones would be rounded twice
+    return functional.embedding_bag(order, wide(x).contiguous(), lengths.cumsum(0) - lengths, mode="mean").to(x.dtype)

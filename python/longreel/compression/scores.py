@@ -93,18 +93,23 @@ def by_uniqueness(frames: FrameFeatures) -> tuple[Tensor, Tensor]:
     """
     total = frames.shape[0]
     steady = _steady_channels(frames)
-    # Lengths of tokens over those channels, [T][f, N]; sums of z.
-    lengths, sums = [], []
+    # Made once, as in `fused`. Lengths of tokens over those channels.
+    lengths, scores = (torch.empty(*frames.shape[:2], dtype=steady.dtype, device=steady.device) for _ in range(2))
+    unlike = lengths.new_empty(total)
+    centre, at = torch.zeros_like(steady, dtype=torch.float64), 0
     for x in chunks(frames):
-        lengths.append((x.square() * steady).sum(-1).sqrt())
-        sums.append(_means(x, lengths[-1]).sum(0))
-    centre = torch.stack(sums).sum(0) * steady / total
-    scores, unlike = [], []
-    for x, length in zip(chunks(frames), lengths, strict=True):
+        length = lengths[at : at + len(x)] = (x.square() * steady).sum(-1).sqrt()
+        centre += _means(x, length).double().sum(0)
+        at += len(x)
+    centre, at = centre.to(steady.dtype) * steady / total, 0
+    for x in chunks(frames):
+        here = slice(at, at + len(x))
+        length = lengths[here]
         to_video = _kernel(x, length, centre.expand(len(x), -1))
-        scores.append(-to_video - _kernel(x, length, _means(x, length) * steady))
-        unlike.append(-to_video.mean(-1))
-    return torch.cat(scores), torch.cat(unlike)
+        scores[here] = -to_video - _kernel(x, length, _means(x, length) * steady)
+        unlike[here] = -to_video.mean(-1)
+        at += len(x)
+    return scores, unlike
 
 
 def _steady_channels(frames: FrameFeatures) -> Tensor:

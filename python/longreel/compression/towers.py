@@ -63,7 +63,7 @@ def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Enco
     sizes = grids.tolist()
     ends = list(accumulate((t * h * w for t, h, w in sizes), initial=0))
     if ends[-1] != len(pixels):
-        raise ValueError(f"video_grid_thw speaks of {ends[-1]} patches, pixel_values_videos has {len(pixels)}")
+        raise ValueError(f"video_grid_thw expects {ends[-1]} patches, pixel_values_videos has {len(pixels)}")
     together = call() if sum(t for t, _, _ in sizes) <= chunk else None
     alive, seen = inputs.get("video_compression_mask"), 0
     for i, ((t, h, w), side) in enumerate(zip(sizes, sides, strict=True)):

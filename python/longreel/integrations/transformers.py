@@ -18,7 +18,7 @@ require("longreel.integrations.transformers")
 from transformers import AttentionInterface, AttentionMaskInterface  # noqa: E402
 from transformers.masking_utils import causal_mask_function  # noqa: E402
 
-from longreel.integrations import keywords, mask_functions  # noqa: E402
+from longreel.integrations import keywords, mask_functions, shared  # noqa: E402
 from longreel.integrations.lazy import NAME, TOWERS, register  # noqa: E402
 from longreel.integrations.padding import Gap, padding  # noqa: E402
 from longreel.integrations.range_mask import Layout, RangeMask  # noqa: E402
@@ -144,8 +144,6 @@ def attention(
         raise ValueError(
             f"{name}: the mask is of {mask.queries} rows over {mask.keys} keys, the layer has {rows} over {keys}"
         )
-    bounds = None if cu_seq_lens_q is None else (cu_seq_lens_q, cu_seq_lens_k)
-    plan = mask.plan(video_layout, query.shape[0], query.device, bounds, position_ids)
     size, out_size = query.shape[3], value.shape[3]
     if out_size < size:
         # Heads whose values are narrower (multi-head latent attention).
@@ -154,7 +152,13 @@ def attention(
         scaling = size**-0.5 if scaling is None else scaling
         query, key = (nn.functional.pad(t, (0, out_size - size)) for t in (query, key))
     q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    out = block_sparse_attention(q, k, v, plan, scale=scaling, backend=mask.in_force.backend)
+    bounds = None if cu_seq_lens_q is None else (cu_seq_lens_q, cu_seq_lens_k)
+    if mask.in_force.shared is not None:
+        out = shared.attention(q, k, v, mask, video_layout, scaling, position_ids, bounds)
+    else:
+        shared.refuse_torchs_own()
+        plan = mask.plan(video_layout, query.shape[0], query.device, bounds, position_ids)
+        out = block_sparse_attention(q, k, v, plan, scale=scaling, backend=mask.in_force.backend)
     return out[..., :out_size] if out_size < size else out, None
 
 

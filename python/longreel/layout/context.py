@@ -10,9 +10,11 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils import checkpoint
 
 from longreel.layout import PlannedLayout, VideoLayout
+from longreel.layout.shared import SharedRows
 
 
 class InForce(NamedTuple):
@@ -20,6 +22,7 @@ class InForce(NamedTuple):
 
     layout: VideoLayout | PlannedLayout | None = None
     backend: str | None = None
+    shared: SharedRows | None = None
 
 
 _NOTHING = InForce()
@@ -44,7 +47,13 @@ def check_layout(name: str, layout: object) -> None:
 
 
 @contextmanager
-def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | None = None) -> Iterator[None]:
+def use_layout(
+    layout: VideoLayout | PlannedLayout | None,
+    *,
+    backend: str | None = None,
+    rows: Tensor | None = None,
+    group: Any = None,
+) -> Iterator[None]:
     """Forward passes inside the block, of models with ``attn_implementation="longreel"``, run under `layout`.
 
     For `generate`: the layout of the prompt; decoded rows are text rows behind it, and a batch that is a multiple of the
@@ -56,14 +65,18 @@ def use_layout(layout: VideoLayout | PlannedLayout | None, *, backend: str | Non
     Args:
         layout: of the rows of the model's input; None: causal.
         backend: of `block_sparse_attention`; None chooses.
+        rows: int64 [R], the rows of the sequence that this process computes, where the processes of `group` share one (context
+            parallel): its inputs are those rows, in that order, with their own `position_ids`; the layout is of the whole
+            sequence. Every layer gathers the keys and values of all. All processes enter the block.
+        group: a process group of torch.distributed; None is the default one.
 
     Raises:
-        TypeError, ValueError: it is no layout, or one that only a device knows.
+        TypeError, ValueError: it is no layout, or one that only a device knows; rows that do not make up a sequence.
     """
     check_layout("layout", layout)
     _hand_on_to_threads()
     _hand_on_to_recomputation()
-    with _entered(InForce(layout, backend)):
+    with _entered(InForce(layout, backend, None if rows is None else SharedRows(rows, group))):
         yield
 
 

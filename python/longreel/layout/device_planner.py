@@ -44,7 +44,7 @@ class _Rule(NamedTuple):
     ahead: int
 
     def swapped(self) -> "_Rule":
-        """By whom a key is seen."""
+        """To which rows a key is visible."""
         return _Rule(self.ahead, self.back)
 
 

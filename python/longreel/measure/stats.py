@@ -22,11 +22,13 @@ class Spread:
         """What the medians of two such runs stay within of each other 95 times of 100, by what single samples scatter; None of
         fewer than three.
 
-        Of independent samples: a median is off by 1.25 sd / sqrt(runs), quartiles are 1.35 sd apart.
+        Of independent samples: a median is off by 1.25 sd / sqrt(runs), quartiles are 1.35 sd apart. Those of few samples are
+        often closer by chance: 1 + 5 / runs makes up for it, found by drawing.
         """
         if self.runs < 3:
             return None
-        return 1.96 * math.sqrt(2) * (1.2533 / 1.349) * (self.high - self.low) / self.median / math.sqrt(self.runs)
+        scatter = 1.96 * math.sqrt(2) * (1.2533 / 1.349) * (self.high - self.low) / self.median / math.sqrt(self.runs)
+        return scatter * (1 + 5 / self.runs)
 
     @property
     def noise(self) -> float:

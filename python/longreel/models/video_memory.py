@@ -98,7 +98,7 @@ class VideoMemory:
             ValueError: there are no frames yet, or no positions for the question.
         """
         if not self.frames:
-            raise ValueError("nothing was seen yet: append frames before a question is asked")
+            raise ValueError("the memory is empty: append frames before a question is asked")
         prompts = self._setup.prompts([question], tokens)
         ids = self._session.ask(prompts).ids.tolist()
         return Said(ids, None if prompts.decode is None else prompts.decode(ids))

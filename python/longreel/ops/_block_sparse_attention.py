@@ -45,7 +45,7 @@ def block_sparse_attention(
         q: ``[B, Sq, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to
             512, any strides.
         k, v: ``[B, Sk, Hkv, D]`` in position order, dtype and device of `q`, H a multiple of Hkv: head h reads key head
-            ``h // (H / Hkv)``. Sk may exceed the layout's keys (a cache); what lies beyond is not seen.
+            ``h // (H / Hkv)``. Sk may exceed the layout's keys (a cache); what lies beyond is masked.
         layout: a `VideoLayout`, planned at the first call with it (the last few plans are kept), or the `PlannedLayout` that
             ``layout.to(device)`` gives, which torch.compile and CUDA graph capture need. One sample serves any batch.
         scale: factor on the scores; None is ``D ** -0.5``.

@@ -47,11 +47,11 @@ def vst_attention(
     Args:
         q: ``[B, R, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to 256.
         k, v: ``[B, R, Hkv, D]`` in position order, as `vst_rotate` gives them; any strides.
-        mem_k, mem_v: ``[B, Hkv, capacity, D]``, rotated; what lies behind the entries that are seen may hold anything.
+        mem_k, mem_v: ``[B, Hkv, capacity, D]``, rotated; what lies behind the visible entries may hold anything.
         mem_len: int32 ``[B]`` on the same device: entries before these rows.
         layout: a `VideoLayout` of these rows alone, planned at the first call with it, or the `PlannedLayout` that
             ``layout.to(device)`` gives, which torch.compile and CUDA graph capture need. One sample serves any batch.
-        mem_start: int32 ``[B]``: entries before it are left padding, seen by no row.
+        mem_start: int32 ``[B]``: entries before it are left padding, masked for every row.
         k_before: int32 ``[B]``: the rows' own keys stand behind so many others in k and v ``[B, S, Hkv, D]``, which every row
             sees: the text so far of one of several questions about one memory. None: k and v are the rows' alone.
         scale: factor on the scores; None is ``D ** -0.5``.

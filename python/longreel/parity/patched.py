@@ -117,13 +117,13 @@ def _masks(model: Any, inputs: Mapping[str, Any], name: str) -> dict[str, Tensor
     def overhear(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, *args: Any, **options: Any) -> Any:
         if isinstance(mask, RangeMask):
             plan = mask.plan(None, q.shape[0], q.device, None, options.get("position_ids"))
-            seen = visible(k.shape[2], plan.bounds, plan.global_index, plan.start)
-            near = seen[..., : k.shape[2]].clone()
+            shown = visible(k.shape[2], plan.bounds, plan.global_index, plan.start)
+            pairs = shown[..., : k.shape[2]].clone()
             for b, keys in enumerate(plan.global_index.tolist()):
                 for place, key in enumerate(keys):
                     if key >= 0:
-                        near[b, :, key] |= seen[b, :, k.shape[2] + place]
-            found[names[id(module)]] = near.expand(q.shape[0], -1, -1)
+                        pairs[b, :, key] |= shown[b, :, k.shape[2] + place]
+            found[names[id(module)]] = pairs.expand(q.shape[0], -1, -1)
             return attention(module, q, k, v, mask, *args, **options)
         found[names[id(module)]] = (mask[:, 0] == 0).expand(q.shape[0], -1, -1)
         return sdpa_attention_forward(module, q, k, v, mask, *args, **options)

@@ -26,10 +26,18 @@ class Moved:
 
     @property
     def verdict(self) -> str:
-        """Noisy where either run was: rounds that scatter, halves that disagree, or other processes beside it."""
-        if noisy(self.before) or noisy(self.after):
+        """Noisy where either run was: rounds that scatter, halves that disagree, or other processes beside it; and where the
+        machine was another one in the second, by what plain PyTorch reached between the rounds."""
+        if noisy(self.before) or noisy(self.after) or self.machine_moved:
             return NOISY
         return SAME if abs(self.change) <= STEADY else BETTER if self.change > 0 else WORSE
+
+    @property
+    def machine_moved(self) -> bool:
+        """Whether its bandwidth or its rate of products differ by more than a ratio may."""
+        roofs = [pair.ours.get("roof") or {} for pair in (self.before, self.after)]
+        rates = [[roof[name] for roof in roofs if roof.get(name)] for name in ("bandwidth", "matrix")]
+        return any(max(both) > (1 + STEADY) * min(both) for both in rates if len(both) == 2)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,10 @@ def comparison_text(found: MovedRatios) -> str:
     counts = ", ".join(
         f"{sum(one.verdict == said for one in found.moved)} {said}" for said in (WORSE, BETTER, SAME, NOISY)
     )
-    text += f"\n\n{counts}; a ratio has moved where it changed by more than {STEADY:.0%}, and is noisy where either run was\n"
+    text += (
+        f"\n\n{counts}; a ratio has moved where it changed by more than {STEADY:.0%}, and is noisy where either run was, or\n"
+        "where the machine itself (bandwidth, rate of products) moved by as much\n"
+    )
     if found.only_before or found.only_after:
         text += f"only before: {found.only_before}, only after: {found.only_after}\n"
     before, after = found.machines

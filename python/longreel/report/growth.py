@@ -7,8 +7,8 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from longreel.bench.figure_table import FigureTable
 from longreel.measure.fit import Fit, polynomial, top_exponent
 from longreel.models.record import OURS, REFERENCE
 from longreel.report.stages import short
@@ -87,7 +87,7 @@ def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
     """Rows: the total, the stages, tokens and memory; a column for every number of frames, then the growth."""
     last = runs[-1]
     title = f"{last['system']}, preset {last['preset']}: {runs[0]['frames']:,} to {last['frames']:,} frames"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = FigureTable(box=box.SIMPLE_HEAD, title=title, title_style="bold")
     table.add_column("frames", no_wrap=True)
     for run in runs:
         table.add_column(f"{run['frames']:,}", justify="right", no_wrap=True)
@@ -122,7 +122,7 @@ def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
     for path in last["total_s"]:
         peaks = [run["peak_memory_bytes"][path] / _MIB for run in runs]
         table.add_row(f"peak memory, {path}, MiB", *(f"{peak:,.0f}" for peak in peaks))
-    console.print(table)
+    console.print(table, crop=False)
     console.print(
         f"memory         {last['frames']:,} frames take {growth.memory - 1:+.1%} of the peak at {runs[0]['frames']:,},"
         " beyond the tokens kept"
@@ -136,7 +136,7 @@ def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
 
 def _show_fits(system: str, growth: Growth, console: Console) -> None:
     """Coefficients with their 95 % intervals."""
-    table = Table(box=box.SIMPLE_HEAD, title="t = a + bF + cF^2, CPU seconds", title_justify="left", pad_edge=False)
+    table = FigureTable(box=box.SIMPLE_HEAD, title="t = a + bF + cF^2, CPU seconds")
     table.add_column("", no_wrap=True)
     for name in ("a, s", "b, ms a frame", "c, us a frame^2"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -144,7 +144,7 @@ def _show_fits(system: str, growth: Growth, console: Console) -> None:
         label = name if name == "total" else short(system, name)
         cells = (interval(*(unit * value for value in fit.of(power))) for power, unit in enumerate((1.0, 1e3, 1e6)))
         table.add_row(label, *cells, style="bold" if name == "total" else None)
-    console.print(table)
+    console.print(table, crop=False)
     for label, fit in (("peak", growth.peak), ("beyond", growth.beyond)):
         first, each = (interval(*(value / unit for value in fit.of(power))) for power, unit in ((0, _MIB), (1, 2**10)))
         beside = "" if label == "peak" else " beyond the tokens kept"

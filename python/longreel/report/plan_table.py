@@ -2,8 +2,8 @@
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from longreel.bench.figure_table import FigureTable
 from longreel.models.planning import Plan
 from longreel.report.stages import short
 
@@ -24,7 +24,7 @@ def show(made: Plan, console: Console, measured_room: bool = False) -> None:
         memory.add_row(name, _size(size), f"{size / made.peak:.1%}")
     memory.add_section()
     memory.add_row("peak memory", _size(made.peak), "", style="bold")
-    console.print(memory)
+    console.print(memory, crop=False)
     console.print(f"kept           {_tokens(made)}")
     console.print(f"keys, values   {_size(cost.cache)} while a question is answered")
     console.print(f"positions      {cost.positions:,} of the language model's {cost.limit:,}")
@@ -37,7 +37,7 @@ def show(made: Plan, console: Console, measured_room: bool = False) -> None:
     time.add_row(
         "total", "", f"{cost.flops / 1e12:,.2f}", "" if made.total is None else f"{made.total:,.2f}", style="bold"
     )
-    console.print(time)
+    console.print(time, crop=False)
     console.print(f"time           {_time(made)}")
     console.print(
         f"fits           {_fits(made, measured_room)}", style="green" if made.fits else "bold red", soft_wrap=True
@@ -47,8 +47,8 @@ def show(made: Plan, console: Console, measured_room: bool = False) -> None:
         console.print(f"{'  enough' if change.fits else '  too little':<15}{change.flag}: {most}", markup=False)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(*columns: str) -> FigureTable:
+    table = FigureTable(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

@@ -112,9 +112,8 @@ def commands(op: str, rows: Sequence[Pair]) -> list[str]:
         return [f"{SCRIPTS[op]} {dtype}" for dtype in dtypes]
     words = [f"longreel bench --op {op}", *dtypes]
     usual = CASES[op].SIZES["hour"]
-    # A list is no size: lines have their seconds a round under the name that one op has for its batch.
-    given = {field.name: lines[0][field.name] for field in fields(usual)}
-    shape = {name: value for name, value in given.items() if not isinstance(value, list)}
+    # Older lines lack the batch of Q-Formers, which is the usual one in all of them.
+    shape = {field.name: lines[0][field.name] for field in fields(usual) if field.name in lines[0]}
     words += [f"--{n.replace('_', '-')} {value}" for n, value in shape.items() if value != getattr(usual, n)]
     words += _options("backward", (_PASSES[line["pass"]] for line in lines))
     words += _options("backend", (line["variant"] for line in lines))

@@ -2,9 +2,9 @@
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from longreel.bench.check import Verdict
+from longreel.bench.figure_table import FigureTable
 from longreel.models.record import OURS, REFERENCE, RunRecord
 from longreel.report.lines import checksum, differs
 from longreel.report.stages import stage
@@ -55,7 +55,7 @@ def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) 
         title += f", {ratio(record.total(REFERENCE), record.total())} the reference path's speed end to end"
     elif record.paths == (REFERENCE,):
         title += ", reference path"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = FigureTable(box=box.SIMPLE_HEAD, title=title, title_style="bold")
     heads = ["", "seconds", "CPU s", "ms/frame", "share"] + ["reference", "ratio"] * compared
     for head in heads:
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
@@ -68,7 +68,7 @@ def show_compared(record: RunRecord, console: Console, verdict: Verdict | None) 
         part = stage(record.system, name)
         label = f"{part.label} ({record.backend} backend)" if part.ours else part.label
         table.add_row(label, *cells, style="green" if differs(record, name) else "")
-    console.print(table)
+    console.print(table, crop=False)
     if verdict is not None:
         found = f"yes, tokens and logits at {verdict.error:.2f} of the error budget"
         if verdict.why:

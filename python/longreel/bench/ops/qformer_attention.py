@@ -24,7 +24,7 @@ def _but_gradient(tensors: Tensors) -> Tensors:
 class QFormerShape:
     """`queries` of H heads of D over S keys of width C."""
 
-    samples: int = 1
+    batch: int = 1
     queries: int = 32
     keys: int = 115_200
     width: int = 768
@@ -32,7 +32,7 @@ class QFormerShape:
     head_dim: int = 64
 
     def __str__(self) -> str:
-        keys = f"[{self.samples}, {self.keys}, {self.width}]"
+        keys = f"[{self.batch}, {self.keys}, {self.width}]"
         return f"{self.queries} queries of {self.heads} heads of {self.head_dim} over keys {keys}"
 
 
@@ -80,12 +80,12 @@ class QFormerCase(BenchCase):
             return (scale * torch.randn(*size, generator=generator)).to(self.device, self.dtype)
 
         return {
-            "query": normal(s.samples, s.queries, inner, scale=3.0),
-            "x": normal(s.samples, s.keys, s.width),
+            "query": normal(s.batch, s.queries, inner, scale=3.0),
+            "x": normal(s.batch, s.keys, s.width),
             "w_k": normal(inner, s.width, scale=s.width**-0.5),
             "w_v": normal(inner, s.width, scale=s.width**-0.5),
             "b_v": normal(inner),
-            "grad_out": normal(s.samples, s.queries, inner),
+            "grad_out": normal(s.batch, s.queries, inner),
         }
 
     @property
@@ -98,7 +98,7 @@ class QFormerCase(BenchCase):
         if not self.leaves:
             return forward
         # Scores and sums again, the probabilities' gradient, the absorbed query's; two more for that of the keys.
-        each = 2 * s.samples * s.queries * s.heads * s.keys * s.width
+        each = 2 * s.batch * s.queries * s.heads * s.keys * s.width
         flops = each * (6 if "x" in self.leaves else 4)
         wanted = sum(self.tensors[name].nbytes for name in self.leaves)
         return Cost(forward.flops + flops, 2 * forward.bytes_read, forward.bytes_written + wanted)
@@ -128,7 +128,7 @@ class QFormerCase(BenchCase):
 
     def needs(self, name: str) -> int:
         s = self.shape
-        projected = 2 * s.samples * s.keys * s.heads * s.head_dim * self.dtype.itemsize
+        projected = 2 * s.batch * s.keys * s.heads * s.head_dim * self.dtype.itemsize
         return projected * (3 if self.leaves else 1) if name == "projections" else 0
 
     @cached_property

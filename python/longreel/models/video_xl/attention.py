@@ -16,6 +16,7 @@ from longreel.cache.vst import VSTCache
 from longreel.cache.vst_last import attend_vst, store
 from longreel.integrations.range_mask import RangeMask
 from longreel.layout import global_positions, query_positions
+from longreel.layout.context import in_force
 from longreel.layout.segments import chunk_of
 from longreel.ops._vst_rotate import vst_rotate
 from longreel.rotary import rotary_tables, rotated
@@ -58,6 +59,8 @@ class VSTAttention(nn.Module):
             vst = CachedRows(cache, hidden_states.shape[1], backend=mask.in_force.backend)
         if vst is None:
             return super().forward(hidden_states, *args, **inputs)
+        if in_force().shared is not None:
+            raise ValueError("VST tokens are not computed over a sequence that processes share (use_layout(rows=...))")
         if self.training and self.attention_dropout:
             raise ValueError(f"attention dropout {self.attention_dropout} is not computed with VST tokens: set it to 0")
         out = vst.attend(self.layer_idx, *self.project(hidden_states, vst.n_raw, vst.constant_vst == self.layer_idx))

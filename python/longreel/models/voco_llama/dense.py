@@ -91,7 +91,7 @@ class Dense:
 
 
 def additive(layout: VideoLayout, first: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Added to the scores of rows `first` .. of a layout [1, 1, rows, S]: 0 where a key is seen, else the least number."""
+    """Added to the scores of rows `first` .. of a layout [1, 1, rows, S]: 0 where a key is visible, else the least number."""
     end = layout.length
     mask = torch.full((1, 1, end - first, end), torch.finfo(dtype).min, dtype=dtype, device=device)
     for a in range(first, end, _BLOCK_ROWS):

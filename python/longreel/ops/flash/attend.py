@@ -103,8 +103,8 @@ class _Pieces(torch.autograd.Function):
         if given_k is None:
             # what -1 pads is in no piece: its gradient is 0
             at = global_index.long().clamp(min=0)[..., None, None].expand(grads[3].shape)
-            for own, far in zip(grads[1:3], grads[3:], strict=True):
-                own.scatter_add_(1, at, far)
+            for own, of_global in zip(grads[1:3], grads[3:], strict=True):
+                own.scatter_add_(1, at, of_global)
         rounded = [grad.to(q.dtype) for grad in grads]
         return *rounded[:3], *(rounded[3:] if given_k is not None else (None, None)), None, None, None
 
@@ -159,8 +159,8 @@ def _flattened(*tensors: Tensor) -> list[Tensor]:
 
 def _operands(call: FlashCall, tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The call's rows of q and its keys and values."""
-    q, k, v, far_k, far_v = tensors
-    chosen_k, chosen_v = (far_k, far_v) if call.is_global else (k, v)
+    q, k, v, global_k, global_v = tensors
+    chosen_k, chosen_v = (global_k, global_v) if call.is_global else (k, v)
     return q[call.rows], chosen_k[call.keys], chosen_v[call.keys]
 
 

@@ -122,15 +122,15 @@ def calls(
         several = range(batch if layout.batch_size == 1 else 1)
         sequences = [(b + sequence.sample, sequence) for b in several for sequence in piece.sequences]
         for i in range(0, len(sequences), MOST_SEQUENCES):
-            rows, seen, lengths = [], [], []
+            rows, keyed, lengths = [], [], []
             for b, sequence in sequences[i : i + MOST_SEQUENCES]:
-                far = b * (places if piece.is_global else keys)
+                first = b * (places if piece.is_global else keys)
                 rows += [(b * layout.queries + begin, b * layout.queries + end) for begin, end in sequence.rows]
-                seen.append((far + sequence.first, far + sequence.last))
+                keyed.append((first + sequence.first, first + sequence.last))
                 lengths.append((sequence.length, sequence.last - sequence.first))
             ends = np.cumsum([(0, 0), *lengths], axis=0, dtype=np.int32)
             cu_q, cu_k = (torch.tensor(column, device=device) for column in ends.T)
-            where = _places(rows, device), _places(seen, device)
+            where = _places(rows, device), _places(keyed, device)
             made.append(FlashCall(piece.is_global, piece.causal, *where, cu_q, cu_k, tuple(lengths)))
     return tuple(made)
 

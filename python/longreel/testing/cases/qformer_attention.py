@@ -63,6 +63,7 @@ def cases() -> list[Case]:
         _case("one-of-each", queries=1, heads=1, depth=1, width=1, batch=1, per_frame=1, frames=1),
         _case("odd", queries=7, heads=3, depth=5, width=37, per_frame=43),
         _case("64-queries", queries=64, heads=2, depth=64, width=96, per_frame=23, batch=1),
+        _case("heads-in-turn", queries=48, heads=3, depth=32, width=70, per_frame=11),
         _case("head-of-80", queries=9, heads=2, depth=80, width=33, shared=True),
         _case("several-blocks", queries=5, heads=3, depth=16, width=40, batch=1, per_frame=800, table=True),
         _case("split", queries=2, heads=1, depth=8, width=16, batch=1, per_frame=3001, masked=True),

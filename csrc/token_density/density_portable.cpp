@@ -1,0 +1,8 @@
+#include "token_density/density_kernel.h"
+#include "token_density/gram_fp32.h"
+
+namespace longreel {
+
+TokenDensityKernel token_density_portable(Dtype dtype) { return fp32_density_kernel(dtype); }
+
+}  // namespace longreel
