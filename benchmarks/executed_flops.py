@@ -1,10 +1,12 @@
 """FLOPs that each backend's forward executes over those of the visible pairs: `python benchmarks/executed_flops.py`.
 
-A Markdown table of 64 frames, 64 text rows, 8 heads of 64. Bars: at most 1.25 on the CPU. On a GPU, for 256 frames (`--frames
+A Markdown table of 64 frames, 64 text rows, 8 heads of 64. Bars: at most 1.25 on the CPU (float32). On a GPU, for 256 frames (`--frames
 256`) in causal mode, at most 1.6 at 144 patches a frame, 1.5 at 256 and 1.4 at 576; in independent mode at most 2.3 at 144.
 """
 
 import argparse
+
+import torch
 
 from longreel import VideoLayout
 from longreel.layout import visible_pairs
@@ -40,7 +42,7 @@ def main() -> None:
         visible = 4 * WIDTH * HEADS * visible_pairs(layout)
         cells = []
         for backend, device in BACKENDS.items():
-            executed = executed_flops(lowered_to(layout, device), backend, HEADS, HEADS, WIDTH)
+            executed = executed_flops(lowered_to(layout, device), backend, HEADS, HEADS, WIDTH, torch.float32)
             cells.append("-" if executed is None else f"{executed / visible:.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |")
 

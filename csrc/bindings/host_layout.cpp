@@ -67,7 +67,7 @@ plan::TileShape read_shape(int64_t tile_rows, int64_t tile_keys) {
 }
 
 int64_t multiplied_pairs(const int32_t* tiles, const int32_t* order, int64_t count, int64_t samples, int64_t queries,
-                         int64_t heads, int64_t kv_heads, int64_t channels) {
+                         int64_t heads, int64_t kv_heads, int64_t channels, bool paired) {
   for (int64_t n : {samples, queries, heads, kv_heads, channels})
     if (!within(n, 1, kMost))
       throw std::invalid_argument("samples, queries, heads, kv_heads and channels are at least 1, below 2^31");
@@ -91,7 +91,7 @@ int64_t multiplied_pairs(const int32_t* tiles, const int32_t* order, int64_t cou
   problem.layout.tiles = reinterpret_cast<const plan::Tile*>(tiles);
   problem.layout.order = order;
   problem.layout.tile_count = count;
-  return longreel::executed_pairs(problem);
+  return longreel::executed_pairs(problem, paired);
 }
 
 }  // namespace
@@ -142,10 +142,11 @@ LONGREEL_HOST int32_t longreel_row_bounds(Answer* answer, const int64_t* ranges,
 }
 
 // number: (query row, key) pairs that the CPU's attention multiplies for one head over all samples, masked lanes among them.
-// tiles: int32 [count, 12], order: int32 [count].
+// tiles: int32 [count, 12], order: int32 [count]; paired: as the AMX kernel, which takes strips by twos.
 LONGREEL_HOST int32_t longreel_executed_pairs(Answer* answer, const int32_t* tiles, const int32_t* order, int64_t count,
                                               int64_t samples, int64_t queries, int64_t heads, int64_t kv_heads,
-                                              int64_t channels) {
-  return answered(answer,
-                  [&] { answer->number = multiplied_pairs(tiles, order, count, samples, queries, heads, kv_heads, channels); });
+                                              int64_t channels, int64_t paired) {
+  return answered(answer, [&] {
+    answer->number = multiplied_pairs(tiles, order, count, samples, queries, heads, kv_heads, channels, paired != 0);
+  });
 }

@@ -17,7 +17,7 @@ class AttentionForward {
   using Element = typename P::Element;
   using Unit = typename P::Unit;
   using PairStep = typename P::Pairs::Step;
-  static constexpr int64_t kMostRun = 16, kLeastPaired = 8;
+  static constexpr int64_t kMostRun = 16;
 
   AttentionForward(const AttentionProblem& problem, const AttentionOutputs& outputs, int64_t most_strips, Arena& arena)
       : problem_(problem),
@@ -124,9 +124,7 @@ class AttentionForward {
 
  private:
   bool one_strip() const { return count_ == 1; }
-  int64_t states() const {
-    return one_strip() ? ceil_div(problem_.group() * strips_[0].rows, kStrip) : count_ * problem_.group();
-  }
+  int64_t states() const { return states_of(strips_, count_, problem_.group()); }
   const QueryStrip& strip(int64_t state) const { return strips_[state % count_]; }
   // Rows of a state, and the query row and head of its row r.
   int64_t rows(int64_t state) const {
@@ -204,19 +202,13 @@ class AttentionForward {
       pair = i % count_ + 1 < count_ ? 2 : 1;
       for (int64_t at = 0; at < count; ++at) {
         const KeyBlock& block = run[at];
-        const Span may_be_visible = block.is_global ? sample.global : sample.keys;
-        Span met, full = may_be_visible;
-        for (int64_t own = i; own < i + pair; ++own) {
-          const layout::TileRange& range = block.is_global ? strip(own).global : strip(own).keys;
-          const Span seen = Span{range.begin, range.end}.common(block.keys);
-          if (!seen.empty()) met = met.empty() ? seen : met.with(seen);
-          full = full.common({range.full_begin, range.full_end});
-        }
-        if (met.empty()) continue;
-        const int64_t begin = (met.begin - block.keys.begin) / 32 * 32, end = round_up(met.end - block.keys.begin, 32);
-        const bool all = full.begin <= block.keys.begin + begin && block.keys.begin + end <= full.end;
+        SharedStep shared[2];
+        const int64_t made = shared_steps(&strip(i), pair, block, block.is_global ? sample.global : sample.keys, shared);
         const auto tame = [&](int64_t own) { return P::Pairs::tame(scale_, problem_.channels, largest_[own], largest[at]); };
-        pair_steps_[steps++] = {i, pair, at, {begin, end}, all, tame(i) && tame(i + pair - 1)};
+        for (int64_t e = 0; e < made; ++e) {
+          const int64_t first = i + shared[e].first, last = first + shared[e].count - 1;
+          pair_steps_[steps++] = {first, shared[e].count, at, shared[e].keys, shared[e].full, tame(first) && tame(last)};
+        }
       }
     }
     const auto visible = [&](const PairStep& step, int64_t r) {

@@ -135,12 +135,48 @@ int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlo
   return count;
 }
 
-int64_t executed_pairs(const AttentionProblem& problem) {
+int64_t states_of(const QueryStrip* strips, int64_t count, int64_t heads) {
+  return count == 1 ? ceil_div(heads * strips[0].rows, kStrip) : count * heads;
+}
+
+int64_t shared_steps(const QueryStrip* strips, int64_t count, const KeyBlock& block, Span may_be_visible, SharedStep* steps) {
+  Span full[2];
+  int64_t made = 0;
+  const auto covered = [&](Span all, Span keys) {
+    return all.begin <= block.keys.begin + keys.begin && block.keys.begin + keys.end <= all.end;
+  };
+  for (int64_t s = 0; s < count; ++s) {
+    const layout::TileRange& range = block.is_global ? strips[s].global : strips[s].keys;
+    const Span met = span_of(range).common(block.keys);
+    if (met.empty()) continue;
+    const Span keys = {(met.begin - block.keys.begin) / 32 * 32, round_up(met.end - block.keys.begin, 32)};
+    full[made] = Span{range.full_begin, range.full_end}.common(may_be_visible);
+    steps[made] = {s, 1, keys, covered(full[made], keys)};
+    ++made;
+  }
+  if (made < 2) return made;
+  const Span both = steps[0].keys.with(steps[1].keys);
+  if (2 * both.size() - steps[0].keys.size() - steps[1].keys.size() > 32) return made;
+  steps[0] = {0, 2, both, covered(full[0].common(full[1]), both)};
+  return 1;
+}
+
+int64_t executed_pairs(const AttentionProblem& problem, bool paired) {
   const QuerySchedule schedule = forward_schedule(problem);
   std::vector<Step> steps(schedule.most_strips);
   int64_t pairs = 0;
   for (const QueryGroup& group : schedule.groups) {
+    const QueryStrip* const strips = schedule.strips.data() + group.strips.begin;
+    const int64_t own = group.strips.size();
+    const bool by_twos = paired && states_of(strips, own, problem.group()) >= kLeastPaired;
     for (int64_t at = 0; at < group.blocks(); ++at) {
+      for (int64_t s = 0; by_twos && s < own; s += 2) {
+        SharedStep shared[2];
+        const int64_t made = shared_steps(strips + s, std::min<int64_t>(2, own - s), group.block(at), {}, shared);
+        for (int64_t e = 0; e < made; ++e)
+          for (int64_t i = 0; i < shared[e].count; ++i) pairs += strips[s + shared[e].first + i].rows * shared[e].keys.size();
+      }
+      if (by_twos) continue;
       const int64_t count = steps_of(schedule.strips.data(), group, group.block(at), {}, steps.data());
       for (int64_t i = 0; i < count; ++i)
         pairs += schedule.strips[group.strips.begin + steps[i].strip].rows * steps[i].keys.size();

@@ -109,8 +109,25 @@ struct Step {
 // Steps of the strips that see a key of the block; returns how many.
 int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_visible, Step* steps);
 
+// Fewer states under a key head than that meet their keys one by one: packing is most of their work.
+constexpr int64_t kLeastPaired = 8;
+
+// States of a group: its strips under each head, or, of one strip alone, sixteen rows of all heads after one another.
+int64_t states_of(const QueryStrip* strips, int64_t count, int64_t heads);
+
+// What one strip, or two behind one another, meet of the block, in multiples of 32.
+struct SharedStep {
+  int64_t first, count;  // of these strips
+  Span keys;
+  bool full;
+};
+
+// At most two: strips go together where they see much the same, and one that sees nothing is left out. Returns how many.
+int64_t shared_steps(const QueryStrip* strips, int64_t count, const KeyBlock& block, Span may_be_visible, SharedStep* steps);
+
 // (query row, key) pairs that the forward pass multiplies for one head, masked lanes among them, over all samples of the layout.
-int64_t executed_pairs(const AttentionProblem& problem);
+// paired: strips meet their keys by twos where there are enough of them.
+int64_t executed_pairs(const AttentionProblem& problem, bool paired);
 
 // KV blocks, one behind the other, of one sample, all of K or blocks of G.
 struct KvGroup {

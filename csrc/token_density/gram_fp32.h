@@ -5,7 +5,7 @@
 #include "common/rows.h"
 #include "common/scratch.h"
 #include "common/transpose.h"
-#include "token_density/density_kernels.h"
+#include "token_density/density_kernel.h"
 
 namespace longreel {
 namespace {

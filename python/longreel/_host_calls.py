@@ -37,7 +37,7 @@ class Host:
             "query_tiles": (pointer, i64, i64, i64),
             "kv_blocks": (pointer, i64, pointer, pointer, i64, i64, i64, i64),
             "row_bounds": (pointer, i64, pointer),
-            "executed_pairs": (pointer, pointer, i64, i64, i64, i64, i64, i64),
+            "executed_pairs": (pointer, pointer, i64, i64, i64, i64, i64, i64, i64),
         }
         self._calls: dict[str, Any] = {}
         for name, types in arguments.items():
@@ -115,13 +115,22 @@ class Host:
         return bounds
 
     def executed_pairs(
-        self, tiles: Table, order: Table, samples: int, queries: int, heads: int, kv_heads: int, channels: int
+        self,
+        tiles: Table,
+        order: Table,
+        samples: int,
+        queries: int,
+        heads: int,
+        kv_heads: int,
+        channels: int,
+        paired: bool = False,
     ) -> int:
-        """(query row, key) pairs that the CPU's attention multiplies for one head over all samples, masked lanes among them."""
+        """(query row, key) pairs that the CPU's attention multiplies for one head over all samples, masked lanes among them;
+        paired: the AMX kernel's."""
         tiles, order = np.ascontiguousarray(tiles, np.int32), np.ascontiguousarray(order, np.int32)
         if tiles.size != order.size * _TILE_FIELDS:
             raise ValueError("tiles is int32 [T, 12] and order int32 [T]")
-        answer, sizes = _Answer(), (samples, queries, heads, kv_heads, channels)
+        answer, sizes = _Answer(), (samples, queries, heads, kv_heads, channels, int(paired))
         self._call("executed_pairs", answer, tiles.ctypes.data, order.ctypes.data, order.size, *sizes)
         return int(answer.number)
 

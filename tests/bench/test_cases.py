@@ -172,7 +172,7 @@ def test_executed_flops_of_attention() -> None:
 def test_padding_of_heads_is_executed() -> None:
     """Triton's tiles hold a head in powers of two: 12 in 16, 80 in 64 + 16."""
     plan = SparseCase("block_sparse_attention", SPARSE, torch.float32).plan
-    flops = {width: executed_flops(plan, "triton", 1, 1, width) for width in (12, 16, 80)}
+    flops = {width: executed_flops(plan, "triton", 1, 1, width, torch.float32) for width in (12, 16, 80)}
     assert flops[12] == flops[16]
     assert flops[80] == 5 * flops[16]
 

@@ -11,13 +11,14 @@ from longreel.layout.shared import SharedRows
 from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops.common.layouts import planned
 
-_TORCHS = "_distribute_function.<locals>"
+_PLAIN, _TORCHS = functional.scaled_dot_product_attention, "_distribute_function.<locals>"
 
 
 def refuse_torchs_own() -> None:
     """ValueError inside `torch.distributed.tensor.experimental.context_parallel`, which shares the rows and replaces PyTorch's
     attention alone: any other would take a process's share for the whole sequence."""
-    if getattr(functional.scaled_dot_product_attention, "__qualname__", "").startswith(_TORCHS):
+    now = functional.scaled_dot_product_attention
+    if now is not _PLAIN and getattr(now, "__qualname__", "").startswith(_TORCHS):
         raise ValueError(
             "inside torch's context_parallel longreel attention must be told which rows a process has:"
             " longreel.use_layout(layout, rows=..., group=...)"

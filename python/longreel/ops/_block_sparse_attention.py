@@ -9,6 +9,7 @@ from longreel import _native
 from longreel.backends import FLASH_ATTN, LOW, SHORT, Row, reference_row
 from longreel.layout import PlannedLayout, VideoLayout, executed_pairs, visible_pairs
 from longreel.layout.numbers import flag
+from longreel.measure.machine import cpu_isa
 from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
 from longreel.ops.common.layouts import planned
@@ -208,18 +209,23 @@ def _pairs(plan: PlannedLayout) -> int:
     return int((bounds[..., 1::2] - bounds[..., ::2]).sum())
 
 
-def executed_flops(plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int) -> int | None:
+def executed_flops(
+    plan: PlannedLayout, backend: str, heads: int, kv_heads: int, width: int, dtype: torch.dtype
+) -> int | None:
     """4 D for every (query, key) pair that the backend's forward multiplies under `plan`, masked lanes among them, for each
     head and sample of the layout; None where that is not known.
 
-    cpu: counted by the code that hands the kernel its steps: the rows of a strip times its keys in multiples of 16.
+    cpu: counted by the code that hands the kernel its steps: the rows of a strip times its keys in multiples of 16; on AMX
+    tiles, bfloat16, of two strips times what either meets in multiples of 32.
     triton: whole tiles of the plan, of heads with their padding. flash: torch's kernel on the CPU, see
     `pieces.executed_pairs`.
     """
     if backend == "cpu" and _native.HOST is not None:
         layout = plan.layout
         tiles, order = plan.tiles.numpy(), plan.order.numpy()
-        pairs = _native.HOST.executed_pairs(tiles, order, layout.batch_size, layout.queries, heads, kv_heads, width)
+        paired = dtype is torch.bfloat16 and cpu_isa() == "amx_bf16"
+        sizes = (layout.batch_size, layout.queries, heads, kv_heads, width)
+        pairs = _native.HOST.executed_pairs(tiles, order, *sizes, paired=paired)
     elif backend == "triton":
         from longreel.triton_kernels.common.tiles import head_parts
 

@@ -115,7 +115,7 @@ class SparseCase(BenchCase):
     def executed(self, backend: str) -> float | None:
         """FLOPs that the backend's forward executes over those of the visible pairs."""
         s = self.shape
-        executed = executed_flops(self.plan, backend, s.heads, s.kv_heads, s.head_dim)
+        executed = executed_flops(self.plan, backend, s.heads, s.kv_heads, s.head_dim, self.dtype)
         visible = 4 * s.head_dim * s.heads * visible_pairs(self.layout)
         return None if executed is None else executed / max(1, visible)
 

@@ -16,7 +16,7 @@ from longreel.ops.registry import OPS
 
 @dataclass(frozen=True)
 class FooShape:
-    rows: int = 100_000
+    frames: int = 100_000
     width: int = 512
 
 
@@ -39,7 +39,7 @@ class FooCase(BenchCase):
     @cached_property
     def tensors(self) -> Tensors:
         generator = torch.Generator().manual_seed(0)
-        return {"x": torch.randn(self.shape.rows, self.shape.width, generator=generator).to(self.device, self.dtype)}
+        return {"x": torch.randn(self.shape.frames, self.shape.width, generator=generator).to(self.device, self.dtype)}
 
     @property
     def x(self) -> torch.Tensor:
