@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from longreel.integrations.range_mask import Layout, RangeMask
 from longreel.layout import PlannedLayout, VideoLayout
+from longreel.layout import positions as positions_of
 from longreel.layout.documents import repeated
 from longreel.layout.shared import SharedRows
 from longreel.ops._block_sparse_attention import block_sparse_attention
@@ -88,10 +89,17 @@ def _check(
                 f"the layout is of {whole.queries} rows; allowed: one of all {shared.length} that the processes share, in"
                 " position order"
             )
-    if positions is None or positions.ndim != 2 or not positions.shape[1]:
-        return
-    counted, wanted = positions.to("cpu"), rows
-    if layout is None and not bool((counted == wanted).all()):
+    if positions is not None and positions.ndim == 2 and positions.shape[1]:
+        check_positions(positions.to("cpu"), rows, None if layout is None else whole)
+
+
+def check_positions(counted: Tensor, rows: Tensor, whole: VideoLayout | None) -> None:
+    """ValueError where position_ids [B, R] count a process's rows instead of the sequence's, of which `whole` is the layout."""
+    if whole is None and not bool((counted == rows).all()):
         raise ValueError("position_ids are not this process's rows=, and there is no layout that says otherwise")
-    if int(rows[0]) and bool((counted == torch.arange(len(rows))).all()):
+    from_0 = torch.arange(len(rows))
+    if whole is None or not bool((counted == from_0).all()) or bool((rows == from_0).all()):
+        return
+    # Documents behind the first count from 0 too.
+    if not bool((torch.as_tensor(positions_of(whole))[:, rows] == from_0).all()):
         raise ValueError("position_ids count this process's rows from 0: give those of the whole sequence, [:, rows]")
