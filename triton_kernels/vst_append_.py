@@ -3,9 +3,12 @@
 The number of entries is read where it lies, on the device. A row that the memory has no slot for is not written.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
+from longreel.triton_kernels.common.bound import Bound
 from longreel.triton_kernels.common.launch import DTYPES
 from longreel.triton_kernels.common.rotary import read_angles, read_halves, turn_constants, turned, write_halves
 from longreel.triton_kernels.common.tiles import heads_of
@@ -35,16 +38,22 @@ def vst_append_kernel(
     write_halves(mem_v, b, h, b_v, slot, m_r, HALF, BH)
 
 
+@functools.lru_cache
+def bound_append(head: int) -> Bound:
+    return Bound(vst_append_kernel, **turn_constants(head))
+
+
 def vst_append_(mem_k: Tensor, mem_v: Tensor, mem_len: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> None:
     """mem_k and mem_v [B, Hkv, capacity, D], mem_len int32 [B], k and v [B, n, Hkv, D], cos and sin fp32 [positions, D/2]."""
     batch, rows, heads, head = k.shape
     if k.numel() == 0:
         return
-    sizes = turn_constants(head)
-    blocks = triton.cdiv(rows, sizes["BM"])
+    append = bound_append(head)
+    blocks = -(-rows // append.constants["BM"])
     memory = (heads_of(t.transpose(1, 2)) for t in (mem_k, mem_v))
     with torch.cuda.device_of(k):
-        vst_append_kernel[(batch * blocks * heads,)](
+        append(
+            batch * blocks * heads,
             *memory, mem_len.contiguous(), heads_of(k), heads_of(v), cos.contiguous(), sin.contiguous(),
-            rows, min(mem_k.shape[2], cos.shape[0]), heads, blocks, **sizes, num_warps=4,
+            rows, min(mem_k.shape[2], cos.shape[0]), heads, blocks,
         )  # fmt: skip

@@ -3,9 +3,12 @@
 The backward is the same picture from behind: opposite angles, and keys and values come from position order.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
+from longreel.triton_kernels.common.bound import Bound
 from longreel.triton_kernels.common.launch import DTYPES
 from longreel.triton_kernels.common.rotary import read_angles, read_halves, turn_constants, turned, write_halves
 from longreel.triton_kernels.common.tiles import heads_of
@@ -65,6 +68,11 @@ def turn(
             write_halves(out, b, tl.cast(h, tl.int64), halves, to, m_r, HALF, BH)
 
 
+@functools.lru_cache
+def bound_rotate(head: int, inverse: bool) -> Bound:
+    return Bound(vst_rotate_kernel, INVERSE=inverse, HEADS=HEADS, **turn_constants(head))
+
+
 def vst_rotate(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, bounds: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,13 +108,13 @@ def launch(
     if some is None or some.numel() == 0:
         return
     batch, rows, _, head = some.shape
-    sizes = turn_constants(head)
-    blocks = triton.cdiv(rows, sizes["BM"])
-    slots = triton.cdiv(heads, HEADS) + 2 * triton.cdiv(kv_heads, HEADS)
+    rotate = bound_rotate(head, inverse)
+    blocks = -(-rows // rotate.constants["BM"])
+    slots = -(-heads // HEADS) + 2 * -(-kv_heads // HEADS)
     new = (None if t is None else heads_of(to) for t, to in zip(given, made, strict=True))
     with torch.cuda.device_of(some):
-        vst_rotate_kernel[(batch * blocks * slots,)](
+        rotate(
+            batch * blocks * slots,
             *map(heads_of, given), *new, cos.contiguous(), sin.contiguous(), bounds.contiguous(),
             cos.shape[0], bounds.shape[0], rows, heads, kv_heads, blocks,
-            INVERSE=inverse, HEADS=HEADS, **sizes, num_warps=4,
         )  # fmt: skip

@@ -3,7 +3,8 @@
     python tests/budgets/update.py triton          print the figures as JSON
     python tests/budgets/update.py cuda --write    make them the budget: tests/budgets/cuda.json
 
-Figures are {kernel: {architecture: {"registers", "spill_bytes", "shared_bytes"}}}.
+Figures are {kernel: {architecture: {"registers", "spill_bytes", "shared_bytes"}}}; of sm_90 also "wgmma", products of warp
+groups, and "ahead", reads under way while a step of a loop with products waits for its own, in the loop that has least.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,11 +62,28 @@ def triton_figure(op: str, index: int, arch: str) -> tuple[str, str, dict[str, i
         figure = resources(run(TOOLS / "cuobjdump", "--dump-resource-usage", binary.name))
         if arch == "sm_90":
             figure["wgmma"] = run(TOOLS / "nvdisasm", "-c", binary.name).count("HGMMA")
-            # groups of reads that may be under way while a step waits for its own
-            waits = re.findall(r"async_wait.*?num = (\d+)", compiled.asm["ttgir"])
-            figure["ahead"] = max(map(int, waits), default=0)
+            if waits := loop_waits(compiled.asm["ttgir"]):
+                figure["ahead"] = min(waits)
     # the dynamic shared memory is the launch's, not the binary's
     return launch.name, arch, figure | {"shared_bytes": compiled.metadata.shared}
+
+
+def loop_waits(ttgir: str) -> list[int]:
+    """Of every loop with products: groups of reads that may be under way while a step waits for its own."""
+    loops: list[tuple[int, bool, list[int]]] = []
+    found = []
+    for line in ttgir.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if re.search(r"scf\.(for|while) ", line):
+            loops.append((indent, False, []))
+        elif loops and line.lstrip().startswith("}") and indent == loops[-1][0]:
+            _, product, waits = loops.pop()
+            found += [min(waits, default=0)] * product
+        elif loops:
+            at, product, waits = loops[-1]
+            waits += [int(wait) for wait in re.findall(r"async_wait.*?num = (\d+)", line)]
+            loops[-1] = at, product or re.search(r"tt\.dot |warp_group_dot ", line) is not None, waits
+    return found
 
 
 def triton_ops() -> list[str]:
@@ -75,9 +94,12 @@ def triton_ops() -> list[str]:
     return sorted({path.stem for path in rooms} - {"__init__", "common", "frames"})
 
 
-def triton_figures() -> Figures:
+def triton_figures(ops: Sequence[str] = ()) -> Figures:
     jobs = [
-        (op, index, arch) for op in triton_ops() for index in range(len(triton_launches(op))) for arch in TRITON_ARCHS
+        (op, index, arch)
+        for op in ops or triton_ops()
+        for index in range(len(triton_launches(op)))
+        for arch in TRITON_ARCHS
     ]
     figures: Figures = {}
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
@@ -86,7 +108,7 @@ def triton_figures() -> Figures:
     return figures
 
 
-def cuda_figures() -> Figures:
+def cuda_figures(ops: Sequence[str] = ()) -> Figures:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         raise FileNotFoundError("nvcc (the CUDA toolkit's compiler) is not on PATH")
@@ -121,12 +143,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=FIGURES)
     parser.add_argument("--write", action="store_true", help="replace the budget by the figures")
+    parser.add_argument("--op", action="append", default=[], help="triton: the launches of these ops alone")
     chosen = parser.parse_args()
-    text = json.dumps(FIGURES[chosen.which](), indent=1, sort_keys=True)
+    path = HERE / f"{chosen.which}.json"
+    figures = FIGURES[chosen.which](chosen.op)
+    if chosen.op and chosen.write:
+        every = {launch.name for op in triton_ops() for launch in triton_launches(op)}
+        figures = {name: entry for name, entry in (json.loads(path.read_text()) | figures).items() if name in every}
+    text = json.dumps(figures, indent=1, sort_keys=True)
     # one line for each architecture of a kernel
     text = re.sub(r"\{\s+(\"[^{}]*?)\s+\}", lambda found: "{" + " ".join(found[1].split()) + "}", text)
     if chosen.write:
-        (HERE / f"{chosen.which}.json").write_text(text + "\n")
+        path.write_text(text + "\n")
     else:
         sys.stdout.write(text + "\n")
 

@@ -29,14 +29,22 @@ def test_triton_kernels_stay_within_budget() -> None:
     }
     assert scores
     assert all(figure["wgmma"] > 0 for figure in scores.values()), scores
-    # Where the card has room for three stages, a read is under way while the one before it is used.
-    loops = {
-        name: entry["sm_90"]["ahead"]
+    # Frames are compiled for small cards alone here.
+    large = {
+        name: entry["sm_90"]
         for name, entry in found.items()
-        if name.endswith("large card") and "dkv" not in name
+        if not name.startswith(("compress_frames", "context_attention")) and on_large(name, found)
     }
-    assert any(name.startswith("vst_attention/") for name in loops)
-    assert all(loops.values()), loops
+    assert [name for name, figure in large.items() if figure["spill_bytes"]] == []
+    # Where a card has room for three stages a read is under way in every loop while the one before it is used.
+    ahead = {name: figure["ahead"] for name, figure in large.items() if "ahead" in figure and "fp32" not in name}
+    assert len(ahead) > 20
+    assert [name for name, waits in ahead.items() if waits == 0] == []
+
+
+def on_large(name: str, found: dict[str, object]) -> bool:
+    """Whether a large card takes this tile: others have a larger one there."""
+    return not name.endswith("every card") or name.replace("every card", "large card") not in found
 
 
 def test_shared_memory_fits_every_card_from_sm_80() -> None:

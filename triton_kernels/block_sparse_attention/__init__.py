@@ -8,7 +8,7 @@ from longreel.triton_kernels.block_sparse_attention.backward_dq import backward_
 from longreel.triton_kernels.block_sparse_attention.config import keys_are_split
 from longreel.triton_kernels.block_sparse_attention.decode import decode
 from longreel.triton_kernels.block_sparse_attention.forward import forward
-from longreel.triton_kernels.block_sparse_attention.launch import Call, call_of
+from longreel.triton_kernels.block_sparse_attention.launch import Call, call_of, with_own_global
 from longreel.triton_kernels.common.launch import DTYPES
 from torch import Tensor
 
@@ -29,7 +29,7 @@ def run(call: Call) -> tuple[Tensor, Tensor]:
         return q.new_empty(q.shape), q.new_empty(batch, heads, queries, dtype=torch.float32)
     programs = call.tiles.shape[0] * call.samples * q.shape[2]
     few = keys_are_split(q.shape[1], call.k.shape[1] + call.global_keys, programs, call.card.multiprocessors)
-    return decode(call) if few else forward(call)
+    return decode(call) if few else forward(with_own_global(call))
 
 
 def block_sparse_attention_backward(
@@ -47,5 +47,5 @@ def block_sparse_attention_backward(
     if grad_out is None:
         grad_out = q.new_zeros(()).expand(q.shape)
     lse = lse.contiguous()
-    terms, dq = backward_dq(call, grad_out, grad_lse, out, lse, bool(need_q))
+    terms, dq = backward_dq(with_own_global(call), grad_out, grad_lse, out, lse, bool(need_q))
     return dq, *backward_dkv(call, grad_out, terms, bool(need_kv), bool(need_global))

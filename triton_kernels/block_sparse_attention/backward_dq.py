@@ -12,13 +12,12 @@ from longreel.triton_kernels.block_sparse_attention.launch import Call, RowTerms
 from longreel.triton_kernels.block_sparse_attention.ranges import (
     VARYING,
     fetch,
-    global_head,
     kv_head,
     query_block,
     walk_tile,
 )
 from longreel.triton_kernels.common.launch import upcast
-from longreel.triton_kernels.common.online_softmax import LOG2_E
+from longreel.triton_kernels.common.online_softmax import LOG2_E, hide
 from longreel.triton_kernels.common.tiles import (
     head_constants,
     heads_of,
@@ -86,9 +85,9 @@ def block_sparse_backward_dq_kernel(
         acc = zeros(BM, BD, TAIL)
     l_i, acc = walk_tile(
         dq_step, (b_q, b_do, b_lse, b_delta), (l_i, acc),
-        kv_head(k, v, b, h // group), global_head(k, v, global_k, global_v, b, h // group),
+        kv_head(k, v, b, h // group), kv_head(global_k, global_v, b, h // group) if GLOBAL else (),
         tile, layout.bounds + (sample * queries + r) * 4, m_r, layout, b, 0, global_keys, scale * LOG2_E,
-        GLOBAL, global_k is None, UPCAST, HEAD, BD, TAIL, BN,
+        GLOBAL, UPCAST, HEAD, BD, TAIL, BN,
     )  # fmt: skip
 
     b_norm = tl.full([BM], 1.0, tl.float32)
@@ -101,14 +100,12 @@ def block_sparse_backward_dq_kernel(
 
 
 @triton.jit
-def dq_step(queries, b_k, b_v, visible, state, log2_scale):
+def dq_step(queries, b_k, b_v, seen, state, log2_scale):
     """The gradient of q from one more tile of keys, and the sums of p, each where it is not empty; lse in units of log 2."""
     b_q, b_do, b_lse, b_delta = queries
     l_i, acc = state
     # [BM, BN]
-    p = tl.exp2(over_head(b_q, b_k) * log2_scale - b_lse[:, None])
-    if visible is not None:
-        p = tl.where(visible, p, 0.0)
+    p = hide(tl.exp2(over_head(b_q, b_k) * log2_scale - b_lse[:, None]), seen, 0.0)
     if len(l_i) > 0:
         l_i = (l_i[0] + tl.sum(p, axis=1),)
     if len(acc) > 0:

@@ -83,8 +83,8 @@ HALF_DKV = {
     64: (TileConfig(64, 64, 4, 2, "keys on the long side of the product: 64 registers of two sums a thread"),),
     128: (TileConfig(32, 64, 8, 3, "64 registers of two sums a thread; 64 rows a step spill; 80 KiB"),),
     256: (
-        TileConfig(32, 64, 8, 2, "64 keys keep Hopper's wide product, at 128 registers of two sums a thread; 128 KiB"),
-        TileConfig(32, 32, 8, 2, "half the keys: 96 KiB"),
+        TileConfig(32, 32, 8, 3, "64 registers of two sums a thread; 64 keys, Hopper's wide product, spill; 128 KiB"),
+        TileConfig(32, 32, 8, 2, "two stages: 96 KiB"),
     ),
     512: (
         TileConfig(32, 32, 8, 2, "128 registers of two sums a thread; 192 KiB"),

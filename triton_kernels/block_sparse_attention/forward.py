@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from longreel.triton_kernels.block_sparse_attention.config import tile_config
 from longreel.triton_kernels.block_sparse_attention.launch import Call
-from longreel.triton_kernels.block_sparse_attention.ranges import VARYING, global_head, kv_head, query_block, walk_tile
+from longreel.triton_kernels.block_sparse_attention.ranges import VARYING, kv_head, query_block, walk_tile
 from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.common.online_softmax import LOG2_E, softmax_end, softmax_start, softmax_step
 from longreel.triton_kernels.common.tiles import head_constants, read_head, write
@@ -30,9 +30,9 @@ def block_sparse_forward_kernel(
     b_q = read_head(q, b, h, r, m_r, HEAD, BD, TAIL, UPCAST)
     m_i, l_i, acc = walk_tile(
         softmax_step, (b_q,), softmax_start(BM, BD, TAIL),
-        kv_head(k, v, b, h // group), global_head(k, v, global_k, global_v, b, h // group),
+        kv_head(k, v, b, h // group), kv_head(global_k, global_v, b, h // group) if GLOBAL else (),
         tile, layout.bounds + (sample * queries + r) * 4, m_r, layout, b, keys, global_keys, scale * LOG2_E,
-        GLOBAL, global_k is None, UPCAST, HEAD, BD, TAIL, BN,
+        GLOBAL, UPCAST, HEAD, BD, TAIL, BN,
     )  # fmt: skip
 
     o, b_lse = softmax_end(m_i, l_i, acc)

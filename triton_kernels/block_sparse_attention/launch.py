@@ -99,6 +99,22 @@ class Call(NamedTuple):
         return card_of(self.q, INTERPRETED)
 
 
+def with_own_global(call: Call) -> Call:
+    """The call with its global keys in tensors of their own: kernels that walk them many times read them in order. Places that
+    pad G hold row 0, which nobody sees there."""
+    index = call.global_index
+    if call.global_k is not None or index is None or index.shape[1] == 0:
+        return call
+    made = []
+    for rows in (call.k, call.v):
+        if index.shape[0] == 1:
+            made.append(rows.index_select(1, index[0].clamp(min=0)))
+        else:
+            at = index.long().clamp(min=0)[:, :, None, None].expand(-1, -1, *rows.shape[2:])
+            made.append(rows.gather(1, at))
+    return call._replace(global_k=made[0], global_v=made[1])
+
+
 class RowTerms(NamedTuple):
     """What the backward needs of every query row, fp32 [B, H, Sq]: lse, delta, and norm, 1 / the sum of p, or None for 1."""
 

@@ -110,21 +110,6 @@ def fetch(p, m):
 
 
 @triton.jit
-def key_rows(index, n, m_n, GATHER: tl.constexpr):
-    """Rows of K that keys `n` of a range stand in: themselves, or by `index` where they are gathered."""
-    rows = n
-    if GATHER:
-        rows = fetch(index + n, m_n)
-    return rows
-
-
-@triton.jit
-def visible_in(lo, hi, n, stop):
-    """[rows, keys] Whether a row of bounds lo, hi sees key n before `stop`."""
-    return (n[None, :] >= lo[:, None]) & (n[None, :] < tl.minimum(hi, stop)[:, None])
-
-
-@triton.jit
 def query_block(layout, heads, samples, blocks, BM: tl.constexpr):
     """What a program of the kernels over query rows is for: head, sample of the batch, sample of the plan, tile, rows.
 
@@ -146,16 +131,6 @@ def kv_head(k, v, b, h):
 
 
 @triton.jit
-def global_head(k, v, global_k, global_v, b, h):
-    """The same of the global keys, which are rows of K where they have no tensor of their own."""
-    if global_k is None:
-        p_kv = kv_head(k, v, b, h)
-    else:
-        p_kv = kv_head(global_k, global_v, b, h)
-    return p_kv
-
-
-@triton.jit
 def read_keys(p_kv, rows, m_n, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, UPCAST: tl.constexpr):
     """Head tiles of the keys and of the values of `rows`."""
     p_k, k_r, k_d, p_v, v_r, v_d = p_kv
@@ -166,46 +141,69 @@ def read_keys(p_kv, rows, m_n, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.co
 @triton.jit
 def walk_tile(
     STEP: tl.constexpr, queries, state, p_local, p_global, tile, p_bounds, m_r, layout, b, keys, global_keys, log2_scale,
-    GLOBAL: tl.constexpr, GATHER: tl.constexpr, UPCAST: tl.constexpr,
-    HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
+    GLOBAL: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """`state` after STEP(queries, b_k, b_v, visible, state, log2_scale) on every step of both ranges of `tile`; `p_bounds`
-    [BM] points at the rows' lo, hi, glo, ghi. No row sees what stands before the sample's start."""
-    index = layout.bounds
-    if GATHER:
-        index = layout.global_index + b * layout.index_b
+    """`state` after STEP(queries, b_k, b_v, seen, state, log2_scale) on every step of both ranges of `tile`, `seen` as in `hide`;
+    `p_bounds` [BM] points at the rows' lo, hi, glo, ghi. No row sees what stands before the sample's start.
+
+    One loop for all steps, those of the local keys first, of each range the whole ones first: a loop for each would fill and
+    drain its stages for the two or three steps that it has.
+    """
+    # [BN]
+    n = tl.arange(0, BN)
+    # [BM]
+    lo = fetch(p_bounds, m_r)
+    hi = fetch(p_bounds + 1, m_r)
     begin, full_begin, full_end, end, more = local_range(layout, tile, b, keys)
-    state = walk(
-        STEP, queries, state, p_local, index, p_bounds, m_r, begin, full_begin, full_end, end, more, log2_scale,
-        False, UPCAST, HEAD, BD, TAIL, BN,
-    )  # fmt: skip
+    hi += more
+    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
+    whole = (tail - full_begin) // BN
+    local_steps = whole + partial
+    steps = local_steps
     if GLOBAL:
-        begin, full_begin, full_end, end, more = global_range(layout, tile, b, global_keys)
-        state = walk(
-            STEP, queries, state, p_global, index, p_bounds + 2, m_r, begin, full_begin, full_end, end, more, log2_scale,
-            GATHER, UPCAST, HEAD, BD, TAIL, BN,
-        )  # fmt: skip
+        g_lo = fetch(p_bounds + 2, m_r)
+        g_hi = fetch(p_bounds + 3, m_r)
+        g_begin, g_full_begin, g_full_end, g_end, more = global_range(layout, tile, b, global_keys)
+        g_hi += more
+        g_head, g_tail, g_partial = parts(g_begin, g_full_begin, g_full_end, g_end, BN)
+        g_whole = (g_tail - g_full_begin) // BN
+        steps += g_whole + g_partial
+    for step in range(0, steps):
+        p_kv = p_local
+        i = step
+        i_whole, i_head, i_begin, i_full, i_tail, i_end = whole, head, begin, full_begin, tail, end
+        i_lo, i_hi = lo, hi
+        if GLOBAL:
+            other = step >= local_steps
+            p_kv = chosen(other, p_global, p_local)
+            i = tl.where(other, step - local_steps, step)
+            i_whole, i_head, i_begin, i_full, i_tail, i_end = chosen(
+                other,
+                (g_whole, g_head, g_begin, g_full_begin, g_tail, g_end),
+                (whole, head, begin, full_begin, tail, end),
+            )
+            i_lo, i_hi = chosen(other, (g_lo, g_hi), (lo, hi))
+        all_see = i < i_whole
+        at, stop = partial_step(i - i_whole, i_head, i_begin, i_full, i_tail, i_end, BN)
+        at = tl.where(all_see, i_full + i * BN, at)
+        stop = tl.where(all_see, at + BN, stop)
+        m_n = at + n < stop
+        b_k, b_v = read_keys(p_kv, at + n, m_n, HEAD, BD, TAIL, UPCAST)
+        state = STEP(queries, b_k, b_v, (all_see, i_lo, i_hi, at + n, stop), state, log2_scale)
     return state
 
 
 @triton.jit
-def walk(
-    STEP: tl.constexpr, queries, state, p_kv, index, p_bounds, m_r, begin, full_begin, full_end, end, more, log2_scale,
-    GATHER: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """The steps of one range; `p_bounds` points at the rows' two bounds in it, before which `more` keys stand."""
-    # [BN]
-    n = tl.arange(0, BN)
-    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
-    for at in range(full_begin, tail, BN):
-        b_k, b_v = read_keys(p_kv, key_rows(index, at + n, None, GATHER), None, HEAD, BD, TAIL, UPCAST)
-        state = STEP(queries, b_k, b_v, None, state, log2_scale)
-    # [BM]
-    lo = fetch(p_bounds, m_r)
-    hi = fetch(p_bounds + 1, m_r) + more
-    for i in range(0, partial):
-        at, stop = partial_step(i, head, begin, full_begin, tail, end, BN)
-        m_n = at + n < stop
-        b_k, b_v = read_keys(p_kv, key_rows(index, at + n, m_n, GATHER), m_n, HEAD, BD, TAIL, UPCAST)
-        state = STEP(queries, b_k, b_v, visible_in(lo, hi, at + n, stop), state, log2_scale)
-    return state
+def chosen(condition, yes, no):
+    """Of two tuples the elements of one."""
+    if len(yes) == 2:
+        return tl.where(condition, yes[0], no[0]), tl.where(condition, yes[1], no[1])
+    else:
+        return (
+            tl.where(condition, yes[0], no[0]),
+            tl.where(condition, yes[1], no[1]),
+            tl.where(condition, yes[2], no[2]),
+            tl.where(condition, yes[3], no[3]),
+            tl.where(condition, yes[4], no[4]),
+            tl.where(condition, yes[5], no[5]),
+        )

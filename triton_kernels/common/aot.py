@@ -7,15 +7,16 @@ A launch is specialised as on a card: dtypes of pointers, integers that are 1 or
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
+from longreel.triton_kernels.common.bound import every_launch_by_triton
 from longreel.triton_kernels.common.card import Card, assumed
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
@@ -53,24 +54,41 @@ class _NoCard:
         return torch.device("meta")
 
 
+class _Made(CompiledKernel):
+    """Stands for what Triton makes of a launch; where it is launched again, that launch is noted once more."""
+
+    def __init__(self, launch: Launch, launches: list[Launch]) -> None:
+        self.launch, self.launches = launch, launches
+        self.name, self.src, self.module, self.function, self.packed_metadata = launch.name, None, 0, 0, ()
+
+    def __del__(self) -> None:
+        pass
+
+    @property
+    def run(self) -> Any:
+        return lambda *_: self.launches.append(self.launch)
+
+
 @contextmanager
-def recorded(card: Card) -> Iterator[list[Launch]]:
-    """The launches that are asked for meanwhile, in their order, named after their kernels; nothing runs."""
+def recorded(card: Card, bound: bool = False) -> Iterator[list[Launch]]:
+    """The launches that are asked for meanwhile, in their order, named after their kernels; nothing runs. bound: those of a
+    `Bound` kernel are bound once, as on a card, and note what they were bound to, the same object each time."""
     launches: list[Launch] = []
 
-    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> _Made | None:
         options = {name: value for name, value in kwargs.items() if name not in kernel.arg_names}
         given = kwargs | {"debug": False}
         *_, backend, binder = kernel.create_binder()
         bound, specialization, parsed = binder(*args, **given)
         _, types, constants, attrs = kernel._pack_args(backend, given, bound, specialization, parsed)
         launches.append(Launch(kernel.fn.__name__, kernel, types, constants, attrs, options))
+        return _Made(launches[-1], launches) if bound else None
 
     run, active = JITFunction.run, driver._active
     driver.set_active(_NoCard())
     JITFunction.run = record
     try:
-        with assumed(card):
+        with assumed(card), nullcontext() if bound else every_launch_by_triton():
             yield launches
     finally:
         JITFunction.run = run

@@ -6,8 +6,19 @@ from longreel.triton_kernels.common.tiles import onto_head, over_head, scaled, z
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-# Below every score: a finite start of the running maximum keeps -inf - -inf out of the sums.
+# Below every score: a finite start of the running maximum keeps -inf - -inf out of the sums, where all that a row met is hidden.
 LOWEST = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def hide(tile, seen, VALUE: tl.constexpr):
+    """`tile` [rows, keys] with VALUE where a row does not see a key. `seen`: whether every row sees every key of the step; the
+    rows' bounds; the keys, and where their part of the range ends."""
+    all_see, lo, hi, n, stop = seen
+    if not all_see:
+        m = (n[None, :] >= lo[:, None]) & (n[None, :] < tl.minimum(hi, stop)[:, None])
+        tile = tl.where(m, tile, VALUE)
+    return tile
 
 
 @triton.jit
@@ -17,18 +28,14 @@ def softmax_start(BM: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(queries, b_k, b_v, visible, state, log2_scale):
-    """One more tile of keys; `visible` [BM, BN], or None where all are."""
+def softmax_step(queries, b_k, b_v, seen, state, log2_scale):
+    """One more tile of keys; `seen` as in `hide`."""
     (b_q,) = queries
     m_i, l_i, acc = state
     # [BM, BN]
-    s = over_head(b_q, b_k) * log2_scale
-    if visible is not None:
-        s = tl.where(visible, s, LOWEST)
+    s = hide(over_head(b_q, b_k) * log2_scale, seen, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, axis=1))
     p = tl.exp2(s - m_new[:, None])
-    if visible is not None:
-        p = tl.where(visible, p, 0.0)
     alpha = tl.exp2(m_i - m_new)
     l_i = l_i * alpha + tl.sum(p, axis=1)
     return m_new, l_i, onto_head(p, b_v, scaled(acc, alpha))

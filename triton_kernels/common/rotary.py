@@ -9,9 +9,10 @@ ELEMENTS = 1024  # of half a head's tile: 16 bytes a thread of each half in bf16
 
 
 def turn_constants(head: int) -> dict[str, int]:
-    """What a kernel that turns heads of `head` elements is compiled for: half of it, its width in a tile, rows of a tile."""
+    """What a kernel that turns heads of `head` elements is compiled for: half of it, its width in a tile, rows of a tile; and its
+    warps."""
     width = pow2(head // 2, 1, 128)
-    return {"HALF": head // 2, "BH": width, "BM": min(64, ELEMENTS // width)}
+    return {"HALF": head // 2, "BH": width, "BM": min(64, ELEMENTS // width), "num_warps": 4}
 
 
 @triton.jit

@@ -227,10 +227,12 @@ def register(op: Op) -> None:
 def _triton(module: str, name: str) -> Callable[..., Any]:
     """The host function of triton_kernels/<op>, imported at the first call."""
 
-    def host(*args: Any) -> Any:
-        return getattr(importlib.import_module(f"longreel.triton_kernels.{module}"), name)(*args)
+    @cache
+    def function() -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(importlib.import_module(f"longreel.triton_kernels.{module}"), name)
+        return found
 
-    return host
+    return lambda *args: function()(*args)
 
 
 def _refuses(message: str) -> Callable[..., Any]:
