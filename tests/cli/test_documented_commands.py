@@ -27,7 +27,7 @@ LEFT_OUT = {
     r"--checkpoint DIR": "released weights; tests/models/test_released_folders.py has folders of them",
     r"longreel compress ": "a model's folder; tests/cli/test_compress.py makes some",
     r"\.cache/|hour\.safetensors": "an hour of video, which `make demo` makes",
-    r"longreel run kept\.safetensors": "what a run on that hour leaves",
+    r"longreel run cached\.safetensors": "what a run on that hour leaves",
     r"--preset needle": "trained weights; tests/models/test_needle_preset.py",
     r"--compare": "every path; tests/cli/test_run.py, test_run_voco.py, test_run_video_xl.py",
     r"longreel plan .*--hours": "seconds of search; tests/cli/test_plan.py",

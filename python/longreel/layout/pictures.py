@@ -35,18 +35,18 @@ def draw(
     if isinstance(mask, VideoLayout | PlannedLayout):
         print(to_ascii(mask if isinstance(mask, VideoLayout) else mask.layout, sample, width))
     elif isinstance(mask, Tensor):
-        seen = mask > mask.min() / 2 if mask.dtype.is_floating_point else mask.bool()
-        print(_dense(seen.reshape(-1, *seen.shape[-2:])[sample].cpu().numpy(), width))
+        visible = mask > mask.min() / 2 if mask.dtype.is_floating_point else mask.bool()
+        print(_dense(visible.reshape(-1, *visible.shape[-2:])[sample].cpu().numpy(), width))
     else:
         print(to_ascii(VideoLayout.from_mask(mask, length, batch=sample + 1), sample, width))
 
 
-def _dense(seen: NDArray[np.bool_], width: int) -> str:
-    step = max(1, -(-max(seen.shape) // width))
+def _dense(visible: NDArray[np.bool_], width: int) -> str:
+    step = max(1, -(-max(visible.shape) // width))
     lines = []
-    for q in range(0, seen.shape[0], step):
-        rows = seen[q : q + step]
-        share = [rows[:, k : k + step].mean() for k in range(0, seen.shape[1], step)]
+    for q in range(0, visible.shape[0], step):
+        rows = visible[q : q + step]
+        share = [rows[:, k : k + step].mean() for k in range(0, visible.shape[1], step)]
         lines.append("".join(_shade(s) for s in share))
     return "\n".join(lines)
 

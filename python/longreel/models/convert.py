@@ -69,7 +69,7 @@ def convert(
     try:
         shards = _write(part, plan, _opened(found, preset, source)[1], shard)
         _copy_beside(source, released.config, part)
-        # Opened as it will be: a fault of ours is seen here.
+        # Opened as it will be: a fault of ours shows here.
         again, written = _opened(found, preset, part)
         if _checked(again, written, part, told) != plan:
             raise CheckpointError(f"{source}: was written to while it was read, or {part} was")
