@@ -310,12 +310,12 @@ def test_pictures() -> None:
     layout = VideoLayout.voco(frames=2, vision=2, voco=1, text=2, mode="causal")
     assert to_ascii(layout).splitlines()[:9] == [
         "  vvVvvVtt",
-        "v █       ",
-        "v ██      ",
-        "V ███     ",
-        "v   ██    ",
-        "v   ███   ",
-        "V   ████  ",
+        "v █",
+        "v ██",
+        "V ███",
+        "v   ██",
+        "v   ███",
+        "V   ████",
         "t   █  ██ ",
         "t   █  ███",
     ]

@@ -70,7 +70,7 @@ def to_ascii(layout: VideoLayout, sample: int = 0, width: int = 64) -> str:
     top = "".join(_letter(own[k * step : (k + 1) * step]) for k in range(counts.shape[1]))
     queries = own[query_rows(layout)[sample]]
     side = [_letter(queries[q * step : (q + 1) * step]) for q in range(counts.shape[0])]
-    lines = [f"{letter} {''.join(map(_shade, line))}" for letter, line in zip(side, share, strict=True)]
+    lines = [f"{letter} {''.join(map(_shade, line))}".rstrip() for letter, line in zip(side, share, strict=True)]
     legend = f"{rows} rows x {keys} keys" + (f", {step} x {step} to a character" if step > 1 else "")
     return "\n".join([f"  {top}", *lines, f"  {legend}"])
 
