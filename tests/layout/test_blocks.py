@@ -174,9 +174,9 @@ def test_both_masks_of_a_long_prompt_take_less_than_a_mebibyte() -> None:
     # Python's objects and numpy's arrays; and tensors: those of tables share the planner's arrays, others are not traced.
     traced = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, "*_host_calls.py")])
     tracemalloc.stop()
-    cached_step = sum(trace.size for trace in traced.traces)
-    cached_step += sum(t.nbytes for plan in plans for t in vars(plan).values() if isinstance(t, torch.Tensor))
-    assert cached_step < 2**20
+    cached = sum(trace.size for trace in traced.traces)
+    cached += sum(t.nbytes for plan in plans for t in vars(plan).values() if isinstance(t, torch.Tensor))
+    assert cached < 2**20
     assert all(plan.bounds.shape == (1, 32768, 2) for plan in plans)
 
 
@@ -229,10 +229,10 @@ def test_heads(head: int) -> None:
 def test_a_mask_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     ids = torch.tensor([[-1, 0, 0, -1]])
     block = joined_by(ids)
-    expected = "  vvvv\nv █   \nv ███ \nv ███ \nv ████\n  4 rows x 4 keys\n".replace("v", "t")
+    expected = "  vvvv\nv █\nv ███\nv ███\nv ████\n  4 rows x 4 keys\n".replace("v", "t")
     draw(lambda b, h, q, k: (k <= q) | block(b, h, q, k), 4)
     assert capsys.readouterr().out == expected
     draw(VideoLayout.blocks(ids))
-    assert capsys.readouterr().out == expected.replace("tttt", "tvvt").replace("t ███ ", "v ███ ")
+    assert capsys.readouterr().out == expected.replace("tttt", "tvvt").replace("t ███\n", "v ███\n")
     draw(torch.tril(torch.ones(3, 3, dtype=torch.bool)))
-    assert capsys.readouterr().out == "█  \n██ \n███\n"
+    assert capsys.readouterr().out == "█\n██\n███\n"

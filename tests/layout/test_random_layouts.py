@@ -15,7 +15,7 @@ from longreel.backends import available
 from longreel.bench.check import ErrorSum, judge
 from longreel.layout import (
     VideoLayout,
-    cached_step,
+    cached,
     executed_pairs,
     flashmask_row_indices,
     flex_block_mask,
@@ -120,12 +120,12 @@ def check_rows(layout: VideoLayout, samples: list[Sample]) -> None:
     assert layout.start == tuple(next((i for i, kind in enumerate(s.kinds()) if kind), layout.length) for s in samples)
     if not grows(layout):
         with pytest.raises(ValueError, match="appended rows"):
-            cached_step(layout)
+            cached(layout)
         return
-    assert cached_step(layout) == [len(sample.cached_step()) for sample in samples]
+    assert cached(layout) == [len(sample.cached()) for sample in samples]
     for own, sample in zip(slots(layout), samples, strict=True):
-        np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.cached_step())
-        np.testing.assert_array_equal(own[own >= 0], np.arange(len(sample.cached_step())))
+        np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.cached())
+        np.testing.assert_array_equal(own[own >= 0], np.arange(len(sample.cached())))
     assert not (ignored_labels(layout) & (kinds(layout) == TEXT))[:, -1:].any() or layout.length == 0
 
 

@@ -8,8 +8,8 @@ from torch._dynamo.testing import CompileCounter
 from longreel.layout import (
     Segment,
     VideoLayout,
+    cached,
     cached_ranges,
-    cached_step,
     cost,
     executed_pairs,
     flashmask_row_indices,
@@ -65,7 +65,7 @@ def test_vst_ratios() -> None:
 
 def test_vst_memory_is_what_video_xl_keeps() -> None:
     layout = VideoLayout.vst(visual=2880, ratio=8, prefix=14, text=20)
-    assert cached_step(layout) == [14 + 360 + 20]
+    assert cached(layout) == [14 + 360 + 20]
     assert cached_ranges(layout)[0].tolist() == [[0, 14, 1], [22, 180, 9], [1642, 180, 9], [3254, 20, 1]]
     # A VST key moves from its place in the chunk to its place in the memory.
     assert global_index(layout)[0, 14] == 22
@@ -316,7 +316,7 @@ def test_pictures() -> None:
         "v   ██",
         "v   ███",
         "V   ████",
-        "t   █  ██ ",
+        "t   █  ██",
         "t   █  ███",
     ]
     long = VideoLayout.vst(visual=28_800, ratio=8, prefix=14, text=500)

@@ -86,7 +86,7 @@ class Tokens:
             return out + list(range(out[-1] + 1, out[-1] + 1 + len(self) - len(out)))
         return list(range(len(self)))
 
-    def cached_step(self) -> list[int]:
+    def cached(self) -> list[int]:
         """Tokens that one more text token would see."""
         if self.rule == "padding":
             return []
@@ -122,10 +122,10 @@ class Sample:
     def positions(self) -> list[int]:
         return [p for d in self.documents for p in ([0] * len(d) if d.rule == "padding" else d.positions())]
 
-    def cached_step(self) -> list[int]:
+    def cached(self) -> list[int]:
         out, at = [], 0
         for document in self.documents:
-            out += [at + k for k in document.cached_step()]
+            out += [at + k for k in document.cached()]
             at += len(document)
         return out
 

@@ -47,7 +47,7 @@ def _dense(visible: NDArray[np.bool_], width: int) -> str:
     for q in range(0, visible.shape[0], step):
         rows = visible[q : q + step]
         share = [rows[:, k : k + step].mean() for k in range(0, visible.shape[1], step)]
-        lines.append("".join(_shade(s) for s in share))
+        lines.append("".join(_shade(s) for s in share).rstrip())
     return "\n".join(lines)
 
 
