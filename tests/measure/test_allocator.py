@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 _FAULTS = """
 import resource
 import torch
-from longreel.measure.allocator import memory_kept
+from longreel.measure.allocator import memory_reused
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,7 +22,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 default = faults()
-with memory_kept(torch.device("cpu")) as how:
+with memory_reused(torch.device("cpu")) as how:
     b"1" * 2**26
     kept = faults()
 print(default, kept, faults(), how)
