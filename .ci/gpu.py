@@ -224,7 +224,7 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
     def run(step: Step, limit: float) -> int | None:
         command = [part.replace("{limit}", str(int(limit - 5))) for part in step.command]
         stopped = False
-        kept(log, f"\n== {step.part}: {step.name}\n")
+        logged(log, f"\n== {step.part}: {step.name}\n")
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )  # fmt: skip
@@ -242,7 +242,7 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                kept(log, line)
+                logged(log, line)
                 print(line, end="", flush=True)
             status = process.wait()
         finally:
@@ -253,7 +253,7 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
     return run
 
 
-def kept(log: Path, text: str) -> None:
+def logged(log: Path, text: str) -> None:
     """A full disk ends nothing: what is printed is there all the same."""
     with suppress(OSError), log.open("a", encoding="utf-8") as file:
         file.write(text)
@@ -293,9 +293,9 @@ def arch() -> str:
 
 def plain_package(into: Path = PACKAGE) -> None:
     """Today's Python files beside a library that was carried here, or without one."""
-    kept = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "python/longreel", into / "longreel", ignore=kept, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "triton_kernels", into / "longreel/triton_kernels", ignore=kept, dirs_exist_ok=True)
+    skipped = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "python/longreel", into / "longreel", ignore=skipped, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "triton_kernels", into / "longreel/triton_kernels", ignore=skipped, dirs_exist_ok=True)
 
 
 def package(name: str, run: Callable[[Step, float], int | None], deadline: float) -> list[StepResult]:
@@ -360,7 +360,7 @@ def main() -> int:
             todo = steps([part], ops, systems or SYSTEMS, results, sys.executable)
         outcomes += run_all(todo, deadline=deadline, run=run)
     summary = table(outcomes)
-    kept(log, "\n" + summary + "\n")
+    logged(log, "\n" + summary + "\n")
     print(f"\n{summary}\nresults: {results}")
     return int(any(outcome.failed for outcome in outcomes))
 

@@ -1,8 +1,8 @@
 """FLOPs that each backend's forward executes over those of the visible pairs: `python benchmarks/executed_flops.py`.
 
 A Markdown table of 64 frames, 64 text rows, 8 heads of 64. Bars: at most 1.25 on the CPU (float32). On a GPU, for 256 frames
-(`--frames 256`) of 2 VoCo tokens in causal mode, at most 1.6 at 144 patches a frame, 1.5 at 256 and 1.4 at 576; in independent mode
-at most 2.3 at 144. With one VoCo token a frame there is half as much to see behind it, and the same tiles are executed.
+(`--frames 256`) of 2 VoCo tokens in causal mode, at most 1.6 at 144 patches a frame, 1.5 at 256 and 1.4 at 576; in independent
+mode at most 2.3 at 144. With one VoCo token a frame half as many keys are visible behind it, and the same tiles are executed.
 """
 
 import argparse

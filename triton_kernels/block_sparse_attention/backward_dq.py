@@ -39,7 +39,7 @@ def block_sparse_delta_kernel(
     out, do, lse, dlse, delta, dlse_b, dlse_h, dlse_r, queries, heads,
     UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """delta fp32 [B, H, Sq]; 0 for a row that sees nothing."""
+    """delta fp32 [B, H, Sq]; 0 for a row that attends to nothing."""
     blocks = tl.cdiv(queries, BM)
     pid = (tl.program_id(0) // blocks).to(tl.int64)
     h = pid % heads
@@ -100,12 +100,12 @@ def block_sparse_backward_dq_kernel(
 
 
 @triton.jit
-def dq_step(queries, b_k, b_v, seen, state, log2_scale):
+def dq_step(queries, b_k, b_v, visible, state, log2_scale):
     """The gradient of q from one more tile of keys, and the sums of p, each where it is not empty; lse in units of log 2."""
     b_q, b_do, b_lse, b_delta = queries
     l_i, acc = state
     # [BM, BN]
-    p = hide(tl.exp2(over_head(b_q, b_k) * log2_scale - b_lse[:, None]), seen, 0.0)
+    p = hide(tl.exp2(over_head(b_q, b_k) * log2_scale - b_lse[:, None]), visible, 0.0)
     if len(l_i) > 0:
         l_i = (l_i[0] + tl.sum(p, axis=1),)
     if len(acc) > 0:

@@ -1,7 +1,7 @@
 """What the kernels share: ranges of the plan, the keys of a range, and the way of query rows through both of their ranges.
 
-A tile of queries sees a range of K, the local keys, and one of G, the global keys; it is walked in steps of BN keys, of which
-those that every row sees whole need no mask.
+A tile of queries attends to a range of K, the local keys, and one of G, the global keys; it is walked in steps of BN keys, of
+which those that every row attends to whole need no mask.
 """
 
 import triton
@@ -30,8 +30,8 @@ def clipped(p_range, start):
 
 @triton.jit
 def behind(p_range, first, more, most):
-    """The range at `p_range` with `more` keys in front of its own, of which `first` and those that follow are seen; keys before
-    `most`."""
+    """The range at `p_range` with `more` keys in front of its own, of which `first` and those that follow are visible; keys
+    before `most`."""
     own = tl.where(tl.load(p_range + 1) == 0, tl.load(p_range + 2), 0)
     end = tl.maximum(tl.minimum(more + tl.load(p_range + 3), most), first)
     return first, first, tl.minimum(tl.maximum(more + own, first), end), end
@@ -85,7 +85,7 @@ def partial_step(i, head, begin, full_begin, tail, end, STEP: tl.constexpr):
 
 @triton.jit
 def first_visible(index, count, start):
-    """Global keys, in order at `index`, before `start`: no row sees them."""
+    """Global keys, in order at `index`, before `start`: no row attends to them."""
     low = 0
     if start > 0:
         high = count
@@ -143,8 +143,8 @@ def walk_tile(
     STEP: tl.constexpr, queries, state, p_local, p_global, tile, p_bounds, m_r, layout, b, keys, global_keys, log2_scale,
     GLOBAL: tl.constexpr, UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """`state` after STEP(queries, b_k, b_v, seen, state, log2_scale) on every step of both ranges of `tile`, `seen` as in `hide`;
-    `p_bounds` [BM] points at the rows' lo, hi, glo, ghi. No row sees what stands before the sample's start.
+    """`state` after STEP(queries, b_k, b_v, visible, state, log2_scale) on every step of both ranges of `tile`, `visible` as in
+    `hide`; `p_bounds` [BM] points at the rows' lo, hi, glo, ghi. No row attends to what stands before the sample's start.
 
     One loop for all steps, those of the local keys first, of each range the whole ones first: a loop for each would fill and
     drain its stages for the two or three steps that it has.
@@ -183,13 +183,13 @@ def walk_tile(
                 (whole, head, begin, full_begin, tail, end),
             )
             i_lo, i_hi = chosen(other, (g_lo, g_hi), (lo, hi))
-        all_see = i < i_whole
+        all_visible = i < i_whole
         at, stop = partial_step(i - i_whole, i_head, i_begin, i_full, i_tail, i_end, BN)
-        at = tl.where(all_see, i_full + i * BN, at)
-        stop = tl.where(all_see, at + BN, stop)
+        at = tl.where(all_visible, i_full + i * BN, at)
+        stop = tl.where(all_visible, at + BN, stop)
         m_n = at + n < stop
         b_k, b_v = read_keys(p_kv, at + n, m_n, HEAD, BD, TAIL, UPCAST)
-        state = STEP(queries, b_k, b_v, (all_see, i_lo, i_hi, at + n, stop), state, log2_scale)
+        state = STEP(queries, b_k, b_v, (all_visible, i_lo, i_hi, at + n, stop), state, log2_scale)
     return state
 
 

@@ -14,7 +14,7 @@ _bound = True
 
 @contextmanager
 def every_launch_by_triton() -> Iterator[None]:
-    """Whoever watches Triton's own launches sees all of them meanwhile."""
+    """Whoever watches Triton's own launches gets all of them meanwhile."""
     global _bound
     before, _bound = _bound, False
     try:

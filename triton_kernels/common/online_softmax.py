@@ -11,11 +11,11 @@ LOWEST = tl.constexpr(-3.0e38)
 
 
 @triton.jit
-def hide(tile, seen, VALUE: tl.constexpr):
-    """`tile` [rows, keys] with VALUE where a row does not see a key. `seen`: whether every row sees every key of the step; the
-    rows' bounds; the keys, and where their part of the range ends."""
-    all_see, lo, hi, n, stop = seen
-    if not all_see:
+def hide(tile, visible, VALUE: tl.constexpr):
+    """`tile` [rows, keys] with VALUE where a key is hidden from its row. `visible`: whether every row attends to every key of the
+    step; the rows' bounds; the keys, and where their part of the range ends."""
+    all_visible, lo, hi, n, stop = visible
+    if not all_visible:
         m = (n[None, :] >= lo[:, None]) & (n[None, :] < tl.minimum(hi, stop)[:, None])
         tile = tl.where(m, tile, VALUE)
     return tile
@@ -28,12 +28,12 @@ def softmax_start(BM: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(queries, b_k, b_v, seen, state, log2_scale):
-    """One more tile of keys; `seen` as in `hide`."""
+def softmax_step(queries, b_k, b_v, visible, state, log2_scale):
+    """One more tile of keys; `visible` as in `hide`."""
     (b_q,) = queries
     m_i, l_i, acc = state
     # [BM, BN]
-    s = hide(over_head(b_q, b_k) * log2_scale, seen, float("-inf"))
+    s = hide(over_head(b_q, b_k) * log2_scale, visible, float("-inf"))
     m_new = tl.maximum(m_i, tl.max(s, axis=1))
     p = tl.exp2(s - m_new[:, None])
     alpha = tl.exp2(m_i - m_new)
