@@ -13,10 +13,10 @@ GEOMETRY = (0, 16, 16, 16, 4, 4)
 
 
 def launches() -> Iterator[Launch]:
-    for dtype, queries in KINDS:
-        labels = {"frames_forward_kernel": f"compress_frames/{label(dtype, queries)}"}
+    for dtype, queries, card in KINDS:
+        labels = {"frames_forward_kernel": f"compress_frames/{label(dtype, queries, card)}"}
         yield from launches_of(
-            EVERY, labels, compress_frames, query(dtype, queries), patches(dtype), None, 0.1, *GEOMETRY
+            card, labels, compress_frames, query(dtype, queries), patches(dtype), None, 0.1, *GEOMETRY
         )
     for dtype in DTYPES:
         labels = {"frames_backward_patches_kernel": f"compress_frames_backward_patches/{TRITON_NAMES[dtype]}"}

@@ -2,16 +2,26 @@
 decoder's."""
 
 import torch
+from cards import EVERY, LARGE
+from longreel.triton_kernels.common.card import Card
 from longreel.triton_kernels.common.launch import TRITON_NAMES
 from torch import Tensor
 
 FRAMES, TOKENS, CHANNELS = 3600, 256, 1408
-# dtype and queries
-KINDS = ((torch.float32, 32), (torch.float16, 32), (torch.bfloat16, 32), (torch.bfloat16, 128))
+# dtype, queries, card; a large one has more stages in flight
+KINDS = (
+    (torch.float32, 32, EVERY),
+    (torch.float32, 32, LARGE),
+    (torch.float16, 32, LARGE),
+    (torch.bfloat16, 32, EVERY),
+    (torch.bfloat16, 32, LARGE),
+    (torch.bfloat16, 128, EVERY),
+    (torch.bfloat16, 128, LARGE),
+)
 
 
-def label(dtype: torch.dtype, queries: int) -> str:
-    return f"{TRITON_NAMES[dtype]}/{queries} queries"
+def label(dtype: torch.dtype, queries: int, card: Card) -> str:
+    return f"{TRITON_NAMES[dtype]}/{queries} queries/{'large' if card is LARGE else 'every'} card"
 
 
 def patches(dtype: torch.dtype, packed: bool = False) -> Tensor:
