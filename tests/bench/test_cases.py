@@ -312,6 +312,10 @@ def test_command_measures_prints_and_writes(tmp_path: Path, monkeypatch: pytest.
         (["--op", "adaptive_pool", "--backward", "query", "--device", "cpu"], "adaptive_pool takes none or all"),
         (["--op", "adaptive_pool", "--system", "video-xl"], "video-xl does not call it; it calls vst_append_, vst_att"),
         (["--op", "adaptive_pool", "--heads", "8", "--device", "cpu"], "--heads means nothing to adaptive_pool"),
+        (["--op", "adaptive_pool", "--device", "abacus"], "--device 'abacus': this torch measures on cpu"),
+        (["--op", "adaptive_pool", "--device", "cpu", "--backend", "abacus"], "no 'abacus' among"),
+        (["--op", "adaptive_pool", "--device", "cpu", "--json", "/proc/none/x.jsonl"], "No such file"),
+        (["--op", "adaptive_pool", "--device", "cpu", "--json", "/"], "is a folder"),
     ],
 )
 def test_command_refuses(arguments: list[str], message: str) -> None:

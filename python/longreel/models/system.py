@@ -309,5 +309,8 @@ class System(ABC):
         return {}
 
     def stage(self, name: str) -> Stage:
-        """By name, of its own and those that all have."""
-        return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
+        """By name, of its own and those that all have; ValueError where there is none."""
+        found = next((stage for stage in (*self.stages, *_COMMON) if stage.name == name), None)
+        if found is None:
+            raise ValueError(f"{self.name} has no stage {name!r}")
+        return found

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from longreel.models.record import OURS, REFERENCE
-from longreel.report.figure_file import save_figure
+from longreel.report.figure_file import save_figure, titled
 from longreel.report.growth import Growth, Line, beyond_tokens
 from longreel.report.stages import colour, short
 
@@ -33,7 +33,7 @@ def draw(runs: Sequence[Line], growth: Growth, path: Path) -> None:
         title = f"{last['system']}, preset {last['preset']}: {runs[0]['frames']:,} to {last['frames']:,} frames"
         if "end_to_end_ratio" in last:
             title += f", {last['end_to_end_ratio']:.3f} x the reference end to end"
-        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        titled(figure, title)
         save_figure(figure, path)
 
 

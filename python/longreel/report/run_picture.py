@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from longreel.models.record import OURS, REFERENCE, RunRecord
-from longreel.report.figure_file import save_figure
+from longreel.report.figure_file import save_figure, titled
 from longreel.report.run_table import frames_of, ratio
 from longreel.report.stages import colour, short, stage
 
@@ -30,7 +30,7 @@ def draw(record: RunRecord, path: Path) -> None:
         title = f"{record.system}, preset {record.preset}: {frames_of(record)} in {record.total():.1f} s"
         if compared:
             title += f", {ratio(record.total(REFERENCE), record.total())} end to end"
-        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        titled(figure, title)
         save_figure(figure, path)
 
 
