@@ -138,26 +138,26 @@ class Block {
     }
     const bool first = at.tile == 0;
     float m_i = first ? -INFINITY : m_i_;
-    bool seen[8];
+    bool real[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      seen[i] = at.tile * Tile::tokens + i / 4 * Tile::tokens / 2 + own + i % 4 < at.tokens;
+      real[i] = at.tile * Tile::tokens + i / 4 * Tile::tokens / 2 + own + i % 4 < at.tokens;
       if (scale < 0.0f) s[i] = -s[i];
-      if (seen[i]) m_i = fmaxf(m_i, s[i]);
+      if (real[i]) m_i = fmaxf(m_i, s[i]);
     }
     m_i = over_row(m_i, [](float a, float b) { return fmaxf(a, b); });
-    const float log2_scale = fabsf(scale) * kLog2E, kept = first ? 0.0f : exp2f((m_i_ - m_i) * log2_scale);
+    const float log2_scale = fabsf(scale) * kLog2E, alpha = first ? 0.0f : exp2f((m_i_ - m_i) * log2_scale);
     float l_i = 0.0f;
     Pack<T, 4> weights[2];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float weight = seen[i] ? exp2f((s[i] - m_i) * log2_scale) : 0.0f;
+      const float weight = real[i] ? exp2f((s[i] - m_i) * log2_scale) : 0.0f;
       weights[i / 4].lane[i % 4] = narrow<T>(weight);
       l_i += weight;
     }
-    l_i_ = (first ? 0.0f : l_i_ * kept) + over_row(l_i, [](float a, float b) { return a + b; });
+    l_i_ = (first ? 0.0f : l_i_ * alpha) + over_row(l_i, [](float a, float b) { return a + b; });
     m_i_ = m_i;
-    if (own == 0) memory_.kept[row] = kept, memory_.m_i[row] = m_i;
+    if (own == 0) memory_.alpha[row] = alpha, memory_.m_i[row] = m_i;
     const bool keeps = at.tile % blocks == cluster_rank();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -39,7 +39,7 @@ struct ClusterMemory {
   alignas(128) float scores[3][Rows][Tile::score_pitch];
   alignas(128) T weights[Rows][Tile::weight_pitch];
   alignas(128) float joined[Tile::row_groups][kShare];
-  float kept[Rows], m_i[Rows], factor[Rows];
+  float alpha[Rows], m_i[Rows], factor[Rows];
   alignas(16) Arrival arrivals[Tile::stages];
 };
 

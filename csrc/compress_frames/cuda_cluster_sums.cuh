@@ -18,10 +18,10 @@ class ClusterSums {
   using Tile = ClusterTile<Rows>;
   using Memory = ClusterMemory<T, Rows>;
 
-  // Adds a tile; what is there is scaled by `kept` first.
+  // Adds a tile; what is there is scaled by `alpha` first.
   __device__ void add(const Memory& memory, int stage, int width) {
     const int lane = threadIdx.x % kLanes;
-    const float low = memory.kept[row()], high = memory.kept[row() + 8];
+    const float low = memory.alpha[row()], high = memory.alpha[row() + 8];
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       sum_[i][0] *= low, sum_[i][1] *= low;

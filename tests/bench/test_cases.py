@@ -103,8 +103,8 @@ def test_strong_attention_peer_in_every_mode(mode: str, text: int) -> None:
 def test_mask_of_the_flex_peer(mode: str, text: int) -> None:
     case = SparseCase("block_sparse_attention", replace(SPARSE, mode=mode, text=text))
     row = torch.arange(case.layout.length)
-    seen = case.known.sees(row, row, row[:, None], row)
-    assert torch.equal(seen, torch.from_numpy(case.layout.dense_mask()[0]))
+    mask = case.known.visible(row, row, row[:, None], row)
+    assert torch.equal(mask, torch.from_numpy(case.layout.dense_mask()[0]))
 
 
 @pytest.mark.fast

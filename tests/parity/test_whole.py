@@ -165,7 +165,7 @@ def test_a_system_from_the_command_line(system: str, dtype: str) -> None:
     result = run(system, "--frames", 2, "--dtype", dtype)
     assert result.exit_code == 0, result.output
     assert "logits, the worst row" in result.stdout
-    assert "layers.3 |" in result.stdout or "kept of layer 3 |" in result.stdout
+    assert "layers.3 |" in result.stdout or "cached of layer 3 |" in result.stdout
 
 
 @pytest.mark.parametrize(

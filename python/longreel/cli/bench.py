@@ -39,7 +39,7 @@ def bench(
     size: Annotated[
         Size | None,
         typer.Option(
-            help="hour (default): 3600 frames of 256 x 1408 (attention: 64 of 577 rows); quick: the same layers on fewer; "
+            help="hour (default): 3600 frames of 256 x 1408 (attention: 64 of 577 tokens); quick: the same layers on fewer; "
             "small: for a laptop."
         ),
     ] = None,
@@ -52,17 +52,19 @@ def bench(
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Width of a patch C.")] = None,
     queries: Annotated[
-        int | None, typer.Option(min=1, callback=bounded, help="Query rows M, shared by all frames.")
+        int | None, typer.Option(min=1, callback=bounded, help="Queries M, shared by all frames.")
     ] = None,
     output_size: Annotated[
         int | None, typer.Option(min=1, callback=bounded, help="Content tokens are output_size x output_size.")
     ] = None,
     vision: Annotated[
-        int | None, typer.Option(min=1, callback=bounded, help="Attention: vision rows of a frame.")
+        int | None, typer.Option(min=1, callback=bounded, help="Attention: vision tokens of a frame.")
     ] = None,
-    voco: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Attention: VoCo rows of a frame.")] = None,
+    voco: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Attention: VoCo tokens of a frame.")
+    ] = None,
     text: Annotated[
-        int | None, typer.Option(min=0, callback=bounded, help="Attention: text rows after the frames.")
+        int | None, typer.Option(min=0, callback=bounded, help="Attention: text tokens after the frames.")
     ] = None,
     heads: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Attention: query heads H.")] = None,
     kv_heads: Annotated[

@@ -66,7 +66,7 @@ def convert(
     with OutputFolder(target) as out:
         shards = _write(out.part, plan, _opened(found, preset, source)[1], shard)
         _copy_beside(source, released.config, out.part)
-        # Opened as it will be: a fault of ours is seen here.
+        # Opened as it will be: a fault of ours shows here.
         again, written = _opened(found, preset, out.part)
         if _checked(again, written, out.part, told) != plan:
             raise CheckpointError(f"{source}: was written to while it was read, or {out.part} was")

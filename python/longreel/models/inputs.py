@@ -27,7 +27,7 @@ from longreel.models.sizes import Preset, computed_in
 from longreel.models.system import Chunk, InputFacts, Model, System
 
 AUDIO = "audio"
-# After so many chunks free heap pages go back to the system: what is kept for good stands between large blocks that come and go.
+# After so many chunks free heap pages go back to the system: what is held for good stands between large blocks that come and go.
 _RETURNED = 4
 Progress = Callable[[int], None]
 Cut = Callable[[Tensor], Tensor]

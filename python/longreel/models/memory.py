@@ -18,7 +18,7 @@ _LONGEST = 10_000
 
 @dataclass(frozen=True)
 class SavedMemory:
-    """frames, patches: that were read. options: of the system, that the file was made with. dtype: of what is kept, "" where it
+    """frames, patches: that were read. options: of the system, that the file was made with. dtype: of what is cached, "" where it
     is of none that models compute in."""
 
     path: Path
@@ -90,10 +90,10 @@ def open_memory(path: Path, system: str, preset: Preset, weights: str) -> SavedM
     options = about.get("options")
     if not isinstance(options, dict):
         raise MediaError(f"{path}: contradicts itself, its options are {shown(options)}")
-    return SavedMemory(path, about["frames"], about["patches"], options, kept_in(path))
+    return SavedMemory(path, about["frames"], about["patches"], options, dtype_in(path))
 
 
-def kept_in(path: Path) -> str:
+def dtype_in(path: Path) -> str:
     """The dtype that a saved memory was computed in; frequencies and the like are float32 in every file."""
     with TensorFile(path) as file:
         found = {entry.dtype for entry in file.header.entries.values()}

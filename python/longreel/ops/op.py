@@ -129,7 +129,7 @@ class Op:
         return schemas.outputs(f"{self.name}_backward")
 
     def request(self, lowered: Lowered) -> Request:
-        """The call as the backend table sees it: device and dtype are those of the first argument."""
+        """The call as the backend table takes it: device and dtype are those of the first argument."""
         first = lowered.args[0]
 
         def objection(backend: str) -> str | None:

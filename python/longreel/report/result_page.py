@@ -166,7 +166,7 @@ def _sweep(runs: Sequence[Line]) -> list[str]:
         path = Path(folder) / "growth.svg"
         growth_picture.draw(runs, Growth.of(runs), path)
         drawn = path.read_bytes()
-    head = ["frames", "total, s", "tokens kept", "peak, MiB"]
+    head = ["frames", "total, s", "tokens cached", "peak, MiB"]
     rows = [
         [
             f"{run['frames']:,}", f"{run['total_s']['longreel']:.2f}", f"{run['tokens']:,}",

@@ -89,7 +89,7 @@ def _memory(axes: Axes, record: RunRecord, paths: list[str]) -> None:
         }
         axes.plot(frames, peaks, label=path, marker="." if len(chunks) < 5 else None, **look)
         axes.plot(last[0], last[1][path] / 2**20, "o", color=_PATH_COLOURS[path])
-    said = f"tokens kept at the end: {record.tokens_bytes / 2**20:.1f} MiB"
+    said = f"tokens cached at the end: {record.tokens_bytes / 2**20:.1f} MiB"
     axes.text(0.02, 0.04, said, transform=axes.transAxes)
     axes.set_ylim(0, 1.15 * max(record.peak(path) for path in paths) / 2**20)
     axes.set_xlim(0)
