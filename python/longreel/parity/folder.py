@@ -67,19 +67,26 @@ def loaded(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu")
         raise ForeignError(f"{folder}: cannot be loaded ({type(error).__name__}: {first_line(error)[:200]})") from None
 
 
+class _Held(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = list[logging.LogRecord]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
 def _told_once_loaded() -> Iterator[None]:
     """What transformers logs is held back until it has loaded: where it fails, one line says why."""
-    logger, held = logging.getLogger("transformers"), list[logging.LogRecord]()
-    handler = logging.Handler()
-    handler.emit = held.append  # type: ignore[method-assign]
-    handlers, logger.handlers = logger.handlers, [handler]
+    logger, held = logging.getLogger("transformers"), _Held()
+    handlers, logger.handlers = logger.handlers, [held]
     propagate, logger.propagate = logger.propagate, False
     try:
         yield
     finally:
         logger.handlers, logger.propagate = handlers, propagate
-    for record in held:
+    for record in held.records:
         logger.handle(record)
 
 
