@@ -23,7 +23,6 @@ DECODER = 140 << 20
 _WAITING = 4
 # As good as no end: six months at a frame a second.
 _MOST = 1 << 24
-QUESTION = "What happens in this video?"
 
 
 class Rates(Protocol):
@@ -101,7 +100,7 @@ def plan(
     gpu: bool = False,
     checkpoint: Path | None = None,
     options: Mapping[str, Any] | None = None,
-    questions: Sequence[str] = (QUESTION,),
+    questions: Sequence[str] | None = None,
     answer_tokens: int | None = None,
     chunk: int | None = None,
     dtype: str | None = None,
@@ -113,7 +112,7 @@ def plan(
         system, preset, checkpoint, options, chunk: as of `longreel run`.
         memory: bytes that there are, of the GPU where `gpu`; None: not limited.
         gpu: on a GPU, in bfloat16; else on a CPU, in the preset's dtype. dtype: another, "float32" or "bfloat16".
-        questions, answer_tokens: that are asked.
+        questions, answer_tokens: that are asked; None: the preset's own question.
         roof: of the device: without one there is no time.
 
     Raises:
