@@ -153,9 +153,7 @@ def open_input(
             InputFacts(found, still, features.expected, features.counts.get(AUDIO)), features=features, chunk=chunk
         )
     count = chunk or size.chunk
-    # On a CPU the tower takes few at a time: more pictures need not be there, and the first are computed with sooner.
-    piece = count if pin else min(count, TOWER_FRAMES)
-    ahead = 2 if pin else max(2, min(_AHEAD, count) // piece)
+    piece, ahead = pieces(count, gpu=pin)
     stream: Stream = open_frames(
         list(paths),
         frames or system.frames,
@@ -175,6 +173,13 @@ def open_input(
         raise
     clips = getattr(sound, "expected", None)
     return Input(InputFacts(prefix, stream.still, stream.expected, clips), frames=stream, sound=sound, chunk=chunk)
+
+
+def pieces(chunk: int, *, gpu: bool) -> tuple[int, int]:
+    """Pictures of a chunk that are decoded at a time, and how many such pieces may wait. On a CPU the tower takes few at a time:
+    more need not be there, and the first are computed with sooner."""
+    piece = chunk if gpu else min(chunk, TOWER_FRAMES)
+    return piece, 2 if gpu else max(2, min(_AHEAD, chunk) // piece)
 
 
 def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:
