@@ -15,10 +15,10 @@ import torch, longreel
 from longreel.backends import TABLE
 assert longreel.__file__.startswith({out!r}), longreel.__file__
 for op, rows in TABLE.items():
-    if any(row.backend == "cuda" for row in rows):
-        for name in (op, f"{{op}}_backward"):
-            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"longreel::{{name}}.cuda", "CUDA"), name
-            print(f"longreel::{{name}}.cuda registered under torch {{torch.__version__}}")
+    for backend in {{"cuda", "cluster"}} & {{row.backend for row in rows}}:
+        for name in (f"longreel::{{op}}.{{backend}}", f"longreel::{{op}}_backward.{{backend}}"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"), name
+            print(f"{{name}} registered under torch {{torch.__version__}}")
 x = torch.randn(2, 16, 8)
 assert torch.allclose(longreel.adaptive_pool(x, 4, backend="cpu"), x)
 """

@@ -282,9 +282,9 @@ def arch() -> str:
 
 def plain_package(into: Path = PACKAGE) -> None:
     """Today's Python files beside a library that was carried here, or without one."""
-    kept = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "python/longreel", into / "longreel", ignore=kept, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "triton_kernels", into / "longreel/triton_kernels", ignore=kept, dirs_exist_ok=True)
+    skipped = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "python/longreel", into / "longreel", ignore=skipped, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "triton_kernels", into / "longreel/triton_kernels", ignore=skipped, dirs_exist_ok=True)
 
 
 def package(name: str, run: Callable[[Step, float], int | None], deadline: float) -> list[StepResult]:

@@ -50,13 +50,14 @@ class Lines:
 
 
 def kernels(device: str) -> list[Variant]:
-    """Every kernel of ours for `device`."""
-    return [
+    """Every kernel of ours for `device`, first those whose values were never right on a card."""
+    found = [
         Variant(op, row.backend, device)
         for op, spec in OPS.items()
         for row in spec.rows
         if device in row.devices and row.kind == "kernel" and DTYPE in row.dtypes
     ]
+    return sorted(found, key=lambda variant: variant.row.proven)
 
 
 def versions(lines: Lines, device: str) -> None:
@@ -158,8 +159,9 @@ def values(lines: Lines, variant: Variant, cases: int | None = None) -> bool:
         begin = time.perf_counter()
         line = {"step": "values", "op": variant.op, "backend": variant.backend, "case": case.name}
         try:
-            _judge(variant, case)
-            lines(**line, ok=True, seconds=round(time.perf_counter() - begin, 2))
+            refused = _judge(variant, case)
+            given = {} if refused is None else {"refused": refused}
+            lines(**line, ok=True, **given, seconds=round(time.perf_counter() - begin, 2))
         except Exception as error:
             right = False
             lines(**line, ok=False, why=_one_line(error))
@@ -173,8 +175,12 @@ def cases_of(op: str, device: str) -> list[Any]:
     return list(room.gpu_cases()) if device == "cuda" else [case for case in room.cases() if case.fast][:3]
 
 
-def _judge(variant: Variant, case: Any) -> None:
+def _judge(variant: Variant, case: Any) -> str | None:
+    """Raises where a value is wrong; why the kernel does not take the case, or this card, if so."""
     spec, inputs = variant.spec, prepare(case.inputs(), DTYPE, variant.device)
+    refused = spec.request(spec.lowered(**inputs)).objection(variant.backend)
+    if refused is not None:
+        return refused
     wanted = tuple(name for name in spec.differentiable if name in inputs) if spec.backward is not None else ()
     got = run(variant.op, low_level(variant), inputs, wanted).everything
     again = [run(variant.op, low_level(variant), inputs, wanted).everything for _ in range(2)]
@@ -185,6 +191,7 @@ def _judge(variant: Variant, case: Any) -> None:
         check(name, value, truth[name], plain[name], DTYPE)
         if not all(same_bits(value, other[name]) for other in again):
             raise AssertionError(f"{name}: other bits in another run")
+    return None
 
 
 def all_values(lines: Lines, chosen: Sequence[Variant], limit: float, path: Path | None) -> bool:

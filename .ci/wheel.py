@@ -100,7 +100,7 @@ def snippet() -> str:
 
 
 def check(wheel: Path, home: Path) -> str:
-    """Raises where something is wrong; a line of what was seen."""
+    """Raises where something is wrong; a line of what was found."""
     python = home / "bin/python"
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     pip = (python, "-m", "pip")

@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from longreel.bench.cases import CASES, DTYPES, SIZES, BenchCase, op_names, shape_of
 from longreel.bench.tables import size
-from longreel.measure.allocator import memory_kept
+from longreel.measure.allocator import memory_reused
 from longreel.measure.memory import free_memory
 
 
@@ -51,7 +51,7 @@ def held() -> list[BenchCase]:
 @pytest.fixture(scope="session")
 def allocated() -> Iterator[str]:
     """How results get their memory, all through the session."""
-    with memory_kept(torch.device("cpu")) as how:
+    with memory_reused(torch.device("cpu")) as how:
         yield how
 
 

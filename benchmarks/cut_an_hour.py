@@ -16,7 +16,7 @@ from torch import Tensor
 from longreel.compression.cuts import METHODS, cut
 from longreel.measure.memory import peak_memory
 
-GRID, WIDTH, KEPT = (16, 16), 3584, 16_384
+GRID, WIDTH, LEFT = (16, 16), 3584, 16_384
 
 
 class Footage:
@@ -43,12 +43,12 @@ def main() -> None:
     given = parser.parse_args()
     dtype = getattr(torch, given.dtype)
     query = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1)).to(dtype)
-    kept_bytes = KEPT * WIDTH * dtype.itemsize
+    left_bytes = LEFT * WIDTH * dtype.itemsize
     print(
         f"{given.dtype}, {torch.get_num_threads()} threads, a frame {Footage(1, dtype)[:1].nbytes / 2**20:.2f} MiB,",
         end=" ",
     )
-    print(f"kept {kept_bytes / 2**20:.0f} MiB")
+    print(f"left {left_bytes / 2**20:.0f} MiB")
     for method in given.method or METHODS:
         for frames in given.frames:
             footage = Footage(frames, dtype)
@@ -56,7 +56,7 @@ def main() -> None:
 
             def call(footage: Footage = footage, method: str = method, took: list[float] = took) -> Tensor:
                 start = time.perf_counter()
-                out = cut(footage, method, KEPT, grid=GRID, query=query).of(footage)
+                out = cut(footage, method, LEFT, grid=GRID, query=query).of(footage)
                 took.append(time.perf_counter() - start)
                 return out
 

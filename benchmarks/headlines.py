@@ -85,7 +85,7 @@ HEADLINES = {
     "llama-vid-3h": Headline("llama-vid", 10800, _VID, _VID_DIFFERS),
     "voco-576-1": Headline(
         "voco-llama", 1, "94.8 % fewer FLOPs, 69.6 % less time than all 576 tokens",
-        "ours: a question behind the kept VoCo token against all 576 tokens and the question", {"voco": 1},
+        "ours: a question behind the cached VoCo token against all 576 tokens and the question", {"voco": 1},
     ),
     **{
         f"video-xl-{frames}-r{ratio}-{cap}": Headline("video-xl", frames, _XL, _XL_DIFFERS, {"ratio": ratio}, cap)
@@ -137,7 +137,7 @@ def prefill(layers: int, repeats: int) -> tuple[float, float]:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().model
     embeds = torch.randn(1, VISION + 1 + TEXT, 4096).bfloat16()
 
-    def kept() -> float:
+    def cached() -> float:
         cache = DynamicCache()
         model(inputs_embeds=embeds[:, :1], past_key_values=cache)
         return timed(lambda: model(inputs_embeds=embeds[:, -TEXT:], past_key_values=cache))
@@ -147,8 +147,8 @@ def prefill(layers: int, repeats: int) -> tuple[float, float]:
         call()
         return time.perf_counter() - start
 
-    kept()
-    samples = [(kept(), timed(lambda: model(inputs_embeds=embeds))) for _ in range(repeats)]
+    cached()
+    samples = [(cached(), timed(lambda: model(inputs_embeds=embeds))) for _ in range(repeats)]
     return statistics.median(a for a, _ in samples), statistics.median(b for _, b in samples)
 
 
@@ -188,10 +188,10 @@ def main() -> int:
     if args.run:
         return max(run(name, args.preset, args.device, args.results) for name in names)
     if args.prefill:
-        kept, whole = prefill(args.layers, args.repeats)
+        cached, whole = prefill(args.layers, args.repeats)
         said = (
-            f"{TEXT} rows behind one VoCo token {kept:.3f} s, all {VISION + 1 + TEXT} rows {whole:.3f} s:"
-            f" {1 - kept / whole:.1%} less time ({args.layers} of 32 layers, bf16, no tower;"
+            f"{TEXT} rows behind one VoCo token {cached:.3f} s, all {VISION + 1 + TEXT} rows {whole:.3f} s:"
+            f" {1 - cached / whole:.1%} less time ({args.layers} of 32 layers, bf16, no tower;"
             f" {describe(torch.device('cpu'))['device']}, {torch.get_num_threads()} threads)"
         )
         lines = [{"headline": "voco-576-1", "by": "measured", "said": said}]

@@ -1,4 +1,5 @@
-"""Models whose picture tokens see one another: masks, logits and gradients under longreel and without, by `longreel.parity`.
+"""Models whose picture tokens attend to one another: masks, logits and gradients with longreel and without, by
+`longreel.parity`.
 
     python benchmarks/sweep_blocks.py [--write docs/existing_vlms.md]
 
@@ -22,7 +23,7 @@ from tiny_vlms import made
 from longreel.files.output import write_text
 from longreel.parity.patched import compare
 
-HEADING = "## Picture tokens that see one another"
+HEADING = "## Picture tokens that attend to one another"
 
 
 def judge(name: str) -> Found:

@@ -37,7 +37,7 @@ RIGHT, REFUSED, UNUSED, WRONG, INSIDE, UNBUILT = (
 )
 
 
-# What rows of a layer see, by what it is worth.
+# What rows of a layer attend to, by what it is worth.
 KINDS = ("blocks", "windows", "chunks", "causal", "latent heads", "none")
 
 
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 class Calls:
-    """How often the attention interface was reached, and what its layers see."""
+    """How often the attention interface was reached, and what its layers attend to."""
 
     def __init__(self) -> None:
         self.count = 0

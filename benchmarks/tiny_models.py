@@ -119,10 +119,10 @@ def _tiny(config_class: type, changes: dict[str, Any]) -> Any:
 
 def _layers(kinds: dict[str, list], layers: int) -> list[int]:
     """Two layers, or the first of every kind."""
-    seen: dict[Any, int] = {}
+    first: dict[Any, int] = {}
     for i in range(layers):
-        seen.setdefault(tuple(str(value[i]) for value in kinds.values()), i)
-    return sorted(seen.values()) if len(seen) > 1 else [0, 1]
+        first.setdefault(tuple(str(value[i]) for value in kinds.values()), i)
+    return sorted(first.values()) if len(first) > 1 else [0, 1]
 
 
 def build(name: str, attention: str, **changes: Any) -> Any:

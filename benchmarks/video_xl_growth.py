@@ -107,7 +107,7 @@ class Rates:
         vst_pairs = int(self.vst_plan.bounds[0, :, 1].sum())
         b = rate["linear"] * (whole * self.linear * self.rows + self.last) + rate["rotate"] * (whole + 1)
         b += rate["own"] * self.pair * (whole * pairs + vst_pairs)
-        # Window w sees w times its VST tokens.
+        # Window w attends to w times its VST tokens.
         c = self.pair * self.vst / 2 * (whole * self.rows * rate["memory"] + self.vst * rate["vst_memory"])
         return b / frames_a_window, c / frames_a_window**2
 

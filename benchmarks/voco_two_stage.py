@@ -39,13 +39,13 @@ def main(
     decoder.ask(decoder.encode(vision[:1], prefix=[1]), questions[0], max_new_tokens=1)
     start = time.perf_counter()
     cache = decoder.encode(vision, prefix=[1])
-    seen = time.perf_counter()
+    encoded = time.perf_counter()
     decoder.ask(cache, questions[1], max_new_tokens=1)
     first = time.perf_counter()
     decoder.ask(cache, questions[2], max_new_tokens=1)
     second = time.perf_counter()
     every = frames * (ROWS + 1) + 1
-    print(f"{frames} frames, {layers} layers, {dtype}: vision stage {seen - start:.2f} s")
+    print(f"{frames} frames, {layers} layers, {dtype}: vision stage {encoded - start:.2f} s")
     print(
         f"first question {first - start:.2f} s, second {second - first:.3f} s: {(first - start) / (second - first):.0f}x"
     )

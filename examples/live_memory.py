@@ -1,4 +1,4 @@
-"""Questions about a video while it goes on: frames are appended as they come, and what is kept never passes its cap.
+"""Questions about a video while it goes on: frames are appended as they come, and what is cached never passes its cap.
 
     python examples/live_memory.py VIDEO [--system video-xl] [--every 30] [--max-mib 64]
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("video")
     parser.add_argument("--system", default="video-xl")
     parser.add_argument("--every", type=int, default=30, help="frames between two questions")
-    parser.add_argument("--max-mib", type=int, default=64, help="of what is kept")
+    parser.add_argument("--max-mib", type=int, default=64, help="of what is cached")
     args = parser.parse_args()
     memory = VideoMemory(args.system, max_bytes=args.max_mib << 20)
     due = args.every

@@ -1,4 +1,4 @@
-"""What a model remembers of a video, saved, and asked again later: nothing is decoded or seen twice.
+"""What a model remembers of a video, saved, and asked again later: nothing is decoded or encoded twice.
 
 python examples/saved_memory.py [FILE]
 

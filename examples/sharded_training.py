@@ -48,7 +48,7 @@ def drawn():
 
 
 def layout_of(patches: int) -> VideoLayout:
-    """A frame's patches see themselves, its VoCo token sees them, and the text sees the VoCo tokens alone."""
+    """A frame's patches attend to themselves, its VoCo token attends to them, and the text attends to the VoCo tokens alone."""
     return VideoLayout.voco(frames=FRAMES, vision=patches, separator=0, voco=1, text=TEXT)
 
 

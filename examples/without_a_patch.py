@@ -17,7 +17,7 @@ torch.manual_seed(0)
 model = AutoModelForCausalLM.from_config(config, attn_implementation="longreel").eval()
 ids = torch.randint(3, 99, (1, 40))
 print("causal:", model.generate(ids, max_new_tokens=4, do_sample=False)[0, 40:].tolist())
-# Two frames of 16 patches and a VoCo token, which sees its frame; 6 words, which see the VoCo tokens. No mask is made.
+# Two frames of 16 patches and a VoCo token that attends to its frame; 6 words that attend to VoCo tokens. No mask is made.
 layout = longreel.VideoLayout.voco(frames=2, vision=16, voco=1, text=6)
 with longreel.use_layout(layout):
     print("VoCo:", model(ids).logits[0, -1].topk(4).indices.tolist())

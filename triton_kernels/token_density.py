@@ -67,18 +67,18 @@ def density_kernel(likeness, lengths, density, tokens, BN: tl.constexpr, BM: tl.
         tl.store(p_n + o_m[None, :], cosines, mask=inside)
         left = tl.where(inside & (o_n[:, None] != o_m[None, :]), cosines, float("-inf"))
         for _ in tl.static_range(4):
-            near, at = tl.max(left, axis=1, return_indices=True)
+            greatest, at = tl.max(left, axis=1, return_indices=True)
             left = tl.where(tl.arange(0, BM)[None, :] == at[:, None], float("-inf"), left)
-            first, near = tl.maximum(first, near), tl.minimum(first, near)
-            second, near = tl.maximum(second, near), tl.minimum(second, near)
-            third, near = tl.maximum(third, near), tl.minimum(third, near)
-            fourth = tl.maximum(fourth, near)
+            first, greatest = tl.maximum(first, greatest), tl.minimum(first, greatest)
+            second, greatest = tl.maximum(second, greatest), tl.minimum(second, greatest)
+            third, greatest = tl.maximum(third, greatest), tl.minimum(third, greatest)
+            fourth = tl.maximum(fourth, greatest)
     apart = tl.where(first > float("-inf"), tl.maximum(2.0 - 2.0 * first, 0.0), 0.0)
     apart += tl.where(second > float("-inf"), tl.maximum(2.0 - 2.0 * second, 0.0), 0.0)
     apart += tl.where(third > float("-inf"), tl.maximum(2.0 - 2.0 * third, 0.0), 0.0)
     apart += tl.where(fourth > float("-inf"), tl.maximum(2.0 - 2.0 * fourth, 0.0), 0.0)
-    near = tl.minimum(tl.maximum(tokens - 1, 1), 4).to(tl.float32)
-    tl.store(density + o_n, tl.exp(-apart / near), mask=m_n)
+    greatest = tl.minimum(tl.maximum(tokens - 1, 1), 4).to(tl.float32)
+    tl.store(density + o_n, tl.exp(-apart / greatest), mask=m_n)
 
 
 @triton.jit

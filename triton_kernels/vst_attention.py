@@ -15,5 +15,5 @@ __all__ = ["DTYPES", "vst_attention"]
 
 
 def vst_attention(*inputs: Any) -> tuple[Tensor, Tensor]:
-    """`inputs` as in `memory_call` -> out [B, R, H, D], lse fp32 [B, H, R]; what lies beyond k or the memory is not seen."""
+    """`inputs` as in `memory_call` -> out [B, R, H, D], lse fp32 [B, H, R]; what lies beyond k or the memory is hidden."""
     return run(memory_call(*inputs))

@@ -2,7 +2,7 @@
 
     python benchmarks/needle/cards_asked.py [--seconds 3600] [--seed 0] [--frames fps:0.1] [--cache DIR]
 
-One card of every colour is shown for 10 seconds; at `fps:0.1` one frame sees it. The same questions with
+One card of every colour is shown for 10 seconds; at `fps:0.1` one frame shows it. The same questions with
 `longreel run CLIP --system video-xl --preset needle --frames fps:0.1 --question ...`.
 """
 
@@ -42,8 +42,8 @@ def ask(seconds: int, seed: int, frames: str, cache: Path) -> None:
     right = sum(said == str(card.digit) for card, said in zip(cards, record.answers, strict=True))
     console.print(table)
     console.print(
-        f"{right} of {len(cards)} right; {record.frames:,} frames of {clip}, {record.tokens:,} tokens kept, {end - start:.1f} s,"
-        f" the video ready in {start - begin:.1f} s",
+        f"{right} of {len(cards)} right; {record.frames:,} frames of {clip}, {record.tokens:,} tokens cached,"
+        f" {end - start:.1f} s, the video ready in {start - begin:.1f} s",
         soft_wrap=True,
     )
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Asks for cards that are planted in an hour of video.")
     parser.add_argument("--seconds", type=int, default=3600, help="length of the video (3600)")
     parser.add_argument("--seed", type=int, default=0, help="of places and digits (0)")
-    parser.add_argument("--frames", default="fps:0.1", help="that are seen (fps:0.1)")
+    parser.add_argument("--frames", default="fps:0.1", help="that are taken (fps:0.1)")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the video (.cache)")
     args = parser.parse_args()
     try:

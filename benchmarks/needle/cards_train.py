@@ -55,7 +55,7 @@ def vocabulary() -> dict:
     }  # fmt: skip
 
 
-class Seen:
+class Footage:
     """Pictures of every card, and frames of the clip without any: uint8 [F, side, side, 3], with colour [F] and digit [F] as ids,
     NONE without a card."""
 
@@ -92,7 +92,7 @@ class Seen:
         return (pixels + 8 * torch.randn(pixels.shape, generator=random)).clamp(0, 255).byte()
 
 
-def train_tower(model: VideoXL, seen: Seen, steps: int, rate: float = 2e-3) -> None:
+def train_tower(model: VideoXL, footage: Footage, steps: int, rate: float = 2e-3) -> None:
     """Only tower and projector change."""
     model.tower.requires_grad_(True)
     table = model.language.get_input_embeddings().weight.detach()
@@ -103,12 +103,12 @@ def train_tower(model: VideoXL, seen: Seen, steps: int, rate: float = 2e-3) -> N
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 30, (steps - step) / (0.3 * steps))
-        cut = seen.mosaics(4, 2, random)
+        cut = footage.mosaics(4, 2, random)
         # [6, TOKENS, E]
-        out = model.project(model._patches(seen.noisy(cut, random)))
+        out = model.project(model._patches(footage.noisy(cut, random)))
         logits = 12 * nn.functional.normalize(out, dim=-1) @ table.T
         loss, right = torch.zeros(()), torch.ones(cut.numel(), dtype=torch.bool)
-        for wanted, first, count in ((seen.colour, COLOUR, len(COLOURS)), (seen.digit, DIGIT, DIGITS)):
+        for wanted, first, count in ((footage.colour, COLOUR, len(COLOURS)), (footage.digit, DIGIT, DIGITS)):
             among = torch.cat([logits[..., first : first + count], logits[..., NONE:]], -1).flatten(0, 1)
             target = torch.where(wanted[cut] == NONE, count, wanted[cut] - first).flatten()
             loss = loss + nn.functional.cross_entropy(among, target)
@@ -124,11 +124,11 @@ def train_tower(model: VideoXL, seen: Seen, steps: int, rate: float = 2e-3) -> N
 
 
 @torch.no_grad()
-def bank(model: VideoXL, seen: Seen) -> Tensor:
+def bank(model: VideoXL, footage: Footage) -> Tensor:
     """[F, 144, E], what the decoder is given of every frame."""
     random = torch.Generator().manual_seed(2)
-    whole = torch.arange(len(seen.pixels))[:, None, None].expand(-1, GRID, GRID)
-    return torch.cat([model.project(model.encode(seen.noisy(some, random))) for some in whole.split(16)])
+    whole = torch.arange(len(footage.pixels))[:, None, None].expand(-1, GRID, GRID)
+    return torch.cat([model.project(model.encode(footage.noisy(some, random))) for some in whole.split(16)])
 
 
 # Windows of a video, videos of a step, tokens of a frame, windows that the positions are spread over. With few tokens a frame, a
@@ -136,14 +136,14 @@ def bank(model: VideoXL, seen: Seen) -> Tensor:
 STAGES = ((1, 4, 144, 1), (1, 4, 24, 4), (2, 2, 24, 36), (4, 1, 24, 360))
 
 
-def train_decoder(model: VideoXL, seen: Seen, tokens: Tensor, steps: int, minutes: float, at: int = 0) -> None:
+def train_decoder(model: VideoXL, footage: Footage, tokens: Tensor, steps: int, minutes: float, at: int = 0) -> None:
     """From stage `at` on. The last stage is the longest, and its learning rate falls to 0."""
     decoder = model.decoder
     parameters = [p for name, p in decoder.named_parameters()]
     rate = 2e-3
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    plain = torch.nonzero(seen.colour == NONE).flatten()
-    shown = [torch.nonzero(seen.colour == COLOUR + c).flatten() for c in range(len(COLOURS))]
+    plain = torch.nonzero(footage.colour == NONE).flatten()
+    shown = [torch.nonzero(footage.colour == COLOUR + c).flatten() for c in range(len(COLOURS))]
     random, late, done = torch.Generator().manual_seed(1 + at), 0, 0
     recalled, start = deque(maxlen=20), time.monotonic()
 
@@ -162,8 +162,8 @@ def train_decoder(model: VideoXL, seen: Seen, tokens: Tensor, steps: int, minute
             colours = torch.randperm(len(COLOURS), generator=random)[:count]
             cards = torch.cat([some(shown[int(c)], 1) for c in colours])
             row[torch.randperm(length, generator=random)[:count]] = cards
-            keys.append(seen.colour[cards])
-            values.append(seen.digit[cards])
+            keys.append(footage.colour[cards])
+            values.append(footage.digit[cards])
         key, value = torch.stack(keys), torch.stack(values)
         # Every colour's row is to say its digit, and every digit's the end.
         asked = torch.cat([key, value], 1)
@@ -217,16 +217,16 @@ def main() -> None:
     (args.folder / "config.json").write_text(json.dumps(CONFIG))
     model = VideoXL(sized(NEEDLE, args.folder), seed=0)
     copies(model.language)
-    seen = Seen(336)
-    print(f"{len(seen.pixels)} frames, {int((seen.colour == NONE).sum())} without a card", flush=True)
+    footage = Footage(336)
+    print(f"{len(footage.pixels)} frames, {int((footage.colour == NONE).sum())} without a card", flush=True)
     held = args.folder / "tower.pt"
     if args.tower:
-        train_tower(model, seen, args.tower)
+        train_tower(model, footage, args.tower)
         torch.save(model.state_dict(), held)
     else:
         model.load_state_dict(torch.load(held))
-    tokens = bank(model, seen)
-    train_decoder(model, seen, tokens, args.steps, args.minutes)
+    tokens = bank(model, footage)
+    train_decoder(model, footage, tokens, args.steps, args.minutes)
     write(model, args.folder / "checkpoint")
 
 

@@ -53,10 +53,10 @@ def strip(seconds: int, seed: int, frames: str, cache: Path) -> str:
     memory = model.read(patches, prefix=prefix, cache=room)
     asked, each = [], preset.window // RATIO
     for card, (_, question) in zip(cards, prompts.prompts, strict=True):
-        with attended(model.language) as seen:
+        with attended(model.language) as record:
             ids, _ = model.answer(memory, question, length=prompts.length, stop=prompts.stop)
         # The row that chooses the first token of the answer.
-        weights = torch.stack([layer[len(question) - 1] for layer in seen.layers]).mean(0)
+        weights = torch.stack([layer[len(question) - 1] for layer in record.layers]).mean(0)
         chunks = torch.stack([part.sum() for part in weights[len(prefix) :].split(each)])
         asked.append(
             Asked(
@@ -69,7 +69,7 @@ def strip(seconds: int, seed: int, frames: str, cache: Path) -> str:
     windows = preset.window // preset.frame
     found = sum(any(place // windows == int(one.chunks.argmax()) for place in one.planted) for one in asked)
     about = [
-        f"{clip.name}: {len(pixels):,} frames ({frames}), {memory.tokens:,} tokens kept at ratio {RATIO};"
+        f"{clip.name}: {len(pixels):,} frames ({frames}), {memory.tokens:,} tokens cached at ratio {RATIO};"
         f" {right} of {len(asked)} answers are right, and of {found} the chunk read most holds the card."
         " The VST tokens behind a card carry it too. Green: the frame that shows the card.",
         "Weights: the row that chooses the answer's first token over the memory, mean over layers and heads. Under each frame,"
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3600, help="length of the video (3600)")
     parser.add_argument("--seed", type=int, default=0, help="of places and digits (0)")
-    parser.add_argument("--frames", default="fps:0.1", help="that are seen (fps:0.1)")
+    parser.add_argument("--frames", default="fps:0.1", help="that are taken (fps:0.1)")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the video (.cache)")
     parser.add_argument("-o", "--output", type=Path, default=Path("strip.html"), help="the page (strip.html)")
     args = parser.parse_args()

@@ -95,7 +95,7 @@ def main() -> None:
         part.replace(checkpoint)
         save(decoder, args.folder / "weights.safetensors", {name: str(value) for name, value in about.items()})
 
-    start = kept = time.monotonic()
+    start = saved = time.monotonic()
     recalled = deque[float](maxlen=STEPS_JUDGED)
 
     def spent() -> float:
@@ -120,9 +120,9 @@ def main() -> None:
         if len(recalled) == STEPS_JUDGED and mean >= ENOUGH and at < len(STAGES) - 1:
             at += 1
             recalled.clear()
-        if time.monotonic() - kept > 60:
+        if time.monotonic() - saved > 60:
             keep()
-            kept = time.monotonic()
+            saved = time.monotonic()
     keep()
 
 

@@ -58,7 +58,7 @@ struct Arguments {
     set_layout();
     check_index();
     check_tiles(problem.layout, bounds, problem.queries, problem.keys, problem.global_keys);
-    check_units();
+    check_kv_blocks();
   }
   // The problem points into the tables.
   Arguments(const Arguments&) = delete;
@@ -106,7 +106,7 @@ struct Arguments {
     }
   }
 
-  void check_units() const {
+  void check_kv_blocks() const {
     for (int64_t u = 0; u < problem.layout.kv_block_count; ++u) {
       const layout::KvBlock& kv_block = problem.layout.kv_blocks[u];
       STD_TORCH_CHECK(0 <= kv_block.sample && kv_block.sample < problem.layout.samples, "a KV block is of sample ",

@@ -10,6 +10,7 @@ PoolWindow window(const Tensor& patches, int64_t prefix, int64_t pitch, int64_t 
   return pool_window(patches.size(1), prefix, pitch, height, width, out_height, out_width);
 }
 
+template <auto run>
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& patches, std::optional<Tensor> query_mask,
                                                    double scale, int64_t prefix, int64_t pitch, int64_t height, int64_t width,
                                                    int64_t out_height, int64_t out_width) {
@@ -17,7 +18,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& query, const Te
   const FrameArguments args(query, patches, query_mask, std::nullopt, scale, pool);
   const OnDeviceOf device(patches);
   Tensor content = allocate(patches, {args.problem.patches.frames, pool.cells(), args.problem.patches.channels});
-  auto [context, weights, lse] = run_forward(args, patches, content.mutable_data_ptr(), device);
+  auto [context, weights, lse] = run(args, patches, content.mutable_data_ptr(), device);
   return {context, content, weights, lse};
 }
 
@@ -44,6 +45,8 @@ std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::opt
 }  // namespace longreel
 
 STABLE_TORCH_LIBRARY_IMPL(longreel, CUDA, m) {
-  m.impl("compress_frames.cuda", TORCH_BOX(&longreel::forward));
+  m.impl("compress_frames.cuda", TORCH_BOX(&longreel::forward<longreel::run_blocks>));
   m.impl("compress_frames_backward.cuda", TORCH_BOX(&longreel::backward));
+  m.impl("compress_frames.cluster", TORCH_BOX(&longreel::forward<longreel::run_cluster>));
+  m.impl("compress_frames_backward.cluster", TORCH_BOX(&longreel::backward));
 }

@@ -4,11 +4,12 @@
 namespace longreel {
 namespace {
 
+template <auto run>
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& query, const Tensor& patches, std::optional<Tensor> query_mask,
                                            std::optional<Tensor> cu_seqlens, double scale) {
   const FrameArguments args(query, patches, query_mask, cu_seqlens, scale, PoolWindow{});
   const OnDeviceOf device(patches);
-  return run_forward(args, patches, nullptr, device);
+  return run(args, patches, nullptr, device);
 }
 
 std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::optional<Tensor> grad_weights, const Tensor& query,
@@ -29,6 +30,8 @@ std::tuple<Tensor, Tensor> backward(std::optional<Tensor> grad_context, std::opt
 }  // namespace longreel
 
 STABLE_TORCH_LIBRARY_IMPL(longreel, CUDA, m) {
-  m.impl("context_attention.cuda", TORCH_BOX(&longreel::forward));
+  m.impl("context_attention.cuda", TORCH_BOX(&longreel::forward<longreel::run_blocks>));
   m.impl("context_attention_backward.cuda", TORCH_BOX(&longreel::backward));
+  m.impl("context_attention.cluster", TORCH_BOX(&longreel::forward<longreel::run_cluster>));
+  m.impl("context_attention_backward.cluster", TORCH_BOX(&longreel::backward));
 }

@@ -54,18 +54,31 @@ inline std::vector<int64_t> shape_if(const Tensor& tensor, bool wanted) {
 
 // context, weights, lse; content is filled beside them if there are cells.
 inline std::tuple<Tensor, Tensor, Tensor> run_forward(const FrameArguments& args, const Tensor& patches, void* content,
-                                                      const OnDeviceOf& device) {
+                                                      const OnDeviceOf& device, decltype(&compress_frames_cuda_workspace) size,
+                                                      decltype(&compress_frames_cuda) run) {
   Tensor context = allocate(patches, args.context_shape);
   Tensor weights = allocate(patches, args.weights_shape, ScalarType::Float);
   Tensor lse = allocate(patches, args.lse_shape, ScalarType::Float);
   int64_t bytes = 0;
-  check_launch(compress_frames_cuda_workspace(args.problem, args.borders, &bytes));
+  check_launch(size(args.problem, args.borders, &bytes));
   Tensor workspace = allocate(patches, {bytes}, ScalarType::Byte);
-  check_launch(compress_frames_cuda(args.problem, args.borders,
-                                    {context.mutable_data_ptr(), content, static_cast<float*>(weights.mutable_data_ptr()),
-                                     static_cast<float*>(lse.mutable_data_ptr())},
-                                    workspace.mutable_data_ptr(), device.stream()));
+  check_launch(run(args.problem, args.borders,
+                   {context.mutable_data_ptr(), content, static_cast<float*>(weights.mutable_data_ptr()),
+                    static_cast<float*>(lse.mutable_data_ptr())},
+                   workspace.mutable_data_ptr(), device.stream()));
   return {context, weights, lse};
+}
+
+inline std::tuple<Tensor, Tensor, Tensor> run_blocks(const FrameArguments& args, const Tensor& patches, void* content,
+                                                     const OnDeviceOf& device) {
+  return run_forward(args, patches, content, device, compress_frames_cuda_workspace, compress_frames_cuda);
+}
+
+inline std::tuple<Tensor, Tensor, Tensor> run_cluster(const FrameArguments& args, const Tensor& patches, void* content,
+                                                      const OnDeviceOf& device) {
+  STD_TORCH_CHECK(cluster_takes(args.problem), "clusters take 16-bit patches whose rows are whole 16 bytes, up to ",
+                  kClusterChannels, " channels and ", kClusterRows, " query rows");
+  return run_forward(args, patches, content, device, compress_frames_cluster_workspace, compress_frames_cluster);
 }
 
 // What is wanted of grad_query and grad_patches; upstream gradients are contiguous.

@@ -33,10 +33,10 @@ void check(const plan::RangeSegment& segment, size_t row) {
   if (!within(segment.lo_step, 0, 1) || !small(segment.up) || !within(segment.carry, 0, segment.over))
     refuse("ranges", row, "its steps");
   if (!small(segment.lo) || !small(segment.hi) || segment.hi_at(segment.rows - 1) > kMost) refuse("ranges", row, "its keys");
-  if (!segment.sees_keys() && segment.lo < 1) refuse("ranges", row, "rows that see no key stand behind one");
+  if (!segment.has_keys() && segment.lo < 1) refuse("ranges", row, "rows that attend to no key stand behind one");
 }
 
-// Keys that the table's rows see are there.
+// Keys that the table's rows attend to are there.
 void check_keys(const std::vector<plan::RangeSegment>& segments, const std::vector<int64_t>& keys,
                 const std::vector<int64_t>& global_keys) {
   if (keys.size() != global_keys.size()) throw std::invalid_argument("keys and global_keys have one number a sample");
@@ -45,10 +45,10 @@ void check_keys(const std::vector<plan::RangeSegment>& segments, const std::vect
   for (size_t r = 0; r < segments.size(); ++r) {
     const plan::RangeSegment& segment = segments[r];
     if (segment.sample >= int64_t(keys.size())) refuse("ranges", r, "there is no such sample");
-    const int64_t last = segment.sees_keys() ? segment.hi_at(segment.rows - 1) : segment.lo - 1;
-    if (last > keys[segment.sample]) refuse("ranges", r, "its rows see keys that are not there");
-    if (segment.sees_global() && segment.ghi > global_keys[segment.sample])
-      refuse("ranges", r, "its rows see global keys that are not there");
+    const int64_t last = segment.has_keys() ? segment.hi_at(segment.rows - 1) : segment.lo - 1;
+    if (last > keys[segment.sample]) refuse("ranges", r, "its rows attend to keys that are not there");
+    if (segment.has_global() && segment.ghi > global_keys[segment.sample])
+      refuse("ranges", r, "its rows attend to global keys that are not there");
   }
 }
 

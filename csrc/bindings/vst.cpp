@@ -227,14 +227,14 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
   for (int64_t t = 0; t < plan.tile_count; ++t) {
     const layout::Tile& tile = plan.tiles[t];
     STD_TORCH_CHECK(tile.global.begin == 0 && (!k_before.has_value() || tile.keys.begin == 0),
-                    "rows see what stands before them from the first key on");
+                    "rows attend to what stands before them from the first key on");
     rows_behind = std::max<int64_t>(rows_behind, tile.keys.end);
     global_behind = std::max<int64_t>(global_behind, tile.global.end);
   }
   for (int64_t row = 0; row < plan.samples * problem.queries; ++row) {
     const int32_t* own = plan.bounds + row * 4;
     STD_TORCH_CHECK(own[2] == 0 && 0 <= own[3] && own[3] <= global_behind && (!k_before.has_value() || own[0] == 0), "row ",
-                    row, " sees keys from ", own[0], " and global keys ", own[2], " .. ", own[3],
+                    row, " attends to keys from ", own[0], " and global keys ", own[2], " .. ", own[3],
                     ": they must begin with the first, and be those of its tile");
   }
   const auto numbers = [&](const std::optional<Tensor>& tensor, const char* name, int64_t behind, int64_t capacity) {

@@ -121,12 +121,12 @@ class BackwardDkv {
     if (!full) limit(kv_block, sample, block, lanes);
     for (int64_t key = kv_block.key_begin; key < kv_block.key_end; key += kStrip, row += kStrip) {
       const Span keys = {key - kv_block.key_begin, std::min<int64_t>(kv_block.key_end, key + kStrip) - kv_block.key_begin};
-      const Span met = full ? lanes : rounded(lanes_that_see(keys, lanes));
+      const Span met = full ? lanes : rounded(visible_lanes(keys, lanes));
       if (!met.empty()) add_strip(keys, met, full, row);
     }
   }
 
-  // What the rows see of the KV block's keys, counted from its first; nothing outside of `lanes`.
+  // What the rows attend to of the KV block's keys, counted from its first; nothing outside of `lanes`.
   void limit(const layout::KvBlock& kv_block, const Sample& sample, Span block, Span lanes) {
     for (int64_t i = 0; i < kBlock; ++i) {
       Span visible;
@@ -140,7 +140,7 @@ class BackwardDkv {
     }
   }
 
-  Span lanes_that_see(Span keys, Span lanes) const {
+  Span visible_lanes(Span keys, Span lanes) const {
     const auto blind = [&](int64_t i) { return visible_[i].common(keys).empty(); };
     while (lanes.begin < lanes.end && blind(lanes.begin)) ++lanes.begin;
     while (lanes.begin < lanes.end && blind(lanes.end - 1)) --lanes.end;
@@ -179,7 +179,7 @@ class BackwardDkv {
       const Lanes dp_delta = load(dp_ + at) - load(queries_.delta() + i);
       Lanes ds = p * (dp_delta + load(queries_.dlse() + i));
       if (!full) {
-        // each for itself: the product of a value that nobody sees may be NaN
+        // each for itself: the product of a value that nobody attends to may be NaN
         p = keep_between(load(low_ + i), key, load(high_ + i), p);
         ds = keep_between(load(low_ + i), key, load(high_ + i), ds);
       }

@@ -1,6 +1,6 @@
 // Attention over two key ranges per row, on the CPU, driven by a tile schedule.
 //
-// Row r of head h sees the keys K[lo_r : hi_r) and G[glo_r : ghi_r), without those that stand before start:
+// Row r of head h attends to the keys K[lo_r : hi_r) and G[glo_r : ghi_r), without those that stand before start:
 //   s_rj = scale q_r . k_j,  p_rj = exp(s_rj - lse_r),  out_r = sum_j p_rj v_j.
 // Backward, with delta_r = dout_r . out_r:
 //   ds_rj = p_rj (dout_r . v_j - delta_r + dlse_r),
@@ -27,7 +27,7 @@ struct Heads {
   }
 };
 
-// The schedule (see python/longreel/layout/schedule.py) and what every row sees. Tables of one sample serve every b.
+// The schedule (see python/longreel/layout/schedule.py) and what every row attends to. Tables of one sample serve every b.
 struct AttentionLayout {
   const int32_t* global_index;  // [index_samples, G], rising, then -1; null: G is given, and bounds alone say what is visible
   const int32_t* start;         // [start_samples]

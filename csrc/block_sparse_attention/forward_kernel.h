@@ -17,7 +17,7 @@ class AttentionForward {
   using Element = typename P::Element;
   using Unit = typename P::Unit;
   using PairStep = typename P::Pairs::Step;
-  static constexpr int64_t kMostRun = 16;
+  static constexpr int64_t kMostPacked = 16;
 
   AttentionForward(const AttentionProblem& problem, const AttentionOutputs& outputs, int64_t most_strips, Arena& arena)
       : problem_(problem),
@@ -25,9 +25,9 @@ class AttentionForward {
         scale_(std::abs(problem.scale) * P::per_e),
         width_(round_up(problem.channels, 16 * P::pair)),
         block_(problem, arena),
-        run_(P::Pairs::there ? std::clamp<int64_t>((int64_t{256} << 10) / (block_.units() * 4), 1, kMostRun) : 1),
-        keys_(block_.columns(arena, run_)),
-        values_(block_.sums(arena, run_)),
+        packed_(P::Pairs::there ? std::clamp<int64_t>((int64_t{256} << 10) / (block_.units() * 4), 1, kMostPacked) : 1),
+        keys_(block_.columns(arena, packed_)),
+        values_(block_.sums(arena, packed_)),
         steps_(arena.take<Step>(most_strips)),
         weights_(arena.take<Element>(kStrip * kBlock)),
         pairs_(arena, most_strips * problem.group()) {
@@ -38,7 +38,7 @@ class AttentionForward {
     l_ = arena.take<float>(states * kStrip * 16);
     m_ = arena.take<float>(states * kStrip);
     if constexpr (P::Pairs::there) {
-      pair_steps_ = arena.take<PairStep>(run_ * states);
+      pair_steps_ = arena.take<PairStep>(packed_ * states);
       largest_ = arena.take<float>(states);
     }
   }
@@ -170,12 +170,12 @@ class AttentionForward {
     }
   }
 
-  // Pairs of strips meet runs of packed blocks, a pair all of a run before the next pair.
+  // Pairs of strips meet groups of packed blocks, a pair all of a group before the next pair.
   void run_pairs(const Sample& sample, const QueryStrip* strips, const QueryGroup& group, Span blocks) {
     for (int64_t i = 0; i < states(); ++i)
       largest_[i] = P::Pairs::largest(queries_ + i * kStrip * width_, width_, rows(i), width_);
-    KeyBlock run[kMostRun];
-    float largest[kMostRun];
+    KeyBlock packed[kMostPacked];
+    float largest[kMostPacked];
     int64_t count = 0;
     for (int64_t at = blocks.begin; at < blocks.end; ++at) {
       const KeyBlock block = group.block(at);
@@ -187,21 +187,21 @@ class AttentionForward {
         block_.read(sample, b_, kv_head_, true, block, more);
         P::Pairs::values_to_depth(block_.rows(), block_.row(), width_, {values_.data + count * block_.units(), values_.stride},
                                   block_.ahead());
-        run[count++] = block;
+        packed[count++] = block;
       }
-      if (count == run_ || (at + 1 == blocks.end && count > 0)) {
-        meet_pairs(sample, run, largest, count);
+      if (count == packed_ || (at + 1 == blocks.end && count > 0)) {
+        meet_pairs(sample, packed, largest, count);
         count = 0;
       }
     }
   }
 
-  void meet_pairs(const Sample& sample, const KeyBlock* run, const float* largest, int64_t count) {
+  void meet_pairs(const Sample& sample, const KeyBlock* packed, const float* largest, int64_t count) {
     int64_t steps = 0;
     for (int64_t i = 0, pair; i < states(); i += pair) {
       pair = i % count_ + 1 < count_ ? 2 : 1;
       for (int64_t at = 0; at < count; ++at) {
-        const KeyBlock& block = run[at];
+        const KeyBlock& block = packed[at];
         SharedStep shared[2];
         const int64_t made = shared_steps(&strip(i), pair, block, block.is_global ? sample.global : sample.keys, shared);
         const auto tame = [&](int64_t own) { return P::Pairs::tame(scale_, problem_.channels, largest_[own], largest[at]); };
@@ -212,9 +212,9 @@ class AttentionForward {
       }
     }
     const auto visible = [&](const PairStep& step, int64_t r) {
-      const KeyBlock& block = run[step.block];
-      const Span seen = sample.visible(row(step.state + r / kStrip, r % kStrip), block.is_global).common(block.keys);
-      return Span{seen.begin - block.keys.begin, seen.end - block.keys.begin};
+      const KeyBlock& block = packed[step.block];
+      const Span own = sample.visible(row(step.state + r / kStrip, r % kStrip), block.is_global).common(block.keys);
+      return Span{own.begin - block.keys.begin, own.end - block.keys.begin};
     };
     pairs_.run(
         {queries_, acc_, l_, m_, width_, problem_.channels, scale_}, pair_steps_, steps, keys_, values_, block_.units(),
@@ -244,7 +244,7 @@ class AttentionForward {
   float scale_;
   int64_t width_;  // channels, padded
   PackedBlock<T, P> block_;
-  int64_t run_;  // blocks that are packed together
+  int64_t packed_;  // blocks that are packed together
   Panels<Unit> keys_, values_;
   Step* steps_;
   Element* weights_;

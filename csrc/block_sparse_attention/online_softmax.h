@@ -22,8 +22,8 @@ struct SoftmaxRow {
   float* acc;  // [width], the weighted sum of the values
   int64_t width;
 
-  // s [kBlock] scores of the block; weights [kBlock] <- exp(scale s - m_i) in `keys`, 0 where the row does not see them.
-  // Full: the row sees all of `keys`, else those in `visible`.
+  // s [kBlock] scores of the block; weights [kBlock] <- exp(scale s - m_i) in `keys`, 0 where the row does not attend to them.
+  // Full: the row attends to all of `keys`, else those in `visible`.
   template <bool Full>
   void meet(const float* s, Span keys, Span visible, float scale, typename P::Element* weights) const {
     const auto visible_only = [&](int64_t j, Lanes x, float other) {

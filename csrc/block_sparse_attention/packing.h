@@ -54,7 +54,7 @@ inline const Heads& keys_of(const AttentionProblem& problem, bool values, bool i
   return values ? (own ? problem.global_v : problem.v) : (own ? problem.global_k : problem.k);
 }
 
-// to [size of keys, padded]: the keys, or their values; a key that nobody may see is zeros. more: those behind are next.
+// to [size of keys, padded]: the keys, or their values; a key that nobody may attend to is zeros. more: those behind are next.
 template <class T, class Element>
 inline void stage_keys(const AttentionProblem& problem, const Sample& sample, int64_t b, int64_t head, bool values,
                        bool is_global, Span keys, Element* to, int64_t padded, bool more = false) {

@@ -18,9 +18,9 @@ class PairsAmx {
   // One or two states meet a packed block.
   struct Step {
     int64_t state, strips;
-    int64_t block;    // of the run
+    int64_t block;    // of those packed together
     Span keys;        // from the block's first, in multiples of 32
-    bool full, tame;  // all rows see all keys; no score is beyond what integers hold
+    bool full, tame;  // all rows attend to all keys; no score is beyond what integers hold
   };
 
   static constexpr int64_t kPair = 2 * kStrip;
@@ -69,7 +69,7 @@ class PairsAmx {
     return scale * static_cast<float>(channels) * queries * keys < 0x1p20f;
   }
 
-  // keys and values: of the blocks of the run; rows(state): of a state; visible(step, row): what row `row` of the step sees, from
+  // keys and values: of the blocks packed together; rows(state): of a state; visible(step, row): what row `row` of the step attends to, from
   // the block's first key.
   template <class Rows, class Visible>
   void run(const States& states, const Step* steps, int64_t count, Panels<uint32_t> keys, Panels<uint32_t> values,
@@ -169,8 +169,8 @@ class PairsAmx {
     __attribute__((noinline)) void first_bounds(float* m, int64_t begin, int64_t end) const {
       for (int64_t r = begin; r < end; ++r) {
         if (m[r] != -std::numeric_limits<float>::infinity() || (r >= rows_first_ && r < kStrip)) continue;
-        const Span seen = Full ? keys_ : visible_(*step_, r).common(keys_);
-        if (!seen.empty()) m[r] = states_.scale * scores_[r * kBlock + seen.begin] + kRoom;
+        const Span own = Full ? keys_ : visible_(*step_, r).common(keys_);
+        if (!own.empty()) m[r] = states_.scale * scores_[r * kBlock + own.begin] + kRoom;
       }
     }
 
@@ -192,24 +192,24 @@ class PairsAmx {
         } else {
           if (r >= rows_first_ && r < kStrip) continue;
           const Span visible = visible_(*step_, r).common(keys);
-          const uint64_t seen = visible.empty() ? 0
+          const uint64_t mask = visible.empty() ? 0
                                                 : (visible.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << visible.size()) - 1)
                                                       << visible.begin;
           for (int64_t j = keys.begin; j < keys.end; j += 32)
-            weights_of(s + j, scale, offset, static_cast<uint32_t>(seen >> j), most, weights + j);
+            weights_of(s + j, scale, offset, static_cast<uint32_t>(mask >> j), most, weights + j);
         }
       }
       row_ = end;
       most_ = most;
     }
 
-    LONGREEL_INLINE static void weights_of(const float* s, __m512 scale, __m512 offset, uint32_t seen, __m512i& most,
+    LONGREEL_INLINE static void weights_of(const float* s, __m512 scale, __m512 offset, uint32_t mask, __m512i& most,
                                            bf16* weights) {
       const __m512 a = _mm512_fmadd_ps(_mm512_load_ps(s), scale, offset),
                    b = _mm512_fmadd_ps(_mm512_load_ps(s + 16), scale, offset);
       const __m512i u = Full ? _mm512_packus_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b))
-                             : _mm512_packus_epi32(_mm512_maskz_cvtps_epi32(static_cast<__mmask16>(seen), a),
-                                                   _mm512_maskz_cvtps_epi32(static_cast<__mmask16>(seen >> 16), b));
+                             : _mm512_packus_epi32(_mm512_maskz_cvtps_epi32(static_cast<__mmask16>(mask), a),
+                                                   _mm512_maskz_cvtps_epi32(static_cast<__mmask16>(mask >> 16), b));
       most = _mm512_max_epu16(most, u);
       const __m512i f = _mm512_slli_epi16(u, 7);
       const __m512i bow = _mm512_mulhi_epu16(f, _mm512_xor_si512(f, _mm512_set1_epi16(-1)));
@@ -236,13 +236,13 @@ class PairsAmx {
     float& m = states.m[at];
     visible = visible.common(step.keys);
     const auto lane = [](int64_t x) { return x < 0 ? 0 : x > 16 ? 16 : x; };
-    const auto seen = [&](int64_t j, Lanes x, float other) {
+    const auto masked = [&](int64_t j, Lanes x, float other) {
       return within(lane(visible.begin - j), lane(visible.end - j), x, other);
     };
     if (!visible.empty()) {
       Lanes best = splat(-std::numeric_limits<float>::infinity());
       for (int64_t j = step.keys.begin; j < step.keys.end; j += 16)
-        best = max(best, seen(j, load(s + j), -std::numeric_limits<float>::infinity()));
+        best = max(best, masked(j, load(s + j), -std::numeric_limits<float>::infinity()));
       const float bound = states.scale * max_of(best) + kRoom;
       if (bound > m) {
         const Lanes alpha = P::power(splat(m - bound));
@@ -253,7 +253,7 @@ class PairsAmx {
       }
     }
     const auto weight = [&](int64_t j) {
-      const Lanes x = seen(j, P::power(fma(splat(states.scale), load(s + j), splat(-m))), 0.0f);
+      const Lanes x = masked(j, P::power(fma(splat(states.scale), load(s + j), splat(-m))), 0.0f);
       return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
     };
     for (int64_t j = step.keys.begin; j < step.keys.end; j += 32)

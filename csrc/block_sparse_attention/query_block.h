@@ -34,7 +34,7 @@ class QueryBlock {
                {arena.take<Unit>(units), depth}};
   }
 
-  // Rows that see nothing, and those behind the last, count as zeros.
+  // Rows that attend to nothing, and those behind the last, count as zeros.
   void read(int64_t b, int64_t head, Span rows) {
     const int64_t count = rows.size(), first = (b * problem_.heads + head) * problem_.queries + rows.begin;
     std::copy_n(terms_.shift + first, count, shift_);

@@ -17,7 +17,7 @@ inline void stage_grad(const AttentionProblem& problem, const Heads& grad, int64
             problem.channels, to, padded);
 }
 
-// [B, H, Sq] each: p_rj = norm_r power(scale s_rj - shift_r), ds_rj = p_rj (dp_rj - delta_r + dlse_r). A row that sees nothing
+// [B, H, Sq] each: p_rj = norm_r power(scale s_rj - shift_r), ds_rj = p_rj (dp_rj - delta_r + dlse_r). A row that attends to nothing
 // has shift inf, which makes its weights zeros.
 struct RowTerms {
   float *shift, *delta, *norm;
@@ -47,7 +47,7 @@ class RowTermMaker {
         columns_{arena.take<Unit>(kStrip * width_ / P::pair), 0},
         products_(arena.take<float>(kStrip * kStrip)) {}
 
-  // delta_r = dout_r . out_r by the product that makes dp_rj = dout_r . v_j: where a row sees one key, they are equal to the bit.
+  // delta_r = dout_r . out_r by the product that makes dp_rj = dout_r . v_j: where a row attends to one key, they are equal to the bit.
   void run(int64_t b, int64_t head, Span rows) {
     for (int64_t i = 0; i < kStrip; ++i) {
       const int64_t row = std::min(rows.begin + i, rows.end - 1);

@@ -33,7 +33,7 @@ struct Sample {
   const int32_t* index;  // [G]
   Span keys, global;     // that may be visible at all: from start on, without padding
 
-  // The keys of K, or of G, that the row sees.
+  // The keys of K, or of G, that the row attends to.
   LONGREEL_INLINE Span visible(int64_t row, bool is_global) const {
     const int32_t* at = bounds + row * columns + (is_global ? 2 : 0);
     return Span{at[0], at[1]}.common(is_global ? global : keys);
@@ -98,7 +98,7 @@ struct QuerySchedule {
 QuerySchedule forward_schedule(const AttentionProblem& problem);
 QuerySchedule backward_schedule(const AttentionProblem& problem);
 
-// Strip `strip` of the group meets these keys, counted from the block's first, in multiples of kLanes; full: all rows see all
+// Strip `strip` of the group meets these keys, counted from the block's first, in multiples of kLanes; full: all rows attend to all
 // of them.
 struct Step {
   int64_t strip;
@@ -106,7 +106,7 @@ struct Step {
   bool full;
 };
 
-// Steps of the strips that see a key of the block; returns how many.
+// Steps of the strips that attend to a key of the block; returns how many.
 int64_t steps_of(const QueryStrip* strips, const QueryGroup& group, const KeyBlock& block, Span may_be_visible, Step* steps);
 
 // Fewer states under a key head than that meet their keys one by one: packing is most of their work.
@@ -122,7 +122,7 @@ struct SharedStep {
   bool full;
 };
 
-// At most two: strips go together where they see much the same, and one that sees nothing is left out. Returns how many.
+// At most two: strips go together where they attend to much the same, and one that attends to nothing is left out. Returns how many.
 int64_t shared_steps(const QueryStrip* strips, int64_t count, const KeyBlock& block, Span may_be_visible, SharedStep* steps);
 
 // (query row, key) pairs that the forward pass multiplies for one head, masked lanes among them, over all samples of the layout.

@@ -6,6 +6,8 @@
 #if defined(LONGREEL_X86)
 #include <cpuid.h>
 #include <sys/syscall.h>
+#endif
+#if __has_include(<unistd.h>)
 #include <unistd.h>
 #endif
 
@@ -71,6 +73,15 @@ bool golden_cove() {
 #endif
 }
 
+// Bytes of a core's nearest data cache; 0 where the system does not say.
+long nearest_cache() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  return sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#else
+  return 0;
+#endif
+}
+
 std::string names(const std::vector<CpuIsa>& isas) {
   std::string text;
   for (CpuIsa isa : isas) text += (text.empty() ? "" : ", ") + std::string(name(isa));
@@ -118,6 +129,9 @@ CpuIsa choose_cpu_isa() {
 
 bool bf16_pairs_pay() { return forced_isa() != nullptr || !golden_cove(); }
 
-bool fetch_to_nearest() { return !golden_cove(); }
+bool fetch_to_nearest() {
+  static const bool found = !golden_cove() && nearest_cache() >= 48 * 1024;
+  return found;
+}
 
 }  // namespace longreel

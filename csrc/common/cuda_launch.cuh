@@ -45,4 +45,28 @@ cudaError_t resident_blocks(void (*kernel)(Parameters...), int threads, size_t s
   return error;
 }
 
+// Launches clusters of `blocks` blocks: as many as the card holds at once, `most` at most.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_clusters(void (*kernel)(Parameters...), int64_t blocks, int64_t most, int threads, size_t shared_bytes,
+                            cudaStream_t stream, Arguments&&... arguments) {
+  const auto* entry = reinterpret_cast<const void*>(kernel);
+  cudaLaunchAttribute size = {};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim.x = static_cast<unsigned>(blocks);
+  size.val.clusterDim.y = size.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &size;
+  config.numAttrs = 1;
+  int at_once = 0;
+  cudaError_t error = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&at_once, entry, &config);
+  if (error != cudaSuccess) return error;
+  config.gridDim.x = static_cast<unsigned>(blocks * std::min<int64_t>(std::max(1, at_once), most));
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
 }  // namespace longreel

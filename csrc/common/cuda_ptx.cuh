@@ -43,6 +43,14 @@ __device__ inline void load_matrices(uint32_t (&m)[4], const void* row) {
                : "memory");
 }
 
+// The same of each matrix's transpose: elements 2 (lane % 4) and the next of column lane / 4.
+__device__ inline void load_transposed(uint32_t (&m)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
 // sum [16, 8] += a [16, 16] b [16, 8]. Lane 4 g + t holds of sum: rows g and g + 8, columns 2 t and 2 t + 1.
 __device__ inline void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, __nv_bfloat16) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"

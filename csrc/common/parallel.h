@@ -18,7 +18,7 @@ struct Pool {
 // Workers worth waking: a thread costs more than `tiles_each` tiles of work are worth.
 LONGREEL_INLINE int64_t workers_for(const Pool& pool, int64_t tiles, int64_t tiles_each) {
 #if defined(__SANITIZE_THREAD__)
-  // Small inputs too are shared, so that what threads do to each other is seen.
+  // Small inputs too are shared, so that what threads do to each other shows.
   tiles_each = 1;
 #endif
   return std::max<int64_t>(1, std::min(pool.threads, tiles / std::max<int64_t>(1, tiles_each)));

@@ -41,12 +41,12 @@ __device__ inline int64_t next_item(const Scheduler& scheduler, int64_t parts) {
     const int64_t chunk = static_cast<int64_t>(task) / scheduler.chunk_tasks;
     const int64_t frames = min(scheduler.chunk, scheduler.frames - chunk * scheduler.chunk);
     if (peek(scheduler.weighed + chunk) < frames) break;
-    const unsigned long long seen = atomicCAS(scheduler.next_task, task, task + 1);
-    if (seen == task) {
+    const unsigned long long found = atomicCAS(scheduler.next_task, task, task + 1);
+    if (found == task) {
       __threadfence();
       return parts + static_cast<int64_t>(task);
     }
-    task = seen;
+    task = found;
   }
   if (static_cast<int64_t>(peek(scheduler.next_part)) < parts) {
     const auto part = static_cast<int64_t>(atomicAdd(scheduler.next_part, 1ull));

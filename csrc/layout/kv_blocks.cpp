@@ -13,7 +13,7 @@ struct KeySpan {
   int64_t sample, begin, end;
 };
 
-// Rows of one range segment that see a key span; exact, not yet in steps of the query tile.
+// Rows of one range segment that attend to a key span; exact, not yet in steps of the query tile.
 struct VisibleRows {
   int64_t span, begin, full_begin, full_end, end;
 };
@@ -36,8 +36,8 @@ std::vector<KeySpan> local_spans(const std::vector<RangeSegment>& segments, cons
   std::vector<std::vector<int64_t>> cuts(keys.size());
   for (const RangeSegment& segment : segments) {
     std::vector<int64_t>& own = cuts[segment.sample];
-    const int64_t cut = segment.sees_keys() ? segment.lo : segment.lo - 1;
-    if (segment.lo_step == 1 && segment.sees_keys()) continue;
+    const int64_t cut = segment.has_keys() ? segment.lo : segment.lo - 1;
+    if (segment.lo_step == 1 && segment.has_keys()) continue;
     if (own.empty() || own.back() != cut) own.push_back(cut);
   }
   std::vector<KeySpan> spans;
@@ -75,7 +75,7 @@ struct Touched {
 };
 
 Touched touched_by(const RangeSegment& segment, const std::vector<KeySpan>& spans) {
-  if (!segment.sees_global()) return {};
+  if (!segment.has_global()) return {};
   Touched t;
   t.first = span_with(spans, segment.sample, segment.glo);
   t.last = span_with(spans, segment.sample, segment.ghi - 1) + 1;
@@ -88,7 +88,7 @@ std::vector<VisibleRows> visible_local(const std::vector<RangeSegment>& segments
   std::vector<VisibleRows> visible;
   visible.reserve(spans.size() + segments.size());
   for (const RangeSegment& segment : segments) {
-    if (!segment.sees_keys()) continue;
+    if (!segment.has_keys()) continue;
     const int64_t last_hi = segment.hi_at(segment.rows - 1);
     for (size_t b = span_with(spans, segment.sample, segment.lo); b < spans.size(); ++b) {
       const KeySpan& span = spans[b];
@@ -103,7 +103,7 @@ std::vector<VisibleRows> visible_local(const std::vector<RangeSegment>& segments
   return visible;
 }
 
-// Spans that one segment after the other sees whole stay open, and become one range when the last of them ends: the work
+// Spans that one segment after the other attends to whole stay open, and become one range when the last of them ends: the work
 // is that of the ranges written, not of segments times spans.
 std::vector<VisibleRows> visible_global(const std::vector<RangeSegment>& segments, const std::vector<KeySpan>& spans) {
   std::vector<VisibleRows> visible;
@@ -178,7 +178,7 @@ void append_kv_blocks(const std::vector<KeySpan>& spans, std::vector<VisibleRows
     int64_t room = block_rows;
     for (int64_t at = first[b]; at < first[b + 1];) {
       VisibleRows s = sorted[at++];
-      // Rows that see the whole span and follow one another are one range.
+      // Rows that attend to the whole span and follow one another are one range.
       while (at < first[b + 1] && sorted[at].begin == s.end && s.full_end == s.end &&
              sorted[at].full_begin == sorted[at].begin) {
         s.full_end = sorted[at].full_end;

@@ -6,18 +6,18 @@
 
 namespace longreel::layout {
 
-// One range segment: its query row i, 0 <= i < rows, sees K[lo + i * lo_step : hi + (i * up + carry) / over) and G[glo : ghi).
+// One range segment: its query row i, 0 <= i < rows, attends to K[lo + i * lo_step : hi + (i * up + carry) / over) and G[glo : ghi).
 struct RangeSegment {
   int64_t sample, row, rows, lo, lo_step, hi, up, carry, over, glo, ghi;
 
   int64_t lo_at(int64_t i) const { return lo + i * lo_step; }
   int64_t hi_at(int64_t i) const { return hi + (i * up + carry) / over; }
-  bool sees_keys() const { return lo < hi_at(0); }
-  bool sees_global() const { return glo < ghi; }
+  bool has_keys() const { return lo < hi_at(0); }
+  bool has_global() const { return glo < ghi; }
 };
 
-// Keys [begin, end), seen by at least one row of a tile, in steps of the key tile from begin: those in
-// [full_begin, full_end) are whole key tiles that every row sees, the others need the rows' own bounds.
+// Keys [begin, end), visible to at least one row of a tile, in steps of the key tile from begin: those in
+// [full_begin, full_end) are whole key tiles that every row attends to, the others need the rows' own bounds.
 struct TileRange {
   int32_t begin, full_begin, full_end, end;
 };
@@ -27,8 +27,8 @@ struct Tile {
   TileRange keys, global;
 };
 
-// Rows [begin, end) that see at least one key of a key block, in steps of the query tile from begin: in
-// [full_begin, full_end) they are whole query tiles that see every key of the block.
+// Rows [begin, end) that attend to at least one key of a key block, in steps of the query tile from begin: in
+// [full_begin, full_end) they are whole query tiles that attend to every key of the block.
 using QueryRange = TileRange;
 
 // Keys (of K, or of G where is_global) whose gradient one worker sums over query ranges first_range .. last_range. KV blocks of one

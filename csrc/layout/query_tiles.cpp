@@ -9,7 +9,7 @@ namespace {
 int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 int64_t down_to(int64_t n, int64_t step) { return n / step * step; }
 
-// What the rows of a tile see together (begin .. end), and every one of them (all_begin .. all_end).
+// What the rows of a tile attend to together (begin .. end), and every one of them (all_begin .. all_end).
 struct Union {
   int64_t begin = std::numeric_limits<int64_t>::max(), end = 0;
   int64_t all_begin = 0, all_end = std::numeric_limits<int64_t>::max();
@@ -17,10 +17,10 @@ struct Union {
   bool empty() const { return begin >= end; }
   bool apart_from(int64_t first, int64_t last) const { return !empty() && first < last && (first > end || last < begin); }
   void add(int64_t first_begin, int64_t last_end, int64_t last_begin, int64_t first_end) {
-    const bool sees = first_begin < first_end;
+    const bool some = first_begin < first_end;
     all_begin = std::max(all_begin, last_begin);
-    all_end = std::min(all_end, sees ? first_end : int64_t(0));
-    if (!sees) return;
+    all_end = std::min(all_end, some ? first_end : int64_t(0));
+    if (!some) return;
     begin = std::min(begin, first_begin);
     end = std::max(end, last_end);
   }
@@ -33,7 +33,7 @@ struct Union {
   }
 };
 
-// The CPU's strips have fewer rows and multiply no more keys than their rows see: borders cost them nothing.
+// The CPU's strips have fewer rows and multiply no more keys than their rows attend to: borders cost them nothing.
 constexpr int64_t kLeastAcross = 17;
 
 // A tile that still grows: part of one range segment, or several short ones whole; across borders, parts of neighbours.
@@ -45,7 +45,7 @@ struct OpenTile {
   bool takes(const RangeSegment& next, int64_t from, int64_t to, int64_t most) const {
     const int64_t lo = next.lo_at(from);
     return rows > 0 && sample == next.sample && rows + to - from <= most &&
-           !keys.apart_from(lo, next.sees_keys() ? next.hi_at(to - 1) : lo) && !global.apart_from(next.glo, next.ghi);
+           !keys.apart_from(lo, next.has_keys() ? next.hi_at(to - 1) : lo) && !global.apart_from(next.glo, next.ghi);
   }
   void add(const RangeSegment& next, int64_t index, int64_t from, int64_t to) {
     if (rows == 0) {

@@ -108,6 +108,11 @@ class QFormerFinish {
     for (int64_t i = 0; i < p_.queries; ++i) join(h * p_.queries + i, parts, count, mean_ + i * padded_, lse[i]);
     Products::pack(mean_, padded_, 1, p_.queries, p_.channels, left_);
     Products::dots(left_, p_.queries, w_v.panels(h), depth, out_, out_row);
+    if constexpr (Products::rounds) {
+      // The backward takes delta from it, which nothing averages.
+      Products::pack(mean_, padded_, 1, p_.queries, p_.channels, left_, true);
+      Products::dots(left_, p_.queries, w_v.panels(h), depth, out_, out_row, true);
+    }
     if (p_.b_v == nullptr) {
       std::fill_n(bias_, depth, 0.0f);
     } else {
@@ -130,16 +135,16 @@ class QFormerFinish {
     std::fill_n(mean, padded_, 0.0f);
     lse = m;
     if (m == -std::numeric_limits<float>::infinity()) return;
-    double total = 0;
+    double l_i = 0;
     for (int64_t s = 0; s < count; ++s) {
       const float share = count == 1 ? 1.0f : std::exp(parts[s].state.m_i[r] - m);
-      total += static_cast<double>(share) * parts[s].state.l_i[r];
+      l_i += static_cast<double>(share) * parts[s].state.l_i[r];
       for (int64_t c = 0; c < padded_; c += 16) {
         store(mean + c, fma(splat(share), load(parts[s].sums + r * padded_ + c), load(mean + c)));
       }
     }
-    lse = static_cast<float>(m + std::log(total));
-    const Lanes share = splat(static_cast<float>(1.0 / total));
+    lse = static_cast<float>(m + std::log(l_i));
+    const Lanes share = splat(static_cast<float>(1.0 / l_i));
     for (int64_t c = 0; c < padded_; c += 16) store(mean + c, share * load(mean + c));
     std::fill(mean + p_.channels, mean + padded_, 0.0f);
   }
@@ -164,13 +169,13 @@ void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, con
   const KeySplits splits(p);
   const int64_t padded = round_up(p.channels, Products::multiple), longest = splits.longest();
   // With splits the parts of every item are kept, and the queries of all items of a sample are one.
-  const bool once = p.shared || p.batch == 1, kept = splits.splits > 1;
+  const bool once = p.shared || p.batch == 1, divided = splits.splits > 1;
   Arena common_size(nullptr), worker_size(nullptr);
   const auto common_memory = [&](Arena& arena, auto use) {
     HeadWeights<T, Products> w_k(p, p.w_k, true, false, arena), w_v(p, p.w_v, false, true, arena);
     Queries absorbed(p, true, arena);
-    PartialSums* parts = arena.take<PartialSums>(kept ? splits.items() : 0);
-    for (int64_t i = 0; kept && i < splits.items(); ++i) {
+    PartialSums* parts = arena.take<PartialSums>(divided ? splits.items() : 0);
+    for (int64_t i = 0; divided && i < splits.items(); ++i) {
       const PartialSums part = PartialSums::take(p, padded, arena);
       if (parts != nullptr) parts[i] = part;
     }
@@ -182,7 +187,7 @@ void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, con
     std::optional<Queries> own;
     if (!once) own.emplace(p, !Sums::one_block(longest), arena);
     PartialSums part{};
-    if (!kept)
+    if (!divided)
       part = Sums::finishes && Sums::one_block(longest) ? PartialSums{nullptr, PartialSums::state_of(p, arena)}
                                                         : PartialSums::take(p, padded, arena);
     use(sums, finish, own, part);
@@ -212,12 +217,12 @@ void qformer_forward(const QFormerProblem& p, const QFormerOutputs& outputs, con
     each_worker(splits.items(), [&](int64_t item, auto& sums, auto& finish, auto& own, PartialSums& part) {
       const int64_t sample = splits.sample(item), split = item % splits.splits;
       if (own) own->make(queries_of<T>(p, sample), w_k, p.scale);
-      const PartialSums& into = kept ? parts[item] : part;
+      const PartialSums& into = divided ? parts[item] : part;
       auto& queries = own ? *own : shared;
-      sums.run(sample, splits.begin(split), splits.begin(split + 1), queries, into, kept ? nullptr : &w_v, outputs);
-      for (int64_t h = 0; !Sums::finishes && !kept && h < p.heads; ++h) finish.run(sample, h, &into, 1, w_v, outputs);
+      sums.run(sample, splits.begin(split), splits.begin(split + 1), queries, into, divided ? nullptr : &w_v, outputs);
+      for (int64_t h = 0; !Sums::finishes && !divided && h < p.heads; ++h) finish.run(sample, h, &into, 1, w_v, outputs);
     });
-    if (!kept) return;
+    if (!divided) return;
     each_worker(p.batch * p.heads, [&](int64_t tile, auto&, auto& finish, auto&, PartialSums&) {
       const int64_t sample = tile / p.heads;
       finish.run(sample, tile % p.heads, parts + sample * splits.splits, splits.splits, w_v, outputs);

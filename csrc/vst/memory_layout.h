@@ -8,14 +8,14 @@
 namespace longreel {
 
 // Entries [start, length) of sample b's memory were there before; behind them stand the global keys of the plan itself. The
-// rows' own keys, too, may stand behind others, all of which they see.
+// rows' own keys, too, may stand behind others, all of which they attend to.
 struct Memory {
   const int32_t* length;  // [B]
   const int32_t* start;   // [B], or null: 0
   const int32_t* before;  // [B], keys of K before the rows' own, or null: 0
 };
 
-// The plan with the memory in front of its global keys, all of which its rows see from the first on. `plan` has bounds, tiles,
+// The plan with the memory in front of its global keys, all of which its rows attend to from the first on. `plan` has bounds, tiles,
 // order and their numbers; one sample of it, or `batch`.
 class MemoryLayout {
  public:

@@ -91,14 +91,14 @@ class Host:
         int32 [U], heavy first."""
         if len(keys) != len(global_keys):
             raise ValueError("keys and global_keys have one number a sample")
-        table, local, far = _segments(ranges), np.array(keys, np.int64), np.array(global_keys, np.int64)
+        table, local, places = _segments(ranges), np.array(keys, np.int64), np.array(global_keys, np.int64)
         blocks, query_ranges, order = self._arrays(
             "kv_blocks",
             3,
             table.ctypes.data,
             len(table),
             local.ctypes.data,
-            far.ctypes.data,
+            places.ctypes.data,
             len(local),
             tile_rows,
             tile_keys,

@@ -28,7 +28,7 @@ class Row:
     """One way to compute one op: where it runs, and why it stands at its place in the table.
 
     kind: "kernel", a low-level op of ours; "composition", calls of ops that are not ours, with an autograd of its own;
-    "reference".
+    "reference". proven: its values were right on a card; where they were not looked at yet, only its name chooses it.
     """
 
     op: str
@@ -37,6 +37,7 @@ class Row:
     dtypes: tuple[torch.dtype, ...]
     why: str
     kind: Literal["kernel", "composition", "reference"] = "kernel"
+    proven: bool = True
 
 
 def _flash_attn() -> str | None:
@@ -71,15 +72,19 @@ def declare(rows: tuple[Row, ...]) -> None:
     _MISSING.update({(row.op, row.backend): _missing(row) for row in rows})
 
 
+# Backends in _ops.so, and the dispatch key that they are registered for.
+_NATIVE = {"cpu": "CPU", "cuda": "CUDA", "cluster": "CUDA"}
+
+
 def _missing(row: Row) -> str | None:
     """Why this installation lacks the kernel of `row`."""
-    if row.backend in ("cpu", "cuda"):
+    key = _NATIVE.get(row.backend)
+    if key is not None:
         if _native.OPS_REFUSAL is not None:
             return _native.OPS_REFUSAL
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"longreel::{row.op}.{row.backend}", row.backend.upper()):
-            return f"_ops.so was built without {row.backend.upper()} kernels" + (
-                " (LONGREEL_CUDA=1 and nvcc add them)" if row.backend == "cuda" else ""
-            )
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"longreel::{row.op}.{row.backend}", key):
+            hint = " (LONGREEL_CUDA=1 and nvcc add them)" if key == "CUDA" else ""
+            return f"_ops.so was built without {key} kernels{hint}"
     if row.backend == "triton" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     return None
@@ -103,6 +108,8 @@ def refusal(row: Row, request: Request, named: bool = False) -> str | None:
     if request.device == "meta":
         # shapes alone, which the op's fake gives in every backend's name
         return None
+    if not row.proven and not named:
+        return f"has not yet passed its values on a card; only backend={row.backend!r} chooses it"
     missing = _MISSING[row.op, row.backend]
     if missing is not None:
         return missing

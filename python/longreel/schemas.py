@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 KERNEL_BACKENDS = ("cpu", "cuda", "triton")
+# Beside those, for one kind of card: kernels that have a forward pass of their own.
+CARD_BACKENDS = {"context_attention": ("cluster",), "compress_frames": ("cluster",)}
 
 _POOL = "int prefix, int pitch, int height, int width, int out_height, int out_width"
 # out_frames: 0 where each frame is pooled by itself. grids: of packed pictures, six numbers each (reference/packed_grids.py).
@@ -87,10 +89,15 @@ SCHEMAS = {
 LIBRARY = torch.library.Library("longreel", "FRAGMENT")
 
 
+def kernel_backends(name: str) -> tuple[str, ...]:
+    """Those of the op, or of `<op>_backward`."""
+    return KERNEL_BACKENDS + CARD_BACKENDS.get(name.removesuffix("_backward"), ())
+
+
 def define(name: str, schema: str) -> None:
     """One overload of the op for every kernel backend."""
     SCHEMAS[name] = schema
-    for backend in KERNEL_BACKENDS:
+    for backend in kernel_backends(name):
         LIBRARY.define(f"{name}.{backend}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
 
 

@@ -103,8 +103,8 @@ def test_strong_attention_peer_in_every_mode(mode: str, text: int) -> None:
 def test_mask_of_the_flex_peer(mode: str, text: int) -> None:
     case = SparseCase("block_sparse_attention", replace(SPARSE, mode=mode, text=text))
     row = torch.arange(case.layout.length)
-    seen = case.known.sees(row, row, row[:, None], row)
-    assert torch.equal(seen, torch.from_numpy(case.layout.dense_mask()[0]))
+    mask = case.known.visible(row, row, row[:, None], row)
+    assert torch.equal(mask, torch.from_numpy(case.layout.dense_mask()[0]))
 
 
 @pytest.mark.fast
@@ -312,6 +312,10 @@ def test_command_measures_prints_and_writes(tmp_path: Path, monkeypatch: pytest.
         (["--op", "adaptive_pool", "--backward", "query", "--device", "cpu"], "adaptive_pool takes none or all"),
         (["--op", "adaptive_pool", "--system", "video-xl"], "video-xl does not call it; it calls vst_append_, vst_att"),
         (["--op", "adaptive_pool", "--heads", "8", "--device", "cpu"], "--heads means nothing to adaptive_pool"),
+        (["--op", "adaptive_pool", "--device", "abacus"], "--device 'abacus': this torch measures on cpu"),
+        (["--op", "adaptive_pool", "--device", "cpu", "--backend", "abacus"], "no 'abacus' among"),
+        (["--op", "adaptive_pool", "--device", "cpu", "--json", "/proc/none/x.jsonl"], "No such file"),
+        (["--op", "adaptive_pool", "--device", "cpu", "--json", "/"], "is a folder"),
     ],
 )
 def test_command_refuses(arguments: list[str], message: str) -> None:

@@ -98,9 +98,10 @@ def test_the_command_ends_with_what_it_found(tmp_path: Path) -> None:
     [
         ("", "holds no results"),
         ("{}\n", "line 1 is no result of"),
-        ("nothing\n", "line 1 is no result"),
-        (b"\xea\n", "not text"),
-        (None, "No such file"),
+        ("nothing\n", "line 1 is no table of JSON"),
+        (b"\xea\n", "is no text"),
+        ("[" * 100_000, "is nested without end"),
+        (None, "no such file"),
     ],
 )
 def test_what_is_no_file_of_results_is_refused(tmp_path: Path, text: str | bytes | None, message: str) -> None:

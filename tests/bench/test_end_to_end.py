@@ -36,7 +36,7 @@ class Card:
         if wall > limit:
             return TrialResult(case, e2e.CUT, limit)
         path = "reference" if case.ops == "reference" else "longreel"
-        line = {"stages_s": {path: {"see": self._each * case.frames}}}
+        line = {"stages_s": {path: {"vision": self._each * case.frames}}}
         return TrialResult(case, e2e.OK, wall, line)
 
     def plan(self, budget: float) -> Plan:

@@ -100,7 +100,7 @@ def test_everything_stands_on_one_page_that_needs_nothing_else(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "is not there"), ("{}\n", "no results of `longreel bench --json`"), ("7\n", "line 1 is no result")],
+    [(None, "is not there"), ("{}\n", "no results of `longreel bench --json`"), ("7\n", "line 1 is no table of JSON")],
 )
 @pytest.mark.fast
 def test_what_is_no_result_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -111,6 +111,27 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str | None, message:
     assert done.exit_code != 0
     assert message in done.output + done.stderr
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"machine": 3}, "'machine' of {}: line 1 is 3, not a table of names"),
+        ({"seconds": {"median": 0}}, "'median' of 'seconds' of {}: line 1 is 0, not a number above 0"),
+        ({"dtype": "float8"}, "'dtype' of {}: line 1 is 'float8', not one of"),
+        ({"op": "nothing"}, "{}: line 1: op 'nothing': there is"),
+        ({"speedup_over": {"strong": {"median": 3.0, "low": 1.0, "high": 2.0}}}, "lies outside of its quartiles"),
+        ({"work": {"flops": 10**400, "bytes_read": 1, "bytes_written": 1}}, "'flops' of 'work' of {}: line 1 is 1000"),
+    ],
+)
+@pytest.mark.fast
+def test_a_line_that_is_not_what_its_sort_holds_is_refused(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    file = write(tmp_path / "card", "x.jsonl", *op_lines(2.5, **wrong), whole_run()) / "x.jsonl"
+    lines = [json.loads(line) | wrong for line in file.read_text().splitlines()]
+    write(tmp_path / "card", "x.jsonl", *lines)
+    done = invoke(str(file), "-o", str(tmp_path / "page.html"))
+    assert (done.exit_code, "Traceback" in done.output) == (2, False)
+    assert message.format(file) in done.stderr, done.stderr
 
 
 @pytest.mark.fast

@@ -28,6 +28,8 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 # architecture of the code -> architecture of the virtual machine it is compiled from
 CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
+# What Hopper alone has: rows brought by a copy engine, and the barrier of a cluster.
+HOPPER = {"bulk_copies": "UBLKCP", "cluster_barriers": "UCGABAR"}
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 Figures = dict[str, dict[str, dict[str, int]]]
@@ -98,6 +100,7 @@ def cuda_figures() -> Figures:
             flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", f"-I{ROOT / 'csrc'}", *targets]
             run(nvcc, *flags, "-c", source, "-o", binary)
             report = run(TOOLS / "cuobjdump", "--dump-resource-usage", binary)
+            hopper = run(TOOLS / "cuobjdump", "-arch", "sm_90a", "--dump-sass", binary)
         arch = ""
         for line, following in zip(report.splitlines(), [*report.splitlines()[1:], ""], strict=True):
             found = re.search(r"arch = (\S+)", line)
@@ -105,6 +108,9 @@ def cuda_figures() -> Figures:
             if function := re.match(r" *Function (\S+?):", line):
                 name = f"{source.parent.name}/{kernel_name(function[1])}"
                 figures.setdefault(name, {})[arch] = resources(following)
+                if arch == "sm_90a":
+                    code = re.search(rf"Function : {function[1]}\n(.*?)\n\t\t\.\.\.", hopper, re.DOTALL)[1]
+                    figures[name][arch] |= {what: code.count(word) for what, word in HOPPER.items() if word in code}
     return figures
 
 

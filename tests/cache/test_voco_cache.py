@@ -78,14 +78,14 @@ def test_two_stages_equal_the_masked_forward(model: LlamaForCausalLM, rule: dict
         segments = ([] if first else [("prefix", PREFIX)]) + frame(voco) * (last - first)
         cache.append(model.model, embeds[:, begin:end], segments)
     expected = masked(model, whole, embeds, rule["positions"])
-    sees_prefix = rule["text_sees_prefix"] or rule["prefix_visible_to"] == "all"
+    with_prefix = rule["text_sees_prefix"] or rule["prefix_visible_to"] == "all"
     question = cache.fork()
     assert (
         question.rows
         == question.layers[0].keys.shape[-2]
         == kept(layout(4, voco, 0, **{k: v for k, v in rule.items() if k != "positions"}))[0]
     )
-    assert question.rows == 4 * voco + PREFIX * sees_prefix
+    assert question.rows == 4 * voco + PREFIX * with_prefix
     with torch.no_grad():
         at_once = model(inputs_embeds=embeds[:, -TEXT:], **with_cache(question)).logits
         torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=1e-5)
@@ -207,12 +207,12 @@ def test_frames_alone_carry_no_earlier_rows(model: LlamaForCausalLM, monkeypatch
         return attend(q, k, *rest, **named)
 
     monkeypatch.setattr(longreel.integrations.transformers, "block_sparse_attention", spy)
-    for mode, seen in (("independent", [14, 14]), ("causal", [14, 16])):
+    for mode, visible in (("independent", [14, 14]), ("causal", [14, 16])):
         cache = VoCoCache(model.config, mode=mode)  # type: ignore[arg-type]
         keys.clear()
         for _ in range(2):
             cache.append(model.model, torch.randn(1, 14, WIDTH), frame(2))
-        assert keys[:: len(keys) // 2] == seen
+        assert keys[:: len(keys) // 2] == visible
 
 
 def test_the_last_layer_computes_what_is_kept(model: LlamaForCausalLM) -> None:
@@ -240,10 +240,10 @@ def test_a_first_stage_that_fails_leaves_the_cache_empty(model: LlamaForCausalLM
 
 def test_the_released_rule_needs_more_than_voco_rows() -> None:
     """Why a cache has no "image" mode: with two groups under one image rule, text sees the second group's whole picture."""
-    seen = VideoLayout.of([*frame(1) * 2, ("text", 1)], attention="image").dense_mask()[0, -1]
+    visible = VideoLayout.of([*frame(1) * 2, ("text", 1)], attention="image").dense_mask()[0, -1]
     first, second = VISION + SEPARATOR, 2 * (VISION + SEPARATOR) + 1
-    assert not seen[:first].any()
-    assert seen[first : second + 1].all()
+    assert not visible[:first].any()
+    assert visible[first : second + 1].all()
 
 
 def test_saved_and_loaded(model: LlamaForCausalLM, tmp_path: Path) -> None:

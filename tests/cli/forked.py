@@ -26,6 +26,7 @@ class Place:
     file_size: int | None = None
     more_memory: int | None = None
     variables: tuple[tuple[str, str], ...] = ()
+    stderr: str = "err.txt"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def _run(folder: str, preset: Preset, arguments: list[str], place: Place) -> Non
     PRESETS[preset.name] = preset
     _redirect("out.txt" if place.stdout != "full" else "/dev/full", 1, Path(folder))
     _redirect("err.txt", 2, Path(folder))
+    _redirect(place.stderr, 2, Path(folder))
     Path(folder, "out.txt").touch()
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     if place.stdout == "unread":

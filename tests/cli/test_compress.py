@@ -62,6 +62,45 @@ def test_every_way_in_which_frames_come(build: Callable[[], Any], clip: Path, tm
     assert "| evs | 0.5 |" in result.stdout
 
 
+def test_a_name_is_no_formula(clip: Path, tmp_path: Path) -> None:
+    video = tmp_path / "a$\\frac$ 日.mp4"
+    video.write_bytes(clip.read_bytes())
+    options = [
+        "--frames",
+        "uniform:4",
+        "--size",
+        16,
+        "--planted",
+        1,
+        "--method",
+        "evs",
+        "--picture",
+        tmp_path / "kept.png",
+    ]
+    result = run(video, "--model", folder_of(tiny_vlms.qwen2_5_vl, tmp_path / "m"), *options)
+    assert result.exit_code == 0, result.output
+    assert "Glyph" not in result.stderr
+    assert (tmp_path / "kept.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("preprocessor_config.json", '{"image_mean": ["a", "b", "c"], "image_std": [1, 1, 1]}', "not a number"),
+        ("preprocessor_config.json", '{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}', "not a number above 0"),
+        ("preprocessor_config.json", "[]", "not a table of names"),
+        ("tokenizer.json", "{", "its tokenizer cannot be read"),
+    ],
+)
+def test_files_beside_a_model(name: str, text: str, said: str, clip: Path, tmp_path: Path) -> None:
+    folder = folder_of(tiny_vlms.qwen2_5_vl, tmp_path / "m")
+    (folder / name).write_text(text)
+    result = run(clip, "--model", folder, "--frames", "uniform:4", "--size", 16, "--planted", 1)
+    told = [line for line in result.stderr.splitlines() if "Loading weights" not in line and line.strip()]
+    assert (result.exit_code, len(told)) == (2, 1), result.stderr
+    assert said in told[0]
+
+
 def test_refused_in_one_line(clip: Path, tmp_path: Path) -> None:
     folder = folder_of(tiny_vlms.qwen2_5_vl, tmp_path / "m")
     refused = folder_of(tiny_vlms.instructblip_video, tmp_path / "i")

@@ -160,6 +160,18 @@ def test_a_run_that_does_not_fit_is_one_line(tmp_path: Path, small: Preset, clip
     assert ended.said[0].startswith("longreel: out of memory")
 
 
+def test_instructions_that_are_not_there(tmp_path: Path, small: Preset, features: Path) -> None:
+    place = Place(variables=(("LONGREEL_CPU_ISA", "abacus"),))
+    ended = call(tmp_path, small, "run", features, "--preset", small.name, place=place)
+    assert (ended.code, len(ended.said)) == (2, 1), ended.said
+    assert "LONGREEL_CPU_ISA=abacus cannot run here; available: " in ended.said[0]
+
+
+def test_a_mistake_that_cannot_be_said(tmp_path: Path, small: Preset) -> None:
+    """Nowhere: the exit code is the same."""
+    assert call(tmp_path, small, "run", tmp_path / "none", place=Place(stderr="/dev/full")).code == 2
+
+
 @pytest.mark.parametrize("megabytes", [5, 20, 60, 120, 135])
 def test_wherever_memory_ends(tmp_path: Path, small: Preset, clip: Path, megabytes: int) -> None:
     """While something is imported, while threads begin, while a decoder opens, in a model: none is damage of the file's."""

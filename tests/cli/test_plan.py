@@ -72,6 +72,11 @@ def test_a_preset_that_knows_few_words_has_a_question_of_its_own() -> None:
     [
         (["--vram", "24 apples"], "must be a size"),
         (["--vram", "8", "--ram", "8"], "on one of them"),
+        (["--vram", "9" * 400], "must be a size"),
+        (["--roof", f"{'9' * 400},1"], "must be GB/s and TFLOP/s"),
+        (["--hours", "inf"], "are more than"),
+        (["--hours", "1e308"], "are more than"),
+        (["--fps", "inf"], "are more than"),
         (["--count", "8", "--hours", "1"], "give one of them"),
         (["--vram", "8", "--dtype", "float32"], "computed in bfloat16"),
         (["--ram", "8", "--roof", "fast"], "GB/s and TFLOP/s"),

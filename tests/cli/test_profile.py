@@ -61,7 +61,7 @@ def test_a_sweep(tmp_path: Path, clip: Path) -> None:
     assert growth["cpu_fits"].keys() == growth["cpu_top_exponents"].keys() == second["stages_cpu_s"]["longreel"].keys()
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"longreel: query", "longreel: compress", "longreel: language"} <= names
-    assert "beyond the tokens kept" in result.stdout
+    assert "beyond the tokens cached" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
     with Image.open(picture) as image:
         assert min(image.size) > 500

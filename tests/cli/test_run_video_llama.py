@@ -84,7 +84,7 @@ def test_seen_and_heard_in_one_pass(tmp_path: Path, loud: Path, monkeypatch: pyt
     assert sorted(line["stage_ratios"]) == ["frame", "listen", "video"]
     assert len(opened) == 1, "sound is decoded once for both questions and both paths"
     assert "same numbers   yes" in result.stdout
-    assert "tokens kept    12 for all questions, of 40" in result.stdout
+    assert "tokens cached  12 for all questions, of 40" in result.stdout
     assert not result.stderr
 
 

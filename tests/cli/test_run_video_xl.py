@@ -51,7 +51,7 @@ def test_a_video(tmp_path: Path, clip: Path) -> None:
     assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "project", "memory", "language", "other"]
     assert line["tokens_bytes"] == 11 * TOKEN
     assert line["backend"] == "cpu"
-    assert "11 tokens kept, of 41: 73.17% less" in result.stdout
+    assert "11 tokens cached, of 41: 73.17% less" in result.stdout
     assert "first token    after" in result.stdout
     before = line["total_s"]["longreel"] - line["stages_s"]["longreel"]["language"]
     assert line["frames_per_s"]["longreel"] == pytest.approx(10 / before)

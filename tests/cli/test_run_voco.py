@@ -51,12 +51,12 @@ def test_a_video(tmp_path: Path, small: Preset, clip: Path) -> None:
     picture = tmp_path / "run.png"
     result, line = run(tmp_path, clip, "--frames", "fps:5", "--plot", picture)
     assert (line["frames"], line["patches"], line["tokens"], line["rows"]) == (10, 160, 10, 1 + 10 * ROWS)
-    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "see", "language", "other"]
+    assert list(line["stages_s"]["longreel"]) == ["decode", "tower", "vision", "language", "other"]
     assert line["tokens_bytes"] == 10 * 2 * 2 * 2 * 8 * 4
     assert line["backend"] == "cpu"
     assert line["memory_by_frames"][0][0] == 4
     assert "10 frames in" in result.stdout.splitlines()[0]
-    assert "10 tokens kept, of 181: 94.48% less" in result.stdout
+    assert "10 tokens cached, of 181: 94.48% less" in result.stdout
     assert "No answer, random weights" in result.stdout
     assert result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= 100
@@ -72,7 +72,7 @@ def test_the_reference_path_alone(tmp_path: Path, small: Preset, clip: Path) -> 
     assert "reference path" in result.stdout.splitlines()[0]
     assert line["questions"][0]["ids"] == both["questions"][0]["ids"]
     assert (line["frames"], line["tokens"], line["backend"]) == (4, 1 + 4 * ROWS, "reference")
-    assert list(line["stages_s"]["reference"]) == ["decode", "tower", "see", "language", "other"]
+    assert list(line["stages_s"]["reference"]) == ["decode", "tower", "vision", "language", "other"]
     assert line["first_token_s"]["reference"] > 0
     assert both["tokens_per_s"].keys() == {"longreel", "reference"}
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def test_compare(tmp_path: Path, small: Preset, clip: Path, options: list[str]) 
     result, line = run(tmp_path, clip, "--compare", *given)
     assert line["passed"]
     assert 0 < line["error_over_budget"] <= 1
-    assert list(line["stage_ratios"]) == ["see", "language"]
+    assert list(line["stage_ratios"]) == ["vision", "language"]
     assert line["end_to_end_ratio"] == pytest.approx(line["total_s"]["reference"] / line["total_s"]["longreel"])
     assert "same numbers   yes" in result.stdout
     _, alone = run(tmp_path, clip, *given)
@@ -111,7 +111,7 @@ def test_compare_on_the_frames_that_fit(
     result, line = run(tmp_path, clip, "--frames", "fps:5", "--compare", "--question", "why?")
     assert (line["frames"], line["compared"]["frames"], line["passed"]) == (10, 4, True)
     assert "reference" not in line["total_s"]
-    assert list(line["compared"]["stage_ratios"]) == ["see", "language"]
+    assert list(line["compared"]["stage_ratios"]) == ["vision", "language"]
     said = " ".join(result.stdout.split())
     assert "compared on the first 4 frames" in said
     assert "10 frames' would take" in said
@@ -181,7 +181,7 @@ def test_what_is_kept_answers_later(tmp_path: Path, small: Preset, clip: Path) -
     assert later["rows"] == first["rows"]
     assert all(one["seconds"] > 0 for one in later["questions"]), "what a question costs by itself"
     assert [one["ids"] for one in later["questions"]] == [line["questions"][0]["ids"] for line in (whole, first)]
-    assert "20 tokens kept, of 191" in result.stdout
+    assert "20 tokens cached, of 191" in result.stdout
     assert [path.name for path in tmp_path.glob("*.part")] == []
     again = ["--system", "voco-llama", "--preset", SMALL.name]
     for options, said in (
@@ -232,8 +232,8 @@ def test_a_memory_of_the_first_version_answers(tmp_path: Path, small: Preset, cl
 
 def test_the_reference_path_keeps_nothing(tmp_path: Path, small: Preset, clip: Path) -> None:
     result, line = run(tmp_path, clip, "--frames", "fps:5", "--compare", "--keep", tmp_path / "kept.safetensors")
-    assert line["stages_s"]["longreel"]["keep"] > 0
-    assert line["stages_s"]["reference"]["keep"] == 0
+    assert line["stages_s"]["longreel"]["save"] > 0
+    assert line["stages_s"]["reference"]["save"] == 0
     row = next(row for row in result.stdout.splitlines() if "write saved memory" in row)
     assert row.split("%")[1].split()[:2] == ["–", "–"]
     assert "same code" in next(row for row in result.stdout.splitlines() if "vision tower" in row)
@@ -314,6 +314,6 @@ def test_profile(tmp_path: Path, clip: Path) -> None:
     first, second, growth = (json.loads(line) for line in lines.read_text().splitlines())
     assert (first["tokens"], second["tokens"]) == (1, 3)
     assert first["passed"]
-    assert set(growth["stage_exponents"]) == {"decode", "tower", "see", "language", "other"}
+    assert set(growth["stage_exponents"]) == {"decode", "tower", "vision", "language", "other"}
     with Image.open(picture) as image:
         assert min(image.size) > 500

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from longreel.cli.main import make_app
 from longreel.models import registry
 from longreel.models.record import RunRecord
-from longreel.models.system import Chunk, Clock, Kept
+from longreel.models.system import Cached, Chunk, Clock
 
 RATE = 4800
 
@@ -101,7 +101,7 @@ def test_paths_take_turns_and_float64_is_not_timed(tmp_path: Path, loud: Path, m
 def test_wrong_numbers_fail(loud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = toy_system.ToySession.finish
 
-    def wrong(self: toy_system.ToySession, clock: Clock) -> Kept:
+    def wrong(self: toy_system.ToySession, clock: Clock) -> Cached:
         self.tokens = [tokens * (1 if self.halves else 1.0001) for tokens in self.tokens]
         return right(self, clock)
 

@@ -56,7 +56,7 @@ class ToySession(TensorSession):
 
     def answer(self, index, on_first):
         asked, table = self.prompts.prompts[index][1], self.model.table.to(self.dtype)
-        logits = table[asked] * (self.kept.mean(0) + torch.arange(12)).cos() @ table.T
+        logits = table[asked] * (self.cached.mean(0) + torch.arange(12)).cos() @ table.T
         on_first()
         return Answer(logits[-1].topk(self.prompts.length).indices, logits)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longreel.files.output import OutputFile, append_line, remove_unfinished, write_text
+from longreel.files.output import OutputFile, OutputFolder, append_line, remove_unfinished, write_text
 
 pytestmark = pytest.mark.fast
 
@@ -166,6 +166,16 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
         append_line("/dev/full", "x")
 
 
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(OSError, match="cannot be written"):
+        append_line(tmp_path / "p", "x")
+    reader = os.open(tmp_path / "p", os.O_RDONLY | os.O_NONBLOCK)
+    append_line(tmp_path / "p", "x")
+    assert os.read(reader, 9) == b"x\n"
+    os.close(reader)
+
+
 def test_an_error_of_another_file_is_not_ours(tmp_path: Path) -> None:
     def read() -> None:
         with OutputFile(tmp_path / "a.txt"):
@@ -188,6 +198,65 @@ def test_lines_are_whole(tmp_path: Path) -> None:
     first, half, *rest = path.read_text().split("\n")
     assert (first, half) == ("one", "half of a li")
     assert sorted(rest) == ["", *(letter * 9000 for letter in "abcd")]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with OutputFolder(tmp_path / "a") as out:
+        write_text(out.part / "one", "x")
+        assert [*(tmp_path / "a").iterdir()] == []
+    assert names(tmp_path / "a") == ["one"]
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
+def test_of_a_folder_an_exception_leaves_nothing(tmp_path: Path, end: type[BaseException]) -> None:
+    (tmp_path / ".a.part").mkdir()  # somebody's own
+
+    def fail() -> None:
+        with OutputFolder(tmp_path / "a") as out:
+            write_text(out.part / "one", "x")
+            raise end
+
+    with pytest.raises(end):
+        fail()
+    assert names(tmp_path) == [".a.part"]
+
+
+def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "mine")
+
+    def over() -> None:
+        with OutputFolder(tmp_path / "a"):
+            pass
+
+    with pytest.raises(OSError, match="cannot be written") as refused:
+        over()
+    assert str(tmp_path / "a") in str(refused.value)
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.slow
+def test_of_a_folder_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from longreel.files.output import OutputFolder; out = OutputFolder(sys.argv[1]);"
+        "(out.part / 'x').mkdir(); print(flush=True); sys.stdin.read()"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "a"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert killed.stdout is not None
+    killed.stdout.readline()
+    with OutputFolder(tmp_path / "a"):
+        # The other still writes, as this one does.
+        assert len(names(tmp_path)) == 2
+    (tmp_path / "a").rmdir()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert len(names(tmp_path)) == 1
+    with OutputFolder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a"]
 
 
 def writers(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mutations import json_text, tensor_file
+from result_files import results
 
 from longreel.layout.segments import CODE, whole
 
@@ -61,7 +62,12 @@ def caches(folder: Path) -> Take:
     def take(draw: random.Random) -> None:
         path.write_bytes(tensor_file(data, draw, "longreel"))
         VoCoCache.described(path)
-        read = VoCoCache.load(path, config, max_bytes=draw.choice((None, 1 << 20)))
+        try:
+            read = VoCoCache.load(path, config, max_bytes=draw.choice((None, 1 << 20)))
+        except MemoryError as error:
+            if "max_bytes is" not in str(error):
+                raise
+            raise ValueError(str(error)) from None
         assert all(layer.tokens == read.counts.cached for layer in read.layers)
         read.save(folder / "again")
 
@@ -249,7 +255,8 @@ def calls(folder: Path) -> Take:
                 at = draw.randrange(len(changed))
                 changed[at] = _other(changed[at], draw)
             op(*changed)
-        except (RuntimeError, TypeError, IndexError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, IndexError, NotImplementedError, MemoryError) as error:
+            # Also that there is no room for what a caller asks for.
             raise ValueError(str(error)[:100].split("\n")[0]) from None
 
     return take
@@ -313,7 +320,7 @@ def _other(value: Any, draw: random.Random) -> Any:
 
 TARGETS: dict[str, Callable[[Path], Take]] = {
     "features": features, "caches": caches, "memories": memories, "checkpoints": checkpoints, "layouts": layouts,
-    "tables": tables, "calls": calls,
+    "tables": tables, "calls": calls, "results": results,
 }  # fmt: skip
 # Of one line; all else is a fault.
 ALLOWED = (ValueError, MemoryError, OSError)

@@ -23,7 +23,7 @@ OP = "block_sparse_attention"
 CASES = {case.name: case for case in EVERY[OP]}
 FLASH = Variant(OP, "flash", "cuda")
 # in grouped order, or with a window: refused
-TAKEN = [name for name in CASES if name not in ("vst-far", "window")]
+TAKEN = [name for name in CASES if name not in ("vst-global", "window")]
 
 each_case = pytest.mark.parametrize("name", TAKEN)
 few_cases = pytest.mark.parametrize("name", ["voco", "left-padded", "decode"])
@@ -57,7 +57,7 @@ def test_values_and_gradients(name: str, dtype: torch.dtype) -> None:
     check_against_truth(FLASH, inputs, dtype, kernel(inputs))
 
 
-@pytest.mark.parametrize("name", ["vst-far", "window"])
+@pytest.mark.parametrize("name", ["vst-global", "window"])
 def test_refuses_with_a_reason(name: str) -> None:
     with pytest.raises(RuntimeError, match=r"backend='flash' (takes rows in position order|has no sliding windows)"):
         block_sparse_attention(**drawn(name), backend="flash")

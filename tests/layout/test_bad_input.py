@@ -40,7 +40,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a mask for a function": (lambda: from_mask(torch.ones(4, 4), 4), "mask_function is a Tensor"),  # type: ignore[arg-type]
     "a function of floats": (
         lambda: from_mask(lambda b, h, q, k: torch.where(q >= k, 0.0, -1e9), 4),
-        "gives torch.float32; allowed: bool, True where row q sees key k",
+        "gives torch.float32; allowed: bool, True where row q attends to key k",
     ),
     "a function of nothing": (lambda: from_mask(lambda b, h, q, k: None, 4), "gives NoneType; allowed: bool"),
     "a function of other shapes": (lambda: from_mask(lambda b, h, q, k: torch.ones(2).bool(), 4), r"gives \[2\] for"),

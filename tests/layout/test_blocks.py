@@ -121,8 +121,8 @@ def test_cu_seqlens_without_the_host(causal_rows: bool, window: int | None, tile
         made = ends if ends[-1] == rows else [*ends, rows]
         ids = np.repeat(np.arange(len(made) - 1), np.diff(made))
         ids[ends[-1] :] = -1
-        near = np.abs(np.subtract.outer(np.arange(rows), np.arange(rows))) < (window or rows)
-        expected = (ids[:, None] == ids) & (ids >= 0) & near
+        within = np.abs(np.subtract.outer(np.arange(rows), np.arange(rows))) < (window or rows)
+        expected = (ids[:, None] == ids) & (ids >= 0) & within
         expected = expected & np.tri(rows, dtype=bool) if causal_rows else expected
         with NoHost():
             plan = VideoLayout.from_cu_seqlens(
@@ -174,9 +174,9 @@ def test_both_masks_of_a_long_prompt_take_less_than_a_mebibyte() -> None:
     # Python's objects and numpy's arrays; and tensors: those of tables share the planner's arrays, others are not traced.
     traced = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, "*_host_calls.py")])
     tracemalloc.stop()
-    kept = sum(trace.size for trace in traced.traces)
-    kept += sum(t.nbytes for plan in plans for t in vars(plan).values() if isinstance(t, torch.Tensor))
-    assert kept < 2**20
+    cached = sum(trace.size for trace in traced.traces)
+    cached += sum(t.nbytes for plan in plans for t in vars(plan).values() if isinstance(t, torch.Tensor))
+    assert cached < 2**20
     assert all(plan.bounds.shape == (1, 32768, 2) for plan in plans)
 
 
@@ -202,10 +202,12 @@ def test_a_plan_of_two_bounds_a_row() -> None:
         more = [torch.cat([t, torch.randn(2, 9, 2, 24)], 1) for t in (k, v)]
         expected = block_sparse_attention(q[:, :2], *more, layout.extend(9).rows(104, 106))
         assert same_bits(block_sparse_attention(q[:, :2], *more, steps.at(104)), expected)
-    far = VideoLayout.blocks([0, 0, -1, -1, 0, 0]).to("cpu")
-    assert far.bounds.shape[2] == 4
+    apart = VideoLayout.blocks([0, 0, -1, -1, 0, 0]).to("cpu")
+    assert apart.bounds.shape[2] == 4
     with pytest.raises(Exception, match="4 columns, or 2 without global keys"):
-        block_sparse_attention(q[:, :6], k[:, :6], v[:, :6], replace(far, bounds=far.bounds[..., :2]), backend="cpu")
+        block_sparse_attention(
+            q[:, :6], k[:, :6], v[:, :6], replace(apart, bounds=apart.bounds[..., :2]), backend="cpu"
+        )
 
 
 @pytest.mark.parametrize("head", [72, 80, 88, 96, 128, 160, 192, 256, 320, 512])
@@ -227,10 +229,10 @@ def test_heads(head: int) -> None:
 def test_a_mask_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     ids = torch.tensor([[-1, 0, 0, -1]])
     block = joined_by(ids)
-    expected = "  vvvv\nv █   \nv ███ \nv ███ \nv ████\n  4 rows x 4 keys\n".replace("v", "t")
+    expected = "  vvvv\nv █\nv ███\nv ███\nv ████\n  4 rows x 4 keys\n".replace("v", "t")
     draw(lambda b, h, q, k: (k <= q) | block(b, h, q, k), 4)
     assert capsys.readouterr().out == expected
     draw(VideoLayout.blocks(ids))
-    assert capsys.readouterr().out == expected.replace("tttt", "tvvt").replace("t ███ ", "v ███ ")
+    assert capsys.readouterr().out == expected.replace("tttt", "tvvt").replace("t ███\n", "v ███\n")
     draw(torch.tril(torch.ones(3, 3, dtype=torch.bool)))
-    assert capsys.readouterr().out == "█  \n██ \n███\n"
+    assert capsys.readouterr().out == "█\n██\n███\n"

@@ -82,11 +82,11 @@ def oracle_backward(
     grads = [torch.empty_like(t) for t in (q, k, v)]
     for rows, keys in sequences(q, k, cu_q, cu_k):
         wide = [t.double() for t in (grad[rows], out[rows], q[rows])]
-        near = [t[keys].double().repeat_interleave(group, 1) for t in (k, v)]
+        local = [t[keys].double().repeat_interleave(group, 1) for t in (k, v)]
         p = (scores(q[rows], k[keys], causal, scale) - lse[:, rows, None].double()).exp()
         delta = (wide[0] * wide[1]).sum(-1).T[..., None]
-        ds = p * (torch.einsum("qhd,khd->hqk", wide[0], near[1]) - delta) * scale
-        grads[0][rows] = torch.einsum("hqk,khd->qhd", ds, near[0]).to(q.dtype)
+        ds = p * (torch.einsum("qhd,khd->hqk", wide[0], local[1]) - delta) * scale
+        grads[0][rows] = torch.einsum("hqk,khd->qhd", ds, local[0]).to(q.dtype)
         for made, weights, other in ((grads[1], ds, wide[2]), (grads[2], p, wide[0])):
             made[keys] = torch.einsum("hqk,qhd->khd", weights, other).unflatten(1, (-1, group)).sum(2).to(q.dtype)
     return grads[0], grads[1], grads[2]
@@ -218,16 +218,16 @@ def test_random_layouts(group: int, torch_flash: None, small_blocks: None) -> No
         repeated = 2 if layout.batch_size == 1 else 1
         sizes = {"batch": repeated * layout.batch_size, "heads": (4, 2), "width": int(rng.integers(1, 20))}
         inputs = layout_case(
-            f"seed-{seed}", lambda _, own=layout: own, far=bool(seed % 3 == 0), beyond=seed % 2, **sizes
+            f"seed-{seed}", lambda _, own=layout: own, own_globals=bool(seed % 3 == 0), beyond=seed % 2, **sizes
         )
         check(inputs.inputs(), torch.float32)
 
 
 def check_pieces(layout: VideoLayout) -> None:
     """Every visible pair is in one call, and no row is twice in a call."""
-    near, far = visible(layout)
-    counts = np.zeros(near.shape, int), np.zeros(far.shape, int)
-    places = far.shape[2]
+    local, own_globals = visible(layout)
+    counts = np.zeros(local.shape, int), np.zeros(own_globals.shape, int)
+    places = own_globals.shape[2]
     for call in calls(layout, layout.batch_size, layout.keys, places, torch.device("cpu")):
         width = places if call.is_global else layout.keys
         rows, keys = (np.arange(10**6)[where] for where in (call.rows, call.keys))
@@ -241,7 +241,7 @@ def check_pieces(layout: VideoLayout) -> None:
             assert (seen // width == sample).all()
             mask = np.tril(np.ones((len(own), len(seen)), int), len(seen) - len(own) if call.causal else len(seen))
             counts[call.is_global][sample][np.ix_(own % layout.queries, seen % width)] += mask
-    for count, mask in zip(counts, (near, far), strict=True):
+    for count, mask in zip(counts, (local, own_globals), strict=True):
         np.testing.assert_array_equal(count, mask)
 
 

@@ -15,13 +15,13 @@ from longreel.backends import available
 from longreel.bench.check import ErrorSum, judge
 from longreel.layout import (
     VideoLayout,
+    cached,
     executed_pairs,
     flashmask_row_indices,
     flex_block_mask,
     flex_mask_mod,
     global_index,
     ignored_labels,
-    kept,
     kinds,
     plain_planner,
     positions,
@@ -102,9 +102,9 @@ def check(layout: VideoLayout, samples: list[Sample], rng: np.random.Generator, 
 
 def check_mask(layout: VideoLayout, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(layout.dense_mask(), expected)
-    near, far = visible(layout)
+    local, global_ = visible(layout)
     # Each visible key is met once, in K or in G.
-    assert near.sum() + far.sum() == expected.sum() == visible_pairs(layout)
+    assert local.sum() + global_.sum() == expected.sum() == visible_pairs(layout)
     index = global_index(layout)
     for keys in index:
         real = keys[keys >= 0]
@@ -120,12 +120,12 @@ def check_rows(layout: VideoLayout, samples: list[Sample]) -> None:
     assert layout.start == tuple(next((i for i, kind in enumerate(s.kinds()) if kind), layout.length) for s in samples)
     if not grows(layout):
         with pytest.raises(ValueError, match="appended rows"):
-            kept(layout)
+            cached(layout)
         return
-    assert kept(layout) == [len(sample.kept()) for sample in samples]
+    assert cached(layout) == [len(sample.cached()) for sample in samples]
     for own, sample in zip(slots(layout), samples, strict=True):
-        np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.kept())
-        np.testing.assert_array_equal(own[own >= 0], np.arange(len(sample.kept())))
+        np.testing.assert_array_equal(np.flatnonzero(own >= 0), sample.cached())
+        np.testing.assert_array_equal(own[own >= 0], np.arange(len(sample.cached())))
     assert not (ignored_labels(layout) & (kinds(layout) == TEXT))[:, -1:].any() or layout.length == 0
 
 
@@ -145,42 +145,40 @@ def painted(layout: VideoLayout, range: np.ndarray, row: int, row_end: int, step
 
 def check_schedule(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator) -> None:
     tile = (int(rng.integers(1, 40)), int(rng.integers(1, 24)))
-    schedule, near_far = layout.plan(tile), visible(layout)
+    schedule, by_kind = layout.plan(tile), visible(layout)
     shape = (layout.batch_size, layout.queries)
-    near, far = (np.zeros((*shape, mask.shape[2]), int) for mask in near_far)
+    local, global_ = (np.zeros((*shape, mask.shape[2]), int) for mask in by_kind)
     covered = np.zeros(shape, int)
     for sample, row, row_end, _, *keys in schedule.tiles.tolist():
         assert 0 < row_end - row <= tile[0]
         covered[sample, row:row_end] += 1
-        painted(layout, np.array(keys[:4]), row, row_end, tile[1], near[sample])
-        painted(layout, np.array(keys[4:]), row, row_end, tile[1], far[sample])
+        painted(layout, np.array(keys[:4]), row, row_end, tile[1], local[sample])
+        painted(layout, np.array(keys[4:]), row, row_end, tile[1], global_[sample])
     assert (covered == 1).all()
-    for counts, mask in ((near, near_far[0]), (far, near_far[1])):
+    for counts, mask in ((local, by_kind[0]), (global_, by_kind[1])):
         assert ((counts > 0) >= mask).all(), "a visible pair is in no tile"
         assert (mask[counts == 3]).all(), "a full tile holds a hidden pair"
     assert sorted(schedule.order.tolist()) == list(range(len(schedule.tiles)))
     exact = executed_pairs(schedule, (1, 1))
-    assert exact == (near > 0).sum() + (far > 0).sum()
+    assert exact == (local > 0).sum() + (global_ > 0).sum()
     assert expected.sum() <= exact <= executed_pairs(schedule)
-    check_key_side(layout, schedule.kv_blocks, schedule.query_ranges, tile, near_far)
+    check_key_side(layout, schedule.kv_blocks, schedule.query_ranges, tile, by_kind)
     assert sorted(schedule.kv_order.tolist()) == list(range(len(schedule.kv_blocks)))
     np.testing.assert_array_equal(schedule.bounds, np.stack(row_bounds(layout), -1))
 
 
-def check_key_side(
-    layout: VideoLayout, blocks: np.ndarray, ranges: np.ndarray, tile: tuple[int, int], near_far
-) -> None:
-    near, far = (np.zeros(mask.shape, int) for mask in near_far)
+def check_key_side(layout: VideoLayout, blocks: np.ndarray, ranges: np.ndarray, tile: tuple[int, int], by_kind) -> None:
+    local, global_ = (np.zeros(mask.shape, int) for mask in by_kind)
     keys = np.zeros((layout.batch_size, layout.keys), int)
     for sample, is_global, begin, end, first, last in blocks.tolist():
         assert 0 < end - begin <= tile[1]
-        out = (far if is_global else near)[sample].T
+        out = (global_ if is_global else local)[sample].T
         if not is_global:
             keys[sample, begin:end] += 1
         for range in ranges[first:last]:
             painted(layout, range, begin, end, tile[0], out)
     assert (keys == 1).all()
-    for counts, mask in ((near, near_far[0]), (far, near_far[1])):
+    for counts, mask in ((local, by_kind[0]), (global_, by_kind[1])):
         assert np.isin(counts, (0, 1, 3)).all(), "a pair is summed twice"
         assert ((counts > 0) >= mask).all(), "a visible pair is in no KV block"
         assert (mask[counts == 3]).all(), "a full range holds a hidden pair"
@@ -192,13 +190,13 @@ def check_plain_planner(layout: VideoLayout, tile: tuple[int, int]) -> None:
 
     table = ranges(layout).table()
     counts = (global_index(layout) >= 0).sum(1).tolist()
-    near = [layout.keys] * layout.batch_size
+    local = [layout.keys] * layout.batch_size
     for compiled, plain in zip(
         _native.HOST.query_tiles(table, *tile), plain_planner.query_tiles(table, *tile), strict=True
     ):
         np.testing.assert_array_equal(compiled, plain)
     for block_rows in (5, 1000):
-        arguments = (table, near, counts, *tile, block_rows)
+        arguments = (table, local, counts, *tile, block_rows)
         for compiled, plain in zip(
             _native.HOST.kv_blocks(*arguments), plain_planner.kv_blocks(*arguments), strict=True
         ):
@@ -243,7 +241,7 @@ def below_diagonal_holes(expected: np.ndarray) -> int:
 
 def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Generator, tally: Tally) -> None:
     """Output, LSE and gradients of every backend here are those of softmax under the oracle's mask, in float64."""
-    dtype, far = torch.bfloat16 if rng.integers(8) == 0 else torch.float32, bool(rng.integers(3) == 0)
+    dtype, global_ = torch.bfloat16 if rng.integers(8) == 0 else torch.float32, bool(rng.integers(3) == 0)
     kv_heads, group, dim = (int(rng.integers(1, n)) for n in (3, 4, 20))
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
 
@@ -254,7 +252,7 @@ def check_attention(layout: VideoLayout, expected: np.ndarray, rng: np.random.Ge
         "q": normal(layout.queries, kv_heads * group)
     }
     mask = torch.from_numpy(expected)
-    if far:
+    if global_:
         inputs |= {name: normal(global_index(layout).shape[1], kv_heads) for name in ("global_k", "global_v")}
         mask = torch.cat([torch.from_numpy(part) for part in visible(layout)], -1)
     upstream = torch.randn(*inputs["q"].shape, generator=generator), torch.randn(mask.shape[:2], generator=generator)

@@ -191,10 +191,10 @@ def test_a_plan_is_never_that_of_a_layout_that_is_gone() -> None:
         assert steps is not None
         assert steps.least == layout.length
         del layout, steps
-    assert len(ids) > len({key for key in layout_steps._KEPT if key[0] in ids}) > 0
-    for key, (owner, _) in layout_steps._KEPT.items():
+    assert len(ids) > len({key for key in layout_steps._CACHED if key[0] in ids}) > 0
+    for key, (owner, _) in layout_steps._CACHED.items():
         assert key[0] == id(owner)
-    assert len(layout_steps._KEPT) <= layout_steps.STEPS_KEPT
+    assert len(layout_steps._CACHED) <= layout_steps.MOST_STEPS
 
 
 def test_a_step_has_no_gradient() -> None:

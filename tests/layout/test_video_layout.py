@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from longreel.layout import (
     Segment,
     VideoLayout,
+    cached,
     cached_ranges,
     cost,
     executed_pairs,
@@ -16,7 +17,6 @@ from longreel.layout import (
     global_index,
     global_positions,
     ignored_labels,
-    kept,
     positions,
     slots,
     to_ascii,
@@ -65,7 +65,7 @@ def test_vst_ratios() -> None:
 
 def test_vst_memory_is_what_video_xl_keeps() -> None:
     layout = VideoLayout.vst(visual=2880, ratio=8, prefix=14, text=20)
-    assert kept(layout) == [14 + 360 + 20]
+    assert cached(layout) == [14 + 360 + 20]
     assert cached_ranges(layout)[0].tolist() == [[0, 14, 1], [22, 180, 9], [1642, 180, 9], [3254, 20, 1]]
     # A VST key moves from its place in the chunk to its place in the memory.
     assert global_index(layout)[0, 14] == 22
@@ -310,13 +310,13 @@ def test_pictures() -> None:
     layout = VideoLayout.voco(frames=2, vision=2, voco=1, text=2, mode="causal")
     assert to_ascii(layout).splitlines()[:9] == [
         "  vvVvvVtt",
-        "v █       ",
-        "v ██      ",
-        "V ███     ",
-        "v   ██    ",
-        "v   ███   ",
-        "V   ████  ",
-        "t   █  ██ ",
+        "v █",
+        "v ██",
+        "V ███",
+        "v   ██",
+        "v   ███",
+        "V   ████",
+        "t   █  ██",
         "t   █  ███",
     ]
     long = VideoLayout.vst(visual=28_800, ratio=8, prefix=14, text=500)

@@ -18,14 +18,14 @@ class Memory:
     kind: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
     # rows, in the order fed, that are kept
-    kept: list[int] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
     remainder: int = 0
 
     def step(self, rows: list[int], keep: list[bool]) -> None:
-        first = len(self.kept)
+        first = len(self.cached)
         for i, (kind, stays) in enumerate(zip(rows, keep, strict=True)):
             if stays:
-                self.kept.append(len(self.kind))
+                self.cached.append(len(self.kind))
             self.kind.append(kind)
             self.position.append(first + i)
 
@@ -56,11 +56,11 @@ def check(layout: VideoLayout, memory: Memory) -> None:
     assert kinds(layout)[0].tolist() == memory.kind
     assert positions(layout)[0].tolist() == memory.position
     slot = slots(layout)[0]
-    assert np.flatnonzero(slot >= 0).tolist() == memory.kept
+    assert np.flatnonzero(slot >= 0).tolist() == memory.cached
     # An entry of the memory has its own number as its position for ever.
-    assert slot[memory.kept].tolist() == list(range(len(memory.kept)))
+    assert slot[memory.cached].tolist() == list(range(len(memory.cached)))
     not_text = [kind != TEXT for kind in memory.kind]
-    assert global_positions(layout)[0].tolist() == list(range(sum(not_text[row] for row in memory.kept)))
+    assert global_positions(layout)[0].tolist() == list(range(sum(not_text[row] for row in memory.cached)))
     grouped = [
         p for want in (False, True) for p, k in zip(memory.position, memory.kind, strict=True) if (k == VST) == want
     ]

@@ -32,7 +32,7 @@ class Tokens:
         n = len(self)
         if self.rule == "blocks":
             return np.array([[self.in_blocks(q, k) for k in range(n)] for q in range(n)], bool).reshape(n, n)
-        return np.array([[k <= q and self.sees(q, k) for k in range(n)] for q in range(n)], bool).reshape(n, n)
+        return np.array([[k <= q and self.attends(q, k) for k in range(n)] for q in range(n)], bool).reshape(n, n)
 
     def in_blocks(self, q: int, k: int) -> bool:
         """Whether row q sees key k, before or behind it."""
@@ -43,7 +43,7 @@ class Tokens:
             return (k <= q or alike) and chunk and (o["window"] is None or k > q - o["window"])
         return alike and chunk and (o["window"] is None or abs(q - k) < o["window"])
 
-    def sees(self, q: int, k: int) -> bool:
+    def attends(self, q: int, k: int) -> bool:
         """Whether row q sees key k <= q."""
         kind, unit, o = self.kind, self.unit, self.options
         if self.rule == "padding":
@@ -86,7 +86,7 @@ class Tokens:
             return out + list(range(out[-1] + 1, out[-1] + 1 + len(self) - len(out)))
         return list(range(len(self)))
 
-    def kept(self) -> list[int]:
+    def cached(self) -> list[int]:
         """Tokens that one more text token would see."""
         if self.rule == "padding":
             return []
@@ -94,7 +94,7 @@ class Tokens:
         if self.rule == "blocks":
             grown.unit[-1] = -1
             return [k for k in range(len(self)) if grown.in_blocks(len(self), k)]
-        return [k for k in range(len(self)) if grown.sees(len(self), k)]
+        return [k for k in range(len(self)) if grown.attends(len(self), k)]
 
 
 def block_diagonal(masks: list[np.ndarray]) -> np.ndarray:
@@ -122,10 +122,10 @@ class Sample:
     def positions(self) -> list[int]:
         return [p for d in self.documents for p in ([0] * len(d) if d.rule == "padding" else d.positions())]
 
-    def kept(self) -> list[int]:
+    def cached(self) -> list[int]:
         out, at = [], 0
         for document in self.documents:
-            out += [at + k for k in document.kept()]
+            out += [at + k for k in document.cached()]
             at += len(document)
         return out
 
@@ -141,13 +141,13 @@ def random_voco(rng: np.random.Generator) -> Sample:
     prefix, separator, text = int(rng.integers(0, 5)), int(rng.integers(0, 3)), int(rng.integers(0, 9))
     mode = str(rng.choice(["independent", "causal"]))
     visible_to = str(rng.choice(["first", "frames", "all"]))
-    text_sees = bool(rng.integers(2))
+    text_attends = bool(rng.integers(2))
     layout = VideoLayout.voco(
         frames=frames, vision=vision, voco=voco, text=text, prefix=prefix, separator=separator, mode=mode,
-        prefix_visible_to=visible_to, text_sees_prefix=text_sees,
+        prefix_visible_to=visible_to, text_sees_prefix=text_attends,
     )  # fmt: skip
     options = {
-        "frames": frames, "frames_see_prefix": visible_to != "first", "text_sees_prefix": text_sees or visible_to == "all",
+        "frames": frames, "frames_see_prefix": visible_to != "first", "text_sees_prefix": text_attends or visible_to == "all",
     }  # fmt: skip
     tokens = Tokens(mode, options=options)
     tokens.add(PREFIX, prefix, -1)
@@ -197,12 +197,12 @@ def random_kinds(rng: np.random.Generator) -> Sample:
     before, after = int(rng.integers(0, 4)), int(rng.integers(0, 3))
     runs = [(int(rng.integers(1, 4)), int(rng.integers(1, 6))) for _ in range(int(rng.integers(1, 8)))]
     kinds = [kind for kind, count in runs for _ in range(count)]
-    text_sees = bool(rng.integers(2))
-    layout = VideoLayout.from_kinds(np.array([[0] * before + kinds + [0] * after]), text_sees_prefix=text_sees)
+    text_attends = bool(rng.integers(2))
+    layout = VideoLayout.from_kinds(np.array([[0] * before + kinds + [0] * after]), text_sees_prefix=text_attends)
     if VOCO in kinds:
         lead = next((i for i, kind in enumerate(kinds) if kind != TEXT), 0)
         kinds[:lead] = [PREFIX] * lead
-    tokens = Tokens("image", kinds, [0] * len(kinds), {"text_sees_prefix": text_sees})
+    tokens = Tokens("image", kinds, [0] * len(kinds), {"text_sees_prefix": text_attends})
     return Sample(layout, [*padding(before), tokens, *padding(after)])
 
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longreel.models.inputs import Input
-from longreel.models.system import Chunk, InputFacts, Kept
+from longreel.models.system import Cached, Chunk, InputFacts
 
 
 class LiveTensors(TorchDispatchMode):
@@ -44,7 +44,7 @@ class LiveTensors(TorchDispatchMode):
 
 
 @torch.inference_mode()
-def stages_of(setup: Any, prompts: Any, frames: int, chunk: int | None = None) -> tuple[Kept, dict[str, int]]:
+def stages_of(setup: Any, prompts: Any, frames: int, chunk: int | None = None) -> tuple[Cached, dict[str, int]]:
     """What longreel's path keeps of so many black frames, and its peak in every stage, without the weights."""
     model = setup.model(Input(InputFacts(setup.prefix, False, frames)), prompts)
     session = setup.system.session(model, prompts, "longreel", expected=frames, compare=False)

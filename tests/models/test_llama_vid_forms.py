@@ -121,7 +121,7 @@ def test_averaged_padding_depends_on_the_batch_and_masked_padding_does_not() -> 
 def test_the_model_takes_its_forms_from_the_preset() -> None:
     from test_llama_vid import SMALL
 
-    preset = replace(SMALL, text_decoder="bert", projector="mlp3x_gelu", patches_see_cls=True)
+    preset = replace(SMALL, text_decoder="bert", projector="mlp3x_gelu", cls_as_patch=True)
     model = LlamaVid(preset, average_padding=True)
     assert (model.adapter.text_decoder, model.adapter.average_padding) == ("bert", True)
     assert model.adapter.attention.num_prefix_tokens == 0

@@ -35,7 +35,7 @@ def test_what_a_run_has(system: str, frames: int, dtype: str) -> None:
     silent = 0 if setup.system.audio is None else setup.preset.listen.queries
     each = setup.preset.language.width * getattr(torch, dtype).itemsize
     assert made.cost.tokens - silent == kept.tokens
-    assert made.cost.kept - silent * each == kept.nbytes
+    assert made.cost.cached - silent * each == kept.nbytes
     assert made.cost.read == kept.tokens_read
     assert made.cost.live == pytest.approx(max(peaks.values()), rel=0.05)
 

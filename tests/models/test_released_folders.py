@@ -38,14 +38,14 @@ FORMS: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"projector": "identity"}, {"mm_projector_type": "identity"}),
     ({"projector": "mlp3x_gelu"}, {"mm_projector_type": "mlp3x_gelu"}),
     ({"projector": "mlp1x_gelu"}, {"mm_projector_type": "mlp1x_gelu"}),
-    ({"patches_see_cls": True}, {"mm_vision_select_feature": "cls_patch"}),
+    ({"cls_as_patch": True}, {"mm_vision_select_feature": "cls_patch"}),
 ]
 # Neither can be told from names alone.
 HIDDEN = ("raw_bert_layer:2", "identity", "cls_patch")
 
 
 def form_of(preset: LlamaVidPreset) -> tuple[Any, ...]:
-    return preset.text_decoder, preset.qformer, preset.projector, preset.patches_see_cls
+    return preset.text_decoder, preset.qformer, preset.projector, preset.cls_as_patch
 
 
 def without_a_key_bias(model: LlamaVid) -> LlamaVid:

@@ -1,9 +1,22 @@
-"""Triton's interpreter, as these tests need it."""
+"""Triton's interpreter, as these tests need it, and the emulator of CUDA kernels."""
 
+import ctypes
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[ctypes.CDLL]:
+    import emulated_kernels
+
+    loaded = emulated_kernels.load()
+    yield loaded
+    loaded.emulator_set_order(0)
+
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     from triton.runtime import interpreter

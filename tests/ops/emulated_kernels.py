@@ -9,6 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from longreel.testing import poison
+from longreel.testing.cases.case import Inputs
+from longreel.testing.determinism import same_bits
+from longreel.testing.runner import Run, Variant, low_level, run, yardstick
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = ROOT / "tests/emulator"
@@ -17,6 +23,10 @@ FLAGS = [
     "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
     "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020A000000000000", *INCLUDES,
 ]  # fmt: skip
+
+
+# Threads and blocks first to last, last to first, at random.
+ORDERS = (0, 1, 2)
 
 
 def sources() -> list[Path]:
@@ -67,3 +77,31 @@ def _run(*arguments: str | Path) -> None:
     done = subprocess.run([os.environ.get("CXX", "g++"), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the emulator's build failed:\n{done.stderr[-6000:]}")
+
+
+def kernel(variant: Variant, inputs: Inputs, grad: bool = True) -> dict[str, Tensor]:
+    wanted = variant.spec.differentiable if grad else ()
+    with poison():
+        got: Run = run(variant.op, low_level(variant), inputs, wanted)
+    return got.everything
+
+
+def check(
+    variant: Variant, inputs: Inputs, dtype: torch.dtype, got: dict[str, Tensor] | None = None, label: str = ""
+) -> None:
+    expected = yardstick(variant.op, inputs, dtype, variant.spec.differentiable)
+    try:
+        expected.check(kernel(variant, inputs) if got is None else got)
+    except AssertionError as error:
+        raise AssertionError(f"{label}{error}") from None
+
+
+def check_orders(emulator: ctypes.CDLL, variant: Variant, inputs: Inputs, dtype: torch.dtype) -> None:
+    """Within the error budget, and the same bits whatever runs first."""
+    emulator.emulator_set_order(ORDERS[0])
+    first = kernel(variant, inputs)
+    check(variant, inputs, dtype, first)
+    for order in ORDERS[1:]:
+        emulator.emulator_set_order(order)
+        for name, value in kernel(variant, inputs).items():
+            assert same_bits(value, first[name]), f"{name} depends on the order of the threads"

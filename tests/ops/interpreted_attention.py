@@ -49,7 +49,7 @@ def test_any_tile_of_the_plan(tile: tuple[int, int]) -> None:
     check(inputs | {"layout": inputs["layout"].to("cpu", tile=tile)}, torch.float32)
 
 
-def test_global_keys_summed_over_several_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_global_keys_summed_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "BLOCK_ROWS", 20)
     inputs = SMALL.inputs()
     planned = inputs["layout"].to("cpu", tile=(16, 16))
@@ -60,12 +60,12 @@ def test_global_keys_summed_over_several_units(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("kind", ["gaps", "stepped", "swapped", "repeated"])
 def test_any_strides(kind: str) -> None:
-    inputs = layout_case("far", voco, batch=2, heads=(2, 1), width=5, far=True, frames=2).inputs()
+    inputs = layout_case("global", voco, batch=2, heads=(2, 1), width=5, own_globals=True, frames=2).inputs()
     moved = {name: layouts(inputs[name])[kind] for name in DIFFERENTIABLE}
     check(inputs | moved, torch.float32, ("q",) if kind == "stepped" else DIFFERENTIABLE)
 
 
 @pytest.mark.parametrize("wanted", [("q",), ("k", "v"), ("global_k", "global_v")])
 def test_gradients_not_asked_for_are_empty(wanted: tuple[str, ...]) -> None:
-    inputs = layout_case("far", voco, batch=1, heads=(1, 1), width=4, far=True, frames=2).inputs()
+    inputs = layout_case("global", voco, batch=1, heads=(1, 1), width=4, own_globals=True, frames=2).inputs()
     check(inputs, torch.float32, wanted)

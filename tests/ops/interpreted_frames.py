@@ -169,7 +169,7 @@ def test_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(same_bits(again[name], value) for name, value in first.items() if name != "grad_query")
 
 
-FAR = {
+BEYOND = {
     "frames": ("compress_frames", frames_case("far", tokens=9, output_size=2, **SMALL)),
     "prompts": ("context_attention", frames_case("far", lead=(2, -1), tokens=9, **SMALL)),
     "packed": ("context_attention", frames_case("far", packed=(40,), frames=1, **SMALL)),
@@ -178,7 +178,7 @@ FAR = {
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("name", ["query", "patches"])
-@pytest.mark.parametrize(("op", "case"), FAR.values(), ids=FAR)
+@pytest.mark.parametrize(("op", "case"), BEYOND.values(), ids=BEYOND)
 def test_strides_beyond_32_bits(op: str, case: Case, name: str, dim: int) -> None:
     inputs = prepare(case.inputs(), torch.float32)
     if dim < inputs[name].dim() and inputs[name].shape[dim] > 1:

@@ -81,16 +81,16 @@ def test_what_no_row_sees_may_hold_anything(isa: str, dtype: torch.dtype) -> Non
     rows = 20
     layout = decoding(rows, start=5)
     plain = tensors(layout, dtype)
-    seen = torch.zeros(layout.layout.keys + 30, dtype=torch.bool)
-    seen[-3030:-30] = True
+    known = torch.zeros(layout.layout.keys + 30, dtype=torch.bool)
+    known[-3030:-30] = True
     index = layout.global_index[0].long()
-    seen[index[index >= 5]] = True
+    known[index[index >= 5]] = True
     results = []
     for hidden in (0.0, torch.nan):
         inputs = dict(plain)
         for name in ("k", "v"):
             value = torch.cat([plain[name], plain[name][:, :30]], 1)
-            inputs[name] = torch.where(seen[:, None, None], value, hidden).to(dtype).requires_grad_()
+            inputs[name] = torch.where(known[:, None, None], value, hidden).to(dtype).requires_grad_()
         inputs["q"] = plain["q"].clone().requires_grad_()
         with cpu_isa(isa):
             found = outputs(inputs)
@@ -141,8 +141,8 @@ def test_a_hidden_neighbour_may_hold_anything(backend: str, dtype: torch.dtype) 
             ("global_v", places.shape[1], 2),
         )
     }
-    near = torch.from_numpy(visible(layout)[0]).any(1)
-    hidden = {"q": ~mask.any(2), "k": torch.nn.functional.pad(~near, (0, 5), value=True), "global_k": places < 0}
+    beside = torch.from_numpy(visible(layout)[0]).any(1)
+    hidden = {"q": ~mask.any(2), "k": torch.nn.functional.pad(~beside, (0, 5), value=True), "global_k": places < 0}
     hidden |= {"v": hidden["k"], "global_v": hidden["global_k"]}
     assert all(rows.any() for rows in hidden.values())
     for filled in (0.0, torch.nan):

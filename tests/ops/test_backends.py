@@ -2,15 +2,17 @@
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import longreel
 from longreel import BackendError, _native, backends, schemas
-from longreel.backends import Request, available, choose, refusal
+from longreel.backends import Request, Row, available, choose, refusal
+from longreel.ops.common import hopper
 from longreel.ops.registry import OPS
-from longreel.schemas import KERNEL_BACKENDS, SCHEMAS, overload
+from longreel.schemas import SCHEMAS, kernel_backends, overload
 from longreel.testing.cases import corners
 
 pytestmark = pytest.mark.fast
@@ -37,8 +39,8 @@ class TestEveryOp:
         assert all(row.why for row in rows)
 
     def test_kernels_are_schemas(self, op: str) -> None:
-        assert {row.backend for row in OPS[op].rows if row.kind == "kernel"} <= set(KERNEL_BACKENDS)
-        for backend in KERNEL_BACKENDS:
+        assert {row.backend for row in OPS[op].rows if row.kind == "kernel"} <= set(kernel_backends(op))
+        for backend in kernel_backends(op):
             assert overload(op, backend)._schema.overload_name == backend
 
     def test_names_its_reference_cases(self, op: str) -> None:
@@ -133,6 +135,31 @@ class TestEveryOp:
 
 def test_schemas_are_those_of_the_ops() -> None:
     assert set(SCHEMAS) == set(OPS) | {f"{op}_backward" for op, spec in OPS.items() if spec.backward is not None}
+
+
+UNPROVEN = [(op, row) for op, spec in OPS.items() for row in spec.rows if not row.proven]
+
+
+@pytest.mark.parametrize(("op", "row"), UNPROVEN, ids=[f"{op}-{row.backend}" for op, row in UNPROVEN])
+def test_what_no_card_has_passed_waits_to_be_named(op: str, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it could run; behind every kernel that is proven."""
+    monkeypatch.setitem(backends._MISSING, (op, row.backend), None)
+    request = Request("cuda", torch.bfloat16)
+    wait = f"has not yet passed its values on a card; only backend='{row.backend}' chooses it"
+    assert refusal(row, request) == wait
+    assert refusal(row, request, named=True) is None
+    assert row.backend not in available(op, "cuda", torch.bfloat16)
+    assert wait in str(longreel.explain(op, **arguments(op)))
+    assert all(other.proven for other in OPS[op].rows[OPS[op].rows.index(row) + 1 :])
+    with pytest.raises(BackendError, match=f"backend='{row.backend}' .*could run here: .*reference"):
+        OPS[op].public(**arguments(op, torch.bfloat16), backend=row.backend)
+
+
+def test_a_kernel_for_hopper_refuses_other_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    on_card = SimpleNamespace(is_cuda=True, device=torch.device("cuda"))
+    assert hopper.refused_card(on_card, 9, 10) == "runs on compute capability 9.0 and 10.0, the card has 8.0"
+    assert hopper.refused_card(on_card, 8) is None
 
 
 def test_explain_an_unknown_op() -> None:

@@ -11,7 +11,15 @@ nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc (the CUDA t
 
 @nvcc
 def test_cuda_kernels_stay_within_budget() -> None:
-    assert over_budget(figures("cuda", os.environ), "cuda") == []
+    found = figures("cuda", os.environ)
+    assert over_budget(found, "cuda") == []
+    clusters = {name: entry["sm_90a"] for name, entry in found.items() if "frames_cluster<" in name}
+    assert len(clusters) == 4
+    for name, figure in clusters.items():
+        # One copy of the first tiles and one of those that follow; the barrier's two halves in three places.
+        assert figure["bulk_copies"] >= 2, name
+        assert figure["cluster_barriers"] >= 4, name
+        assert figure["spill_bytes"] == 0, name
 
 
 def test_every_cuda_file_has_a_budget() -> None:

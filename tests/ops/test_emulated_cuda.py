@@ -2,21 +2,20 @@
 
 import ctypes
 import shutil
-from collections.abc import Iterator
 from itertools import combinations
 
-import emulated_kernels
 import pytest
 import torch
+from emulated_kernels import check, check_orders, kernel
 from torch import Tensor
 
 from longreel.ops.registry import OPS
 from longreel.testing import far, poison
 from longreel.testing.cases import corners
-from longreel.testing.cases.case import Case, Inputs
+from longreel.testing.cases.case import Case
 from longreel.testing.cases.frames import frames_case
 from longreel.testing.determinism import same_bits
-from longreel.testing.runner import DTYPES, Run, Variant, layouts, low_level, prepare, run, yardstick
+from longreel.testing.runner import DTYPES, Variant, layouts, low_level, prepare, run, yardstick
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="no C++ compiler to build the emulated kernels with"
@@ -25,8 +24,6 @@ pytestmark = pytest.mark.skipif(
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 VARIANTS = [Variant(op, "cuda", "cpu") for op, spec in OPS.items() if any(row.backend == "cuda" for row in spec.rows)]
 ATTENTION = [variant for variant in VARIANTS if "query" in variant.spec.differentiable]
-# Threads and blocks first to last, last to first, at random.
-ORDERS = (0, 1, 2)
 
 
 def served(variant: Variant) -> list[Case]:
@@ -35,41 +32,6 @@ def served(variant: Variant) -> list[Case]:
 
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=SHORT.get)
-
-
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[ctypes.CDLL]:
-    loaded = emulated_kernels.load()
-    yield loaded
-    loaded.emulator_set_order(0)
-
-
-def kernel(variant: Variant, inputs: Inputs, grad: bool = True) -> dict[str, Tensor]:
-    wanted = variant.spec.differentiable if grad else ()
-    with poison():
-        got: Run = run(variant.op, low_level(variant), inputs, wanted)
-    return got.everything
-
-
-def check(
-    variant: Variant, inputs: Inputs, dtype: torch.dtype, got: dict[str, Tensor] | None = None, label: str = ""
-) -> None:
-    expected = yardstick(variant.op, inputs, dtype, variant.spec.differentiable)
-    try:
-        expected.check(kernel(variant, inputs) if got is None else got)
-    except AssertionError as error:
-        raise AssertionError(f"{label}{error}") from None
-
-
-def check_orders(emulator: ctypes.CDLL, variant: Variant, inputs: Inputs, dtype: torch.dtype) -> None:
-    """Within the error budget, and the same bits whatever runs first."""
-    emulator.emulator_set_order(ORDERS[0])
-    first = kernel(variant, inputs)
-    check(variant, inputs, dtype, first)
-    for order in ORDERS[1:]:
-        emulator.emulator_set_order(order)
-        for name, value in kernel(variant, inputs).items():
-            assert same_bits(value, first[name]), f"{name} depends on the order of the threads"
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,10 @@ VIDEOS = {
     for mode in ("independent", "causal")
 }
 VIDEOS |= {
-    f"prefix seen by {seen_by}": VideoLayout.voco(
-        frames=FRAMES, vision=144, voco=1, text=64, prefix=20, separator=3, mode="causal", prefix_visible_to=seen_by
+    f"prefix visible to {visible_to}": VideoLayout.voco(
+        frames=FRAMES, vision=144, voco=1, text=64, prefix=20, separator=3, mode="causal", prefix_visible_to=visible_to
     )
-    for seen_by in ("first", "frames", "all")
+    for visible_to in ("first", "frames", "all")
 }
 VIDEOS["packed"] = VideoLayout.packed([VIDEOS["144 + 1 causal"], VIDEOS["256 + 2 independent"]])
 VIDEOS |= {

@@ -5,7 +5,7 @@ import torch
 
 from longreel import PlannedLayout, VideoLayout, block_sparse_attention
 from longreel.layout.planned import TILES
-from longreel.ops.common.layouts import PLANS_KEPT, planned
+from longreel.ops.common.layouts import MOST_PLANS, planned
 from longreel.testing.determinism import same_bits
 
 pytestmark = pytest.mark.fast
@@ -31,7 +31,7 @@ def test_a_layout_is_planned_once_for_its_value() -> None:
 
 def test_the_plans_kept_are_bounded() -> None:
     first = planned(layout(), CPU)
-    for frames in range(10, 10 + PLANS_KEPT):
+    for frames in range(10, 10 + MOST_PLANS):
         planned(layout(frames), CPU)
     again = planned(layout(), CPU)
     assert again is not first

@@ -52,7 +52,7 @@ def test_a_dropped_window_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_a_refusal_is_a_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse(*_: Any) -> None:
-        raise row_sets.TwoRanges("row 3 sees too much")
+        raise row_sets.TwoRanges("row 3 attends to too much")
 
     monkeypatch.setattr(mask_sets.row_sets, "groups", refuse)
     assert main([f"{__name__}:molmo"]) == 2

@@ -1,9 +1,9 @@
 """block_sparse_attention backward over keys: the gradients of k, v and of the global keys.
 
-A program takes one KV block of one key head through the query rows that see it, for every query head that shares it. Keys of
-K stand in one KV block each. A block of G has several, one for each chunk of query rows: each leaves its sums in a workspace,
-and a second kernel adds them in the order of the chunks, with the sums of the same keys in K where G is gathered; every sum is
-rounded once.
+A program takes one KV block of one key head through the query rows that attend to it, for every query head that shares it.
+Keys of K stand in one KV block each. A block of G has several, one for each chunk of query rows: each leaves its sums in a
+workspace, and a second kernel adds them in the order of the chunks, with the sums of the same keys in K where G is gathered;
+every sum is rounded once.
 """
 
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ def block_sparse_backward_dkv_kernel(
     acc_dk = zeros(BN, BD, TAIL)
     acc_dv = zeros(BN, BD, TAIL)
 
-    # Rows of p of keys that nobody sees are wrong below, and dropped at the end: no step masks them.
+    # Rows of p of keys that nobody attends to are wrong below, and dropped at the end: no step masks them.
     visible = m_n & (key >= tl.load(layout.start + b * layout.start_b))
     first_range = tl.load(p_block + 4)
     last_range = tl.where(tl.max(visible.to(tl.int32), axis=0) > 0, tl.load(p_block + 5), first_range)

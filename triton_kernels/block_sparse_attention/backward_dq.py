@@ -40,7 +40,7 @@ def block_sparse_delta_kernel(
     out, do, lse, dlse, delta, dlse_b, dlse_h, dlse_r, queries, heads,
     UPCAST: tl.constexpr, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """delta fp32 [B, H, Sq]; 0 for a row that sees nothing."""
+    """delta fp32 [B, H, Sq]; 0 for a row that attends to nothing."""
     blocks = tl.cdiv(queries, BM)
     pid = (tl.program_id(0) // blocks).to(tl.int64)
     h = pid % heads

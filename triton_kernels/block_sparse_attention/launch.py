@@ -13,11 +13,11 @@ INTERPRETED = Card(1 << 20, PORTABLE_SHARED, 4, wgmma=False)
 
 class Layout(NamedTuple):
     """The plan as kernels take it, int32: global_index [samples, G] and start [samples], whose strides are 0 where one sample
-    serves all; bounds [samples, Sq, 4]; tiles of queries in their order; KV blocks, the ranges of query rows that see them,
+    serves all; bounds [samples, Sq, 4]; tiles of queries in their order; KV blocks, the ranges of query rows that attend to them,
     and their order (longreel.layout.planned).
 
     mem_len [B]: the global keys are those of a memory, whose own stand behind so many others; mem_start [B]: entries before it
-    are not seen; k_before [B]: keys that stand before the rows' own in k and v. What is None is not there: mem_start and
+    are hidden; k_before [B]: keys that stand before the rows' own in k and v. What is None is not there: mem_start and
     k_before are 0, and without mem_len the plan is as it is."""
 
     global_index: Any

@@ -1,7 +1,7 @@
 """What the kernels share: ranges of the plan, the keys of a range, and the way of query rows through both of their ranges.
 
-A tile of queries sees a range of K, the local keys, and one of G, the global keys; it is walked in steps of BN keys, of which
-those that every row sees whole need no mask.
+A tile of queries attends to a range of K, the local keys, and one of G, the global keys; it is walked in steps of BN keys, of
+which those that every row attends to whole need no mask.
 """
 
 import triton
@@ -30,8 +30,8 @@ def clipped(p_range, start):
 
 @triton.jit
 def behind(p_range, first, more, most):
-    """The range at `p_range` with `more` keys in front of its own, of which `first` and those that follow are seen; keys before
-    `most`."""
+    """The range at `p_range` with `more` keys in front of its own, of which `first` and those that follow are visible; keys
+    before `most`."""
     own = tl.where(tl.load(p_range + 1) == 0, tl.load(p_range + 2), 0)
     end = tl.maximum(tl.minimum(more + tl.load(p_range + 3), most), first)
     return first, first, tl.minimum(tl.maximum(more + own, first), end), end
@@ -85,7 +85,7 @@ def partial_step(i, head, begin, full_begin, tail, end, STEP: tl.constexpr):
 
 @triton.jit
 def first_visible(index, count, start):
-    """Global keys, in order at `index`, before `start`: no row sees them."""
+    """Global keys, in order at `index`, before `start`: no row attends to them."""
     low = 0
     if start > 0:
         high = count
@@ -120,7 +120,7 @@ def key_rows(index, n, m_n, GATHER: tl.constexpr):
 
 @triton.jit
 def visible_in(lo, hi, n, stop):
-    """[rows, keys] Whether a row of bounds lo, hi sees key n before `stop`."""
+    """[rows, keys] Whether a row of bounds lo, hi attends to key n before `stop`."""
     return (n[None, :] >= lo[:, None]) & (n[None, :] < tl.minimum(hi, stop)[:, None])
 
 
@@ -170,7 +170,7 @@ def walk_tile(
     HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """`state` after STEP(queries, b_k, b_v, visible, state, log2_scale) on every step of both ranges of `tile`; `p_bounds`
-    [BM] points at the rows' lo, hi, glo, ghi. No row sees what stands before the sample's start."""
+    [BM] points at the rows' lo, hi, glo, ghi. No row attends to what stands before the sample's start."""
     index = layout.bounds
     if GATHER:
         index = layout.global_index + b * layout.index_b

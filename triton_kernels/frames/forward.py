@@ -1,6 +1,6 @@
 """Forward over frames: context tokens, weights and pooled tokens of every frame, in one read of the patches from memory.
 
-A frame of 256 x 1408 patches is 704 KiB in 16 bits, more than a multiprocessor holds, and the softmax has to see all of it
+A frame of 256 x 1408 patches is 704 KiB in 16 bits, more than a multiprocessor holds, and the softmax needs all of it
 before its first weight is known: every byte is used twice. What the ways of doing so move, in frames of patches, X:
 
 - scores of all frames, then a second kernel: 2 X from memory, half of the bandwidth at most;

@@ -45,7 +45,7 @@ def scheduled(table, program, frames, parts, slices, group, lag):
 
 @triton.jit
 def arrive(counter, parties):
-    """Whether this program is the last of `parties`; it then sees what the others wrote before."""
+    """Whether this program is the last of `parties`; it then reads what the others wrote before."""
     tl.debug_barrier()
     return tl.atomic_add(counter, 1, sem="acq_rel") == parties - 1
 

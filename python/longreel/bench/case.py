@@ -165,7 +165,7 @@ class BenchCase(ABC):
         }
 
     def release(self) -> None:
-        """Drop what is kept between variants: inputs and truth."""
+        """Drop what stays between variants: inputs and truth."""
         for name in set(self.__dict__) - set(self.__dataclass_fields__):
             del self.__dict__[name]
 

@@ -12,7 +12,7 @@ import torch
 from longreel.bench.check import Verdict
 from longreel.bench.report import Outcome, Report
 from longreel.bench.roof import RoofMeter
-from longreel.measure.allocator import memory_kept
+from longreel.measure.allocator import memory_reused
 from longreel.measure.clock import Timed, clock_for
 from longreel.measure.machine import Neighbours, Record, describe
 from longreel.measure.memory import Peak, free_memory, peak_memory, return_free_memory
@@ -117,7 +117,7 @@ def compare(
     machine = describe(device)
     clock = clock_for(device)
     entries = [_Entry(variant) for variant in variants]
-    with memory_kept(device) as allocated, _no_collection():
+    with memory_reused(device) as allocated, _no_collection():
         for entry in entries:
             progress(f"checking {entry.variant.name}")
             _prepare(entry, check, device, clock, min_time, warmup, deadline)

@@ -31,12 +31,12 @@ class Frames:
     def rows(self) -> int:
         return self.frames * self.length
 
-    def sees(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def visible(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         """FlexAttention's mask_mod."""
         q_text, k_text, q_frame, k_frame = q >= self.rows, k >= self.rows, q // self.length, k // self.length
-        near = (k <= q) & ((q_text & k_text) | (~q_text & (q_frame == k_frame)))
+        local = (k <= q) & ((q_text & k_text) | (~q_text & (q_frame == k_frame)))
         voco = ~k_text & (k % self.length >= self.length - self.voco)
-        return near | (voco & (q_text | (k_frame < q_frame) if self.causal else q_text))
+        return local | (voco & (q_text | (k_frame < q_frame) if self.causal else q_text))
 
     def voco_rows(self, device: torch.device) -> Tensor:
         """[frames * voco], in order."""
@@ -98,15 +98,15 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, f: Frames) -> tuple[Tensor, Tensor
     lse = lse.reshape(heads, f.frames, f.length).clone()
     for i in range(1, f.frames if f.causal else 0):
         rows, keys = slice(i * f.length, (i + 1) * f.length), slice(0, i * f.voco)
-        far, far_lse = _flash(q[None, :, rows], voco_k[None, :, keys], voco_v[None, :, keys], False)
-        share = torch.sigmoid(far_lse[0] - lse[:, i])
-        out[:, i] = torch.lerp(out[:, i].float(), far[0].float(), share[..., None]).to(q.dtype)
-        lse[:, i] = torch.logaddexp(lse[:, i], far_lse[0])
+        of_voco, voco_lse = _flash(q[None, :, rows], voco_k[None, :, keys], voco_v[None, :, keys], False)
+        share = torch.sigmoid(voco_lse[0] - lse[:, i])
+        out[:, i] = torch.lerp(out[:, i].float(), of_voco[0].float(), share[..., None]).to(q.dtype)
+        lse[:, i] = torch.logaddexp(lse[:, i], voco_lse[0])
     out, lse = out.reshape(heads, f.rows, width), lse.reshape(heads, f.rows)
     if not f.text:
         return out, lse
-    seen = [torch.cat([a, b[:, f.rows :]], 1)[None] for a, b in ((voco_k, k), (voco_v, v))]
-    text, text_lse = _flash(q[None, :, f.rows :], seen[0], seen[1], False, f.text_mask(q))
+    joined = [torch.cat([a, b[:, f.rows :]], 1)[None] for a, b in ((voco_k, k), (voco_v, v))]
+    text, text_lse = _flash(q[None, :, f.rows :], joined[0], joined[1], False, f.text_mask(q))
     return torch.cat([out, text[0]], 1), torch.cat([lse, text_lse[0]], 1)
 
 
@@ -130,9 +130,9 @@ class _Decomposition(torch.autograd.Function):
         voco_k, voco_v = k[:, at], v[:, at]
         batched = (1, heads * f.frames, f.length, width)
         gathered = (t[:, : f.rows].reshape(batched) for t in (grad, q, k, v, out))
-        near = piece(*gathered, lse[:, : f.rows].reshape(batched[:3]), 0.0, True)
-        dq, dk, dv = (torch.cat([t.reshape(heads, f.rows, width), torch.zeros_like(q[:, f.rows :])], 1) for t in near)
-        far_k, far_v = (torch.zeros(voco_k.shape, dtype=torch.float32) for _ in range(2))
+        local = piece(*gathered, lse[:, : f.rows].reshape(batched[:3]), 0.0, True)
+        dq, dk, dv = (torch.cat([t.reshape(heads, f.rows, width), torch.zeros_like(q[:, f.rows :])], 1) for t in local)
+        voco_dk, voco_dv = (torch.zeros(voco_k.shape, dtype=torch.float32) for _ in range(2))
         for i in range(1, f.frames if f.causal else 0):
             rows, keys = slice(i * f.length, (i + 1) * f.length), slice(0, i * f.voco)
             part = piece(
@@ -140,21 +140,21 @@ class _Decomposition(torch.autograd.Function):
                 out[None, :, rows], lse[None, :, rows], 0.0, False,
             )  # fmt: skip
             dq[:, rows] += part[0][0]
-            far_k[:, keys] += part[1][0]
-            far_v[:, keys] += part[2][0]
+            voco_dk[:, keys] += part[1][0]
+            voco_dv[:, keys] += part[2][0]
         if f.text:
             rows, split = slice(f.rows, f.rows + f.text), len(at)
-            seen = [torch.cat([a, b[:, rows]], 1)[None] for a, b in ((voco_k, k), (voco_v, v))]
+            joined = [torch.cat([a, b[:, rows]], 1)[None] for a, b in ((voco_k, k), (voco_v, v))]
             part = piece(
-                grad[None, :, rows], q[None, :, rows], *seen, out[None, :, rows], lse[None, :, rows], 0.0, False,
+                grad[None, :, rows], q[None, :, rows], *joined, out[None, :, rows], lse[None, :, rows], 0.0, False,
                 attn_mask=f.text_mask(q),
             )  # fmt: skip
             dq[:, rows] = part[0][0]
-            far_k += part[1][0, :, :split]
-            far_v += part[2][0, :, :split]
+            voco_dk += part[1][0, :, :split]
+            voco_dv += part[2][0, :, :split]
             dk[:, rows], dv[:, rows] = part[1][0, :, split:], part[2][0, :, split:]
-        dk[:, at] = (dk[:, at] + far_k).to(k.dtype)
-        dv[:, at] = (dv[:, at] + far_v).to(v.dtype)
+        dk[:, at] = (dk[:, at] + voco_dk).to(k.dtype)
+        dv[:, at] = (dv[:, at] + voco_dv).to(v.dtype)
         return dq, dk, dv, None
 
 
@@ -170,7 +170,7 @@ def flex(frames: Frames, layout: VideoLayout, training: bool) -> Form:
         if q.device not in blocks:
             blocks[q.device] = flex_block_mask(layout, q.device)
             # by arithmetic: inductor's CPU code takes no tables in a mask
-            blocks[q.device].mask_mod = frames.sees
+            blocks[q.device].mask_mod = frames.visible
         out: Tensor = compiled(q[None], k[None], v[None], block_mask=blocks[q.device], enable_gqa=len(q) != len(k))[0]
         return out
 

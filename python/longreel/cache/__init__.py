@@ -1,4 +1,4 @@
-"""Caches of keys and values for transformers' Cache API: written in place, or compressed to what later tokens will see."""
+"""Caches of keys and values for transformers' Cache API: written in place, or compressed to what later tokens will attend to."""
 
 from longreel._transformers import require
 

@@ -145,7 +145,9 @@ class CompressedCache(SavedCache):
         if any(layer.tokens != self.tokens for layer in self.layers):
             raise ValueError("frames are appended to a cache without text: ask questions on forks of it")
         if self.counts.hidden:
-            raise ValueError("frames are appended to the cache itself: this fork left out the prefix that they see")
+            raise ValueError(
+                "frames are appended to the cache itself: this fork left out the prefix that they attend to"
+            )
         self._check_room(embeds, append.counts.cached)
         with self._unchanged_on_error():
             self._run(decoder, embeds, append, inputs)
@@ -159,7 +161,7 @@ class CompressedCache(SavedCache):
             self.segments += append.segments
 
     def fork(self, repeats: int = 1) -> Self:
-        """A cache for one question: it shares the tokens that text sees, and what is added to it stays its own.
+        """A cache for one question: it shares the tokens that text attends to, and what is added to it stays its own.
 
         repeats: how often each sample stands in a row, for beams or several answers.
         """

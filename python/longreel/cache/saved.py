@@ -23,7 +23,7 @@ _PARTS = frozenset({"format", "layers", "counts", "options", "about"})
 class Counts:
     """What the layers hold, and where the next tokens stand; a subclass adds its own. Saved with the cache.
 
-    text_at: position of the next text token. hidden: tokens that a fork left out, since text does not see them.
+    text_at: position of the next text token. hidden: tokens that a fork left out, since text does not attend to them.
     """
 
     text_at: int = 0
@@ -204,7 +204,7 @@ class SavedCache(Cache):
         raise NotImplementedError
 
     def _without_hidden(self, counts: Any) -> Any:
-        """The counts of a fork: those of the first cached tokens that text does not see are `hidden`."""
+        """The counts of a fork: those of the first cached tokens that text does not attend to are `hidden`."""
         return counts
 
 

@@ -48,8 +48,8 @@ class VoCoCounts(Counts):
 
 @dataclass(frozen=True)
 class VisionAppend(Append):
-    """layout: of the tokens and what they see of the cache. positions: int32 [1, n]. keep: places of the tokens to cache.
-    alone: they see nothing of the cache."""
+    """layout: of the tokens and what they attend to of the cache. positions: int32 [1, n]. keep: places of the tokens to cache.
+    alone: they attend to nothing of the cache."""
 
     layout: VideoLayout
     positions: Tensor
@@ -74,7 +74,7 @@ class VoCoCache(CompressedCache):
 
     Args:
         config: of the language model.
-        mode: frames see themselves only ("independent"), or also the VoCo tokens of earlier frames ("causal"). No released
+        mode: frames attend to themselves only ("independent"), or also the VoCo tokens of earlier frames ("causal"). No released
             checkpoint validates either; with one image there is no difference.
         prefix_visible_to: tokens before the first frame are visible to the "first" frame, all "frames", or "all": text too.
         text_sees_prefix: False is the released reading of the mask, True the paper's.

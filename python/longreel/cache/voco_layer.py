@@ -12,9 +12,9 @@ from longreel.layout import VideoLayout
 
 
 class VoCoLayer(CompressedLayer):
-    """Keys and values [B, Hkv, tokens, D] of VoCo tokens, and of the prefix where later tokens see it.
+    """Keys and values [B, Hkv, tokens, D] of VoCo tokens, and of the prefix where later tokens attend to it.
 
-    keep: while a vision stage runs, which of its tokens to cache; `alone`: it sees none of those cached before.
+    keep: while a vision stage runs, which of its tokens to cache; `alone`: it attends to none of those cached before.
     narrowed: this layer computes the tokens to cache only.
     """
 

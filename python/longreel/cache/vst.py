@@ -157,7 +157,7 @@ class VSTCache(CompressedCache):
         if step is None or isinstance(step, TextStep):
             return self._attend_text(layer, q, k, v, backend)
         rotated = vst_rotate(q, k, v, step.cos, step.sin, step.plan, backend=backend)
-        prefix, vst = step.kept
+        prefix, vst = step.cached
         rows = slice(0, prefix) if not vst else slice(k.shape[1] - vst, None)
         new = [t[:, rows] if not (prefix and vst) else torch.cat([t[:, :prefix], t[:, rows]], 1) for t in (k, v)]
         memory = own.memory(prefix + vst, k, v)
@@ -257,10 +257,10 @@ class VSTCache(CompressedCache):
         if embeds.shape[1] != layout.length:
             raise ValueError(f"the segments have {layout.length} tokens and embeds {embeds.shape[1]}")
         counts = counts_after(now, document.segments)
-        device, kept = embeds.device, (counts.prefix - now.prefix, counts.vst - now.vst)
+        device, cached = embeds.device, (counts.prefix - now.prefix, counts.vst - now.vst)
         at = torch.from_numpy(now.cached + positions(layout)[0]).to(device)
         cos, sin = rotary_tables(self._inv_freq.to(device), at)
-        return Step(counts, document.segments, planned(layout, device), cos, sin, kept)
+        return Step(counts, document.segments, planned(layout, device), cos, sin, cached)
 
     def _run(self, decoder: Callable[..., Any], embeds: Tensor, step: Step, inputs: dict[str, Any]) -> None:
         self._step = step

@@ -18,7 +18,7 @@ from longreel.rotary import rotated
 def store(cache: VSTCache, layer: int, k: Tensor, v: Tensor, backend: str | None = None) -> None:
     """Inside `append`, a layer's keys, not rotated, and values [B, n, Hkv, D] of the VST tokens: all that it adds."""
     step, own = _step(cache), cache.layers[layer]
-    count = step.kept[1]
+    count = step.cached[1]
     if k.shape[1] != count:
         raise ValueError(f"the chunk has {count} VST tokens, k has {k.shape[1]}")
     memory = own.memory(count, k, v)

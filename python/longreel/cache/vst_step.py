@@ -29,13 +29,13 @@ class VSTCounts(Counts):
 
 @dataclass(frozen=True)
 class Step(Append):
-    """What all layers of one step share. plan: of the rows, grouped. cos, sin: of the rows in position order. kept: of the
-    rows, the first `kept[0]` (prefix) and the last `kept[1]` (VST) go to the memory."""
+    """What all layers of one step share. plan: of the rows, grouped. cos, sin: of the rows in position order. cached: of
+    the rows, the first `cached[0]` (prefix) and the last `cached[1]` (VST) go to the memory."""
 
     plan: PlannedLayout
     cos: Tensor
     sin: Tensor
-    kept: tuple[int, int]
+    cached: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def ask(
     device: Device = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Ask a saved memory: nothing is decoded or seen. The file says which system and preset made it."""
+    """Ask a saved memory: nothing is decoded or encoded again. The file says which system and preset made it."""
     with one_line_errors():
         about = _about(memory, checkpoint)
     run(

@@ -14,7 +14,9 @@ from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, op_n
 from longreel.bench.figure_table import FigureTable
 from longreel.bench.tables import markdown_table, rich_table
 from longreel.cli.console import one_line_errors
+from longreel.cli.files import check_apart, check_output
 from longreel.cli.options import bounded
+from longreel.files.foreign import shown
 from longreel.files.output import append_line
 from longreel.models.registry import SYSTEMS
 from longreel.report.compared import compared, comparison_text
@@ -37,7 +39,7 @@ def bench(
     size: Annotated[
         Size | None,
         typer.Option(
-            help="hour (default): 3600 frames of 256 x 1408 (attention: 64 of 577 rows); quick: the same layers on fewer; "
+            help="hour (default): 3600 frames of 256 x 1408 (attention: 64 of 577 tokens); quick: the same layers on fewer; "
             "small: for a laptop."
         ),
     ] = None,
@@ -50,17 +52,19 @@ def bench(
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Width of a patch C.")] = None,
     queries: Annotated[
-        int | None, typer.Option(min=1, callback=bounded, help="Query rows M, shared by all frames.")
+        int | None, typer.Option(min=1, callback=bounded, help="Queries M, shared by all frames.")
     ] = None,
     output_size: Annotated[
         int | None, typer.Option(min=1, callback=bounded, help="Content tokens are output_size x output_size.")
     ] = None,
     vision: Annotated[
-        int | None, typer.Option(min=1, callback=bounded, help="Attention: vision rows of a frame.")
+        int | None, typer.Option(min=1, callback=bounded, help="Attention: vision tokens of a frame.")
     ] = None,
-    voco: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Attention: VoCo rows of a frame.")] = None,
+    voco: Annotated[
+        int | None, typer.Option(min=1, callback=bounded, help="Attention: VoCo tokens of a frame.")
+    ] = None,
     text: Annotated[
-        int | None, typer.Option(min=0, callback=bounded, help="Attention: text rows after the frames.")
+        int | None, typer.Option(min=0, callback=bounded, help="Attention: text tokens after the frames.")
     ] = None,
     heads: Annotated[int | None, typer.Option(min=1, callback=bounded, help="Attention: query heads H.")] = None,
     kv_heads: Annotated[
@@ -112,9 +116,14 @@ def bench(
         raise typer.BadParameter(f"--system {asked}: no benchmark has its shapes")
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
-        raise typer.BadParameter(f"--device {chosen}: this torch measures on cpu{', cuda' * torch.cuda.is_available()}")
+    chosen = _device(device)
+    try:
+        check_apart([], json=json, markdown=markdown)
+        for path in (path for path in (json, markdown) if path is not None):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            check_output(path)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
     ops = [o.value for o in op or []] or (op_names() if asked is None else ops_of(asked))
     for name in ops:
         if asked is not None and asked not in CASES[name].SYSTEMS:
@@ -136,6 +145,10 @@ def bench(
     todo = [case for case in suite.cases(chosen, called, dtypes, ops, options, asked) if case.backward in passes]
     if features is not None:
         todo = _on_features(todo, features, frames)
+    names = {name for case in todo for name in (*case.backends, *case.names)}
+    unknown = [name for name in (*(backend or ()), *(peer or ())) if name not in names]
+    if todo and unknown:
+        raise typer.BadParameter(f"no {shown(unknown[0])} among {', '.join(sorted(names))}")
     if not todo:
         known = "; ".join(f"{name} takes {' or '.join(CASES[name].passes())}" for name in ops)
         raise typer.BadParameter(f"--backward {' '.join(sorted(passes))}: {known}")
@@ -148,7 +161,6 @@ def bench(
         if json is not None:
             result.report.write(json)
         if markdown is not None:
-            markdown.parent.mkdir(parents=True, exist_ok=True)
             append_line(markdown, markdown_table(result.report, result.case.kernels))
 
     with one_line_errors():
@@ -167,6 +179,17 @@ def bench(
             console.print(_summary(done), crop=False)
     if any(suite.failures(result) for result in done):
         raise typer.Exit(1)
+
+
+def _device(name: str | None) -> torch.device:
+    there = torch.cuda.is_available()
+    try:
+        chosen = torch.device(name or ("cuda" if there else "cpu"))
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not there):
+        raise typer.BadParameter(f"--device {shown(name)}: this torch measures on cpu{', cuda' * there}")
+    return chosen
 
 
 def _compare(before: Path, after: Path) -> None:

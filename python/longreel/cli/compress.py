@@ -73,7 +73,7 @@ def _run(
     from longreel.compression import compression_quality, keep_all_difference
     from longreel.compression.video import check_options
     from longreel.models.setup import device_of
-    from longreel.parity.folder import loaded
+    from longreel.parity.folder import known_ids, loaded
     from longreel.parity.footage import footage, footage_inputs, looks_untrained
 
     for name in methods:
@@ -81,11 +81,17 @@ def _run(
             check_options(name, share, None, None)
     model = loaded(folder, dtype, device_of(device))
     shot = footage(model, video, frames, size, planted)
-    inputs = footage_inputs(model, folder, shot, question)
-    apart = keep_all_difference(model, inputs, chunk_frames=chunk)
-    report = compression_quality(
-        model, inputs, methods=methods, keep=keep, planted=[shot.planted] if shot.planted else None, chunk_frames=chunk
-    )
+    with known_ids(folder):
+        inputs = footage_inputs(model, folder, shot, question)
+        apart = keep_all_difference(model, inputs, chunk_frames=chunk)
+        report = compression_quality(
+            model,
+            inputs,
+            methods=methods,
+            keep=keep,
+            planted=[shot.planted] if shot.planted else None,
+            chunk_frames=chunk,
+        )
     side, ingested = shot.pixels.shape[1], len(shot.pixels) / (report.tower + min(row.scoring for row in report.rows))
     print(
         f"{video.name}: {len(shot.pixels)} frames of {side} x {side}, {ingested:.1f} a second through tower and scoring\n"

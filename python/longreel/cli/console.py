@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from longreel.backends import BackendError
 from longreel.cli.ends import Ended, end_if_told, ended_by_signals
 from longreel.cli.streams import NO_READER
+from longreel.files.foreign import first_line
 from longreel.measure.memory import no_room
 
 # The exit code of a run that does not fit in memory, a GPU's or what a dense mask may take.
 NO_ROOM = 3
+_LONGEST = 1000
 _MISSING = "needs packages that are not installed ({}): pip install 'longreel[video]'"
 
 
@@ -94,11 +96,17 @@ def one_line_errors() -> Iterator[None]:
         short = no_room(error)
         if short is not None:
             _stop(short, NO_ROOM)
+        # What the kernels say of a set of instructions that is not there.
+        if isinstance(error, RuntimeError) and str(error).startswith("LONGREEL_CPU_ISA="):
+            _stop(first_line(error))
         if not isinstance(error, (ValueError, BackendError, OSError)):
             raise
         _stop(str(error))
 
 
 def _stop(reason: str, code: int = 2) -> None:
-    print("longreel: " + " ".join(reason.split()), file=sys.stderr)
+    line = " ".join(reason.split())
+    # What others wrote may be quoted in it. Where it cannot be said, the exit code says it.
+    with contextlib.suppress(OSError):
+        print(f"longreel: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}", file=sys.stderr)
     raise typer.Exit(code) from None

@@ -80,7 +80,7 @@ def _advice(record: dict[str, str], gpus: list[str]) -> list[str]:
     if gpus and importlib.util.find_spec("triton") is None:
         advice.append("A GPU is here but Triton is not: pip install triton.")
     if not gpus and torch.version.cuda is not None:
-        advice.append("This torch has CUDA but sees no GPU: everything runs on the CPU.")
+        advice.append("This torch has CUDA but finds no GPU: everything runs on the CPU.")
     if _version("av") is None or _version("transformers") is None:
         advice.append("To run on video files: pip install 'longreel[video]'.")
     return advice or ["Nothing to do: every kernel that this machine can run is there."]

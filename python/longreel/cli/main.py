@@ -15,7 +15,7 @@ from longreel.files.output import remove_unfinished
 def make_app() -> typer.Typer:
     """With flags for the options of every system that is registered by now."""
     app = typer.Typer(
-        help="Kernels for long-video vision-language models: run a video, measure them, and see what runs here.",
+        help="Kernels for long-video vision-language models: run a video, measure them, and ask what runs here.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -83,7 +83,7 @@ SaveMemory = Annotated[
     typer.Option(
         "--save-memory",
         "--keep",
-        help=f"{_saving()}: save what is kept of the frames: `longreel ask` answers from this file, nothing is decoded.",
+        help=f"{_saving()}: save what is cached of the frames: `longreel ask` answers from this file, nothing is decoded.",
     ),
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Append the figures to this file, as a line of JSON.")]

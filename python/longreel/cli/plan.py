@@ -8,6 +8,7 @@ import typer
 from longreel.cli.console import consoles, one_line_errors
 from longreel.cli.files import append, check_output
 from longreel.cli.options import (
+    MOST,
     SYSTEM,
     Checkpoint,
     Chunk,
@@ -19,10 +20,13 @@ from longreel.cli.options import (
     bounded,
     with_options,
 )
+from longreel.files.foreign import shown
 
 if TYPE_CHECKING:
     from longreel.bench.roof import Roof
 
+# Of the number before its unit.
+_LARGEST = 1e9
 _POWERS = {letter: power for power, letter in enumerate("KMGT", 1)}
 
 
@@ -74,7 +78,11 @@ def plan(
         device = torch.device("cuda" if gpu else "cpu")
         # A card that is not here has what --vram says.
         room = free_memory(device) if given is None else _bytes("--vram" if gpu else "--ram", given)
-        frames = count or max(1, round((1.0 if hours is None else hours) * 3600 * fps))
+        wanted = (1.0 if hours is None else hours) * 3600 * fps
+        # Also infinity, and what is no number.
+        if count is None and not wanted <= MOST:
+            raise ValueError(f"--hours {hours or 1:g} --fps {fps:g}: are more than {MOST} frames")
+        frames = count or max(1, round(wanted))
         made = planned(
             system,
             preset,
@@ -102,8 +110,8 @@ def register(app: typer.Typer) -> None:
 def _bytes(option: str, text: str) -> int:
     """Of "24GiB", "80 GB", or a number of GiB."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*([KMGT])(I?)B)?", text.strip().upper())
-    if found is None or not float(found[1]):
-        raise ValueError(f"{option} {text!r}: must be a size, as 24GiB, 80GB or a number of GiB")
+    if found is None or not 0 < float(found[1]) < _LARGEST:
+        raise ValueError(f"{option} {shown(text)}: must be a size, as 24GiB, 80GB or a number of GiB")
     base = 1000 if found[2] and not found[3] else 1024
     return int(float(found[1]) * base ** _POWERS[found[2] or "G"])
 
@@ -119,8 +127,8 @@ def _roof(text: str | None, device: Any) -> "Roof | None":
         return None
     if text is not None:
         found = re.fullmatch(r"(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)", text.replace(" ", ""))
-        if found is None or not float(found[1]) or not float(found[2]):
-            raise ValueError(f"--roof {text!r}: must be GB/s and TFLOP/s, as 3350,990, or none")
+        if found is None or not all(0 < float(number) < _LARGEST for number in found.groups()):
+            raise ValueError(f"--roof {shown(text)}: must be GB/s and TFLOP/s, as 3350,990, or none")
         return Roof(float(found[1]) * 1e9, float(found[2]) * 1e12, "given", "given")
     if device.type == "cuda" and not torch.cuda.is_available():
         return None

@@ -65,7 +65,7 @@ def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Enco
     if ends[-1] != len(pixels):
         raise ValueError(f"video_grid_thw expects {ends[-1]} patches, pixel_values_videos has {len(pixels)}")
     together = call() if sum(t for t, _, _ in sizes) <= chunk else None
-    alive, seen = inputs.get("video_compression_mask"), 0
+    alive, at = inputs.get("video_compression_mask"), 0
     for i, ((t, h, w), side) in enumerate(zip(sizes, sides, strict=True)):
         grid = (h // side, w // side)
         patches = pixels[ends[i] : ends[i + 1]].unflatten(0, (t, h * w))
@@ -84,8 +84,8 @@ def _packed(call: Call, inputs: dict[str, Any], config: Any, chunk: int) -> Enco
         kind, frames, *layers = _joined(part, t, t if together is not None else chunk)
         there = None
         if alive is not None:
-            there = alive[seen : seen + t * grid[0] * grid[1]].unflatten(0, (t, -1))
-            seen += there.numel()
+            there = alive[at : at + t * grid[0] * grid[1]].unflatten(0, (t, -1))
+            at += there.numel()
         yield EncodedVideo(frames, grid, kind, tuple(layers), there)
 
 

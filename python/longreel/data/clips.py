@@ -160,7 +160,7 @@ def _source_frames(source: Path) -> tuple[list[av.VideoFrame], Fraction]:
 
 
 def _small(width: int, height: int) -> tuple[int, int]:
-    """Even sides, the short one at most 360: more than any tower sees."""
+    """Even sides, the short one at most 360: more than any tower takes."""
     scale = max(1, min(width, height) // 360)
     return width // scale // 2 * 2, height // scale // 2 * 2
 

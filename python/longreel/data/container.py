@@ -33,7 +33,7 @@ _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
 _READ_SEGMENTS = 2
 _FALLBACK_RATE = Fraction(25)
 # How far behind the decoding time of the last frame in the index a header's end may be: seconds, or frames.
-_NEAR = 1
+_CLOSE = 1
 _REORDERED = 20
 
 Disposition, Flags = av.stream.Disposition, av.format.Flags
@@ -75,7 +75,7 @@ def _open(source: Any, options: dict[str, str]) -> av.container.InputContainer |
 
 
 class _Nameless:
-    """A file whose name FFmpeg does not see; closed with its last reference, as containers keep no other."""
+    """A file whose name FFmpeg does not read; closed with its last reference, as containers keep no other."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDONLY)
@@ -153,9 +153,9 @@ def end_by_index(path: Path, container: av.container.InputContainer, stream: av.
         return None
     entries = stream.index_entries
     last = entries[-1].timestamp * stream.time_base
-    if not last < end <= last + max(Fraction(_NEAR), _REORDERED / (stream.average_rate or 25)):
+    if not last < end <= last + max(Fraction(_CLOSE), _REORDERED / (stream.average_rate or 25)):
         return None
-    # They speak of decoding times: of reordered pictures the last ones may stay for longer.
+    # They are decoding times: of reordered pictures the last ones may stay for longer.
     return max(end, _end_of_last_group(path)) if stream.codec_context.has_b_frames else end
 
 

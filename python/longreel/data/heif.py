@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
 
 class Aperture(NamedTuple):
-    """What of a picture is to be seen: so much of it, and how far its middle is from the picture's, in pixels."""
+    """What of a picture is to be shown: so much of it, and how far its middle is from the picture's, in pixels."""
 
     width: Fraction
     height: Fraction
@@ -40,7 +40,7 @@ class Aperture(NamedTuple):
     down: Fraction
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
-        """[h, w, 3] to the part to be seen; ValueError where it is not inside."""
+        """[h, w, 3] to the part to be shown; ValueError where it is not inside."""
         height, width, _ = picture.shape
         left = round(self.across + (width - self.width) / 2)
         top = round(self.down + (height - self.height) / 2)

@@ -1,4 +1,4 @@
-"""From a decoded frame to pixels as they are meant to be seen: upright, on square pixels, opaque, of one size."""
+"""From a decoded frame to pixels as they are meant to be shown: upright, on square pixels, opaque, of one size."""
 
 import threading
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _TURNS: tuple[Matrix, ...] = (UPRIGHT, (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1,
 
 
 class View:
-    """Makes pictures [h, w, 3] uint8 of frames; the first one seen gives all of them their size.
+    """Makes pictures [h, w, 3] uint8 of frames; the first one gives all of them their size.
 
     Whatever changes on the way (size, shape of pixels, orientation) is brought to that size by `fit`.
     """
@@ -134,8 +134,8 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
     alpha = pixels[..., 3:]
     if alpha.all() and alpha.min() == 255:
         return np.ascontiguousarray(pixels[..., :3])
-    seen = pixels[..., :3].astype(np.uint16) * alpha + (255 - alpha.astype(np.uint16)) * 255
-    return ((seen + 127) // 255).astype(np.uint8)
+    opaque = pixels[..., :3].astype(np.uint16) * alpha + (255 - alpha.astype(np.uint16)) * 255
+    return ((opaque + 127) // 255).astype(np.uint8)
 
 
 class Aspect:

@@ -1,4 +1,4 @@
-"""From a Pillow image of any mode to RGB as it is meant to be seen: upright, opaque, of any depth."""
+"""From a Pillow image of any mode to RGB as it is meant to be shown: upright, opaque, of any depth."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
 
@@ -58,6 +59,32 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ForeignError(f"{path}: cannot be read ({error})") from None
 
 
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables that a file of JSON lines holds, each with what an error calls it: "PATH: line N".
+
+    Raises:
+        ForeignError: there is no such file, it cannot be read, or a line is no table as `parsed` takes it.
+    """
+    with open_regular(path) as file:
+        number = 0
+        while line := _line(path, file):
+            number += 1
+            where = f"{path}: line {number}"
+            if len(line) > _LARGEST:
+                raise ForeignError(f"{where} has more than {_LARGEST >> 20} MiB")
+            try:
+                yield where, parsed(line, sorts=(dict,))
+            except ForeignError as error:
+                raise ForeignError(f"{where} is no table of JSON: it {error}") from None
+
+
+def _line(path: str | os.PathLike[str], file: BufferedReader) -> bytes:
+    try:
+        return file.readline(_LARGEST + 1)
+    except OSError as error:
+        raise ForeignError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def parsed(text: str | bytes, *, sorts: tuple[type, ...] = (object,)) -> Any:
     """JSON as it is specified: finite numbers, one value a name, nested at most 64 deep.
 
@@ -74,6 +101,8 @@ def parsed(text: str | bytes, *, sorts: tuple[type, ...] = (object,)) -> Any:
         return value
 
     try:
+        # As it is specified: in no other encoding of Unicode.
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_constant=finite, parse_float=finite, object_pairs_hook=_table)
     except ForeignError:
         raise
@@ -93,6 +122,11 @@ def shown(value: object) -> str:
     """A value in an error, cut short; of what is not printed as it stands the escape."""
     text = ascii(value) if any(0xD800 <= ord(one) < 0xE000 for one in str(value)[:100]) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def plain(text: str) -> str:
+    """As UTF-8 takes it: of a name that is none, or of JSON that says so, lone surrogates as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The one writer: a file appears under its name when it is whole, and what a run that was killed left of one is removed."""
+"""The one writer: a file, or a folder, appears under its name when it is whole, and what a killed run left of one is removed."""
 
 import atexit
 import errno
@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from contextlib import suppress
@@ -31,13 +32,10 @@ class OutputFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._target = Path(os.path.realpath(self.path))
-        name = self._target.name
-        short = name if len(os.fsencode(name)) <= _LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()
-        self._before = f".{short}-"
         try:
             if self._target.exists() and not self._target.is_file():
                 raise OSError(errno.EEXIST, "it is no regular file")
-            self._remove_left()
+            _remove_left(self._target)
             handle = self._create()
         except OSError as error:
             # What could not be made, in a folder that is a file, cannot be removed either.
@@ -48,8 +46,7 @@ class OutputFile:
 
     def _create(self) -> int:
         while True:
-            self.part = self._target.with_name(f"{self._before}{secrets.token_hex(4)}.part")
-            _unfinished[self] = self.part  # before it exists: a signal comes at any moment
+            self.part = _new_part(self, self._target)
             try:
                 handle = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
@@ -59,25 +56,6 @@ class OutputFile:
             if os.fstat(handle).st_nlink:
                 return handle
             os.close(handle)
-
-    def _remove_left(self) -> None:
-        ours = re.compile(re.escape(self._before) + r"[a-z0-9_]{8}\.part")
-        try:
-            left = [entry.path for entry in os.scandir(self._target.parent) if ours.fullmatch(entry.name)]
-        except OSError:
-            return
-        for path in left:
-            try:
-                handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-            except OSError:
-                continue
-            try:
-                if stat.S_ISREG(os.fstat(handle).st_mode) and _lock(handle, wait=False):
-                    os.unlink(path)
-            except OSError:
-                pass
-            finally:
-                os.close(handle)
 
     def __enter__(self) -> "OutputFile":
         return self
@@ -116,16 +94,113 @@ class OutputFile:
         return error.filename == str(self.part) or (error.filename is None and error.errno in _FULL)
 
 
-_unfinished: dict[OutputFile, Path] = {}
+class OutputFolder:
+    """A folder that grows under a name of its own beside `path`, where nothing or an empty folder is: write into `part`. In all
+    else as `OutputFile`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._target = Path(os.path.realpath(self.path))
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(self._target)
+            self._handle = self._create()
+        except OSError as error:
+            with suppress(OSError):
+                remove_unfinished(self)
+            raise _refused(self.path, error) from None
+
+    def _create(self) -> int | None:
+        while True:
+            self.part = _new_part(self, self._target)
+            try:
+                self.part.mkdir()
+            except FileExistsError:
+                continue
+            if sys.platform == "win32":
+                return None
+            with suppress(FileNotFoundError):
+                handle = os.open(self.part, os.O_RDONLY)
+                _lock(handle, wait=True)
+                if self.part.exists():
+                    return handle
+                os.close(handle)
+
+    def __enter__(self) -> "OutputFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                if self._target.exists():
+                    self._target.rmdir()
+                self.part.rename(self._target)
+        except OSError as failed:
+            raise _refused(self.path, failed) from None
+        finally:
+            if self._handle is not None:
+                os.close(self._handle)
+            remove_unfinished(self)
 
 
-def remove_unfinished(file: OutputFile | None = None) -> None:
-    """What a file, or every file of this process, has not finished: a signal may come before its `with` has begun."""
-    for each in [*_unfinished] if file is None else [file]:
+_unfinished: dict[OutputFile | OutputFolder, Path] = {}
+
+
+def _new_part(of: OutputFile | OutputFolder, target: Path) -> Path:
+    """A name beside `target`, noted before it is there: a signal comes at any moment."""
+    _unfinished[of] = part = target.with_name(f"{_before(target)}{secrets.token_hex(4)}.part")
+    return part
+
+
+def _before(target: Path) -> str:
+    """What the names of its parts begin with."""
+    name = os.fsencode(target.name)
+    return f".{target.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()}-"
+
+
+def _remove_left(target: Path) -> None:
+    """Parts of a name that nobody has locked, files and folders."""
+    ours = re.compile(re.escape(_before(target)) + r"[a-z0-9_]{8}\.part")
+    try:
+        left = [
+            (entry.path, entry.is_dir(follow_symlinks=False))
+            for entry in os.scandir(target.parent)
+            if ours.fullmatch(entry.name)
+        ]
+    except OSError:
+        return
+    for path, folder in left:
+        try:
+            way = os.O_RDONLY if folder else os.O_RDWR
+            handle = os.open(path, way | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            continue
+        try:
+            mode = os.fstat(handle).st_mode
+            if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and _lock(handle, wait=False):
+                _remove(Path(path))
+        except OSError:
+            pass
+        finally:
+            os.close(handle)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
+
+
+def remove_unfinished(of: OutputFile | OutputFolder | None = None) -> None:
+    """What one, or all of this process, has not finished: a signal may come before its `with` has begun."""
+    for each in [*_unfinished] if of is None else [of]:
         part = _unfinished.get(each)
         if part is not None:
             try:
-                part.unlink(missing_ok=True)
+                _remove(part)
             finally:
                 del _unfinished[each]
 
@@ -150,7 +225,12 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     """
     path = Path(path)
     try:
-        with path.open("ab", buffering=0) as file:
+        # Without waiting for a reader, should it be a pipe.
+        wait = getattr(os, "O_NONBLOCK", 0)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | wait, 0o666)
+        if wait:
+            os.set_blocking(handle, True)
+        with os.fdopen(handle, "ab", buffering=0) as file:
             plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             if plain:
                 _lock(file.fileno(), wait=True)

@@ -14,8 +14,9 @@ from longreel.integrations.pieces import held_by, piece_of
 class MaskRule:
     """Causal rows, and what else bounds them.
 
-    window: a row sees itself and the window - 1 rows before it. chunk: rows see their own chunk of so many rows, counted from
-    behind `chunk_padding` int64 [B]. documents: number of the document of each row, int64 [B, S], `positions` [B, S] with it.
+    window: a row attends to itself and the window - 1 rows before it. chunk: rows attend to their own chunk of so many rows,
+    counted from behind `chunk_padding` int64 [B]. documents: number of the document of each row, int64 [B, S], `positions`
+    [B, S] with it.
     unread: the function was not read, a layout must say it all.
     function: the mask function where it is not all of the above; it is evaluated, under vmap where `vmap` is set.
     """
@@ -45,8 +46,8 @@ def unread(function: Callable, own: bool, local_size: int | None, config: Any) -
     chunks = local_size is not None and getattr(config, "attention_chunk_size", None) == local_size
     if function.__name__ == _UNION or own:
         raise ValueError(
-            "this model's mask is not causal rows, windows and chunks alone (blocks of picture tokens see later ones), and is not"
-            " read under torch.compile: run it uncompiled"
+            "this model's mask is not causal rows, windows and chunks alone (blocks of picture tokens attend to later ones), and"
+            " is not read under torch.compile: run it uncompiled"
         )
     return MaskRule(
         causal=True, unread=True, window=None if chunks else local_size, chunk=local_size if chunks else None

@@ -33,7 +33,7 @@ def layout_of(
     each sample those inside its span of `spans` are no padding.
 
     Raises:
-        ValueError: two ranges a row do not hold it, or a row sees keys behind the last row.
+        ValueError: two ranges a row do not hold it, or a row attends to keys behind the last row.
     """
     end, row = first + queries, np.arange(first, first + queries)
 
@@ -43,7 +43,7 @@ def layout_of(
         except _Unknown:
             sets = probed(Probe(function, b, keys, device, dropped, vmap), row)
         if bool((np.minimum(sets.hi, keys) > end).any()):
-            raise TwoRanges("rows see keys behind the last row")
+            raise TwoRanges("rows attend to keys behind the last row")
         if spans[b] != (0, end):
             begin, stop = (np.full_like(row, at) for at in spans[b])
             sets = row_sets.both(sets, row_sets.interval(begin, stop))

@@ -23,7 +23,7 @@ def of_bounds(bounds: Tensor, others: Tensor | None, batch: int, rows: int) -> L
     ends = bounds.flatten().tolist()
     if others is not None and others is not bounds and not torch.equal(others.to(bounds), bounds):
         raise ValueError(
-            "cu_seq_lens_k differ from cu_seq_lens_q; longreel attention takes documents that see themselves"
+            "cu_seq_lens_k differ from cu_seq_lens_q; longreel attention takes documents that attend to themselves"
         )
     if batch != 1 or len(ends) < 2 or ends[0] != 0 or ends[-1] != rows or sorted(ends) != ends:
         raise ValueError(

@@ -65,7 +65,7 @@ def padding(mask: Tensor) -> Tensor | Gap | None:
 
 
 def spans(real: Tensor | None, batch: int, dropped: int, end: int) -> list[tuple[int, int]]:
-    """First and last + 1 real key of every sample: rows may see later ones, padding on the right too."""
+    """First and last + 1 real key of every sample: rows may attend to later ones, padding on the right too."""
     if real is None:
         return [(0, end)] * batch
     real = real[:, dropped : dropped + end].to("cpu", torch.bool)

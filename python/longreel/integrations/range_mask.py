@@ -34,7 +34,7 @@ def _computed(what: str) -> MaskError:
 
 @dataclass(eq=False)
 class RangeMask:
-    """What the query rows of one forward pass may see, for all its layers: rows `place` .. place + queries of `keys` keys.
+    """What the query rows of one forward pass may attend to, for all its layers: rows `place` .. place + queries of `keys` keys.
 
     place: where it lies on the device, as in a cache of fixed size, the host does not read it for a step of text.
     batch: samples. start: int32 [B], keys before start[b] are left padding; None: there is none. in_force: of `use_layout`, at
@@ -246,8 +246,8 @@ class RangeMask:
 
     def _bound(self) -> tuple[int | None, int | None]:
         """The model's own window and chunk, where they are shorter than the rows so far."""
-        so_far = self.dropped + self.end
-        window, chunk = (n if n is not None and n < so_far else None for n in (self.rule.window, self.rule.chunk))
+        total = self.dropped + self.end
+        window, chunk = (n if n is not None and n < total else None for n in (self.rule.window, self.rule.chunk))
         return window, chunk
 
     def _under(

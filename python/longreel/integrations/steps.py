@@ -80,7 +80,7 @@ def bounded_text_step_of(
     device: torch.device,
 ) -> PlannedLayout | None:
     """The plan of rows `place` .. place + rows of text in the model's own window or chunks, behind a layout of text
-    alone: of its last document, and of nothing before it, they see what the window leaves.
+    alone: of its last document, and of nothing before it, they attend to what the window leaves.
 
     Returns:
         None where the pass is no such step, or the layout's last rows are anything else.

@@ -20,11 +20,11 @@ from longreel.ops._block_sparse_attention import block_sparse_attention
 from longreel.ops.common.layouts import planned
 
 # A tower has lengths of pictures and of windows; several may run side by side.
-KEPT = 8
+MOST_PLANS = 8
 REWRITTEN = "cu_seqlens were rewritten between the layers that got them: give each tower a tensor of its own"
 
 
-class _Kept(NamedTuple):
+class _Planned(NamedTuple):
     """A plan of the `rows` rows whose lengths are in `lengths`, and the layers that have had it."""
 
     lengths: "weakref.ref[Tensor]"
@@ -34,7 +34,7 @@ class _Kept(NamedTuple):
     layers: "weakref.WeakSet[nn.Module]"
 
 
-_PLANS: list[_Kept] = []
+_PLANS: list[_Planned] = []
 _LOCK = threading.Lock()
 
 
@@ -53,7 +53,7 @@ def attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """The attention interface: query [B, H, S, D], key and value [B, Hkv, S, D] -> [B, S, H, D]. With cu_seq_lens_q int [n + 1],
-    B = 1 and sequence i sees itself; else all rows see one another, padding aside.
+    B = 1 and sequence i attends to itself; else all rows attend to one another, padding aside.
 
     Raises:
         ValueError: a causal layer, or anything that would change the result and is not computed here.
@@ -77,7 +77,7 @@ def attention(
     if key.shape[2] != rows or value.shape[3] != size:
         raise ValueError(
             f"{name}: {rows} query rows of {size} over {key.shape[2]} keys of {value.shape[3]}; 'longreel_flash' takes rows that"
-            " see themselves, of one head size"
+            " attend to themselves, of one head size"
         )
     if cu_seq_lens_q is not None:
         if (
@@ -107,30 +107,30 @@ def of_lengths(cu_seqlens: Tensor, rows: int, layer: nn.Module) -> PlannedLayout
         return VideoLayout.from_cu_seqlens(cu_seqlens, rows)
     version = 0 if cu_seqlens.is_inference() else cu_seqlens._version
     with _LOCK:
-        for place, kept in enumerate(_PLANS):
-            if kept.lengths() is cu_seqlens:
+        for place, cached in enumerate(_PLANS):
+            if cached.lengths() is cu_seqlens:
                 if (
-                    (kept.version, kept.rows) == (version, rows)
-                    and layer not in kept.layers
-                    and _same(kept, cu_seqlens)
+                    (cached.version, cached.rows) == (version, rows)
+                    and layer not in cached.layers
+                    and _same(cached, cu_seqlens)
                 ):
-                    kept.layers.add(layer)
-                    return kept.plan
+                    cached.layers.add(layer)
+                    return cached.plan
                 del _PLANS[place]
                 break
     plan = VideoLayout.from_cu_seqlens(cu_seqlens, rows)
     with _LOCK:
-        _PLANS[:] = [kept for kept in _PLANS if kept.lengths() is not None][-KEPT + 1 :]
-        _PLANS.append(_Kept(weakref.ref(cu_seqlens), version, rows, plan, weakref.WeakSet([layer])))
+        _PLANS[:] = [cached for cached in _PLANS if cached.lengths() is not None][-MOST_PLANS + 1 :]
+        _PLANS.append(_Planned(weakref.ref(cu_seqlens), version, rows, plan, weakref.WeakSet([layer])))
     return plan
 
 
-def _same(kept: _Kept, cu_seqlens: Tensor) -> bool:
+def _same(cached: _Planned, cu_seqlens: Tensor) -> bool:
     """Whether the tensor holds what was planned. Another tower may meet it, rewritten without a count.
 
     Elsewhere than on a CPU the device asks, and the next wait for it fails where it does not.
     """
-    planned_of: Tensor = kept.plan.layout.cu_seqlens
+    planned_of: Tensor = cached.plan.layout.cu_seqlens
     if fake_mode(cu_seqlens) is not None:
         return True
     if cu_seqlens.device.type == "cpu":
@@ -139,6 +139,6 @@ def _same(kept: _Kept, cu_seqlens: Tensor) -> bool:
     return True
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=MOST_PLANS)
 def _everything(rows: int) -> VideoLayout:
     return VideoLayout.blocks([0] * rows, causal=False)

@@ -1,8 +1,8 @@
 """``attn_implementation="longreel"``: block_sparse_attention in transformers' decoders. ``import longreel`` is enough.
 
-The layout comes with ``forward(..., video_layout=layout)`` or ``with longreel.use_layout(layout):``. Without one, rows see what
-is before them, in the window, chunk or document that the model or its input names, and is not padding. No mask of rows x keys
-is made: what the mask interface hands to the layers is a `RangeMask`.
+The layout comes with ``forward(..., video_layout=layout)`` or ``with longreel.use_layout(layout):``. Without one, rows attend
+to what is before them, in the window, chunk or document that the model or its input names, and is not padding. No mask of
+rows x keys is made: what the mask interface hands to the layers is a `RangeMask`.
 """
 
 from collections.abc import Callable

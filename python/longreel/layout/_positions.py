@@ -46,19 +46,19 @@ def query_rows(layout: VideoLayout) -> NDArray[np.int32]:
 
 
 def global_positions(layout: VideoLayout, mode: Mode | None = None) -> NDArray[np.int32]:
-    """[B, G] position at which rows of later segments see every global key, -1 where `global_index` pads.
+    """[B, G] position at which rows of later segments attend to every global key, -1 where `global_index` pads.
 
     Video-XL: its place among prefix and VST for ever (not the place it had in its own chunk). Otherwise the row's own.
     """
     index = global_index(layout)
     own = np.take_along_axis(positions(layout, mode), np.maximum(index, 0), axis=1)
     for b, documents in enumerate(layout.samples):
-        seen = 0
+        place = 0
         for document in documents:
             count = int(lower(document).global_keys[:, 1].sum())
             if document.rule.attention == "vst":
-                own[b, seen : seen + count] = np.arange(count)[: max(0, index.shape[1] - seen)]
-            seen += count
+                own[b, place : place + count] = np.arange(count)[: max(0, index.shape[1] - place)]
+            place += count
     return np.where(index < 0, np.int32(-1), own)
 
 

@@ -1,4 +1,4 @@
-"""Who sees what: row r sees K[lo_r : hi_r) and G[glo_r : ghi_r), bounds affine in the row within a range segment.
+"""Who attends to what: row r attends to K[lo_r : hi_r) and G[glo_r : ghi_r), bounds affine in the row within a range segment.
 
 G lists the global keys of a sample, ordered by document, then position. No row meets a key in both of its ranges.
 """
@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 
 class Ranges(NamedTuple):
     """Columns [R], one entry per range segment, in the order of the query rows. Query row `row + i`, 0 <= i < `rows`, of
-    `sample` sees K[lo_i : hi_i) and G[glo : ghi) (and is the token at position hi_i - 1 where its rule is causal), where
+    `sample` attends to K[lo_i : hi_i) and G[glo : ghi) (and is the token at position hi_i - 1 where its rule is causal), where
     lo_i = lo + i * lo_step (lo_step is 0 or 1) and hi_i = hi + floor((i * up + carry) / over)."""
 
     sample: Ints
@@ -48,7 +48,7 @@ class Lowered(NamedTuple):
 
 
 class RowBounds(NamedTuple):
-    """int32 [B, Sq] each: query row r sees K[lo : hi) and G[glo : ghi)."""
+    """int32 [B, Sq] each: query row r attends to K[lo : hi) and G[glo : ghi)."""
 
     lo: NDArray[np.int32]
     hi: NDArray[np.int32]
@@ -60,18 +60,22 @@ def ranges(layout: VideoLayout) -> Ranges:
     """The range segments of every query row of the layout: O(segments), no per-row array."""
     parts = []
     for b, documents in enumerate(layout.samples):
-        start, seen, tails = 0, 0, []
+        start, global_end, tails = 0, 0, []
         for document in documents:
             lowered = lower(document, layout.order == "grouped")
             own = lowered.ranges
             own = own._replace(
-                sample=own.sample + b, lo=own.lo + start, hi=own.hi + start, glo=own.glo + seen, ghi=own.ghi + seen
+                sample=own.sample + b,
+                lo=own.lo + start,
+                hi=own.hi + start,
+                glo=own.glo + global_end,
+                ghi=own.ghi + global_end,
             )
             head = len(own.rows) - lowered.vst_lines
             parts.append(Ranges(*(column[:head] for column in own)))
             tails.append(Ranges(*(column[head:] for column in own)))
             start += document.length
-            seen += int(lowered.global_keys[:, 1].sum())
+            global_end += int(lowered.global_keys[:, 1].sum())
         parts += tails
     whole = joined_ranges(parts)
     before = np.cumsum(whole.rows) - whole.rows
@@ -152,7 +156,7 @@ def _lines(
 
 
 def _nothing(position: int, rows: int) -> Ranges:
-    """Rows that see nothing."""
+    """Rows that attend to nothing."""
     return _lines(position, rows, lo=position + 1, lo_step=1)
 
 
@@ -167,7 +171,7 @@ def _no_keys() -> Ints:
 def _text(document: Document) -> Lowered:
     length, rule = document.length, document.rule
     window, sinks = rule.window or length, min(rule.sinks, length)
-    # Rows whose window reaches the sinks see one range; G serves the others.
+    # Rows whose window reaches the sinks attend to one range; G serves the others.
     local = min(length, window + sinks)
     if local == length:
         return Lowered(_lines(0, length, lo=0), _no_keys())
@@ -205,19 +209,19 @@ def _frames(document: Document, columns: Columns) -> Lowered:
     is_global = rule.frames_see_prefix or rule.text_sees_prefix
     prefix = prefix_rows(columns) if is_global else 0
     counts = frames.end - frames.voco
-    # G of the document: the prefix where somebody sees it from afar, then the VoCo rows.
+    # G of the document: the prefix where some row attends to it from anywhere, then the VoCo rows.
     earlier = prefix + np.cumsum(counts) - counts
     glo = 0 if rule.frames_see_prefix else prefix
     ghi = earlier if rule.attention == "causal" else np.full_like(earlier, prefix)
     # The first frame and the prefix before it are one causal range.
     begin, ghi = frames.begin.copy(), np.maximum(ghi, glo)
     begin[0], ghi[0] = 0, glo
-    end, seen = int(frames.end[-1]), int(prefix + counts.sum())
+    end, global_end = int(frames.end[-1]), int(prefix + counts.sum())
     own = _lines(begin, frames.end - begin, lo=begin, glo=glo, ghi=ghi)
     padding = _nothing(end, int(columns.length[columns.kind == PADDING].sum()))
     begin_text = end + int(padding.rows.sum())
-    prefix_seen = 0 if rule.text_sees_prefix else prefix
-    text = _lines(begin_text, document.length - begin_text, lo=begin_text, glo=prefix_seen, ghi=seen)
+    first_global = 0 if rule.text_sees_prefix else prefix
+    text = _lines(begin_text, document.length - begin_text, lo=begin_text, glo=first_global, ghi=global_end)
     voco = np.stack([frames.voco, counts, np.ones_like(counts)], axis=1)
     keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), voco]) if prefix else voco
     return Lowered(joined_ranges([own, padding, text]), keys)
@@ -230,9 +234,9 @@ def _vst(document: Document, columns: Columns, grouped: bool) -> Lowered:
     visual, vst, first = (np.array([getattr(c, name) for c in chunks], np.int64) for name in ("visual", "vst", "first"))
     prefix = prefix_rows(columns)
     end = int(start[-1] + length[-1]) if len(chunks) else prefix
-    earlier, seen = prefix + np.cumsum(vst) - vst, int(prefix + vst.sum())
+    earlier, global_end = prefix + np.cumsum(vst) - vst, int(prefix + vst.sum())
     before = _lines(0, prefix, lo=0)
-    after = _lines(end, document.length - end, lo=end, ghi=seen)
+    after = _lines(end, document.length - end, lo=end, ghi=global_end)
     keys = np.concatenate([np.array([(0, prefix, 1)], np.int64), np.stack([start + first, vst, ratio + 1], axis=1)])
     keys = keys[keys[:, 1] > 0]
     if not grouped:
@@ -257,7 +261,7 @@ def clipped(whole: Ranges, first: int, last: int) -> Ranges:
 
 
 def _without_later(own: Ranges, layout: VideoLayout) -> Ranges:
-    """Rows of blocks see later keys: none from the layout's last on, which it does not have yet."""
+    """Rows of blocks attend to later keys: none from the layout's last on, which it does not have yet."""
     last = layout.keys
     there = []
     for documents in layout.samples:

@@ -1,4 +1,4 @@
-"""What a cache keeps: the keys that the next text row will see, each at its slot for ever."""
+"""What a cache keeps: the keys that the next text row will attend to, each at its slot for ever."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from longreel.layout.video_layout import VideoLayout
 def cached_ranges(layout: VideoLayout) -> list[Ints]:
     """Per sample the rows cached, as ranges int64 [n, 3] of (first row, count, stride), in slot order.
 
-    VoCo: the VoCo rows (and the prefix where text sees it), then text. Video-XL: prefix, VST, text. A sliding window: the
+    VoCo: the VoCo rows (and the prefix where text attends to it), then text. Video-XL: prefix, VST, text. A sliding window: the
     sinks and the rows still in reach. Each document keeps its own; padding keeps nothing.
     """
     samples = []
@@ -19,7 +19,7 @@ def cached_ranges(layout: VideoLayout) -> list[Ints]:
         parts, start = [np.zeros((0, 3), np.int64)], 0
         for document in documents:
             if not document.padding:
-                parts.append(_next_row_sees(lower(document.extended(1))) + np.array([start, 0, 0]))
+                parts.append(_keys_of_next_row(lower(document.extended(1))) + np.array([start, 0, 0]))
             start += document.length
         samples.append(np.concatenate(parts))
     return samples
@@ -39,7 +39,7 @@ def slots(layout: VideoLayout) -> NDArray[np.int32]:
     return out
 
 
-def _next_row_sees(lowered: Lowered) -> Ints:
+def _keys_of_next_row(lowered: Lowered) -> Ints:
     own = lowered.ranges
     last = own.rows[-1] - 1
     lo = int(own.lo[-1] + last * own.lo_step[-1])

@@ -1,4 +1,4 @@
-"""Documents whose rows may see later ones: blocks inside causal rows, windows and chunks, from sets of keys row by row."""
+"""Documents whose rows may attend to later ones: blocks inside causal rows, windows and chunks, from sets of keys row by row."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

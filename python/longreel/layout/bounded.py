@@ -1,4 +1,4 @@
-"""Steps of text in a sliding window, in chunks, or both, wherever they begin: what the rows see is a formula of that place,
+"""Steps of text in a sliding window, in chunks, or both, wherever they begin: what the rows attend to is a formula of that place,
 which may lie on the device. Nothing is planned, and nothing is read by the host."""
 
 from contextlib import nullcontext
@@ -14,14 +14,14 @@ from longreel.layout.numbers import count
 from longreel.layout.planned import PlannedLayout
 from longreel.layout.planning import lowered_to
 from longreel.layout.step_rows import StepRows
-from longreel.layout.steps import for_inference, kept
+from longreel.layout.steps import cached_step, for_inference
 from longreel.layout.video_layout import VideoLayout
 
 
 @dataclass(frozen=True, eq=False)
 class BoundedSteps:
-    """Plans of steps of text of one number of rows, for inference. A row sees the last `window` rows, itself included, inside
-    its own chunk of `chunk` rows.
+    """Plans of steps of text of one number of rows, for inference. A row attends to the last `window` rows, itself included,
+    inside its own chunk of `chunk` rows.
 
     base: of as many rows of text alone, in one sample.
     """
@@ -57,7 +57,7 @@ class BoundedSteps:
         return replace(self.base, layout=own, bounds=bounds, tiles=tiles, order=order, extent=extent, start=start)
 
     def _reach(self, row: Tensor, padding: Tensor | None) -> Tensor:
-        """How many keys before itself each row sees; row: counted from the first key that there ever was."""
+        """How many keys before itself each row attends to; row: counted from the first key that there ever was."""
         reach = row if self.window is None else row.clamp(max=self.window - 1)
         if self.chunk is None:
             return reach
@@ -88,9 +88,9 @@ class BoundedSteps:
 def bounded_steps(
     rows: int, device: torch.device | str, *, window: int | None = None, chunk: int | None = None
 ) -> BoundedSteps:
-    """Steps of `rows` rows of text in a `window`, in chunks of `chunk` rows, or both; the last few are kept."""
+    """Steps of `rows` rows of text in a `window`, in chunks of `chunk` rows, or both; the last few are cached."""
     device = torch.device(device)
-    made: BoundedSteps = kept(
+    made: BoundedSteps = cached_step(
         ("bounded", rows, str(device), window, chunk), None, lambda: _made(rows, device, window, chunk)
     )
     return made

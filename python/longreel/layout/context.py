@@ -101,7 +101,7 @@ def in_force() -> InForce:
         return _IN_FORCE.get() or _NOTHING
     if getattr(_TRACED, "tasks", 0):
         raise RuntimeError(
-            "use_layout in a task of an event loop is not seen by torch.compile: run the model in a thread (asyncio.to_thread),"
+            "use_layout in a task of an event loop is not known to torch.compile: run the model in a thread (asyncio.to_thread),"
             " or pass video_layout="
         )
     return getattr(_TRACED, "value", None) or _NOTHING
@@ -155,17 +155,17 @@ def _hand_on_to_recomputation() -> None:
 
     @wraps(generator)
     def generator_under(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return generator(_kept(fn), *args, **kwargs)
+        return generator(_in_layout(fn), *args, **kwargs)
 
     @wraps(forward)
     def forward_under(ctx: Any, run_function: Callable[..., Any], *args: Any) -> Any:
-        return forward(ctx, _kept(run_function), *args)
+        return forward(ctx, _in_layout(run_function), *args)
 
     setattr(generator_under, _HANDS_ON, True)
     setattr(checkpoint, name, generator_under)
     checkpoint.CheckpointFunction.forward = staticmethod(forward_under)  # type: ignore[method-assign]
 
 
-def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_layout(function: Callable[..., Any]) -> Callable[..., Any]:
     value = _IN_FORCE.get()
     return function if value is None else _under(value, function)

@@ -11,7 +11,7 @@ LIMIT = 1 << 26
 
 
 def visible(layout: VideoLayout) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """bool [B, Sq, Sk] over K and bool [B, Sq, G] over G, True = the row sees that key there."""
+    """bool [B, Sq, Sk] over K and bool [B, Sq, G] over G, True = the row attends to that key there."""
     index = global_index(layout)
     elements = layout.batch_size * layout.queries * (layout.keys + index.shape[1])
     if elements > LIMIT:

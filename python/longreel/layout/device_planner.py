@@ -38,7 +38,7 @@ class DeviceSequences:
 
 
 class _Rule(NamedTuple):
-    """Whom a row of a sequence sees: keys at most `back` before it and at most `ahead` behind it."""
+    """Whom a row of a sequence attends to: keys at most `back` before it and at most `ahead` behind it."""
 
     back: int
     ahead: int
@@ -68,8 +68,8 @@ def from_cu_seqlens(
     device = cu_seqlens.device
     tile = TILES.get(device.type, TILES["cuda"]) if tile is None else tile
     # What lies beyond all rows is as good as at their end; sums with it stay within 64 bits.
-    far = rows if window is None else min(rows, window - 1)
-    rule = _Rule(far, 0 if causal else far)
+    reach = rows if window is None else min(rows, window - 1)
+    rule = _Rule(reach, 0 if causal else reach)
     if torch.compiler.is_compiling():
         own, tables = cu_seqlens.clone(), _tables(cu_seqlens, rows, rule, tile)
     else:
@@ -110,7 +110,7 @@ def _check_bounds(cu_seqlens: Tensor, rows: int) -> None:
 
 def _tables(cu_seqlens: Tensor, rows: int, rule: _Rule, tile: tuple[int, int]) -> tuple[Tensor, ...]:
     device = cu_seqlens.device
-    # [n + 2]: where sequences begin; the last is what stands behind them, which sees nothing.
+    # [n + 2]: where sequences begin; the last is what stands behind them, which attends to nothing.
     edges = torch.cat([cu_seqlens.long(), cu_seqlens.new_full((1,), rows, dtype=torch.long)]).clamp(0, rows)
     row = torch.arange(rows, device=device)
     own = _sequence_of(row, edges[1:])
@@ -122,12 +122,12 @@ def _tables(cu_seqlens: Tensor, rows: int, rule: _Rule, tile: tuple[int, int]) -
     tiles, met = _pieces(edges, rows, tile[0], rule, tile[1])
     none = torch.zeros_like(tiles[:, :1])
     table = torch.cat([none, tiles, none, met, none.expand(-1, 4)], 1)
-    keys_of, seen_by = _pieces(edges, rows, tile[1], rule.swapped(), tile[0])
+    keys_of, query_ranges = _pieces(edges, rows, tile[1], rule.swapped(), tile[0])
     none = torch.zeros_like(keys_of[:, :1])
     first = torch.arange(keys_of.shape[0], device=device)[:, None]
     has = (keys_of[:, :1] < keys_of[:, 1:]).long()
     kv_blocks = torch.cat([none, none, keys_of, first, first + has], 1)
-    made = (bounds, table, _heavy_first(met, tile[1]), kv_blocks, seen_by, _heavy_first(seen_by, tile[0]))
+    made = (bounds, table, _heavy_first(met, tile[1]), kv_blocks, query_ranges, _heavy_first(query_ranges, tile[0]))
     empty = (
         torch.zeros(1, dtype=torch.int32, device=device),
         torch.zeros(1, 0, dtype=torch.int32, device=device),
@@ -162,8 +162,8 @@ def _pieces(edges: Tensor, rows: int, size: int, rule: _Rule, step: int) -> tupl
     full_end = full_begin + (full_last - full_begin).clamp(min=0) // step * step
     whole = full_begin < full_end
     met = torch.stack([first, torch.where(whole, full_begin, first), torch.where(whole, full_end, first), last], 1)
-    sees = there & (own < edges.shape[0] - 2)
-    return torch.stack([begin, end], 1), met * sees[:, None]
+    within = there & (own < edges.shape[0] - 2)
+    return torch.stack([begin, end], 1), met * within[:, None]
 
 
 def _heavy_first(met: Tensor, step: int) -> Tensor:

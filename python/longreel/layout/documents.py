@@ -23,7 +23,7 @@ def text_documents(lengths: Sequence[int], window: int | None = None, padding: i
 
 
 def windowed(layout: "VideoLayout", window: int) -> "VideoLayout | None":
-    """`layout`, of whose keys every row sees those of the last `window` rows only; None: no layout says that."""
+    """`layout`, of whose keys every row attends to those of the last `window` rows only; None: no layout says that."""
     samples = []
     for documents in layout.samples:
         own = [_windowed(document, window) for document in documents]
@@ -45,8 +45,8 @@ def _windowed(document: Document, window: int) -> Document | None:
 
 
 def chunked(layout: "VideoLayout", chunk: int) -> "VideoLayout | None":
-    """`layout`, of whose keys every row sees those of its own chunk of `chunk` rows only, counted from behind the padding; None:
-    no layout says that."""
+    """`layout`, of whose keys every row attends to those of its own chunk of `chunk` rows only, counted from behind the padding;
+    None: no layout says that."""
     samples = []
     for documents in layout.samples:
         real = [document for document in documents if not document.padding]
@@ -66,10 +66,10 @@ def chunks(rows: int, chunk: int) -> list[int]:
 
 
 def without_first(layout: "VideoLayout", rows: int) -> "VideoLayout":
-    """The layout without its first `rows` keys, which no row that is computed sees; documents that are cut are text."""
+    """The layout without its first `rows` keys, which no row that is computed attends to; documents that are cut are text."""
     samples = []
     for documents in layout.samples:
-        rest, kept = rows, []
+        rest, left = rows, []
         for document in documents:
             cut = min(rest, document.length)
             rest -= cut
@@ -78,8 +78,8 @@ def without_first(layout: "VideoLayout", rows: int) -> "VideoLayout":
             if cut and document.rule.attention == "ranges":
                 raise ValueError("a layout of blocks cannot be combined with a cache that drops keys of its own window")
             kind: Kind = "padding" if document.padding else "text"
-            kept.append(document if not cut else replace(document, segments=(Segment(kind, document.length - cut),)))
-        samples.append(tuple(kept))
+            left.append(document if not cut else replace(document, segments=(Segment(kind, document.length - cut),)))
+        samples.append(tuple(left))
     return replace(layout, samples=tuple(samples), window=None)
 
 

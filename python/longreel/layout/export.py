@@ -60,7 +60,7 @@ def flashmask_row_indices(layout: VideoLayout) -> NDArray[np.int32]:
     if layout.window is not None or layout.order != "position":
         raise ValueError("FlashMask indices are for whole layouts in position order")
     if any(document.rule.attention == "ranges" for documents in layout.samples for document in documents):
-        raise ValueError("FlashMask indices are of causal layouts: rows of a block see later ones")
+        raise ValueError("FlashMask indices are of causal layouts: rows of a block attend to later ones")
     out = np.zeros((layout.batch_size, 1, layout.keys, 2), np.int32)
     for b in range(layout.batch_size):
         out[b, 0] = _hidden_rows(layout, b)
@@ -97,12 +97,12 @@ def _blocks(layout: VideoLayout, q_size: int, k_size: int) -> tuple[NDArray[np.b
         before = np.searchsorted(own, np.append(edges, keys))
         for i in range(q_blocks):
             lo, hi, glo, ghi = (array[b, i * q_size : (i + 1) * q_size, None] for array in bounds)
-            # [rows, k_blocks], keys of the block that the row sees
+            # [rows, k_blocks], keys of the block that the row attends to
             local = np.minimum(hi, edges + k_size) - np.maximum(lo, edges)
             global_ = np.minimum(ghi, before[1:]) - np.maximum(glo, before[:-1])
-            seen = np.maximum(local, 0) + np.maximum(global_, 0)
-            some[b, i] = (seen > 0).any(0)
-            full[b, i] = (seen == k_size).all(0) & (len(seen) == q_size)
+            count = np.maximum(local, 0) + np.maximum(global_, 0)
+            some[b, i] = (count > 0).any(0)
+            full[b, i] = (count == k_size).all(0) & (len(count) == q_size)
     return some, full
 
 
@@ -110,11 +110,11 @@ def _hidden_rows(layout: VideoLayout, sample: int) -> NDArray[np.int32]:
     """[Sk, 2] for one sample."""
     keys, r = layout.keys, ranges(layout)
     own = [i for i in range(len(r.rows)) if r.sample[i] == sample]
-    # Rows that see the key locally are key .. local; as a global key, global_ .. last.
+    # Rows that attend to the key locally are key .. local; as a global key, global_ .. last.
     local = np.arange(keys)
     places = global_index(layout)[sample]
     places = places[places >= 0]
-    global_, last, seen = (np.full(len(places), fill, np.int64) for fill in (keys, 0, 0))
+    global_, last, count = (np.full(len(places), fill, np.int64) for fill in (keys, 0, 0))
     for i in own:
         row, rows, lo = int(r.row[i]), int(r.rows[i]), int(r.lo[i])
         if r.lo_step[i] == 0:
@@ -126,12 +126,12 @@ def _hidden_rows(layout: VideoLayout, sample: int) -> NDArray[np.int32]:
         g = slice(int(r.glo[i]), int(r.ghi[i]))
         global_[g] = np.minimum(global_[g], row)
         last[g] = row + rows
-        seen[g] += rows
+        count[g] += rows
     hidden = np.stack([local, np.full(keys, keys)], axis=1)
     for place, key in enumerate(places):
-        if seen[place] == 0:
+        if count[place] == 0:
             continue
-        if seen[place] != last[place] - global_[place] or not (global_[place] == local[key] or last[place] == keys):
+        if count[place] != last[place] - global_[place] or not (global_[place] == local[key] or last[place] == keys):
             raise ValueError(
                 f"key {key} of sample {sample} is hidden from two intervals of rows: FlashMask has room for one"
             )
@@ -140,7 +140,7 @@ def _hidden_rows(layout: VideoLayout, sample: int) -> NDArray[np.int32]:
 
 
 def _require_contiguous(local: NDArray[np.int64], lo: int, row: int) -> None:
-    """Keys lo .. row that rows from `row` on see must have been seen by all rows before."""
+    """Keys lo .. row that rows from `row` on attend to must have been visible to all rows before."""
     if not (local[lo:row] >= row).all():
         key = lo + int(np.flatnonzero(local[lo:row] < row)[0])
         raise ValueError(f"key {key} is hidden from two intervals of rows: FlashMask has room for one")

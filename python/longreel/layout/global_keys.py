@@ -1,4 +1,4 @@
-"""G: the keys that rows may see from anywhere in their document (prefix, VoCo, VST, sinks)."""
+"""G: the keys that rows may attend to from anywhere in their document (prefix, VoCo, VST, sinks)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -35,19 +35,19 @@ def draw(
     if isinstance(mask, VideoLayout | PlannedLayout):
         print(to_ascii(mask if isinstance(mask, VideoLayout) else mask.layout, sample, width))
     elif isinstance(mask, Tensor):
-        seen = mask > mask.min() / 2 if mask.dtype.is_floating_point else mask.bool()
-        print(_dense(seen.reshape(-1, *seen.shape[-2:])[sample].cpu().numpy(), width))
+        visible = mask > mask.min() / 2 if mask.dtype.is_floating_point else mask.bool()
+        print(_dense(visible.reshape(-1, *visible.shape[-2:])[sample].cpu().numpy(), width))
     else:
         print(to_ascii(VideoLayout.from_mask(mask, length, batch=sample + 1), sample, width))
 
 
-def _dense(seen: NDArray[np.bool_], width: int) -> str:
-    step = max(1, -(-max(seen.shape) // width))
+def _dense(visible: NDArray[np.bool_], width: int) -> str:
+    step = max(1, -(-max(visible.shape) // width))
     lines = []
-    for q in range(0, seen.shape[0], step):
-        rows = seen[q : q + step]
-        share = [rows[:, k : k + step].mean() for k in range(0, seen.shape[1], step)]
-        lines.append("".join(_shade(s) for s in share))
+    for q in range(0, visible.shape[0], step):
+        rows = visible[q : q + step]
+        share = [rows[:, k : k + step].mean() for k in range(0, visible.shape[1], step)]
+        lines.append("".join(_shade(s) for s in share).rstrip())
     return "\n".join(lines)
 
 
@@ -70,7 +70,7 @@ def to_ascii(layout: VideoLayout, sample: int = 0, width: int = 64) -> str:
     top = "".join(_letter(own[k * step : (k + 1) * step]) for k in range(counts.shape[1]))
     queries = own[query_rows(layout)[sample]]
     side = [_letter(queries[q * step : (q + 1) * step]) for q in range(counts.shape[0])]
-    lines = [f"{letter} {''.join(map(_shade, line))}" for letter, line in zip(side, share, strict=True)]
+    lines = [f"{letter} {''.join(map(_shade, line))}".rstrip() for letter, line in zip(side, share, strict=True)]
     legend = f"{rows} rows x {keys} keys" + (f", {step} x {step} to a character" if step > 1 else "")
     return "\n".join([f"  {top}", *lines, f"  {legend}"])
 

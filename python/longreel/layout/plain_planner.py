@@ -10,7 +10,7 @@ from longreel.layout._ranges import Ints, Ranges, expanded_bounds
 
 Table = NDArray[np.int32]
 TileRange = tuple[int, int, int, int]
-# The CPU's strips have fewer rows, and multiply no more keys than those see: borders cost them nothing.
+# The CPU's strips have fewer rows, and multiply no more keys than those attend to: borders cost them nothing.
 LEAST_ACROSS = 17
 
 
@@ -58,8 +58,8 @@ def kv_blocks(
             for a, b in pairwise(cuts):
                 for begin in range(a, b, tile_keys):
                     end = min(b, begin + tile_keys)
-                    seen = _merged(_rows_that_see(table, bounds, sample, is_global, begin, end))
-                    for group in _split(seen, block_rows if is_global else None):
+                    own_ranges = _merged(_rows_of_keys(table, bounds, sample, is_global, begin, end))
+                    for group in _split(own_ranges, block_rows if is_global else None):
                         blocks.append((sample, is_global, begin, end, len(ranges), len(ranges) + len(group)))
                         ranges += [_stepped(own, tile_rows) for own in group]
     costs = [sum(-(-(own[3] - own[0]) // tile_rows) for own in ranges[block[4] : block[5]]) for block in blocks]
@@ -95,7 +95,7 @@ def _tile_rows(table: Ints, bounds: Ints, most: int) -> Iterator[tuple[int, int,
 
 
 def _full_tile_rows(table: Ints, bounds: Ints, most: int) -> Iterator[tuple[int, int, int, int]]:
-    """The same of tiles filled with rows of neighbours, up to a gap in what they see."""
+    """The same of tiles filled with rows of neighbours, up to a gap in what they attend to."""
     tile: tuple[int, int, int, int] | None = None
     first = 0
     for index, segment in enumerate(Ranges(*column) for column in table.tolist()):
@@ -120,7 +120,7 @@ def _full_tile_rows(table: Ints, bounds: Ints, most: int) -> Iterator[tuple[int,
 
 
 def _touching(bounds: Ints) -> bool:
-    """Whether what the rows see in K, and in G, has no gap."""
+    """Whether what the rows attend to in K, and in G, has no gap."""
     for lo, hi in ((bounds[:, 0], bounds[:, 1]), (bounds[:, 2], bounds[:, 3])):
         reached = None
         for a, b in sorted((int(a), int(b)) for a, b in zip(lo, hi, strict=True) if a < b):
@@ -131,7 +131,7 @@ def _touching(bounds: Ints) -> bool:
 
 
 def _common(lo: Ints, hi: Ints, step: int) -> TileRange:
-    """The keys that some row sees, and those that every row sees, in whole steps from the first."""
+    """The keys that some row attends to, and those that every row attends to, in whole steps from the first."""
     some = lo < hi
     if not some.any():
         return (0, 0, 0, 0)
@@ -150,16 +150,16 @@ def _stepped(own: TileRange, step: int) -> TileRange:
 def _key_cuts(table: Ints, sample: int) -> set[int]:
     cuts = set()
     for r in (Ranges(*column) for column in table.tolist()):
-        sees = r.lo < r.hi + r.carry // r.over
-        if r.sample == sample and not (sees and r.lo_step):
-            cuts.add(int(r.lo if sees else r.lo - 1))
+        has_keys = r.lo < r.hi + r.carry // r.over
+        if r.sample == sample and not (has_keys and r.lo_step):
+            cuts.add(int(r.lo if has_keys else r.lo - 1))
     return cuts
 
 
-def _rows_that_see(
+def _rows_of_keys(
     table: Ints, bounds: Ints, sample: int, is_global: int, begin: int, end: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Per range segment the rows that see some key of begin .. end, and those that see all of them."""
+    """Per range segment the rows that attend to some key of begin .. end, and those that attend to all of them."""
     first = 0
     for r in (Ranges(*column) for column in table.tolist()):
         own = bounds[first : first + int(r.rows)]
@@ -174,9 +174,9 @@ def _rows_that_see(
         yield (a, row + int(whole[0]), row + int(whole[-1]) + 1, b) if len(whole) else (a, b, b, b)
 
 
-def _merged(seen: Iterator[TileRange]) -> list[TileRange]:
+def _merged(own_ranges: Iterator[TileRange]) -> list[TileRange]:
     out: list[TileRange] = []
-    for own in seen:
+    for own in own_ranges:
         last = out[-1] if out else None
         if last and last[3] == own[0] and last[2] == last[3] and own[1] == own[0]:
             out[-1] = (last[0], last[1], own[2], own[3])
@@ -185,12 +185,12 @@ def _merged(seen: Iterator[TileRange]) -> list[TileRange]:
     return out
 
 
-def _split(seen: list[TileRange], most: int | None) -> list[list[TileRange]]:
+def _split(own_ranges: list[TileRange], most: int | None) -> list[list[TileRange]]:
     if most is None:
-        return [seen]
+        return [own_ranges]
     groups: list[list[TileRange]] = [[]]
     room = most
-    for begin, full_begin, full_end, end in seen:
+    for begin, full_begin, full_end, end in own_ranges:
         while end - begin > room:
             cut = begin + room
             if room:

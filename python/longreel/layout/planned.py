@@ -17,7 +17,7 @@ class PlannedLayout:
     """The plan of `layout` as int32 tensors (see Schedule), and what of it belongs to the batch.
 
     bounds [B, Sq, 4], or its lo and hi alone, [B, Sq, 2]: see `planning.lowered_to`.
-    start [B]: keys before start[b] are padding on the left and seen by no row, also where a tile says "full".
+    start [B]: keys before start[b] are padding on the left and visible to no row, also where a tile says "full".
     global_index [B, G]: the key at each place of G, -1 pads.
     extent [Sk, 0]: holds no number; its shape says how many keys the layout expects, also to a compiled graph.
     start_given: `start` came from with_start, so it may not be the layout's own.

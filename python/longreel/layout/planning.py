@@ -89,7 +89,7 @@ def _of_blocks(layout: VideoLayout) -> bool:
 
 
 def one_rule(layout: VideoLayout) -> str:
-    """The attention of every sample's rule, where each is one document, unpadded and whole, and sees all that it may; or ""."""
+    """The attention of every sample's rule, where each is one document, unpadded, whole, and without a bound; or ""."""
     rules = {
         (len(documents), documents[0].padding, documents[0].rule.window, documents[0].rule.attention)
         for documents in layout.samples

@@ -19,8 +19,8 @@ SCANNED, CHECKED = 24, 8
 
 @dataclass(frozen=True)
 class Probe:
-    """mask_function(b, h, q, k), of tensors of one shape or under vmap of single numbers, True = row q sees key k. Rows and keys
-    count from key `dropped`, of which there are `keys`."""
+    """mask_function(b, h, q, k), of tensors of one shape or under vmap of single numbers, True = row q attends to key k. Rows
+    and keys count from key `dropped`, of which there are `keys`."""
 
     function: Callable[..., Any]
     sample: int
@@ -29,8 +29,8 @@ class Probe:
     dropped: int = 0
     vmap: bool = False
 
-    def sees(self, row: Ints, key: Ints) -> Bools:
-        """bool [n] of int [n] each; a key that there is not is seen by none."""
+    def visible(self, row: Ints, key: Ints) -> Bools:
+        """bool [n] of int [n] each; a key that there is not is visible to none."""
         inside = (key >= 0) & (key < self.keys)
         q, k = (
             torch.from_numpy(np.ascontiguousarray(at + self.dropped)).to(self.device)
@@ -44,36 +44,36 @@ class Probe:
 def _answers(found: Any, shape: torch.Size) -> Bools:
     """What a mask function gives, for every pair that it was asked."""
     known = isinstance(found, torch.Tensor | np.ndarray | np.generic | bool | int)
-    seen = torch.as_tensor(found) if known else torch.empty(0)
-    if seen.is_floating_point() or seen.is_complex():
-        given = str(seen.dtype) if known else type(found).__name__
-        raise TypeError(f"mask_function(b, h, q, k) gives {given}; allowed: bool, True where row q sees key k")
-    if seen.dim() and seen.shape not in (shape, (1,)):
+    values = torch.as_tensor(found) if known else torch.empty(0)
+    if values.is_floating_point() or values.is_complex():
+        given = str(values.dtype) if known else type(found).__name__
+        raise TypeError(f"mask_function(b, h, q, k) gives {given}; allowed: bool, True where row q attends to key k")
+    if values.dim() and values.shape not in (shape, (1,)):
         raise ValueError(
-            f"mask_function(b, h, q, k) gives {list(seen.shape)} for rows and keys of {list(shape)}; allowed: as many"
+            f"mask_function(b, h, q, k) gives {list(values.shape)} for rows and keys of {list(shape)}; allowed: as many"
         )
-    answers: Bools = seen.broadcast_to(shape).to("cpu", torch.bool).numpy()
+    answers: Bools = values.broadcast_to(shape).to("cpu", torch.bool).numpy()
     return answers
 
 
 def probed(probe: Probe, row: Ints) -> RowSets:
-    """What the rows int64 [n] see.
+    """What the rows int64 [n] attend to.
 
     Raises:
         TwoRanges: one range of keys and one of a list of global keys do not hold it.
     """
     if len(row) == 0:
         return row_sets.interval(row, row)
-    own = probe.sees(row, row)
+    own = probe.visible(row, row)
     hi = np.where(own, _ends(probe, row, own), row)
     lo = np.where(own, _nearer(probe, row, _begins(probe, row, own)), row)
-    scanned, seen = _scan(probe, row, lo, hi)
+    scanned, found = _scan(probe, row, lo, hi)
     key = np.arange(probe.keys)
     outside = (key < lo[scanned, None]) | (key >= hi[scanned, None])
-    members = np.flatnonzero((outside & seen).any(0))
+    members = np.flatnonzero((outside & found).any(0))
     glo, ghi = _places(probe, row, lo, hi, members)
     sets = RowSets(lo, hi, glo, ghi, members)
-    for i, every in zip(scanned.tolist(), seen, strict=True):
+    for i, every in zip(scanned.tolist(), found, strict=True):
         one = RowSets(lo[i : i + 1], hi[i : i + 1], glo[i : i + 1], ghi[i : i + 1], members)
         _compare(np.full_like(key, row[i]), key, every, one, probe.keys)
     _check(probe, row, sets)
@@ -81,56 +81,56 @@ def probed(probe: Probe, row: Ints) -> RowSets:
 
 
 def _ends(probe: Probe, row: Ints, own: Bools) -> Ints:
-    """Behind the keys that follow a row and that it sees: with rows that see their next one to the end of a block."""
-    goes_on = own & probe.sees(row, row + 1)
+    """Behind the keys that follow a row and that it attends to: with rows that attend to their next one to the end of a block."""
+    goes_on = own & probe.visible(row, row + 1)
     stops = np.where(goes_on, probe.keys, row + 1)
     guess = np.minimum.accumulate(stops[::-1])[::-1]
-    right = probe.sees(row, guess - 1) & ~probe.sees(row, guess)
+    right = probe.visible(row, guess - 1) & ~probe.visible(row, guess)
     # Else somewhere between: a window on this side too.
-    seen, unseen = row.copy(), np.where(right, row + 1, guess)
-    return np.where(right, guess, _between(probe, row, seen, unseen))
+    inside, outside = row.copy(), np.where(right, row + 1, guess)
+    return np.where(right, guess, _between(probe, row, inside, outside))
 
 
 def _begins(probe: Probe, row: Ints, own: Bools) -> Ints:
     return -_between(probe, row, np.where(own, row, 0), np.full_like(row, -1), -1)
 
 
-def _between(probe: Probe, row: Ints, seen: Ints, unseen: Ints, side: int = 1) -> Ints:
-    """By halves, the end of what a row sees from `seen` (exclusive, times `side`); `unseen` is taken for not seen."""
-    while (np.abs(unseen - seen) > 1).any():
-        middle = (seen + unseen) // 2
-        open_ = np.abs(unseen - seen) > 1
-        yes = probe.sees(row, middle)
-        seen = np.where(open_ & yes, middle, seen)
-        unseen = np.where(open_ & ~yes, middle, unseen)
-    return unseen if side == 1 else -seen
+def _between(probe: Probe, row: Ints, inside: Ints, outside: Ints, side: int = 1) -> Ints:
+    """By halves, the end of what a row attends to from `inside` (exclusive, times `side`); `outside` is taken for the latter."""
+    while (np.abs(outside - inside) > 1).any():
+        middle = (inside + outside) // 2
+        open_ = np.abs(outside - inside) > 1
+        yes = probe.visible(row, middle)
+        inside = np.where(open_ & yes, middle, inside)
+        outside = np.where(open_ & ~yes, middle, outside)
+    return outside if side == 1 else -inside
 
 
 def _nearer(probe: Probe, row: Ints, lo: Ints) -> Ints:
     """By halves a gap of a few keys is missed; where the rows beside found it, it is looked for there."""
     shifted = np.concatenate([lo[1:], lo[-1:]]), np.concatenate([lo[:1], lo[:-1]])
     for guess in (shifted[0] - 1, shifted[1] + 1, *shifted):
-        ends = (lo < guess) & (guess <= row) & probe.sees(row, guess) & ~probe.sees(row, guess - 1)
+        ends = (lo < guess) & (guess <= row) & probe.visible(row, guess) & ~probe.visible(row, guess - 1)
         lo = np.where(ends, guess, lo)
     return lo
 
 
 def _scan(probe: Probe, row: Ints, lo: Ints, hi: Ints) -> tuple[Ints, Bools]:
     """Places [m] of rows that are asked about every key, and their answers [m, keys]: evenly spaced ones, the first of a few
-    blocks, and those that see the first or last key outside their range."""
+    blocks, and those that attend to the first or last key outside their range."""
     spread = np.linspace(0, len(row) - 1, min(SCANNED, len(row))).astype(np.int64)
     starts = np.flatnonzero((hi > row + 1) & np.concatenate([[True], hi[1:] != hi[:-1]]))[:4]
-    far = [
-        np.flatnonzero(((key < lo) | (key >= hi)) & probe.sees(row, np.full_like(row, key)))[:1]
+    outer = [
+        np.flatnonzero(((key < lo) | (key >= hi)) & probe.visible(row, np.full_like(row, key)))[:1]
         for key in (0, probe.keys - 1)
     ]
-    scanned = np.unique(np.concatenate([spread, starts, *far]))
+    scanned = np.unique(np.concatenate([spread, starts, *outer]))
     key = np.arange(probe.keys)
-    return scanned, np.stack([probe.sees(np.full_like(key, row[i]), key) for i in scanned])
+    return scanned, np.stack([probe.visible(np.full_like(key, row[i]), key) for i in scanned])
 
 
 def _places(probe: Probe, row: Ints, lo: Ints, hi: Ints, members: Ints) -> tuple[Ints, Ints]:
-    """The places of `members` that every row sees outside its range: those behind it from the next on, or those before it,
+    """The places of `members` that every row attends to outside its range: those behind it from the next on, or those before it,
     to the last or from the first on."""
     none = np.zeros_like(row)
     if len(members) == 0:
@@ -138,38 +138,40 @@ def _places(probe: Probe, row: Ints, lo: Ints, hi: Ints, members: Ints) -> tuple
     # A place before the first and one behind the last are no keys.
     key_at = np.concatenate([[-1], members, [-1]])
 
-    def sees(place: Ints) -> Bools:
-        return probe.sees(row, key_at[place + 1])
+    def visible(place: Ints) -> Bools:
+        return probe.visible(row, key_at[place + 1])
 
     left, right = np.searchsorted(members, lo), np.searchsorted(members, hi)
-    behind = (right < len(members)) & sees(np.minimum(right, len(members)))
-    last_before, first = (left > 0) & sees(left - 1), (left > 0) & sees(none)
-    # By halves between a place that is seen and one that is not.
-    ends_behind = _halved(sees, np.where(behind, right, 0), np.where(behind, len(members), 1))
-    begins_before = _halved(sees, np.where(last_before, left - 1, 0), np.where(last_before, -1, 1))
-    ends_before = _halved(sees, none, np.where(first, np.maximum(left, 1), 1))
+    behind = (right < len(members)) & visible(np.minimum(right, len(members)))
+    last_before, first = (left > 0) & visible(left - 1), (left > 0) & visible(none)
+    # By halves between a visible place and one that is not.
+    ends_behind = _halved(visible, np.where(behind, right, 0), np.where(behind, len(members), 1))
+    begins_before = _halved(visible, np.where(last_before, left - 1, 0), np.where(last_before, -1, 1))
+    ends_before = _halved(visible, none, np.where(first, np.maximum(left, 1), 1))
     before = last_before | first
     glo = np.where(last_before, begins_before, none)
     ghi = np.where(last_before, left, np.where(first, ends_before + 1, none))
     both = before & behind
     if (both & (~last_before | (left != right) & (right - left != hi - lo))).any():
-        raise TwoRanges(f"row {int(row[np.flatnonzero(both)[0]])} sees keys before and behind the range around it")
+        raise TwoRanges(
+            f"row {int(row[np.flatnonzero(both)[0]])} attends to keys before and behind the range around it"
+        )
     glo = np.where(behind & ~before, right, glo)
     return glo, np.where(behind, ends_behind + 1, np.where(before, ghi, glo))
 
 
-def _halved(sees: Callable[[Ints], Bools], seen: Ints, unseen: Ints) -> Ints:
-    """The last place that is seen, on the way from `seen` to `unseen`."""
-    while (np.abs(unseen - seen) > 1).any():
-        middle = (seen + unseen) // 2
-        open_ = np.abs(unseen - seen) > 1
-        yes = sees(middle)
-        seen, unseen = np.where(open_ & yes, middle, seen), np.where(open_ & ~yes, middle, unseen)
-    return seen
+def _halved(visible: Callable[[Ints], Bools], inside: Ints, outside: Ints) -> Ints:
+    """The last place that is inside, on the way from `inside` to `outside`."""
+    while (np.abs(outside - inside) > 1).any():
+        middle = (inside + outside) // 2
+        open_ = np.abs(outside - inside) > 1
+        yes = visible(middle)
+        inside, outside = np.where(open_ & yes, middle, inside), np.where(open_ & ~yes, middle, outside)
+    return inside
 
 
 def _check(probe: Probe, row: Ints, sets: RowSets) -> None:
-    """At every bound, at those of the rows beside, and at CHECKED random keys a row, far ones and near ones."""
+    """At every bound, at those of the rows beside, and at CHECKED random keys a row, half of them around it."""
     rng = np.random.default_rng(0)
     key_at = np.concatenate([[-1], sets.members, [-1]])
     some = sets.glo < sets.ghi
@@ -179,11 +181,11 @@ def _check(probe: Probe, row: Ints, sets: RowSets) -> None:
     at += [rng.integers(0, probe.keys, len(row)) for _ in range(CHECKED // 2)]
     at += [row + rng.integers(-64, 65, len(row)) for _ in range(CHECKED // 2)]
     for key in at:
-        _compare(row, key, probe.sees(row, key), sets, probe.keys)
+        _compare(row, key, probe.visible(row, key), sets, probe.keys)
 
 
-def _compare(row: Ints, key: Ints, seen: Bools, sets: RowSets, keys: int) -> None:
-    """Rows see the keys that `sets`, of each row or of one, say.
+def _compare(row: Ints, key: Ints, visible: Bools, sets: RowSets, keys: int) -> None:
+    """Rows attend to the keys that `sets`, of each row or of one, say.
 
     Raises:
         TwoRanges: one does not.
@@ -194,10 +196,11 @@ def _compare(row: Ints, key: Ints, seen: Bools, sets: RowSets, keys: int) -> Non
     if len(sets.members):
         known = inside & (sets.members[np.minimum(place, len(sets.members) - 1)] == key)
     expected = inside & (((sets.lo <= key) & (key < sets.hi)) | (known & (sets.glo <= place) & (place < sets.ghi)))
-    wrong = np.flatnonzero(seen != expected)
+    wrong = np.flatnonzero(visible != expected)
     if len(wrong):
+        does = "does not attend" if expected[wrong[0]] else "attends"
         raise TwoRanges(
-            f"row {int(row[wrong[0]])} {'does not see' if expected[wrong[0]] else 'sees'} key {int(key[wrong[0]])}, which is"
+            f"row {int(row[wrong[0]])} {does} to key {int(key[wrong[0]])}, which is"
             " more than one range of keys around a row and one of global keys say"
         )
 
@@ -205,7 +208,7 @@ def _compare(row: Ints, key: Ints, seen: Bools, sets: RowSets, keys: int) -> Non
 def from_mask(
     mask_function: Callable[..., Any], length: int, batch: int, device: Any, vmap: bool
 ) -> list[tuple[int, RowSets]]:
-    """Per sample the number of rows and what they see."""
+    """Per sample the number of rows and what they attend to."""
     if not callable(mask_function):
         raise TypeError(f"mask_function is a {type(mask_function).__name__}; allowed: a function f(b, h, q, k) -> bool")
     length, batch = count("length", length, most=MOST_ROWS), count("batch", batch)

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-# (rows, lo, lo_step, hi, hi_step, glo, ghi): row i of these sees K[lo + i lo_step : hi + i hi_step) and G[glo : ghi).
+# (rows, lo, lo_step, hi, hi_step, glo, ghi): row i of these attends to K[lo + i lo_step : hi + i hi_step) and G[glo : ghi).
 Line = tuple[int, int, int, int, int, int, int]
 # Beyond every key: pieces that have no bound of their own.
-FAR = 1 << 40
+BEYOND = 1 << 40
 
 
 class RowSets(NamedTuple):
-    """int64 [n] each: row i sees the keys lo .. hi, and places glo .. ghi of the list of global keys `members` int64 [G], in
-    order. Until `settled` a key may stand in both."""
+    """int64 [n] each: row i attends to the keys lo .. hi, and places glo .. ghi of the list of global keys `members` int64 [G],
+    in order. Until `settled` a key may stand in both."""
 
     lo: Ints
     hi: Ints
@@ -27,7 +27,7 @@ class RowSets(NamedTuple):
 
 
 class TwoRanges(ValueError):
-    """What rows see is not two ranges of keys."""
+    """What rows attend to is not two ranges of keys."""
 
 
 def interval(lo: Ints, hi: Ints) -> RowSets:
@@ -36,7 +36,7 @@ def interval(lo: Ints, hi: Ints) -> RowSets:
 
 
 def everything(row: Ints) -> RowSets:
-    return interval(np.zeros_like(row), np.full_like(row, FAR))
+    return interval(np.zeros_like(row), np.full_like(row, BEYOND))
 
 
 def causal(row: Ints) -> RowSets:
@@ -46,7 +46,7 @@ def causal(row: Ints) -> RowSets:
 
 def last(row: Ints, window: int) -> RowSets:
     """The row, the `window` - 1 keys before it, and all behind it."""
-    return interval(np.maximum(row - window + 1, 0), np.full_like(row, FAR))
+    return interval(np.maximum(row - window + 1, 0), np.full_like(row, BEYOND))
 
 
 def around(row: Ints, reach: int) -> RowSets:
@@ -61,7 +61,7 @@ def chunk(row: Ints, size: int, padding: int = 0) -> RowSets:
 
 
 def groups(row: Ints, ids: Ints) -> RowSets:
-    """Rows of one id of ids int64 [keys] see one another, wherever they stand; a negative id sees nothing.
+    """Rows of one id of ids int64 [keys] attend to one another, wherever they stand; a negative id attends to nothing.
 
     Raises:
         TwoRanges: parts of one id stand among parts of another.
@@ -120,7 +120,7 @@ def either(a: RowSets, b: RowSets) -> RowSets:
     """Keys of one set and of the other.
 
     Raises:
-        TwoRanges: there is a gap between what a row sees of one and of the other.
+        TwoRanges: there is a gap between what a row attends to of one and of the other.
     """
     if len(b.members):
         a, b = b, a
@@ -129,7 +129,9 @@ def either(a: RowSets, b: RowSets) -> RowSets:
     empty_a, empty_b = a.lo >= a.hi, b.lo >= b.hi
     apart = ~empty_a & ~empty_b & ((a.lo > b.hi) | (b.lo > a.hi))
     if apart.any():
-        raise TwoRanges(f"row {int(np.flatnonzero(apart)[0])} sees keys on both sides of others that it does not see")
+        raise TwoRanges(
+            f"row {int(np.flatnonzero(apart)[0])} attends to keys on both sides of others that it does not attend to"
+        )
     lo = np.where(empty_a, b.lo, np.where(empty_b, a.lo, np.minimum(a.lo, b.lo)))
     hi = np.where(empty_a, b.hi, np.where(empty_b, a.hi, np.maximum(a.hi, b.hi)))
     return RowSets(lo, hi, a.glo, a.ghi, a.members)
@@ -150,7 +152,7 @@ def settled(sets: RowSets, keys: int) -> RowSets:
     """Inside 0 .. keys, and no key of a row in both of its ranges.
 
     Raises:
-        TwoRanges: a row sees global keys before its range and behind it.
+        TwoRanges: a row attends to global keys before its range and behind it.
     """
     lo = np.clip(sets.lo, 0, keys)
     hi = np.clip(sets.hi, lo, keys)
@@ -159,15 +161,15 @@ def settled(sets: RowSets, keys: int) -> RowSets:
     if not some.any():
         none = np.zeros_like(lo)
         return RowSets(lo, hi, none, none, members[:0])
-    near, far = np.searchsorted(members, lo), np.searchsorted(members, hi)
+    first, behind = np.searchsorted(members, lo), np.searchsorted(members, hi)
     # Places on the left and on the right of the row's range; an empty range has none between.
-    left, right = np.minimum(np.maximum(near, glo), ghi), np.maximum(np.minimum(far, ghi), glo)
+    left, right = np.minimum(np.maximum(first, glo), ghi), np.maximum(np.minimum(behind, ghi), glo)
     on_left, on_right = some & (glo < left), some & (right < ghi)
     twice = on_left & on_right & (left < right)
-    within = twice & (far - near == hi - lo)
+    within = twice & (behind - first == hi - lo)
     if (twice & ~within).any():
         row = int(np.flatnonzero(twice & ~within)[0])
-        raise TwoRanges(f"row {row} sees keys of its block before and behind the range around it")
+        raise TwoRanges(f"row {row} attends to keys of its block before and behind the range around it")
     lo = np.where(within, hi, lo)
     begin = np.where(on_left | within, glo, right)
     end = np.where(on_right | within, ghi, left)
@@ -180,14 +182,14 @@ def settled(sets: RowSets, keys: int) -> RowSets:
 
 def lines(sets: RowSets, row: Ints) -> tuple[Line, ...]:
     """The fewest lines (rows, lo, lo_step, hi, hi_step, glo, ghi) that say the same, row after row; steps are 0 or 1. Rows
-    that see nothing of K say so from where they stand."""
-    seen = sets.lo < sets.hi
+    that attend to nothing of K say so from where they stand."""
+    local = sets.lo < sets.hi
     # [4, n]
-    columns = np.stack([np.where(seen, sets.lo, row + 1), np.where(seen, sets.hi, row + 1), sets.glo, sets.ghi])
+    columns = np.stack([np.where(local, sets.lo, row + 1), np.where(local, sets.hi, row + 1), sets.glo, sets.ghi])
     n = columns.shape[1]
     # [4, n - 1]
     steps = np.diff(columns)
-    fits = (steps[:2] >= 0).all(0) & (steps[:2] <= 1).all(0) & (steps[2:] == 0).all(0) & (seen[1:] == seen[:-1])
+    fits = (steps[:2] >= 0).all(0) & (steps[:2] <= 1).all(0) & (steps[2:] == 0).all(0) & (local[1:] == local[:-1])
     # [n - 2]: a line that goes from row i to i + 1 goes on to i + 2
     goes_on = fits[1:] & fits[:-1] & (steps[:2, 1:] == steps[:2, :-1]).all(0)
     ends = np.flatnonzero(~goes_on) + 2

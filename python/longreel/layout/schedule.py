@@ -14,7 +14,7 @@ BLOCK_ROWS, BLOCK_SHARES = 4096, 8
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """Int32 arrays. A range is (begin, full_begin, full_end, end): walked in steps of the tile from begin, the steps in
-    full_begin .. full_end are whole tiles that see one another entirely, all others need the rows' own bounds.
+    full_begin .. full_end are whole tiles that attend to one another entirely, all others need the rows' own bounds.
 
     tile: (query rows, keys) of a tile.
     tiles [T, 12]: sample, first row, last row + 1, first range segment, range of keys in K (4), range of keys in G (4).
@@ -23,7 +23,7 @@ class Schedule:
     kv_blocks [U, 6]: sample, is_global, first key, last key + 1 (in K or in G), first query range, last query range + 1.
       Every key of K is in exactly one; keys of G may be in several with query rows of their own, one behind the other,
       whose sums are added in that order.
-    query_ranges [N, 4]: ranges of query rows that see the block's keys.
+    query_ranges [N, 4]: ranges of query rows that attend to the block's keys.
     kv_order [U]: kv_blocks, heavy before light.
     bounds [B, Sq, 4]: lo, hi, glo, ghi of every query row, or None where they were not asked for.
     """
@@ -43,6 +43,6 @@ class Schedule:
 
 
 def block_rows(queries: int) -> int:
-    """Rows after which the rows that see a block of G are cut: there are at most
+    """Rows after which the rows that attend to a block of G are cut: there are at most
     `queries` / `block_rows` kv_blocks of the same keys."""
     return max(BLOCK_ROWS, -(-queries // BLOCK_SHARES))

@@ -1,4 +1,4 @@
-"""What a sequence is made of: segments, in documents that share nothing, under a rule that says who sees whom."""
+"""What a sequence is made of: segments, in documents that share nothing, under a rule that says who attends to whom."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -78,17 +78,17 @@ def _check_chunk(segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """Who sees whom in a document; every rule but "ranges" is causal.
+    """Who attends to whom in a document; every rule but "ranges" is causal.
 
     attention:
       "text"         everything before it, or the last `window` rows (itself included) and the first `sinks` rows
-      "image"        VoCo-LLaMA as released: rows up to the last VoCo see all before them, later rows all from the first VoCo on
-      "independent"  a frame (what ends with its VoCo rows) sees itself only; text after the frames sees all VoCo
-      "causal"       a frame also sees the VoCo of earlier frames
-      "vst"          Video-XL: a chunk sees itself, and prefix and VST of earlier chunks; text sees prefix and all VST
-      "ranges"       what the document's own lines say; rows that are appended see all before them in `window` and `chunk`
+      "image"        VoCo-LLaMA as released: rows up to the last VoCo attend to all before, later rows to all from the first VoCo
+      "independent"  a frame (what ends with its VoCo rows) attends to itself only; text after the frames attends to all VoCo
+      "causal"       a frame also attends to the VoCo of earlier frames
+      "vst"          Video-XL: a chunk attends to itself, and prefix and VST of earlier chunks; text attends to prefix and all VST
+      "ranges"       what the document's own lines say; rows that are appended attend to all before them in `window` and `chunk`
     frames_see_prefix, text_sees_prefix: rows before the first frame are visible to every frame (else to the first), to text.
-    grows: rows may be appended; without, nobody has said what they would see.
+    grows: rows may be appended; without, nobody has said what they would attend to.
 
     Behind the last frame of "independent" or "causal" may stand padding: a shorter question in a batch over one cache.
     """
@@ -135,10 +135,11 @@ _ORDER = {
 
 @dataclass(frozen=True)
 class Document:
-    """Rows that see only one another. Padding, whose rows see nothing and are seen by none, is a document of its own, or stands
-    behind the last frame.
+    """Rows that attend to one another only. Padding, whose rows attend to nothing and are visible to none, is a document of its
+    own, or stands behind the last frame.
 
-    lines, members: under "ranges" what every row sees, and the global keys as (first, how many); see `longreel.layout.blocks`.
+    lines, members: under "ranges" what every row attends to, and the global keys as (first, how many); see
+    `longreel.layout.blocks`.
     """
 
     segments: tuple[Segment, ...]
@@ -172,7 +173,7 @@ class Document:
                 _check_chunk(segment)
         if sum(line[0] for line in self.lines) != (self.length if self.rule.attention == "ranges" else 0):
             raise ValueError(
-                f"lines of attention 'ranges' say what each of the {self.length} rows sees, no others have any:"
+                f"lines of attention 'ranges' say what each of the {self.length} rows attends to, no others have any:"
                 " VideoLayout.blocks and VideoLayout.from_mask make them"
             )
 
@@ -221,7 +222,7 @@ class Document:
         if self.padding:
             raise ValueError("the last document is padding: only a sequence that ends with text or video grows")
         if not self.rule.grows:
-            raise ValueError("what appended rows see is not known of this layout: make it of the whole length")
+            raise ValueError("what appended rows attend to is not known of this layout: make it of the whole length")
         more = (*self.segments[:-1], *joined((*self.segments[-1:], Segment("text", rows))))
         return replace(self, segments=more, lines=self.lines + self._appended(rows))
 

@@ -1,8 +1,8 @@
 """Steps of text behind a layout, of as many rows each, from one plan: the text before a step only moves its bounds.
 
-A row of text sees local keys up to itself from one place on, and global keys that stay. So the plan of a step is the plan of
-another with a length added, on the device where that length is, and nothing is planned. Steps in a window or in chunks:
-`bounded`.
+A row of text attends to local keys up to itself from one place on, and global keys that stay. So the plan of a step is the
+plan of another with a length added, on the device where that length is, and nothing is planned. Steps in a window or in
+chunks: `bounded`.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from longreel.layout.planning import lowered_to
 from longreel.layout.step_rows import StepRows
 from longreel.layout.video_layout import VideoLayout
 
-STEPS_KEPT = 16
+MOST_STEPS = 16
 # What one more token before the step adds to a row of `tiles`.
 _ADDED = [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0]
 
@@ -73,7 +73,7 @@ def text_steps(
 ) -> TextSteps | None:
     """Steps of `rows` rows of text behind `layout`, or behind nothing but text.
 
-    batch: samples of the model's input, where it has each of the layout's several times in a row. The last few are kept: for a
+    batch: samples of the model's input, where it has each of the layout's several times in a row. The last few are cached: for a
     layout as long as it is the same object.
 
     Returns:
@@ -81,21 +81,21 @@ def text_steps(
     """
     device = torch.device(device)
     key = id(layout), rows, str(device), batch
-    made: TextSteps | None = kept(key, layout, lambda: _made(layout, rows, device, batch))
+    made: TextSteps | None = cached_step(key, layout, lambda: _made(layout, rows, device, batch))
     return made
 
 
-_KEPT: dict[Any, tuple[Any, Any]] = {}
+_CACHED: dict[Any, tuple[Any, Any]] = {}
 
 
-def kept(key: Any, owner: Any, make: Callable[[], Any]) -> Any:
+def cached_step(key: Any, owner: Any, make: Callable[[], Any]) -> Any:
     """What `make` gave for this key; the owner is held, so that its id stays its own."""
-    found = _KEPT.get(key)
+    found = _CACHED.get(key)
     if found is None:
         found = owner, make()
-        while len(_KEPT) >= STEPS_KEPT:
-            _KEPT.pop(next(iter(_KEPT), None), None)
-        _KEPT[key] = found
+        while len(_CACHED) >= MOST_STEPS:
+            _CACHED.pop(next(iter(_CACHED), None), None)
+        _CACHED[key] = found
     return found[1]
 
 

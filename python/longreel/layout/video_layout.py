@@ -105,7 +105,7 @@ class VideoLayout:
     ) -> "VideoLayout":
         """VoCo-LLaMA: `prefix` rows, then `frames` times [vision | separator | voco], then `text` rows.
 
-        mode: a frame sees itself only ("independent") or also the VoCo rows of earlier frames ("causal"). One frame is the
+        mode: a frame attends to itself only ("independent") or also the VoCo rows of earlier frames ("causal"). One frame is the
         released image mask. No released checkpoint validates either video mode.
         prefix_visible_to: the rows of the "first" frame, of all "frames", or of "all": frames and text.
         text_sees_prefix: False is the released rule, True the paper's.
@@ -153,22 +153,22 @@ class VideoLayout:
 
     @classmethod
     def causal(cls, n: int) -> "VideoLayout":
-        """`n` text rows, each of which sees itself and all before it."""
+        """`n` text rows, each of which attends to itself and all before it."""
         return cls(((Document(joined([whole(("text", n))]), Rule("text")),),))
 
     @classmethod
     def sliding_window(cls, n: int, window: int, sinks: int = 0) -> "VideoLayout":
-        """`n` text rows: each sees the last `window` rows, itself included, and the first `sinks` rows."""
+        """`n` text rows: each attends to the last `window` rows, itself included, and the first `sinks` rows."""
         return cls(((Document(joined([whole(("text", n))]), Rule("text", window=window, sinks=sinks)),),))
 
     @classmethod
     def blocks(
         cls, ids: blocks.Ids, *, window: int | None = None, chunk: int | None = None, causal: bool = True
     ) -> "VideoLayout":
-        """Rows of one block see one another in both directions, as picture tokens of Gemma, PaliGemma and Molmo2 do.
+        """Rows of one block attend to one another in both directions, as picture tokens of Gemma, PaliGemma and Molmo2 do.
 
         ids: int [S] or [B, S], on the host: rows of one number from 0 on are a block, wherever they stand; below 0 is none.
-        causal: every row also sees all rows before it; False: its block alone, and rows of none see nothing.
+        causal: every row also attends to all rows before it; False: its block alone, and rows of none attend to nothing.
         window: inside the last `window` rows, itself included, and those behind it (without `causal`: as many on both sides).
         chunk: inside the row's own chunk of so many rows. Both cut blocks too. Appended rows are text.
 
@@ -187,13 +187,13 @@ class VideoLayout:
         device: torch.device | str = "cpu",
         vmap: bool = False,
     ) -> "VideoLayout":
-        """From a mask function of transformers or FlexAttention, f(b, h, q, k) -> bool, True = row q sees key k.
+        """From a mask function of transformers or FlexAttention, f(b, h, q, k) -> bool, True = row q attends to key k.
 
         Ranges are found by O(N log N) probes of pairs, head 0, checked at all their ends and on random pairs. vmap: for a
         function that takes single numbers; else it gets int64 [n] each, on `device`.
 
         Raises:
-            TwoRanges: a ValueError; a range of keys and one of global keys do not hold what a row sees.
+            TwoRanges: a ValueError; a range of keys and one of global keys do not hold what a row attends to.
         """
         return cls(blocks.from_mask(mask_function, length, batch, device, vmap))
 
@@ -207,8 +207,8 @@ class VideoLayout:
         tile: tuple[int, int] | None = None,
     ) -> PlannedLayout:
         """Planned on the device of cu_seqlens int [n + 1]: sequence i is rows cu_seqlens[i] .. cu_seqlens[i + 1] of `rows`, and
-        sees itself in both directions, or causally. On a GPU nothing is read by the host, so no value is checked. Rows behind
-        the last sequence see nothing.
+        attends to itself in both directions, or causally. On a GPU nothing is read by the host, so no value is checked. Rows
+        behind the last sequence attend to nothing.
 
         window: inside |q - k| < window (`causal`: the last `window` rows). tile None is the one of the device's kernels.
         """
@@ -216,7 +216,7 @@ class VideoLayout:
 
     @classmethod
     def packed(cls, layouts: Sequence["VideoLayout"]) -> "VideoLayout":
-        """Documents of several layouts of one sample behind one another; none sees another."""
+        """Documents of several layouts of one sample behind one another; none attends to another."""
         layouts = cls._listed(layouts, "packed")
         return cls((tuple(document for layout in layouts for document in layout._one_sample("packed")),))
 

@@ -19,7 +19,7 @@ _NEVER, _NONE = -1, 0
 
 
 @contextmanager
-def memory_kept(device: torch.device) -> Iterator[str]:
+def memory_reused(device: torch.device) -> Iterator[str]:
     """Freed memory stays with the process, and later results take it again: what is timed is the work, not the faults of its
     pages. Gives how results get their memory, in words; on a GPU torch's allocator keeps it anyway.
 
@@ -39,8 +39,8 @@ def memory_kept(device: torch.device) -> Iterator[str]:
     mallopt(_MMAP_MAX[0], _NONE)
     mallopt(_TRIM_THRESHOLD[0], _NEVER)
     try:
-        kept = "left with the process from call to call, and taken again where it fits, for every variant"
-        yield f"{kept} (mallopt M_MMAP_MAX=0, M_TRIM_THRESHOLD=-1)"
+        reused = "left with the process from call to call, and taken again where it fits, for every variant"
+        yield f"{reused} (mallopt M_MMAP_MAX=0, M_TRIM_THRESHOLD=-1)"
     finally:
         for parameter, default in (_MMAP_MAX, _TRIM_THRESHOLD):
             mallopt(parameter, default)

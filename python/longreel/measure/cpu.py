@@ -109,8 +109,8 @@ class CpuLedger:
                     self._whose[thread], last = self._role(thread), 0.0
                 stage = _stages.get(thread, self._whose[thread])
                 self.spent[self._at if stage is None else (stage, SHARED)] += now - last
-            kept = clocks if _TASKS.is_dir() else self._last | clocks
-            self._last, self._whose = dict(kept), {thread: self._whose[thread] for thread in kept}
+            latest = clocks if _TASKS.is_dir() else self._last | clocks
+            self._last, self._whose = dict(latest), {thread: self._whose[thread] for thread in latest}
 
     def close(self) -> None:
         """No more is charged; what no thread accounts for is OTHER, or UNTOLD; harmless when repeated."""

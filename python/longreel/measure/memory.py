@@ -79,7 +79,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
 
     CUDA: torch's allocator. Linux CPU: the process's high-water mark (VmHWM), reset just before, once the C library has
     handed back its free pages; where the mark cannot be reset, resident memory sampled from a thread. Scratch that a
-    library keeps from its warm-up on is there before the call and is not seen.
+    library keeps from its warm-up on is there before the call and is not counted.
     """
     gc.collect()
     if device.type == "cuda":
@@ -125,7 +125,7 @@ class PeakMeter:
 
 def return_free_memory() -> None:
     """To the system, what the C library holds in free heap pages and in the arenas of threads that have done their work, so
-    that a call that takes them again is seen to grow; nothing where it cannot."""
+    that a call that takes them again is measured to grow; nothing where it cannot."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 

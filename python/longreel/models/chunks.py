@@ -13,7 +13,7 @@ from longreel.models.inputs import AUDIO, Input, Progress
 from longreel.models.record import OURS, RunRecord
 from longreel.models.system import Chunk, Model
 
-# After so many chunks free heap pages go back to the system: what is kept for good stands between large blocks that come and go.
+# After so many chunks free heap pages go back to the system: what is held for good stands between large blocks that come and go.
 _RETURNED = 4
 
 

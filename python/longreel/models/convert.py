@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longreel.files.foreign import shown
-from longreel.files.output import write_text
+from longreel.files.output import OutputFolder, write_text
 from longreel.files.tensors import NAMES, bytes_of, write_tensors
 from longreel.models import registry
 from longreel.models.checkpoint import CheckpointError, Released, files_in, is_weights
@@ -63,21 +63,13 @@ def convert(
     found = recognised(source) if system is None else registry.find(system)
     model, released = _opened(found, preset, source)
     plan = _checked(model, released, source, told)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        shards = _write(part, plan, _opened(found, preset, source)[1], shard)
-        _copy_beside(source, released.config, part)
-        # Opened as it will be: a fault of ours is seen here.
-        again, written = _opened(found, preset, part)
-        if _checked(again, written, part, told) != plan:
-            raise CheckpointError(f"{source}: was written to while it was read, or {part} was")
-        if target.exists():
-            target.rmdir()
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with OutputFolder(target) as out:
+        shards = _write(out.part, plan, _opened(found, preset, source)[1], shard)
+        _copy_beside(source, released.config, out.part)
+        # Opened as it will be: a fault of ours shows here.
+        again, written = _opened(found, preset, out.part)
+        if _checked(again, written, out.part, told) != plan:
+            raise CheckpointError(f"{source}: was written to while it was read, or {out.part} was")
     return Converted(found.name, len(plan), sum(size for _, _, size, _ in plan.values()), shards)
 
 

@@ -1,4 +1,4 @@
-"""What a run of a system takes, by formula: FLOPs and bytes of every stage, tensors alive at its peak, what is kept."""
+"""What a run of a system takes, by formula: FLOPs and bytes of every stage, tensors alive at its peak, what is cached."""
 
 from dataclasses import dataclass, replace
 
@@ -59,16 +59,22 @@ class StageCost:
 
 @dataclass(frozen=True)
 class SystemCost:
-    """tokens, kept: as `Kept` has them. cache: bytes of keys and values that stand in memory when a question is answered, buffers
-    included. read: tokens of the frames that the language model reads. positions, limit: that it takes and that it has."""
+    """tokens, cached: as `Cached` has them, in number and bytes. cache: bytes of keys and values that stand in memory when a
+    question is answered, buffers included. read: tokens of the frames that the language model reads. positions, limit: that it
+    takes and that it has."""
 
     tokens: int
-    kept: int
+    cached: int
     cache: int
     read: int
     positions: int
     limit: int
     stages: tuple[StageCost, ...]
+
+    @property
+    def kept(self) -> int:
+        """`cached`, by its name until 0.1.0."""
+        return self.cached
 
     @property
     def live(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from longreel.data import FeatureStream, FrameSpec, MediaError
 from longreel.data.shards import ENDING, VIDEOS, files_of
-from longreel.files.foreign import ForeignError
+from longreel.files.foreign import ForeignError, plain
 from longreel.files.output import write_text
 from longreel.files.tensors import TensorFile
 from longreel.models.inputs import check_features
@@ -87,7 +87,7 @@ class Folder:
                 except ValueError as error:
                     done.broken[video] = " ".join(str(error).split())
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(_why(target), _plain(done.broken[video]) + "\n")
+                    write_text(_why(target), plain(done.broken[video]) + "\n")
                 told(video, record)
         return done
 
@@ -146,7 +146,7 @@ class Folder:
         return sorted(self.share, key=lambda video: self._named(video) == last)
 
     def _named(self, video: Path) -> str:
-        return _plain(str(video.relative_to(self._folder)))
+        return plain(str(video.relative_to(self._folder)))
 
     @property
     def _note(self) -> Path:
@@ -162,8 +162,3 @@ class Folder:
 
 def _why(target: Path) -> Path:
     return target.with_suffix(WHY)
-
-
-def _plain(text: str) -> str:
-    """Of a name that is no UTF-8, its bytes as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()

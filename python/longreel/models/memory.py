@@ -12,11 +12,13 @@ from longreel.models.sizes import Preset
 
 # What a file says of weights that were drawn.
 RANDOM = "random, seed 0"
+# More than sizes take as text.
+_LONGEST = 10_000
 
 
 @dataclass(frozen=True)
 class SavedMemory:
-    """frames, patches: that were read. options: of the system, that the file was made with. dtype: of what is kept, "" where it
+    """frames, patches: that were read. options: of the system, that the file was made with. dtype: of what is cached, "" where it
     is of none that models compute in."""
 
     path: Path
@@ -41,11 +43,13 @@ def check_made_by(path: Path, about: dict[str, Any], expected: dict[str, str], s
     for key, ours in expected.items():
         theirs, size = about.get(key), getattr(sizes, key, None) if key in ("tower", "language") else None
         if theirs != ours and not (size is not None and _same_size(str(theirs), size)):
-            raise MediaError(f"{path}: made with {key} {theirs!r}, this run has {key} {ours!r}")
+            raise MediaError(f"{path}: made with {key} {shown(theirs)}, this run has {key} {ours!r}")
 
 
 def _same_size(text: str, size: Any) -> bool:
     """Whether an older version wrote `text` of the same sizes: fields that it did not know have their default here."""
+    if len(text) > _LONGEST:
+        return False
     theirs = dict(re.findall(r"(\w+)=([^,()]+)", text))
     ours = {each.name: each for each in fields(size)}
     return (
@@ -86,10 +90,10 @@ def open_memory(path: Path, system: str, preset: Preset, weights: str) -> SavedM
     options = about.get("options")
     if not isinstance(options, dict):
         raise MediaError(f"{path}: contradicts itself, its options are {shown(options)}")
-    return SavedMemory(path, about["frames"], about["patches"], options, kept_in(path))
+    return SavedMemory(path, about["frames"], about["patches"], options, dtype_in(path))
 
 
-def kept_in(path: Path) -> str:
+def dtype_in(path: Path) -> str:
     """The dtype that a saved memory was computed in; frequencies and the like are float32 in every file."""
     with TensorFile(path) as file:
         found = {entry.dtype for entry in file.header.entries.values()}

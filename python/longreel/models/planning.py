@@ -263,7 +263,7 @@ def json_plan(made: Plan) -> dict[str, Any]:
     stages = [dataclasses.asdict(stage) | {"seconds": made.seconds(stage)} for stage in cost.stages]
     return {
         "command": "plan", "system": made.system, "preset": made.preset, "frames": made.frames, "chunk": made.chunk,
-        "dtype": made.dtype, "gpu": made.gpu, "tokens": cost.tokens, "tokens_bytes": cost.kept, "tokens_read": cost.read,
+        "dtype": made.dtype, "gpu": made.gpu, "tokens": cost.tokens, "tokens_bytes": cost.cached, "tokens_read": cost.read,
         "positions": cost.positions, "positions_limit": cost.limit, "weights_bytes": made.weights, "live_bytes": cost.live,
         "process_bytes": made.process, "peak_memory_bytes": made.peak, "room_bytes": made.room, "fits": made.fits,
         "most_frames": made.most, "ended_by": made.why or None, "changes": [dataclasses.asdict(c) for c in made.changes],

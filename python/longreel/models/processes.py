@@ -74,7 +74,7 @@ class Processes:
             raise OtherFailedError(int(code))
 
     def fail(self, code: int) -> bool:
-        """Say so, with the exit code; False where another one has before, and speaks for all."""
+        """Say so, with the exit code; False where another one has before, and says it for all."""
         mine = f"{code} {self.rank.index}"
         try:
             return bool(self._store.compare_set(_FAILED, "", mine).decode() == mine)

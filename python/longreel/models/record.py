@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longreel.measure.cpu import SHARED, CpuLedger
 from longreel.measure.ranges import named
-from longreel.models.system import Answer, Kept
+from longreel.models.system import Answer, Cached
 
 Ops = Literal["longreel", "reference"]
 OURS, REFERENCE, EXACT = "longreel", "reference", "float64"
@@ -35,9 +35,9 @@ class RunRecord:
     frames: int = 0
     patches: int = 0
     tokens: int = 0
-    """Kept of one question, or for all of them, as the system has it."""
+    """Cached of one question, or for all of them, as the system has it."""
     tokens_bytes: int = 0
-    """Of what is kept of the frames."""
+    """Of what is cached of the frames."""
     rows: int = 0
     """Tokens of the frames that the language model read where it did not keep all of them; 0: there are none such."""
     weights: str = "random"
@@ -64,7 +64,7 @@ class RunRecord:
     answers: tuple[str, ...] = ()
     """Of each question, where the weights mean something and a vocabulary is there."""
     answer_seconds: list[float] = field(default_factory=list)
-    """Of each question, after the frames were seen."""
+    """Of each question, after the frames were encoded."""
     first_id: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By path, of each question: seconds from where the language model was asked to the first id."""
     id_rate: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -72,7 +72,7 @@ class RunRecord:
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     """By path, of each question [T, vocabulary]: after every id of the question."""
     visual: dict[str, Tensor] = field(default_factory=dict)
-    """By path, what was kept of the frames: where paths are compared, they are compared in it."""
+    """By path, what was cached of the frames: where paths are compared, they are compared in it."""
 
     def __post_init__(self) -> None:
         self._began = self.now()
@@ -128,9 +128,9 @@ class RunRecord:
     def peak(self, path: str | None = None) -> int:
         return max((peaks.get(path or self.paths[0], 0) for _, peaks in self.memory), default=0)
 
-    def take(self, kept: Kept) -> None:
-        """What is kept on the first path."""
-        self.tokens, self.tokens_bytes, self.rows = kept.tokens, kept.nbytes, kept.tokens_read
+    def take(self, cached: Cached) -> None:
+        """What is cached on the first path."""
+        self.tokens, self.tokens_bytes, self.rows = cached.tokens, cached.nbytes, cached.tokens_read
 
     def answer(self, path: str, ask: Callable[[Callable[[], None]], Answer]) -> Answer:
         """What `ask` gives, timed; it calls what it is given as soon as it has the first id."""

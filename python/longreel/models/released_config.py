@@ -70,10 +70,10 @@ def _sized(
     kind = rope.get("rope_type", "default")
     if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
         raise CheckpointError(
-            f"{where}: rope_type {kind!r} is not understood; there is {', '.join(ROPE_INIT_FUNCTIONS)}"
+            f"{where}: rope_type {shown(kind)} is not understood; there is {', '.join(ROPE_INIT_FUNCTIONS)}"
         )
     if built.hidden_act not in ACT2FN:
-        raise CheckpointError(f"{where}: hidden_act {built.hidden_act!r} is not understood")
+        raise CheckpointError(f"{where}: hidden_act {shown(built.hidden_act)} is not understood")
     sizes = {name: getattr(built, name) for name in (*_SIZES, "num_key_value_heads")}
     for name in sizes:
         count(sizes, where, name, 1, 2**31)
@@ -121,7 +121,7 @@ def _language_config(
 
     kind = config.get("model_type") or "llama"
     if not isinstance(kind, str) or kind not in _LANGUAGES:
-        raise CheckpointError(f"{where}: model_type {kind!r} is not understood; there is {', '.join(_LANGUAGES)}")
+        raise CheckpointError(f"{where}: model_type {shown(kind)} is not understood; there is {', '.join(_LANGUAGES)}")
     if config.get("auto_map"):
         raise CheckpointError(f"{where}: auto_map names code of the checkpoint's own, which is not run")
     for name, allowed in _ALLOWED.items():

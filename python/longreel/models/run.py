@@ -79,9 +79,9 @@ def run(
             _take_others(sessions[paths[0]], processes, record, model.device, clocks[paths[0]], meter, progress)
         _finish(sessions, record, clocks, meter)
         if save is not None:
-            with record.clock("keep", OURS):
-                seen = {"frames": record.frames, "patches": record.patches}
-                sessions[OURS].save(save, {**(about or {}), **seen})
+            with record.clock("save", OURS):
+                counts = {"frames": record.frames, "patches": record.patches}
+                sessions[OURS].save(save, {**(about or {}), **counts})
     return_free_memory()
     for path in list(sessions):
         # What a path held is given back before the next one answers.
@@ -214,16 +214,16 @@ def _consume(
 def _finish(sessions: Mapping[str, Session], record: RunRecord, clocks: Mapping[str, Clock], meter: PeakMeter) -> None:
     for path, session in sessions.items():
         with _measured(record, meter, path):
-            kept = session.finish(clocks[path])
+            cached = session.finish(clocks[path])
         if path == record.paths[0]:
-            record.take(kept)
-            record.backend = kept.backend if path == OURS else path
+            record.take(cached)
+            record.backend = cached.backend if path == OURS else path
 
 
 def _load(session: Session, saved: SavedMemory, record: RunRecord, meter: PeakMeter) -> None:
     with meter(OURS), record.clock("load"):
-        kept = session.load(saved.path, saved.frames)
-    record.take(kept)
+        cached = session.load(saved.path, saved.frames)
+    record.take(cached)
     record.frames, record.patches = saved.frames, saved.patches
 
 

@@ -195,7 +195,7 @@ def setup_of(
 ) -> Setup:
     """ValueError for anything that is not there, ImportError without transformers.
 
-    options: of any system by name, None or False where they were not given. save: whether what is kept is to be saved.
+    options: of any system by name, None or False where they were not given. save: whether what is cached is to be saved.
     dtype: what everything is computed in, "float32" or "bfloat16"; None: as the preset says.
     """
     require("longreel.models")

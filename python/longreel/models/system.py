@@ -46,7 +46,7 @@ _COMMON = (
     Stage("audio", "audio encoder", compared=False),
     Stage("write", "write features", compared=False),
     Stage("load", "read saved memory", compared=False),
-    Stage("keep", "write saved memory"),
+    Stage("save", "write saved memory"),
     Stage("gather", "wait for other processes", compared=False),
     Stage("other", "everything else", compared=False),
     Stage("untold", "threads not told apart here", compared=False),
@@ -89,17 +89,21 @@ class InputFacts:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of the frames, of one question or for all of them as the system has it: tokens, and their bytes.
+class Cached:
+    """What is cached of the frames, of one question or for all of them as the system has it: tokens, and their bytes.
 
-    tokens_read: that the language model read of the frames where not all are kept; 0: there are none such. backend: that ran the
-    system's own stage.
+    tokens_read: that the language model read of the frames where not all are cached; 0: there are none such. backend: that ran
+    the system's own stage.
     """
 
     tokens: int
     nbytes: int
     tokens_read: int = 0
     backend: str | None = None
+
+
+# By its name until 0.1.0.
+Kept = Cached
 
 
 class Answer(NamedTuple):
@@ -149,7 +153,7 @@ class Session(ABC):
         self.consume(Chunk(frames, audio), clock)
 
     @abstractmethod
-    def finish(self, clock: Clock) -> Kept:
+    def finish(self, clock: Clock) -> Cached:
         """After the last chunk; what stood waiting for more is computed now."""
 
     def prepare(self, index: int, clock: Clock) -> None:  # noqa: B027, most have nothing to prepare
@@ -161,13 +165,13 @@ class Session(ABC):
 
     @abstractmethod
     def compared(self) -> Tensor:
-        """What is kept, as a tensor in which paths are compared; asked for after the answers."""
+        """What is cached, as a tensor in which paths are compared; asked for after the answers."""
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Write what is kept; `about` goes with it. Of systems with `memory`."""
+        """Write what is cached; `about` goes with it. Of systems with `memory`."""
         raise NotImplementedError
 
-    def load(self, path: Path, frames: int) -> Kept:
+    def load(self, path: Path, frames: int) -> Cached:
         """In place of every chunk, what `save` wrote after `frames` frames."""
         raise NotImplementedError
 
@@ -183,7 +187,7 @@ class LiveSession(Session):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes of what is cached."""
 
     @abstractmethod
     def append(self, chunk: Chunk) -> None:
@@ -191,7 +195,7 @@ class LiveSession(Session):
 
     @abstractmethod
     def ask(self, prompts: Prompts) -> Answer:
-        """The answer to the first of these questions, about all frames so far; what is kept stays as it is."""
+        """The answer to the first of these questions, about all frames so far; what is cached stays as it is."""
 
 
 class System(ABC):
@@ -203,7 +207,7 @@ class System(ABC):
         stages: its own ones, in order, the language model's last.
         frames: which of a video are taken where nothing is said. fit: how they are made square, as in `longreel.data.frames`.
         audio: as the model takes it, None where it hears nothing.
-        memory: what a saved memory holds, None where what is kept depends on the question.
+        memory: what a saved memory holds, None where what is cached depends on the question.
         streams: the reference path takes chunk by chunk too, so that every length fits that path.
         training: of each source, "paper" and "released", the stages: what trains, as regular expressions of parameter names.
         long: flags of `longreel run` with which an hour goes through whole. long_video: those besides, where it is a video and
@@ -309,9 +313,12 @@ class System(ABC):
         raise ValueError(f"{self.name}: has no formula of what it takes")
 
     def changes(self, preset: Any, options: Any) -> Mapping[str, Sequence[Any]]:
-        """By option, other values with which less is kept, the mildest first."""
+        """By option, other values with which less is cached, the mildest first."""
         return {}
 
     def stage(self, name: str) -> Stage:
-        """By name, of its own and those that all have."""
-        return next(stage for stage in (*self.stages, *_COMMON) if stage.name == name)
+        """By name, of its own and those that all have; ValueError where there is none."""
+        found = next((stage for stage in (*self.stages, *_COMMON) if stage.name == name), None)
+        if found is None:
+            raise ValueError(f"{self.name} has no stage {name!r}")
+        return found

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from longreel.data import MediaError
-from longreel.models.system import Clock, Kept, Session
+from longreel.models.system import Cached, Clock, Session
 
 
 class TensorSession(Session):
@@ -19,31 +19,33 @@ class TensorSession(Session):
 
     FORMAT: ClassVar[str]
     backend: str | None = None
-    kept: Tensor
+    cached: Tensor
 
     @abstractmethod
     def gather(self) -> Tensor:
-        """What is kept, once the last chunk was taken."""
+        """What is cached, once the last chunk was taken."""
 
-    def finish(self, clock: Clock) -> Kept:
+    def finish(self, clock: Clock) -> Cached:
         return self._keep(self.gather())
 
     def compared(self) -> Tensor:
-        return self.kept
+        return self.cached
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         from longreel.cache.file import write
 
-        write(path, {"format": self.FORMAT, "about": dict(about)}, {"kept": self.kept.contiguous()})
+        write(path, {"format": self.FORMAT, "about": dict(about)}, {"cached": self.cached.contiguous()})
 
-    def load(self, path: Path, frames: int) -> Kept:
+    def load(self, path: Path, frames: int) -> Cached:
         from longreel.cache.file import CacheFile
 
         file = CacheFile(path, "saved memory", "cpu")
-        if file.header.get("format") != self.FORMAT or file.names != {"kept"}:
+        # Builds before 0.1.0 wrote "kept".
+        name = "kept" if "kept" in file.names else "cached"
+        if file.header.get("format") != self.FORMAT or file.names != {name}:
             raise MediaError(f"{path}: a saved memory of format {file.header.get('format')!r}, this is {self.FORMAT!r}")
-        return self._keep(file.tensor("kept"))
+        return self._keep(file.tensor(name))
 
-    def _keep(self, kept: Tensor) -> Kept:
-        self.kept = kept
-        return Kept(kept.shape[-2], kept.nbytes, backend=self.backend)
+    def _keep(self, cached: Tensor) -> Cached:
+        self.cached = cached
+        return Cached(cached.shape[-2], cached.nbytes, backend=self.backend)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longreel.data import MediaError
 from longreel.models.inputs import Input
-from longreel.models.memory import described, kept_in, made_by, open_memory
+from longreel.models.memory import described, dtype_in, made_by, open_memory
 from longreel.models.setup import Setup, device_of, setup_of
 from longreel.models.system import Chunk, InputFacts, LiveSession
 
@@ -24,7 +24,7 @@ class Said:
 
 
 class VideoMemory:
-    """Frames go in as they come, what is kept of them grows, and never beyond its cap; questions change nothing.
+    """Frames go in as they come, what is cached of them grows, and never beyond its cap; questions change nothing.
 
     ::
 
@@ -37,7 +37,7 @@ class VideoMemory:
     Args:
         system: one that keeps a memory, by its name. preset, checkpoint, device, backend: as of `longreel run`.
         options: of the system, by name.
-        max_bytes: that keys and values kept of the video may take, buffers and the text of a question included; None: as
+        max_bytes: that keys and values cached of the video may take, buffers and the text of a question included; None: as
             much as there is.
         dtype: "float32" or "bfloat16"; None: the preset's.
 
@@ -74,7 +74,7 @@ class VideoMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes of what is cached."""
         return self._session.nbytes
 
     @torch.inference_mode()
@@ -92,7 +92,7 @@ class VideoMemory:
 
     @torch.inference_mode()
     def ask(self, question: str, *, tokens: int | None = None) -> Said:
-        """The answer, of at most `tokens`, to a question about all frames so far; what is kept stays as it is.
+        """The answer, of at most `tokens`, to a question about all frames so far; what is cached stays as it is.
 
         Raises:
             ValueError: there are no frames yet, or no positions for the question.
@@ -134,7 +134,7 @@ class VideoMemory:
         if about is None or not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
             raise MediaError(f"{path}: no saved memory that says its system, preset and options")
         # A GPU has one dtype.
-        dtype = kept_in(path) or None if device_of(device).type == "cpu" else None
+        dtype = dtype_in(path) or None if device_of(device).type == "cpu" else None
         memory = cls(
             about["system"], about["preset"], checkpoint=checkpoint, options=about["options"], max_bytes=max_bytes,
             device=device, backend=backend, dtype=dtype,

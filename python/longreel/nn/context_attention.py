@@ -197,8 +197,8 @@ class ContextAttention(nn.Module):
         query, patches = autocast(query, patches)
         check_pair(query, patches)
         lower_queries(query, query_mask, patches.shape[0])
-        seen = patches[:, self.num_prefix_tokens :]
-        keys = self.vlm_att_key_projector(seen)
+        attended = patches[:, self.num_prefix_tokens :]
+        keys = self.vlm_att_key_projector(attended)
         # [*, M, N], summed over M
         scores = (query * patches.shape[-1] ** -0.5) @ keys.mT
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
@@ -206,7 +206,7 @@ class ContextAttention(nn.Module):
             weights = weights.mean(-2)
         else:
             weights = (weights * query_mask[..., None]).sum(-2) / query_mask.sum(-1, keepdim=True).clamp(min=1)
-        context = (weights.to(seen.dtype)[..., None, :] @ seen).squeeze(-2)
+        context = (weights.to(attended.dtype)[..., None, :] @ attended).squeeze(-2)
         return context, adaptive_pool(patches, **self.pooling, num_prefix_tokens=self.num_prefix_tokens)
 
     def _project(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:

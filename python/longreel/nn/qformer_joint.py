@@ -38,9 +38,9 @@ def attend(attention: Attention, state: State, rows_only: bool) -> State:
 
     key, value = (inner.split(joint(project(rows), project(text))) for project in (inner.key, inner.value))
     query = inner.query(rows).expand(samples, -1, -1) if rows_only else joint(inner.query(rows), inner.query(text))
-    seen = None
+    visible = None
     if mask is not None:
-        seen = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None]
+        visible = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None]
     residual = rows if rows_only else joint(rows, text)
-    out = attention.output(inner.attend(inner.split(query), key, value, seen), residual)
+    out = attention.output(inner.attend(inner.split(query), key, value, visible), residual)
     return State(out[:, :count], None if rows_only else out[:, count:], mask)

@@ -64,11 +64,11 @@ def make_keys(
     """For each attention the form that takes fewer FLOPs with `queries` queries. Projections are called: nothing is made of their
     weights and stored, so nothing goes stale."""
     absorbed = [absorbs(attention, features, queries, index == 0) for index, attention in enumerate(attentions)]
-    seen = features
+    with_places = features
     if frame_table is not None and not all(absorbed):
-        seen = with_frames(features, frame_table, frame_size)
+        with_places = with_frames(features, frame_table, frame_size)
     projected = tuple(
-        None if without else (attention.inner.key(seen), attention.inner.value(seen))
+        None if without else (attention.inner.key(with_places), attention.inner.value(with_places))
         for attention, without in zip(attentions, absorbed, strict=True)
     )
     return QFormerKeys(features, mask, frame_table, frame_size, projected)

@@ -50,13 +50,13 @@ class QFormerConfig:
 
 
 class Projections(nn.Module):
-    """The three projections of an attention; `seen` is the width of what keys and values are made of."""
+    """The three projections of an attention; `key_width` is the width of what keys and values are made of."""
 
-    def __init__(self, config: QFormerConfig, seen: int) -> None:
+    def __init__(self, config: QFormerConfig, key_width: int) -> None:
         super().__init__()
         self.heads, self.dropout = config.num_attention_heads, config.attention_probs_dropout_prob
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key, self.value = (nn.Linear(seen, config.hidden_size) for _ in range(2))
+        self.key, self.value = (nn.Linear(key_width, config.hidden_size) for _ in range(2))
 
     def split(self, rows: Tensor) -> Tensor:
         """[B, R, E] -> [B, H, R, D]"""
@@ -84,10 +84,10 @@ class Output(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: QFormerConfig, seen: int) -> None:
+    def __init__(self, config: QFormerConfig, key_width: int) -> None:
         super().__init__()
         # the released name of the projections is "self"
-        self.add_module("self", Projections(config, seen))
+        self.add_module("self", Projections(config, key_width))
         self.output = Output(config, config.hidden_size)
 
     @property

@@ -72,9 +72,9 @@ def _read(attention: Attention, query: Tensor, part: FeaturePart, backend: str |
             frame_table=table, backend=backend,
         )  # fmt: skip
         return inner.split(out), lse[..., None]
-    seen = features if table is None else with_frames(features, table, None)
+    with_places = features if table is None else with_frames(features, table, None)
     wide = torch.promote_types(query.dtype, torch.float32)
-    key, value = (inner.split(project(seen)).to(wide) for project in (inner.key, inner.value))
+    key, value = (inner.split(project(with_places)).to(wide) for project in (inner.key, inner.value))
     # [1, H, M, S], as wide as float32 at least: sharp rows need it
     scores = inner.split(query).to(wide) @ key.mT * key.shape[-1] ** -0.5
     return scores.softmax(-1) @ value, scores.logsumexp(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""block_sparse_attention: attention under a video layout, where a row sees two ranges of keys; no mask is made."""
+"""block_sparse_attention: attention under a video layout, where a row attends to two ranges of keys; no mask is made."""
 
 from typing import Any
 
@@ -39,15 +39,15 @@ def block_sparse_attention(
 ) -> Any:
     """``softmax(scale * q k^T) v`` over the keys that `layout` shows every row: ``K[lo:hi)`` and ``G[glo:ghi)``.
 
-    G are the global keys (prefix, VoCo, VST, sinks), which rows of their document see from anywhere. Left padding and
-    documents are part of the layout. A row that sees nothing gives 0, lse -inf and no gradient.
+    G are the global keys (prefix, VoCo, VST, sinks), which rows of their document attend to from anywhere. Left padding and
+    documents are part of the layout. A row that attends to nothing gives 0, lse -inf and no gradient.
 
     Args:
         q: ``[B, Sq, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to
             512, any strides.
         k, v: ``[B, Sk, Hkv, D]`` in position order, dtype and device of `q`, H a multiple of Hkv: head h reads key head
             ``h // (H / Hkv)``. Sk may exceed the layout's keys (a cache); what lies beyond is masked.
-        layout: a `VideoLayout`, planned at the first call with it (the last few plans are kept), or the `PlannedLayout` that
+        layout: a `VideoLayout`, planned at the first call with it (the last few plans are cached), or the `PlannedLayout` that
             ``layout.to(device)`` gives, which torch.compile and CUDA graph capture need. One sample serves any batch.
         scale: factor on the scores; None is ``D ** -0.5``.
         global_k, global_v: ``[B, G, Hkv, D]`` in the order of ``layout.global_index``: the global keys where they are not the

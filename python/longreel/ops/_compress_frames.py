@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longreel.backends import LOW, Row, reference_row
+from longreel.backends import LOW, SHORT, Row, reference_row
 from longreel.layout.numbers import flag
 from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
+from longreel.ops.common.hopper import refused_by_clusters
 from longreel.ops.common.queries import autocast, check_pair, exact, lower_queries, resolve_scale
 from longreel.ops.op import Backward, Lowered, Op, run
 from longreel.reference.compress_frames import compress_frames as reference
@@ -138,6 +139,7 @@ def fake(args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 PASS = "one read of the patches, the second sweep from L2"
+CLUSTERS = "CUDA C++ for Hopper: one read of the patches by clusters of blocks that share the channels; no sweep"
 
 OP = Op(
     NAME,
@@ -149,8 +151,10 @@ OP = Op(
         Row(NAME, "cuda", ("cuda",), LOW, f"CUDA C++: {PASS}; no compile at the first call"),
         Row(NAME, "triton", ("cuda",), LOW, PASS),
         Row(NAME, "cpu", ("cpu",), LOW, "threaded, vectorised C++ that reads the patches from memory once"),
+        Row(NAME, "cluster", ("cuda",), SHORT, CLUSTERS, proven=False),
         reference_row(NAME),
     ),
     fake=fake,
     backward=Backward(),
+    objections={"cluster": lambda lowered: refused_by_clusters(lowered.args.query, lowered.args.patches)},
 )

@@ -186,12 +186,12 @@ def run_reference(*args: Any, same_dtype: bool = False) -> tuple[Tensor, Tensor]
     The low-level op does not round its output: the backward needs it as it is.
     """
     dtype = args[0].dtype
-    wide = dtype if same_dtype else torch.promote_types(dtype, torch.float32)
-    widened: list[Any] = [t.to(wide) if isinstance(t, Tensor) and t.is_floating_point() else t for t in args]
+    wide = torch.promote_types(dtype, torch.float32)
+    computed = dtype if same_dtype else wide
+    widened: list[Any] = [t.to(computed) if isinstance(t, Tensor) and t.is_floating_point() else t for t in args]
     with exact(args[0].device):
         out, lse = reference(*widened)
-    kept = torch.promote_types(dtype, torch.float32)
-    return out.to(kept), lse.to(kept)
+    return out.to(wide), lse.to(wide)
 
 
 def absorbed_flops(samples: int, queries: int, keys: int, channels: int, width: int, heads: int, shared: bool) -> int:

@@ -1,4 +1,4 @@
-"""vst_attention: rows under a layout that also see a memory whose length lies on the device."""
+"""vst_attention: rows under a layout that also attend to a memory whose length lies on the device."""
 
 from typing import Any
 
@@ -38,11 +38,11 @@ def vst_attention(
 ) -> Any:
     """Attention of new rows over one another, as `layout` says, and over a memory. For inference.
 
-    Every row sees the memory's first ``mem_len[b]`` entries, and behind them as many as `layout` shows it global keys: those of
-    a group of chunks are appended to the memory first (`vst_append_`), then all chunks run at once. A chunk alone has
-    none that it sees; text and decoding take ``VideoLayout.causal(rows)``. The plan does not depend on the memory, so that one
-    serves all steps, and nothing is planned while it grows. Keys are rotated. In training the chunks' global keys are ordinary
-    tensors: ``block_sparse_attention(..., global_k=, global_v=)``.
+    Every row attends to the memory's first ``mem_len[b]`` entries, and behind them as many as `layout` shows it global keys:
+    those of a group of chunks are appended to the memory first (`vst_append_`), then all chunks run at once. A chunk alone
+    has none that it attends to; text and decoding take ``VideoLayout.causal(rows)``. The plan does not depend on the memory,
+    so that one serves all steps, and nothing is planned while it grows. Keys are rotated. In training the chunks' global keys
+    are ordinary tensors: ``block_sparse_attention(..., global_k=, global_v=)``.
 
     Args:
         q: ``[B, R, H, D]``, rows in the layout's order; float32, bfloat16 or float16 (float64 on the reference), D of 1 to 256.
@@ -53,7 +53,7 @@ def vst_attention(
             ``layout.to(device)`` gives, which torch.compile and CUDA graph capture need. One sample serves any batch.
         mem_start: int32 ``[B]``: entries before it are left padding, masked for every row.
         k_before: int32 ``[B]``: the rows' own keys stand behind so many others in k and v ``[B, S, Hkv, D]``, which every row
-            sees: the text so far of one of several questions about one memory. None: k and v are the rows' alone.
+            attends to: the text so far of one of several questions about one memory. None: k and v are the rows' alone.
         scale: factor on the scores; None is ``D ** -0.5``.
         return_lse: also return the natural log of the softmax denominator, float32 ``[B, H, R]``.
         backend: None chooses (see `longreel.explain`); a name that cannot run raises BackendError.

@@ -129,7 +129,7 @@ class Op:
         return schemas.outputs(f"{self.name}_backward")
 
     def request(self, lowered: Lowered) -> Request:
-        """The call as the backend table sees it: device and dtype are those of the first argument."""
+        """The call as the backend table takes it: device and dtype are those of the first argument."""
         first = lowered.args[0]
 
         def objection(backend: str) -> str | None:
@@ -205,11 +205,11 @@ def register(op: Op) -> None:
     if op.backward is not None:
         fakes[f"{op.name}_backward"] = _fake_backward(op.name, op.backward)
     for name, fake in fakes.items():
-        for backend in schemas.KERNEL_BACKENDS:
+        for backend in schemas.kernel_backends(name):
             torch.library.register_fake(f"longreel::{name}.{backend}", fake, lib=schemas.LIBRARY)
         for key in ("CUDA", "CPU"):
             schemas.LIBRARY.impl(f"{name}.triton", _triton(op.name, name), key)
-    for backend in schemas.KERNEL_BACKENDS if not op.mutates else ():
+    for backend in schemas.kernel_backends(op.name) if not op.mutates else ():
         if op.backward is None:
             backward, setup_context = (
                 _refuses(f"{op.name} has no gradient on this backend; backend='reference' has"),

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ import torch
 
 from longreel._transformers import require
 from longreel.files.foreign import ForeignError, first_line, read_json, shown
+from longreel.files.tensors import TensorFile
 from longreel.measure.memory import no_room
+from longreel.models.checkpoint import files_in, is_weights
 from longreel.parity.inputs import drawn_inputs, read_inputs
 from longreel.parity.lines import Drift
 from longreel.parity.whole import whole
+
+_LAYERS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "depth"}
+_WIDTHS = {"hidden_size", "intermediate_size", "vocab_size"}
+_KERNELS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
 
 
 def folder_drifts(
@@ -32,8 +39,10 @@ def folder_drifts(
     """
     for dtype in dtypes:
         model = loaded(folder, dtype, device)
-        given = read_inputs(inputs) if inputs is not None else drawn_inputs(model, frames=frames)
-        yield whole(model, {key: value.to(device) for key, value in given.items()}, **options)
+        with known_ids(folder):
+            given = read_inputs(inputs) if inputs is not None else drawn_inputs(model, frames=frames)
+            drift = whole(model, {key: value.to(device) for key, value in given.items()}, **options)
+        yield drift
 
 
 def loaded(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
@@ -42,7 +51,9 @@ def loaded(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu")
     Raises:
         ForeignError: there is none, or it cannot be loaded.
     """
-    cls = _class_of(folder)
+    config = _config_of(folder)
+    check_folder(folder, config)
+    cls = _class_of(folder, config)
     try:
         model = cls.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False)
         return model.to(device).eval()
@@ -92,14 +103,65 @@ def pair_of(made_by: str, make: Callable[[], Any]) -> tuple[Any, Any]:
     return made
 
 
-def _class_of(folder: Path) -> Any:
-    require("longreel.parity")
-    import transformers
+@contextmanager
+def known_ids(folder: Path) -> Iterator[None]:
+    """ForeignError where a model looks up an id that it has no row for, as one of config.json's beyond its vocabulary."""
+    try:
+        yield
+    except IndexError as error:
+        raise ForeignError(f"{folder}: its model has no place for its ids ({first_line(error)})") from None
 
+
+def check_folder(folder: Path, config: dict[str, Any]) -> None:
+    """ForeignError before anything is made of what hangs, takes all memory or is code: a pipe, sizes that the weights there
+    cannot be of, a kernel of the Hub's."""
+    for path in files_in(folder):
+        if path.exists() and not path.is_file():
+            raise ForeignError(f"{path}: is not a regular file")
+    weights = [path for path in files_in(folder) if is_weights(path) and path.suffix != ".json"]
+    plain = [path for path in weights if path.suffix == ".safetensors"]
+    # Entries of pickled files are not counted: they take as long to read as to load.
+    entries = sum(map(_entries_in, plain)) if len(plain) == len(weights) else 0
+    for name, value in _settings(config):
+        if name in _KERNELS and "/" in str(value):
+            raise ForeignError(f"{folder}/config.json: {name} {shown(value)} names code of the Hub, which is not run")
+        most = entries if name in _LAYERS else sum(path.stat().st_size for path in weights) if name in _WIDTHS else 0
+        if most and isinstance(value, int) and value > most:
+            raise ForeignError(
+                f"{folder}/config.json: {name} {shown(value)} is more than the weights there have room for"
+            )
+
+
+def _entries_in(path: Path) -> int:
+    with TensorFile(path) as file:
+        return len(file.header.entries)
+
+
+def _settings(value: object) -> Iterator[tuple[str, object]]:
+    """Names and values of a config.json and of all inside it."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _settings(each)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield name, each
+            yield from _settings(each)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise ForeignError(f"{folder}: not a folder with a model of transformers (no config.json)")
     config = read_json(folder / "config.json")
-    names = config.get("architectures") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise ForeignError(f"{folder}/config.json: must be an object, is {shown(config)}")
+    return config
+
+
+def _class_of(folder: Path, config: dict[str, Any]) -> Any:
+    require("longreel.parity")
+    import transformers
+
+    names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     cls = getattr(transformers, name, None) if isinstance(name, str) else None
     if cls is None or not hasattr(cls, "from_pretrained"):

@@ -11,6 +11,8 @@ from longreel.compression.families import family_of
 from longreel.data import frames
 from longreel.data.cards import COLOURS, DIGITS, DigitCard
 from longreel.files.foreign import ForeignError, read_json
+from longreel.files.forms import NUMBER, POSITIVE, check_form
+from longreel.models.prompts import read_vocabulary
 from longreel.parity.inputs import prompted, taken
 
 # Tokens across a frame where the model does not say.
@@ -125,24 +127,28 @@ def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).exists():
             read = read_json(folder / name)
-            found = [read.get(key) if isinstance(read, dict) else None for key in ("image_mean", "image_std")]
+            check_form(read, {"image_mean?": object, "image_std?": object}, str(folder / name))
+            found = [read.get(key) for key in ("image_mean", "image_std")]
             if all(isinstance(one, list) and len(one) == 3 for one in found):
+                check_form(found, [[NUMBER]], f"image_mean and image_std of {folder / name}")
+                check_form(found[1], [POSITIVE], f"image_std of {folder / name}")
                 return torch.tensor(found[0]), torch.tensor(found[1])
     return torch.full((3,), 0.5), torch.full((3,), 0.5)
 
 
 def _ids(model: Any, folder: Path, question: str, words: int) -> Tensor:
     """[1, words]"""
+    vocabulary = model.config.get_text_config().vocab_size
     if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         from transformers import AutoTokenizer
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ForeignError(f"{folder}: its tokenizer cannot be loaded ({type(error).__name__})") from None
+        tokenizer = read_vocabulary(
+            folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
         ids: Tensor = tokenizer(question, return_tensors="pt").input_ids
         if ids.shape[1] > 2:
+            if int(ids.max()) >= vocabulary:
+                raise ForeignError(f"{folder}: its tokenizer has ids beyond the {vocabulary:,} of its model")
             return ids
-    vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     return torch.randint(min(10, vocabulary // 4), max(vocabulary // 2, 2), (1, words), generator=generator)

@@ -128,11 +128,18 @@ def gradient_lines(ways: tuple[Gradients, ...], dtype: torch.dtype, steps: int) 
     angles = [_angle(truth, plain), _angle(truth, ours), _angle(plain, ours)]
     lines = [Line("gradients", "1 - cos", angles[1], angles[0], angles[2], max(SLACK**2 * angles[0], walk**2 / 2))]
     unit = max((_norm(g) for g in truth.values()), default=0.0)
-    far = {name: _distance(truth, ours, name, unit) for name in {**truth, **ours}}
-    name = max(far, key=far.__getitem__)
+    distances = {name: _distance(truth, ours, name, unit) for name in {**truth, **ours}}
+    name = max(distances, key=distances.__getitem__)
     base = max(_distance(truth, plain, other, unit) for other in {**truth, **plain})
     lines.append(
-        Line(f"gradient of {name}", "rms", far[name], base, _distance(plain, ours, name, unit), max(SLACK * base, walk))
+        Line(
+            f"gradient of {name}",
+            "rms",
+            distances[name],
+            base,
+            _distance(plain, ours, name, unit),
+            max(SLACK * base, walk),
+        )
     )
     return lines
 
@@ -154,11 +161,11 @@ def _angle(a: Gradients, b: Gradients) -> float:
 def _distance(a: Gradients, b: Gradients, name: str, unit: float) -> float:
     """Of `b` from `a`."""
     size, one, other = _norm(a.get(name)), a.get(name), b.get(name)
-    far = _norm(one) + _norm(other) if one is None or other is None else _norm(one.double() - other.double())
-    if not far:
+    distances = _norm(one) + _norm(other) if one is None or other is None else _norm(one.double() - other.double())
+    if not distances:
         return 0.0
     size = size if size > _SMALL * unit else unit
-    return far / size if size and far == far else torch.inf
+    return distances / size if size and distances == distances else torch.inf
 
 
 def _norm(gradient: Tensor | None) -> float:

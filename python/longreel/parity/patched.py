@@ -84,8 +84,8 @@ def compare(model: Any, inputs: Mapping[str, Any], *, close: float = CLOSE) -> C
         lines.append(Compared(f"mask of {layer}, pairs", float(((dense != own) & rows).sum()), 0.0))
     results = {name: _results(model, inputs, name) for name in ("eager", NAME)}
     (logits, gradients), (own_logits, own_gradients) = results["eager"], results[NAME]
-    kept = real[:, -logits.shape[1] :]
-    lines.append(Compared("logits", _apart(own_logits[kept], logits[kept]), close))
+    last = real[:, -logits.shape[1] :]
+    lines.append(Compared("logits", _apart(own_logits[last], logits[last]), close))
     largest = max((_size(g) for g in gradients.values()), default=0.0)
     for name in dict.fromkeys([*gradients, *own_gradients]):
         both = gradients.get(name), own_gradients.get(name)
@@ -110,7 +110,7 @@ def _gradients_apart(theirs: Tensor | None, ours: Tensor | None, least: float) -
 
 
 def _masks(model: Any, inputs: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """By layer, the pairs that it sees, bool [B, Sq, Sk]."""
+    """By layer, the pairs that it attends to, bool [B, Sq, Sk]."""
     found: dict[str, Tensor] = {}
     names = {id(module): key for key, module in model.named_modules()}
 

@@ -15,7 +15,7 @@ from longreel.models.sizes import computed_in
 from longreel.models.system import Chunk, InputFacts
 from longreel.parity.lines import Drift, logits_lines, tensor_lines
 
-# Dimensions of what is kept, where it is keys and values: [layers, 2, Hkv, rows, D].
+# Dimensions of what is cached, where it is keys and values: [layers, 2, Hkv, rows, D].
 _OF_LAYERS = 5
 
 
@@ -29,7 +29,7 @@ def system_drifts(
     device: str | None = None,
     backend: str | None = None,
 ) -> Iterator[Drift]:
-    """What is kept of the frames, the language model's layers and the logits behind a question: longreel's path, the published
+    """What is cached of the frames, the language model's layers and the logits behind a question: longreel's path, the published
     order and float64. dtypes: names as in torch; a GPU computes in bfloat16 whatever they say.
 
     Raises:
@@ -65,10 +65,10 @@ def _drift(setup: Setup, frames: int) -> Drift:
             found[path] = _answered(setup, model, prompts, path, chunks, frames, layers)
     dtype, steps = computed_in(setup.preset, setup.device), system.steps(setup.preset)
     truth, plain, ours = (found[path] for path in (EXACT, REFERENCE, OURS))
-    lines = tensor_lines("kept of the frames", (truth[1], plain[1], ours[1]), dtype, steps)
+    lines = tensor_lines("cached of the frames", (truth[1], plain[1], ours[1]), dtype, steps)
     if truth[1].dim() == _OF_LAYERS:
         for index, parts in enumerate(zip(truth[1], plain[1], ours[1], strict=True)):
-            lines += tensor_lines(f"keys and values kept of layer {index}", parts, dtype, steps)
+            lines += tensor_lines(f"keys and values cached of layer {index}", parts, dtype, steps)
     for index, name in enumerate(truth[0]):
         lines += tensor_lines(name, (truth[0][name], plain[0][name], ours[0][name]), dtype, steps + index + 1)
     lines += logits_lines((truth[2], plain[2], ours[2]), dtype, steps + len(truth[0]) + 1)
@@ -105,7 +105,7 @@ def _answered(
     frames: int,
     layers: dict[str, list[Tensor]],
 ) -> tuple[Mapping[str, Tensor], Tensor, Tensor]:
-    """Rows of the question in every layer, what is kept, logits."""
+    """Rows of the question in every layer, what is cached, logits."""
     session = setup.system.session(model, prompts, path, expected=frames, compare=True)
     for chunk in chunks:
         session.consume(chunk, _untimed)

@@ -16,7 +16,7 @@ from longreel.parity.lines import Drift, gradient_lines, logits_lines, tensor_li
 
 
 @dataclass
-class _Seen:
+class _Recorded:
     """Of one way: what every layer gave, in the order of the calls, the output's rows, and gradients of weights."""
 
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -56,15 +56,15 @@ def whole(
             said = _enter(inside, model) if attention else ("its own", False)
             report = inside.enter_context(patch(model, ops, backend))
             paths = [_overheard_at(line) for line in report.patched]
-            ours = _see(model, given, paths, gradients)
+            ours = _record(model, given, paths, gradients)
         served = sum(one.calls - one.aside.total() for line in report.patched for one in line.replacements)
         if not served and not said[1]:
             raise ValueError(
                 f"{type(model).__name__}: longreel computes nothing of it; its attention: {said[0]}; {report}"
             )
-        plain = _see(model, given, paths, gradients)
+        plain = _record(model, given, paths, gradients)
         with _in_float64(model):
-            truth = _see(model, {key: _cast(value, torch.float64) for key, value in given.items()}, paths, gradients)
+            truth = _record(model, {key: _cast(value, torch.float64) for key, value in given.items()}, paths, gradients)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -131,26 +131,26 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)
 
 
-def _see(model: nn.Module, given: Mapping[str, Any], paths: Iterable[str], gradients: bool) -> _Seen:
-    seen = _Seen()
+def _record(model: nn.Module, given: Mapping[str, Any], paths: Iterable[str], gradients: bool) -> _Recorded:
+    recorded = _Recorded()
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad} if gradients else {}
     with ExitStack() as hooks, torch.set_grad_enabled(bool(weights)):
         for name, module in _followed(model, paths).items():
-            hooks.callback(module.register_forward_hook(_overhearing(seen, name)).remove)
+            hooks.callback(module.register_forward_hook(_overhearing(recorded, name)).remove)
         out = model(**given)
-        seen.logits = isinstance(getattr(out, "logits", None), Tensor)
-        rows = _real(out.logits if seen.logits else _first(out), given)
-        seen.output = rows.detach()
+        recorded.logits = isinstance(getattr(out, "logits", None), Tensor)
+        rows = _real(out.logits if recorded.logits else _first(out), given)
+        recorded.output = rows.detach()
         if weights:
-            grads = torch.autograd.grad(_loss(rows, seen.logits), [*weights.values()], allow_unused=True)
-            seen.gradients = {name: g for name, g in zip(weights, grads, strict=True) if g is not None}
-    seen.layers = {name: [_real(one, given) for one in calls] for name, calls in seen.layers.items()}
-    return seen
+            grads = torch.autograd.grad(_loss(rows, recorded.logits), [*weights.values()], allow_unused=True)
+            recorded.gradients = {name: g for name, g in zip(weights, grads, strict=True) if g is not None}
+    recorded.layers = {name: [_real(one, given) for one in calls] for name, calls in recorded.layers.items()}
+    return recorded
 
 
-def _overhearing(seen: _Seen, name: str) -> Any:
+def _overhearing(recorded: _Recorded, name: str) -> Any:
     def overhear(module: nn.Module, args: Any, out: Any) -> None:
-        seen.layers.setdefault(name, []).append(_first(out).detach())
+        recorded.layers.setdefault(name, []).append(_first(out).detach())
 
     return overhear
 

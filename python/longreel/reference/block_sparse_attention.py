@@ -19,10 +19,10 @@ def block_sparse_attention(
 ) -> tuple[Tensor, Tensor]:
     """q [B, Sq, H, D], k and v [B, Sk, Hkv, D] -> out [B, Sq, H, D], lse [B, H, Sq] (natural log); computed in their dtype.
 
-    bounds [B, Sq, 4] is lo, hi, glo, ghi: the row sees K[lo : hi) and G[glo : ghi), without keys before start [B]; [B, Sq, 2]
-    is lo and hi where there is no G. Key g of G is global_k[:, g], by default key global_index[b, g] of k, v (-1 pads). Layout
-    tensors of one sample serve any batch. A row that sees nothing gives 0, lse -inf, and zero gradient. Head h reads key head
-    h // (H / Hkv).
+    bounds [B, Sq, 4] is lo, hi, glo, ghi: the row attends to K[lo : hi) and G[glo : ghi), without keys before start [B]; [B,
+    Sq, 2] is lo and hi where there is no G. Key g of G is global_k[:, g], by default key global_index[b, g] of k, v (-1
+    pads). Layout tensors of one sample serve any batch. A row that attends to nothing gives 0, lse -inf, and zero gradient.
+    Head h reads key head h // (H / Hkv).
     """
     batch, queries, heads, _ = q.shape
     elements = batch * heads * queries * (k.shape[1] + global_index.shape[1])
@@ -34,11 +34,11 @@ def block_sparse_attention(
     at = global_index.long().clamp(min=0)[..., None, None].expand(batch, -1, *k.shape[2:])
     global_k = k.gather(1, at) if global_k is None else global_k
     global_v = v.gather(1, at) if global_v is None else global_v
-    # Rows that see nothing and keys that no row sees may hold anything, NaN too.
+    # Rows that attend to nothing and keys that no row attends to may hold anything, NaN too.
     q = q.masked_fill(~mask[:, 0].any(2)[..., None, None], 0)
-    near_seen, far_seen = mask[:, 0].any(1)[..., None, None].split([k.shape[1], global_k.shape[1]], 1)
-    k, v = (t.masked_fill(~near_seen, 0) for t in (k, v))
-    global_k, global_v = (t.masked_fill(~far_seen, 0) for t in (global_k, global_v))
+    local_visible, global_visible = mask[:, 0].any(1)[..., None, None].split([k.shape[1], global_k.shape[1]], 1)
+    k, v = (t.masked_fill(~local_visible, 0) for t in (k, v))
+    global_k, global_v = (t.masked_fill(~global_visible, 0) for t in (global_k, global_v))
     # [B, keys, H, D] each
     k, v, global_k, global_v = (t.repeat_interleave(heads // k.shape[2], 2) for t in (k, v, global_k, global_v))
     # [B, H, Sq, Sk + G]
@@ -52,7 +52,7 @@ def block_sparse_attention(
 
 
 def visible(keys: int, bounds: Tensor, global_index: Tensor, start: Tensor) -> Tensor:
-    """bool [B, Sq, keys + G]: what every row sees of K, then of G."""
+    """bool [B, Sq, keys + G]: what every row attends to of K, then of G."""
     if bounds.shape[2] == 2:
         bounds = torch.nn.functional.pad(bounds, (0, 2))
     # [B, Sq, 1] each

@@ -31,8 +31,8 @@ def qformer_attention(
     if b_v is not None:
         v = v + b_v.view(num_heads, 1, -1)
     # A sample without keys takes a softmax over zeros that `some` removes: no NaN, no gradient. [B, 1, 1, 1], [B, 1, 1, S]
-    some, seen = visible.any(-1)[:, None, None, None], visible[:, None, None]
-    scores = torch.where(some, (scale * q @ k.mT).masked_fill(~seen, -torch.inf), 0.0)
+    some, mask = visible.any(-1)[:, None, None, None], visible[:, None, None]
+    scores = torch.where(some, (scale * q @ k.mT).masked_fill(~mask, -torch.inf), 0.0)
     out = (scores.softmax(-1) * some) @ v
     lse = scores.detach().logsumexp(-1).where(some[..., 0], -torch.inf)
     return out.transpose(1, 2).flatten(2), lse

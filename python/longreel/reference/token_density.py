@@ -15,8 +15,8 @@ def token_density(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     number = torch.arange(len(x), device=x.device)
     # tensors, not slices of them: compiled code takes any n
     itself = number == number[:, None]
-    near = likeness.masked_fill(itself, -torch.inf).topk(min(NEIGHBOURS, max(0, len(x) - 1)), dim=1).values
-    density = (-(2 - 2 * near).clamp(min=0).mean(1)).exp() if near.shape[1] else x.new_ones(len(x))
+    nearest = likeness.masked_fill(itself, -torch.inf).topk(min(NEIGHBOURS, max(0, len(x) - 1)), dim=1).values
+    density = (-(2 - 2 * nearest).clamp(min=0).mean(1)).exp() if nearest.shape[1] else x.new_ones(len(x))
     ahead = (density > density[:, None]) | ((density == density[:, None]) & (number < number[:, None]))
     denser = likeness.masked_fill(~ahead, -torch.inf).amax(1) if len(x) else density
     least = likeness.amin(1) if len(x) else density

@@ -1,4 +1,4 @@
-"""vst_attention by its definition: rows of a layout that also see a memory, through a dense mask (small sizes)."""
+"""vst_attention by its definition: rows of a layout that also attend to a memory, through a dense mask (small sizes)."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ def vst_attention(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """q [B, R, H, D], k and v [B, S, Hkv, D], mem_k and mem_v [B, Hkv, capacity, D] -> out [B, R, H, D], lse [B, H, R].
 
-    bounds [1 or B, R, 4] is lo, hi, glo, ghi: the row sees K[lo : hi) and entries mem_start[b] .. mem_len[b] + ghi - 1 of the
-    memory: what stood there before, and the layout's own global keys as far as the row sees them, which were appended to it.
-    k_before [B]: keys of K that stand before those of the rows, all of which they see; lo is 0 then.
+    bounds [1 or B, R, 4] is lo, hi, glo, ghi: the row attends to K[lo : hi) and entries mem_start[b] .. mem_len[b] + ghi - 1
+    of the memory: what stood there before, and the layout's own global keys as far as the row attends to them, which were
+    appended to it. k_before [B]: keys of K that stand before those of the rows, all of which they attend to; lo is 0 then.
     """
     batch, rows, heads, _ = q.shape
     keys, capacity = k.shape[1], mem_k.shape[2]
@@ -27,10 +27,10 @@ def vst_attention(
     # [B, R, S] and [B, R, capacity]
     own = ((lo <= key) & (key < hi)).expand(batch, -1, -1)
     memory = (first[:, None, None] <= slot) & (slot < mem_len[:, None, None] + ghi)
-    # What no row sees may hold anything, NaN too.
-    seen = [own.any(1)[..., None, None], memory.any(1)[..., None, None]]
-    every_k = torch.cat([k.masked_fill(~seen[0], 0), mem_k.transpose(1, 2).masked_fill(~seen[1], 0)], 1)
-    every_v = torch.cat([v.masked_fill(~seen[0], 0), mem_v.transpose(1, 2).masked_fill(~seen[1], 0)], 1)
+    # What no row attends to may hold anything, NaN too.
+    visible = [own.any(1)[..., None, None], memory.any(1)[..., None, None]]
+    every_k = torch.cat([k.masked_fill(~visible[0], 0), mem_k.transpose(1, 2).masked_fill(~visible[1], 0)], 1)
+    every_v = torch.cat([v.masked_fill(~visible[0], 0), mem_v.transpose(1, 2).masked_fill(~visible[1], 0)], 1)
     every_k, every_v = (t.repeat_interleave(heads // k.shape[2], 2) for t in (every_k, every_v))
     mask = torch.cat([own, memory], -1)[:, None]
     scores = torch.einsum("bqhd,bkhd->bhqk", q, every_k) * scale

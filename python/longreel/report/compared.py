@@ -6,7 +6,8 @@ from pathlib import Path
 
 from longreel.bench.report import STEADY
 from longreel.bench.tables import text_table
-from longreel.report.result_pairs import DTYPES, Line, Pair, every_pair, newest, noisy, read_lines
+from longreel.report.result_lines import DTYPES, Line, read_lines
+from longreel.report.result_pairs import Pair, every_pair, newest, noisy
 
 # What became of a ratio, as it is shown.
 WORSE, BETTER, SAME, NOISY = "worse", "better", "same", "noisy"

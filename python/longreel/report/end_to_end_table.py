@@ -8,7 +8,9 @@ from longreel.bench.tables import markdown, seconds, size
 
 Line = dict[str, Any]
 
-_STAGES = {"query": "Q-Former", "compress": "compression", "see": "vision stage", "language": "language model"}
+_STAGES = {"query": "Q-Former", "compress": "compression", "vision": "vision stage", "language": "language model"}
+# As files from before 0.1.0 have it.
+_STAGES |= {"see": _STAGES["vision"]}
 HEAD = ["input", "card", "path", "share of each stage", "frames", "total", "ratio", "first token", "tokens/s", "peak"]
 
 

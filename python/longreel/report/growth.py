@@ -25,10 +25,10 @@ class Growth:
     ::
 
         stages, total: exponents p of time ~ frames^p over all runs, the smallest weighing as much as the largest.
-        memory: the peak beyond the tokens kept, last run over first.
+        memory: the peak beyond the tokens cached, last run over first.
         cpu: CPU seconds t = a + bF + cF^2, by stage; cpu_total: of all stages.
         top, top_total: exponents of t - a over the top octave, in CPU seconds.
-        peak, beyond: memory = m0 + m1 F, of the peak and of the peak beyond the tokens kept.
+        peak, beyond: memory = m0 + m1 F, of the peak and of the peak beyond the tokens cached.
     """
 
     stages: dict[str, float]
@@ -78,7 +78,7 @@ def exponent(frames: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def beyond_tokens(run: Line) -> int:
-    """Peak memory of ours in bytes, without the tokens kept."""
+    """Peak memory of ours in bytes, without the tokens cached."""
     peak: int = run["peak_memory_bytes"][OURS] - run["tokens_bytes"]
     return peak
 
@@ -117,7 +117,7 @@ def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
     for label, key in (("frames a second", "frames_per_s"), ("first token after, s", "first_token_s")):
         found = [run[key][OURS] for run in runs]
         table.add_row(label, *("–" if one is None else _seconds(one) for one in found))
-    table.add_row("tokens kept", *(f"{run['tokens']:,}" for run in runs))
+    table.add_row("tokens cached", *(f"{run['tokens']:,}" for run in runs))
     table.add_row("  MiB", *(f"{run['tokens_bytes'] / _MIB:.1f}" for run in runs))
     for path in last["total_s"]:
         peaks = [run["peak_memory_bytes"][path] / _MIB for run in runs]
@@ -125,7 +125,7 @@ def show(runs: Sequence[Line], growth: Growth, console: Console) -> None:
     console.print(table, crop=False)
     console.print(
         f"memory         {last['frames']:,} frames take {growth.memory - 1:+.1%} of the peak at {runs[0]['frames']:,},"
-        " beyond the tokens kept"
+        " beyond the tokens cached"
     )
     console.print(
         "growth         time ~ frames^p, fitted over all columns; of CPU seconds t - a ~ frames^p over the top octave\n"
@@ -147,7 +147,7 @@ def _show_fits(system: str, growth: Growth, console: Console) -> None:
     console.print(table, crop=False)
     for label, fit in (("peak", growth.peak), ("beyond", growth.beyond)):
         first, each = (interval(*(value / unit for value in fit.of(power))) for power, unit in ((0, _MIB), (1, 2**10)))
-        beside = "" if label == "peak" else " beyond the tokens kept"
+        beside = "" if label == "peak" else " beyond the tokens cached"
         console.print(f"peak           {first} MiB + F x {each} KiB{beside}")
     console.print("±              half a 95 % interval, by least squares; without one there were too few runs for it")
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from longreel.models.record import OURS, REFERENCE
-from longreel.report.figure_file import save_figure
+from longreel.report.figure_file import save_figure, titled
 from longreel.report.growth import Growth, Line, beyond_tokens
 from longreel.report.stages import colour, short
 
@@ -33,7 +33,7 @@ def draw(runs: Sequence[Line], growth: Growth, path: Path) -> None:
         title = f"{last['system']}, preset {last['preset']}: {runs[0]['frames']:,} to {last['frames']:,} frames"
         if "end_to_end_ratio" in last:
             title += f", {last['end_to_end_ratio']:.3f} x the reference end to end"
-        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        titled(figure, title)
         save_figure(figure, path)
 
 
@@ -104,7 +104,9 @@ def _memory(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:
         axes.plot(frames, peaks, "o--", color="#888888", label="reference")
     peaks = [run["peak_memory_bytes"][OURS] / _MIB for run in runs]
     axes.plot(frames, peaks, "o-", color="#2a9d4e", linewidth=2, label="longreel")
-    axes.plot(frames, [beyond_tokens(run) / _MIB for run in runs], ":", color="#2a9d4e", label="beyond the tokens kept")
+    axes.plot(
+        frames, [beyond_tokens(run) / _MIB for run in runs], ":", color="#2a9d4e", label="beyond the tokens cached"
+    )
     axes.set_ylim(0, 1.2 * max(max(run["peak_memory_bytes"].values()) for run in runs) / _MIB)
     axes.set_xlim(0)
     _mark(axes, [0, *frames[-3:]])
@@ -113,7 +115,7 @@ def _memory(axes: Axes, runs: Sequence[Line], growth: Growth) -> None:
     fine = [0, frames[-1]]
     axes.plot(fine, [growth.beyond.at(x) / _MIB for x in fine], "-", color="#2a9d4e", linewidth=1, alpha=0.4)
     first, each = growth.beyond.of(0)[0] / _MIB, growth.beyond.of(1)[0] / 2**10
-    said = f"beyond the tokens kept: {first:,.0f} MiB + F x {each:.1f} KiB"
+    said = f"beyond the tokens cached: {first:,.0f} MiB + F x {each:.1f} KiB"
     axes.text(0.03, 0.3, said, transform=axes.transAxes, fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right", fontsize=9)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from longreel.bench.tables import rate, size
-from longreel.report.result_pairs import Line
+from longreel.report.result_lines import Line
 
 HEAD = ["setting", "frames", "tokens", "positions", "FLOPs", "keys, values", "peak memory", "fits", "the paper"]
 LEFT = 1

@@ -80,6 +80,6 @@ def listed(lines: Sequence[str]) -> str:
 
 
 def picture(data: bytes, kind: str, said: str) -> str:
-    """An image inside the page; kind: "svg+xml", "png" or "jpeg"; `said` describes it where it is not seen."""
+    """An image inside the page; kind: "svg+xml", "png" or "jpeg"; `said` describes it where it cannot be shown."""
     coded = base64.b64encode(data).decode("ascii")
     return f'<img alt="{escape(said)}" src="data:image/{kind};base64,{coded}">'

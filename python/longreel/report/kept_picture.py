@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longreel.compression import VideoCut
-from longreel.report.figure_file import save_figure
+from longreel.report.figure_file import save_figure, titled
 
 _COLUMNS, _DARK = 10, 0.18
 
@@ -57,5 +57,5 @@ def draw_kept(
                     share = int(((cut.kept // cut.shape[1]) == step).sum()) / cut.shape[1]
                     axes.set_xlabel(f"{share:.0%}", fontsize=8, labelpad=1)
             grid[row, 0].set_ylabel(name)
-        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        titled(figure, title)
         save_figure(figure, path)

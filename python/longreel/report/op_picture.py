@@ -8,8 +8,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from longreel.files.foreign import plain
 from longreel.report.figure_file import svg
-from longreel.report.result_pairs import DTYPES, Pair, noisy
+from longreel.report.result_lines import DTYPES
+from longreel.report.result_pairs import Pair, noisy
 from longreel.report.stages import colour, short
 
 _STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "longreel"}
@@ -35,7 +37,7 @@ def ratios(pairs: Sequence[Pair], label_op: bool) -> bytes:
                 textcoords="offset points",
                 va="center",
             )
-        axes.set_yticks(range(len(shown)), [_label(pair, label_op) for pair in shown])
+        axes.set_yticks(range(len(shown)), [_label(pair, label_op) for pair in shown], parse_math=False)
         axes.invert_yaxis()
         axes.set_xscale("log")
         largest = max(pair.ratio["high"] for pair in shown if pair.ratio)
@@ -66,7 +68,7 @@ def stage_shares(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
                         color="white", fontsize=8,
                     )  # fmt: skip
                 start += share
-        axes.set_yticks(range(len(runs)), list(names))
+        axes.set_yticks(range(len(runs)), list(map(plain, names)), parse_math=False)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.02)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
@@ -77,4 +79,4 @@ def stage_shares(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
 def _label(pair: Pair, label_op: bool) -> str:
     passed = pair.ours["pass"].replace("forward + backward", "+ backward")
     said = f"{passed} {DTYPES[pair.ours['dtype']]} over {pair.peer['variant']}"
-    return f"{pair.ours['op']} {said}" if label_op else said
+    return plain(f"{pair.ours['op']} {said}" if label_op else said)

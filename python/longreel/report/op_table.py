@@ -1,7 +1,8 @@
 """Ours beside a peer as the cells of a row, the one source of every table of ops."""
 
 from longreel.bench.tables import rate, seconds, size
-from longreel.report.result_pairs import DTYPES, Pair, commit, over
+from longreel.report.result_lines import DTYPES
+from longreel.report.result_pairs import Pair, commit, over
 
 _TIMES = ["time", "peer's time", "ratio (quartiles)", "memory", "peer's memory"]
 _BOUNDS = ["FLOPs", "bytes", "of roof", "of sparsity bound"]

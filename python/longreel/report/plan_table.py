@@ -1,4 +1,4 @@
-"""A plan on the terminal: what is kept, memory by what takes it, time by stage, what fits, and what to change."""
+"""A plan on the terminal: what is cached, memory by what takes it, time by stage, what fits, and what to change."""
 
 from rich import box
 from rich.console import Console
@@ -25,7 +25,7 @@ def show(made: Plan, console: Console, measured_room: bool = False) -> None:
     memory.add_section()
     memory.add_row("peak memory", _size(made.peak), "", style="bold")
     console.print(memory, crop=False)
-    console.print(f"kept           {_tokens(made)}")
+    console.print(f"cached         {_tokens(made)}")
     console.print(f"keys, values   {_size(cost.cache)} while a question is answered")
     console.print(f"positions      {cost.positions:,} of the language model's {cost.limit:,}")
     time = _table("peak tensors", "TFLOP", "seconds", "share")
@@ -57,7 +57,7 @@ def _table(*columns: str) -> FigureTable:
 
 def _tokens(made: Plan) -> str:
     cost = made.cost
-    return f"{cost.tokens:,} tokens, {_size(cost.kept)}" + (f", of {cost.read:,} that are read" if cost.read else "")
+    return f"{cost.tokens:,} tokens, {_size(cost.cached)}" + (f", of {cost.read:,} that are read" if cost.read else "")
 
 
 def _time(made: Plan) -> str:

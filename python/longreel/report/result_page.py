@@ -7,10 +7,12 @@ from itertools import groupby
 from pathlib import Path
 
 from longreel.bench.cases import CASES
+from longreel.files.foreign import plain
 from longreel.report import growth_picture, headline_table, html, op_picture, op_table
 from longreel.report.end_to_end_table import HEAD, Line, runs_tables
 from longreel.report.growth import Growth
-from longreel.report.result_pairs import NOISY, Pair, commands, every_pair, machine, newest, noisy, peers, read_objects
+from longreel.report.result_lines import GROWTH, HEADLINE, OP, RUN, SWEPT, check_sweep, read_sorted
+from longreel.report.result_pairs import NOISY, Pair, commands, every_pair, machine, newest, noisy, peers
 
 _ABOUT = (
     "Medians of interleaved runs; a ratio is the peer's time over ours, taken within each round, with its quartiles. Every result"
@@ -53,7 +55,7 @@ def gathered(paths: Sequence[Path]) -> list[Results]:
     found: dict[Path, Results] = {}
     for file in files:
         place = file.resolve().parent
-        _sort(read_objects(file), found.setdefault(place, Results(place.name)))
+        _add(file, found.setdefault(place, Results(place.name)))
     results = [one for one in found.values() if one]
     if not results:
         named = ", ".join(str(path) for path in paths)
@@ -63,20 +65,16 @@ def gathered(paths: Sequence[Path]) -> list[Results]:
     return results
 
 
-def _sort(lines: Sequence[Line], into: Results) -> None:
+def _add(file: Path, into: Results) -> None:
     sweep: list[Line] = []
-    for line in lines:
-        if {"op", "variant", "speedup_over"} <= line.keys():
-            into.ops.append(line)
-        elif {"case", "outcome"} <= line.keys():
-            into.runs.append(line)
-        elif {"headline", "by"} <= line.keys():
-            into.headlines.append(line)
-        elif line.get("command") == "profile":
-            sweep.append(line)
-        elif line.get("command") == "profile growth" and sweep:
-            into.sweeps.append(sweep)
-            sweep = []
+    lines = {OP: into.ops, RUN: into.runs, HEADLINE: into.headlines, SWEPT: sweep}
+    for sort, line in read_sorted(file):
+        if sort != GROWTH:
+            lines[sort].append(line)
+        elif sweep:
+            check_sweep(sweep, str(file))
+            into.sweeps.append([*sweep])
+            sweep.clear()
 
 
 def result_page(results: Sequence[Results]) -> str:
@@ -92,7 +90,7 @@ def result_page(results: Sequence[Results]) -> str:
             *_headlines(one.headlines),
             *(part for sweep in one.sweeps for part in _sweep(sweep)),
         ]
-    return html.page("longreel: what was measured", parts, _ABOUT)
+    return plain(html.page("longreel: what was measured", parts, _ABOUT))
 
 
 def _ops(lines: Sequence[Line], anchor: str) -> list[str]:
@@ -173,7 +171,7 @@ def _sweep(runs: Sequence[Line]) -> list[str]:
         path = Path(folder) / "growth.svg"
         growth_picture.draw(runs, Growth.of(runs), path)
         drawn = path.read_bytes()
-    head = ["frames", "total, s", "tokens kept", "peak, MiB"]
+    head = ["frames", "total, s", "tokens cached", "peak, MiB"]
     rows = [
         [
             f"{run['frames']:,}", f"{run['total_s']['longreel']:.2f}", f"{run['tokens']:,}",

@@ -11,14 +11,9 @@ from longreel.bench.cases import CASES
 from longreel.bench.report import STEADY
 from longreel.bench.tables import QUIET
 from longreel.measure.stats import Spread
+from longreel.report.result_lines import DTYPES, PASSES, SCRIPTS, Line
 
 END_TO_END = "end_to_end.jsonl"
-Line = dict[str, Any]
-_NEEDED = {"op", "shape", "pass", "dtype", "variant", "note", "seconds", "speedup_over", "machine", "taken_by_others"}
-
-DTYPES = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
-_PASSES = {"forward": "none", "forward + backward (query)": "query", "forward + backward (all)": "all"}
-SCRIPTS = {"token_generation": "python benchmarks/token_generation.py"}
 NOISY = (
     f"\\* noisy: other processes took more than {QUIET:.0%} of the machine during this run, or another may differ by more than "
     f"{STEADY:.0%}, since its two halves do or its rounds scatter: its ratio does not stand."
@@ -73,7 +68,7 @@ def _date(line: Line) -> str:
 def _place(pair: Pair) -> tuple[Any, ...]:
     line = pair.ours
     usual = line["op"] not in CASES or line["shape"] == str(CASES[line["op"]].SIZES["hour"])
-    place = list(_PASSES).index(line["pass"])
+    place = list(PASSES).index(line["pass"])
     return line["op"], not usual, line["shape"], place, line["dtype"], line["variant"], pair.peer["seconds"]["median"]
 
 
@@ -115,7 +110,7 @@ def commands(op: str, rows: Sequence[Pair]) -> list[str]:
     # Older lines lack the batch of Q-Formers, which is the usual one in all of them.
     shape = {field.name: lines[0][field.name] for field in fields(usual) if field.name in lines[0]}
     words += [f"--{n.replace('_', '-')} {value}" for n, value in shape.items() if value != getattr(usual, n)]
-    words += _options("backward", (_PASSES[line["pass"]] for line in lines))
+    words += _options("backward", (PASSES[line["pass"]] for line in lines))
     words += _options("backend", (line["variant"] for line in lines))
     return [" ".join([*words, *_options("peer", (pair.peer["variant"] for pair in rows))])]
 
@@ -134,45 +129,6 @@ def machine(machines: Sequence[Line]) -> str:
 
 def op_lines(folder: Path) -> list[Line]:
     return [line for path in sorted(folder.glob("*.jsonl")) if path.name != END_TO_END for line in read(path)]
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The op results of a file that somebody names.
-
-    Raises:
-        ValueError: what is there is no file of results, in one line.
-    """
-    lines = read_objects(path)
-    for number, line in enumerate(lines, 1):
-        if not line.keys() >= _NEEDED:
-            raise ValueError(f"{path}: line {number} is no result of `longreel bench --json`")
-    if not lines:
-        raise ValueError(f"{path} holds no results")
-    return lines
-
-
-def read_objects(path: Path) -> list[Line]:
-    """The JSON lines of a file that somebody names.
-
-    Raises:
-        ValueError: what is there is none, in one line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not text, and results are lines of JSON") from None
-    lines: list[Line] = []
-    for number, row in enumerate(text.splitlines(), 1):
-        try:
-            line = json.loads(row)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict):
-            raise ValueError(f"{path}: line {number} is no result, a JSON object")
-        lines.append(line)
-    return lines
 
 
 def read(path: Path) -> list[Line]:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from longreel.models.record import OURS, REFERENCE, RunRecord
-from longreel.report.figure_file import save_figure
+from longreel.report.figure_file import save_figure, titled
 from longreel.report.run_table import frames_of, ratio
 from longreel.report.stages import colour, short, stage
 
@@ -30,7 +30,7 @@ def draw(record: RunRecord, path: Path) -> None:
         title = f"{record.system}, preset {record.preset}: {frames_of(record)} in {record.total():.1f} s"
         if compared:
             title += f", {ratio(record.total(REFERENCE), record.total())} end to end"
-        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        titled(figure, title)
         save_figure(figure, path)
 
 
@@ -89,7 +89,7 @@ def _memory(axes: Axes, record: RunRecord, paths: list[str]) -> None:
         }
         axes.plot(frames, peaks, label=path, marker="." if len(chunks) < 5 else None, **look)
         axes.plot(last[0], last[1][path] / 2**20, "o", color=_PATH_COLOURS[path])
-    said = f"tokens kept at the end: {record.tokens_bytes / 2**20:.1f} MiB"
+    said = f"tokens cached at the end: {record.tokens_bytes / 2**20:.1f} MiB"
     axes.text(0.02, 0.04, said, transform=axes.transAxes)
     axes.set_ylim(0, 1.15 * max(record.peak(path) for path in paths) / 2**20)
     axes.set_xlim(0)

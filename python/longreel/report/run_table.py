@@ -20,13 +20,13 @@ def show(record: RunRecord, console: Console, verdict: Verdict | None = None) ->
     if record.rows:
         every = record.tokens_bytes / record.tokens * record.rows
         console.print(
-            f"keys, values   of {record.tokens:,} tokens kept, of {record.rows:,}: {1 - record.tokens / record.rows:.2%} less,"
+            f"keys, values   of {record.tokens:,} tokens cached, of {record.rows:,}: {1 - record.tokens / record.rows:.2%} less,"
             f" {_size(record.tokens_bytes)} instead of {_size(every)}"
         )
     elif record.questions:
         # Where every question's own seconds were noted, nothing else depends on it.
         whose = "for all questions" if record.answer_seconds else "a question"
-        console.print(f"tokens kept    {record.tokens:,} {whose}, of {record.patches:,}")
+        console.print(f"tokens cached  {record.tokens:,} {whose}, of {record.patches:,}")
     ingested = record.ingest_rate()
     if ingested is not None and record.questions:
         console.print(f"ingested       {ingested:,.1f} frames a second, before the language model is asked")

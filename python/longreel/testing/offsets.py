@@ -59,12 +59,12 @@ def last_programs(count: int) -> Iterator[None]:
     call = executor.__call__
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        full, kept = self.grid, min(count, self.grid[0])
+        full, launched = self.grid, min(count, self.grid[0])
 
         def set_grid_idx(x: int, y: int, z: int) -> None:
-            builder.grid_idx = (full[0] - kept + x, y, z)
+            builder.grid_idx = (full[0] - launched + x, y, z)
 
-        self.grid, builder.set_grid_idx = (kept, *full[1:]), set_grid_idx
+        self.grid, builder.set_grid_idx = (launched, *full[1:]), set_grid_idx
         try:
             return call(self, *args, **kwargs)
         finally:

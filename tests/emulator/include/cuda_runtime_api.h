@@ -45,10 +45,23 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrL2CacheSize };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    dim3 clusterDim;
+  } val;
+};
+
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  const cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+
+  unsigned cluster() const { return numAttrs == 0 ? 1 : attrs->val.clusterDim.x; }
 };
 
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
@@ -57,7 +70,11 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
-  return bytes <= emulator::card().shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
+  return bytes <= emulator::card().most_shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
+}
+inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*, const cudaLaunchConfig_t* config) {
+  *clusters = emulator::card().multiprocessors / static_cast<int>(config->cluster());
+  return cudaSuccess;
 }
 inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, size_t shared_bytes) {
   *blocks = std::max(1, static_cast<int>(emulator::card().shared_bytes / std::max<size_t>(1, shared_bytes)));
@@ -70,15 +87,18 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... given) {
   const dim3 &grid = config->gridDim, &block = config->blockDim;
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > UINT16_MAX || block.x * block.y * block.z > 1024) {
+  const unsigned cluster = config->cluster();
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > UINT16_MAX || block.x * block.y * block.z > 1024 || cluster == 0 ||
+      cluster > 8 || grid.x % cluster != 0) {
     return cudaErrorInvalidValue;
   }
   std::tuple<Parameters...> arguments(std::forward<Arguments>(given)...);
-  emulator::run_grid(grid, block, config->dynamicSmemBytes, [&] { std::apply(kernel, arguments); });
+  emulator::run_grid(grid, block, cluster, config->dynamicSmemBytes, [&] { std::apply(kernel, arguments); });
   return cudaSuccess;
 }
 
 inline void __syncthreads() { emulator::wait_for_block(); }
+inline void __syncwarp() { emulator::exchange(0, "warp barrier"); }
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 template <class T>

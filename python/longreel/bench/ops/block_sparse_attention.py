@@ -199,31 +199,33 @@ class SparseCase(BenchCase):
         results = {"out": torch.zeros_like(given["q"])}
         results |= {f"grad_{name}": torch.zeros_like(given[name], dtype=wide) for name in self.leaves}
         plan = self.plan
-        for rows, keys, far, bounds in self._tiles():
-            places = plan.global_index[0, far].long()
+        for rows, keys, global_first, bounds in self._tiles():
+            places = plan.global_index[0, global_first].long()
             leaves = [given["q"][:, rows], given["k"][:, keys], given["v"][:, keys]]
             leaves += [given["k"][:, places], given["v"][:, places]]
             leaves = [leaf.detach().requires_grad_(bool(self.leaves)) for leaf in leaves]
             scale = self.shape.head_dim**-0.5
             with torch.set_grad_enabled(bool(self.leaves)):
-                q, k, v, far_k, far_v = leaves
-                out, _ = reference(q, k, v, far_k, far_v, bounds, plan.global_index[:, far], plan.start, scale)
+                q, k, v, global_k, global_v = leaves
+                out, _ = reference(
+                    q, k, v, global_k, global_v, bounds, plan.global_index[:, global_first], plan.start, scale
+                )
             results["out"][:, rows] = out.detach()
             if self.leaves:
                 grads = torch.autograd.grad(out, leaves, given["grad_out"][:, rows])
                 results["grad_q"][:, rows] = grads[0].to(wide)
-                for name, near, gathered in (("grad_k", grads[1], grads[3]), ("grad_v", grads[2], grads[4])):
-                    results[name][:, keys] += near
+                for name, local, gathered in (("grad_k", grads[1], grads[3]), ("grad_v", grads[2], grads[4])):
+                    results[name][:, keys] += local
                     results[name].index_add_(1, places, gathered.to(wide))
         return results
 
     def _tiles(self) -> Iterator[tuple[slice, slice, slice, Tensor]]:
         """Rows, keys of K and places of G of every tile, and the rows' bounds counted from those."""
         for tile in self.layout.plan(_CHECKED_TILE, bounds=False).tiles.tolist():
-            _, row, end, _, near, _, _, near_end, far, _, _, far_end = tile
-            origin = torch.tensor([near, near, far, far], dtype=torch.int32, device=self.device)
+            _, row, end, _, local, _, _, local_end, global_first, _, _, global_end = tile
+            origin = torch.tensor([local, local, global_first, global_first], dtype=torch.int32, device=self.device)
             bounds = self.plan.bounds[:, row:end] - origin
-            yield slice(row, end), slice(near, near_end), slice(far, far_end), bounds
+            yield slice(row, end), slice(local, local_end), slice(global_first, global_end), bounds
 
 
 CASE = SparseCase

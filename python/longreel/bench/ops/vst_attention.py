@@ -42,15 +42,16 @@ def _split(given: Tensors) -> Tensors:
     heads, rows, width = q.shape[1:]
     kv_heads = k.shape[1]
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    far, far_lse = flash(q.reshape(1, kv_heads, -1, width), given["mem_k"], given["mem_v"], 0.0, False)
+    of_memory, memory_lse = flash(q.reshape(1, kv_heads, -1, width), given["mem_k"], given["mem_v"], 0.0, False)
     own_k, own_v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-    near, near_lse = flash(q, own_k, own_v, 0.0, True)
+    of_chunk, chunk_lse = flash(q, own_k, own_v, 0.0, True)
     # torch gives [1, rows, heads] or [1, heads, rows]
-    far_lse, near_lse = (
-        lse if lse.shape[1] == out.shape[1] else lse.transpose(1, 2) for lse, out in ((far_lse, far), (near_lse, near))
+    memory_lse, chunk_lse = (
+        lse if lse.shape[1] == out.shape[1] else lse.transpose(1, 2)
+        for lse, out in ((memory_lse, of_memory), (chunk_lse, of_chunk))
     )
-    weight = torch.sigmoid(near_lse - far_lse.reshape(1, heads, rows))[..., None]
-    merged = torch.lerp(far.reshape(q.shape).float(), near.float(), weight)
+    weight = torch.sigmoid(chunk_lse - memory_lse.reshape(1, heads, rows))[..., None]
+    merged = torch.lerp(of_memory.reshape(q.shape).float(), of_chunk.float(), weight)
     return {"out": merged.to(q.dtype).transpose(1, 2)}
 
 

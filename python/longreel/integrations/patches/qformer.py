@@ -35,24 +35,24 @@ def _dropout(module: Any) -> float:
 def forward(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     """hidden_states [B|1, Nq, E] read encoder_hidden_states [B, S, C]: ([B, Nq, H*D], and the fields that follow it)."""
     module, given = call.module, call.named(args, kwargs)
-    rows, seen = given.get("hidden_states"), given.get("encoder_hidden_states")
-    if not isinstance(seen, Tensor) or not isinstance(rows, Tensor):
+    rows, encoded = given.get("hidden_states"), given.get("encoder_hidden_states")
+    if not isinstance(encoded, Tensor) or not isinstance(rows, Tensor):
         return Aside("a call without encoder_hidden_states")
     away = aside(
         _unserved(module, given),
         not_matrix(key=module.key, value=module.value),
-        _unequal(rows, seen, module),
-        no_kernel(NAME, call.backend, seen),
+        _unequal(rows, encoded, module),
+        no_kernel(NAME, call.backend, encoded),
     )
     if away is not None:
         return away
-    if _projects(module, rows, seen):
+    if _projects(module, rows, encoded):
         return Aside("projecting the keys is faster")
-    mask = key_mask(given.get("encoder_attention_mask"), seen.shape[0], seen.shape[1])
+    mask = key_mask(given.get("encoder_attention_mask"), encoded.shape[0], encoded.shape[1])
     if isinstance(mask, Aside):
         return mask
     out = qformer_attention(
-        module.query(rows), seen, module.key.weight, module.value.weight, module.value.bias,
+        module.query(rows), encoded, module.key.weight, module.value.weight, module.value.bias,
         num_heads=module.num_attention_heads, scale=getattr(module, "scaling", None), key_mask=mask, backend=call.backend,
     )  # fmt: skip
     # Second: the weights, which nobody asked for; or in older code the keys and values, which no cross-attention's caller reads.
@@ -72,23 +72,23 @@ def _unserved(module: Any, given: dict[str, Any]) -> str | None:
     return None
 
 
-def _unequal(rows: Tensor, seen: Tensor, module: Any) -> str | None:
-    if len(rows) not in (1, len(seen)):
-        return f"{len(rows)} samples read {len(seen)}"
+def _unequal(rows: Tensor, encoded: Tensor, module: Any) -> str | None:
+    if len(rows) not in (1, len(encoded)):
+        return f"{len(rows)} samples read {len(encoded)}"
     if {rows.dtype, module.key.weight.dtype, module.value.weight.dtype} != {
-        seen.dtype
-    } and not torch.is_autocast_enabled(seen.device.type):
+        encoded.dtype
+    } and not torch.is_autocast_enabled(encoded.device.type):
         return "dtypes that differ"
     return None
 
 
-def _projects(module: Any, rows: Tensor, seen: Tensor) -> bool:
+def _projects(module: Any, rows: Tensor, encoded: Tensor) -> bool:
     """Whether the model's own projections are faster than the absorbed form, which the op has."""
-    (batch, keys, channels), width = seen.shape, module.key.out_features
+    (batch, keys, channels), width = encoded.shape, module.key.out_features
     sizes = batch, rows.shape[1], keys, channels, width
     absorbed = absorbed_flops(*sizes, module.num_attention_heads, len(rows) < batch)
     # The CPU's kernels without tiles multiply bf16 in fp32, at half the rate of torch's where the CPU multiplies it itself.
-    halved = seen.dtype is torch.bfloat16 and seen.device.type == "cpu" and _bf16_in_fp32()
+    halved = encoded.dtype is torch.bfloat16 and encoded.device.type == "cpu" and _bf16_in_fp32()
     return (2 if halved else 1) * absorbed >= projected_flops(*sizes)
 
 

@@ -43,9 +43,9 @@ def model_forward(call: Replacement, *args: Any, **kwargs: Any) -> Any:
     if positions is None:
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
     wanted = given.get("output_hidden_states")
-    kept: tuple[Tensor, ...] | None = () if _or(wanted, module.config.output_hidden_states) else None
+    states: tuple[Tensor, ...] | None = () if _or(wanted, module.config.output_hidden_states) else None
     for layer in module.layers:
-        kept = None if kept is None else (*kept, hidden)
+        states = None if states is None else (*states, hidden)
         # the plan stands where the mask does, and is met by the layer's attention below
         if module.gradient_checkpointing and module.training:
             run = module._gradient_checkpointing_func
@@ -53,11 +53,11 @@ def model_forward(call: Replacement, *args: Any, **kwargs: Any) -> Any:
         else:
             hidden = layer(hidden, attention_mask=plan, position_ids=positions)[0]
     hidden = module.norm(hidden)
-    kept = None if kept is None else (*kept, hidden)
+    states = None if states is None else (*states, hidden)
     if not _or(given.get("return_dict"), module.config.use_return_dict):
-        return tuple(value for value in (hidden, kept) if value is not None)
+        return tuple(value for value in (hidden, states) if value is not None)
     output = unwrap(type(module).forward).__globals__["BaseModelOutputWithPast"]
-    return output(last_hidden_state=hidden, past_key_values=None, hidden_states=kept, attentions=None)
+    return output(last_hidden_state=hidden, past_key_values=None, hidden_states=states, attentions=None)
 
 
 def _away(call: Replacement, given: dict[str, Any]) -> Aside | None:

@@ -1,4 +1,4 @@
-"""From patches and a question to the tokens that the language model sees.
+"""From patches and a question to the tokens that the language model reads.
 
 LLaMA-VID, arXiv 2311.17043, section 3; where paper and released code differ, the released code.
 """
@@ -33,7 +33,7 @@ class Adapter(nn.Module):
         average_padding: of a BERT, rows of a question's padding count in the mean over its rows, as in the released code, so
             that an answer depends on what else is in the batch; by default they take no part.
         compress, projector: content tokens, as in `longreel.nn.ContextAttention`.
-        num_prefix_tokens: leading tokens (CLS) that the Q-Former sees and the context attention does not; 0 where the
+        num_prefix_tokens: leading tokens (CLS) that the Q-Former reads and the context attention does not; 0 where the
             features come without, as the released code's long videos do.
         equation: "released" scores Wp q . Wk x / sqrt(C); "paper" is the paper's equation 1, Wp q . x, without a scale
             and without Wk (whose weights stay in the state dict).
@@ -169,14 +169,14 @@ class Adapter(nn.Module):
         for index, row in enumerate(ids):
             valid = None if mask is None else mask[index] != 0
             # With its padding where that counts, else without.
-            kept = row if valid is None or self.average_padding else row[valid]
+            real = row if valid is None or self.average_padding else row[valid]
             states = self.vlm_att_encoder(
-                input_ids=kept.expand(frames, -1),
+                input_ids=real.expand(frames, -1),
                 attention_mask=valid.expand(frames, -1) if valid is not None and self.average_padding else None,
                 encoder_hidden_states=patches,
                 use_cache=False,
             ).last_hidden_state
-            rows.append(F.pad(states, (0, 0, 0, len(row) - len(kept))))
+            rows.append(F.pad(states, (0, 0, 0, len(row) - len(real))))
         return torch.stack(rows)
 
     def _paper_tokens(self, queries: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
@@ -209,11 +209,11 @@ def released_token_generation(
         scores = text @ patches.transpose(-1, -2)
     else:
         scores = text @ attention.vlm_att_key_projector(patches).transpose(-1, -2) / patches.shape[-1] ** 0.5
-    seen = scores.softmax(-1) @ patches
+    attended = scores.softmax(-1) @ patches
     if mask is None:
-        context = seen.mean(-2, keepdim=True)
+        context = attended.mean(-2, keepdim=True)
     else:
-        context = (seen * mask[..., None]).sum(-2, keepdim=True) / mask.sum(-1)[..., None, None]
+        context = (attended * mask[..., None]).sum(-2, keepdim=True) / mask.sum(-1)[..., None, None]
     content = attention.mm_projector(adaptive_pool(patches, **attention.pooling, backend="reference"))
     return _join(attention.vlm_att_val_projector(context), content)
 

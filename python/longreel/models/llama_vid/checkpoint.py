@@ -62,7 +62,7 @@ def sized(preset: LlamaVidPreset, folder: Path) -> LlamaVidPreset:
         language=sized_language(preset.language, config, where, _READ),
         compress=compress,
         projector=projector_of(config, there, preset.projector, where),
-        patches_see_cls=config.get("mm_vision_select_feature") == "cls_patch",
+        cls_as_patch=config.get("mm_vision_select_feature") == "cls_patch",
     )
 
 

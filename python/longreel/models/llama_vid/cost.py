@@ -13,17 +13,17 @@ def system_cost(preset: LlamaVidPreset, setting: Setting, prefix: int, content: 
     """prefix: CLS tokens of the features. content: tokens of a frame besides the context token."""
     tower, language = preset.tower, preset.language
     features = tower.patches + prefix
-    kept = setting.frames * (1 + content)
+    cached = setting.frames * (1 + content)
     width = language.width * setting.itemsize
-    tokens_bytes = kept * width * setting.questions
+    tokens_bytes = cached * width * setting.questions
     stages = (
         cost.tower(tower, setting, features, 2).beside(tokens_bytes * (setting.done > 0)),
         _query(preset, setting, features, tokens_bytes * (setting.done > 0)),
         _compress(preset, setting, features, content, tokens_bytes),
-        cost.answer_behind(language, setting, setting.before + kept, tokens_bytes),
+        cost.answer_behind(language, setting, setting.before + cached, tokens_bytes),
     )
-    cache = cost.kv_bytes(language, setting.itemsize) * (kept + setting.text)
-    return SystemCost(kept, tokens_bytes, cache, 0, kept + setting.text, language.positions, stages)
+    cache = cost.kv_bytes(language, setting.itemsize) * (cached + setting.text)
+    return SystemCost(cached, tokens_bytes, cache, 0, cached + setting.text, language.positions, stages)
 
 
 def _query(preset: LlamaVidPreset, setting: Setting, features: int, held: int) -> StageCost:

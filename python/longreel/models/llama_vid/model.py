@@ -59,7 +59,7 @@ class LlamaVid(WithTower, nn.Module):
                 average_padding=average_padding,
                 compress=preset.compress if compress == "preset" else compress,
                 projector=preset.projector,
-                num_prefix_tokens=0 if preset.patches_see_cls else num_prefix_tokens,
+                num_prefix_tokens=0 if preset.cls_as_patch else num_prefix_tokens,
                 equation=equation,
                 backend=backend,
             )

@@ -33,7 +33,7 @@ class LlamaVidPreset:
 
     `compress`: the content tokens of a frame, "mean", "grid:g" or None for all; `chunk`: frames at a time; `dtype`: on a
     CPU (a GPU computes in bfloat16); `text_decoder`: which one `qformer` has the sizes of; `projector`: of the content tokens,
-    as in `longreel.nn.ContextAttention`; `patches_see_cls`: the tower's CLS counts as a patch of the context attention.
+    as in `longreel.nn.ContextAttention`; `cls_as_patch`: the tower's CLS counts as a patch of the context attention.
     """
 
     name: str
@@ -45,7 +45,7 @@ class LlamaVidPreset:
     dtype: str
     text_decoder: TextDecoder = "qformer"
     projector: str = "mlp2x_gelu"
-    patches_see_cls: bool = False
+    cls_as_patch: bool = False
 
 
 # As it was called at first.

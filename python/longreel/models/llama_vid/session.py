@@ -1,4 +1,4 @@
-"""A path through LLaMA-VID, chunk by chunk: the tokens kept are all that grows."""
+"""A path through LLaMA-VID, chunk by chunk: the tokens cached are all that grows."""
 
 import copy
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class LlamaVidSession(TensorSession):
             self._model = copy.deepcopy(self._model).double()
 
     def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
-        visual, asked = self.kept[index], self._prompts
+        visual, asked = self.cached[index], self._prompts
         before, after = (ids.to(visual.device) for ids in asked.prompts[index])
         return Answer(*self._model.answer(visual, before, after, length=asked.length, stop=asked.stop, first=on_first))
 

@@ -45,7 +45,7 @@ class LlamaVidOptions:
 
 
 class LlamaVidSystem(System):
-    """Two tokens a frame, or more. The question takes part in the compression: what is kept answers no other one."""
+    """Two tokens a frame, or more. The question takes part in the compression: what is cached answers no other one."""
 
     name = "llama-vid"
     Options = LlamaVidOptions

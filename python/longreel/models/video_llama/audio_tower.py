@@ -36,10 +36,10 @@ class AudioTower(nn.Module):
     def forward(self, mels: Tensor) -> tuple[Tensor, Tensor]:
         """mels [A, mels, length] -> CLS after the last norm [A, width], and embeddings [A, out]."""
         step = _CPU_CLIPS if mels.device.type == "cpu" else max(len(mels), 1)
-        seen = torch.cat([self._cls(few) for few in torch.split(mels, step)])
+        encoded = torch.cat([self._cls(few) for few in torch.split(mels, step)])
         head, scale = self.modality_heads["audio"], self.modality_postprocessors["audio"]
         assert isinstance(head, nn.Sequential)
-        cls = head[0](seen)
+        cls = head[0](encoded)
         # As released, in float32 at least.
         embedded = F.normalize(head[2](cls).to(torch.promote_types(cls.dtype, torch.float32)), dim=-1)
         return cls, scale["1"](embedded).to(cls.dtype)  # type: ignore[index]

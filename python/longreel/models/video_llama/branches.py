@@ -1,4 +1,4 @@
-"""From the towers' features to the tokens that the language model sees: Video-LLaMA's branches (arXiv 2306.02858), 2.1 and 2.2.
+"""From the towers' features to the tokens that the language model reads: Video-LLaMA's branches (arXiv 2306.02858), 2.1 and 2.2.
 
 Where paper and released code differ, the released code. Parameters have the released names.
 """
@@ -28,7 +28,7 @@ class Branches(nn.Module):
     Args:
         preset: every size.
         interpolate: more frames or clips than the tables have rows take positions in between; an error otherwise.
-        audio_scale: "released", audio embeddings as they come, of a norm of 20; "unit", of a norm of 1, as in training, which saw
+        audio_scale: "released", audio embeddings as they come, of a norm of 20; "unit", of a norm of 1, as in training, which had
             ImageBind's embeddings of pictures.
         backend: of `longreel.qformer_attention`; None chooses.
 

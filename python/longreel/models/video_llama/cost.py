@@ -15,8 +15,8 @@ def system_cost(preset: VideoLlamaPreset, setting: Setting, clips: int) -> Syste
     features = cost.features_bytes(tower, setting, tower.tokens)
     frame, video, listen = preset.frame, preset.video, preset.listen
     heard = listen.queries * (clips > 0)
-    kept = video.queries + heard
-    kept_bytes = kept * language.width * item
+    cached = video.queries + heard
+    cached_bytes = cached * language.width * item
     at_once = held if setting.gpu else min(held, _SAMPLES)
     working = at_once * frame.queries * 2 * (frame.mlp + frame.width) + held * frame.queries * frame.width
     spooled = frame.queries * frame.width
@@ -38,10 +38,10 @@ def system_cost(preset: VideoLlamaPreset, setting: Setting, clips: int) -> Syste
             item * (2 * part + 3 * table),
         ),
         *_listen(preset, setting, clips),
-        cost.answer_behind(language, setting, setting.before + kept, kept_bytes),
+        cost.answer_behind(language, setting, setting.before + cached, cached_bytes),
     )
-    cache = cost.kv_bytes(language, item) * (kept + setting.text)
-    return SystemCost(kept, kept_bytes, cache, 0, kept + setting.text, language.positions, stages)
+    cache = cost.kv_bytes(language, item) * (cached + setting.text)
+    return SystemCost(cached, cached_bytes, cache, 0, cached + setting.text, language.positions, stages)
 
 
 def _flops(size: BranchSize, keys: int, channels: int) -> int:

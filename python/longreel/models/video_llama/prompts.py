@@ -12,7 +12,7 @@ from longreel.models.prompts import BOS, Prompts, as_bytes, check, decoder, ids_
 # Tags that the released conversation has, in Llama-2's frame; the words between them are this package's own.
 _BEGIN, _END = "[INST] ", " [/INST]"
 _OPEN, _CLOSE = "<Video>", "</Video> "
-_HEAR, _SEE = "This is heard: ", "This is seen: "
+_HEAR, _SHOWN = "This is heard: ", "This is seen: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,9 @@ def by_vocabulary(questions: Sequence[str], folder: Path, length: int) -> HeardQ
         return torch.cat([torch.tensor([speech.bos_token_id]), ids_of(speech, text)])
 
     after = [ids_of(speech, f"{_CLOSE}{text}{_END}") for text in questions]
-    seen, heard = begun(f"{_BEGIN}{_OPEN}"), begun(f"{_BEGIN}{_HEAR}{_OPEN}")
-    between = ids_of(speech, f"{_CLOSE}{_SEE}{_OPEN}")
+    video, audio = begun(f"{_BEGIN}{_OPEN}"), begun(f"{_BEGIN}{_HEAR}{_OPEN}")
+    between = ids_of(speech, f"{_CLOSE}{_SHOWN}{_OPEN}")
     return HeardQuestions(
-        texts=tuple(questions), length=length, prompts=tuple((seen, ids) for ids in after),
-        hearing=tuple((heard, between, ids) for ids in after), stop=speech.eos_token_id, decode=decoder(speech),
+        texts=tuple(questions), length=length, prompts=tuple((video, ids) for ids in after),
+        hearing=tuple((audio, between, ids) for ids in after), stop=speech.eos_token_id, decode=decoder(speech),
     )  # fmt: skip

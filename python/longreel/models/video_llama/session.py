@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longreel.cache.file import CacheFile, write
 from longreel.models.record import EXACT, OURS
-from longreel.models.system import Answer, Chunk, Clock, Encoded, Kept, Session
+from longreel.models.system import Answer, Cached, Chunk, Clock, Encoded, Session
 from longreel.models.video_llama.branches import chosen_backend
 from longreel.models.video_llama.model import VideoLlama
 from longreel.models.video_llama.positions import check
@@ -77,7 +77,7 @@ class VideoLlamaSession(Session):
     def _check(self, more: int) -> None:
         check(self._model.preset.frames, self._frames + more, self._adapter.interpolate, "frames")
 
-    def finish(self, clock: Clock) -> Kept:
+    def finish(self, clock: Clock) -> Cached:
         with clock("video"):
             if self._path == OURS:
                 self._visual = self._adapter.video_tokens_in_parts(len(self._spool), self._spool.parts)[0]
@@ -88,11 +88,11 @@ class VideoLlamaSession(Session):
         if self._sound:
             with clock("listen"):
                 self._heard = self._adapter.audio_tokens(torch.cat(self._sound)[None].to(self._visual.dtype))[0]
-        return self._kept()
+        return self._cached()
 
-    def _kept(self) -> Kept:
+    def _cached(self) -> Cached:
         tokens = len(self._visual) + len(self._heard)
-        return Kept(tokens, self._visual.nbytes + self._heard.nbytes, backend=self._backend)
+        return Cached(tokens, self._visual.nbytes + self._heard.nbytes, backend=self._backend)
 
     def prepare(self, index: int, clock: Clock) -> None:
         if self._path == EXACT and index == 0:
@@ -115,14 +115,14 @@ class VideoLlamaSession(Session):
         tensors = {"video": self._visual.cpu().contiguous(), "audio": self._heard.cpu().contiguous()}
         write(path, {"format": FORMAT, "about": about}, tensors)
 
-    def load(self, path: Path, frames: int) -> Kept:
+    def load(self, path: Path, frames: int) -> Cached:
         like, size = self._model.adapter.llama_proj.weight, self._model.preset
         file = CacheFile(path, "saved memory", str(like.device))
         if file.header.get("format") != FORMAT or file.names != {"video", "audio"}:
             file.refuse(f"its format is {file.header.get('format')!r} and it holds {sorted(file.names)}")
         width = size.language.width
-        seen, heard = file.shape("video"), file.shape("audio")
-        if seen != (size.video.queries, width) or heard not in ((0, width), (size.listen.queries, width)):
-            file.refuse(f"its tokens are {list(seen)} and {list(heard)}")
+        video, heard = file.shape("video"), file.shape("audio")
+        if video != (size.video.queries, width) or heard not in ((0, width), (size.listen.queries, width)):
+            file.refuse(f"its tokens are {list(video)} and {list(heard)}")
         self._visual, self._heard = (file.tensor(name).to(like.dtype) for name in ("video", "audio"))
-        return self._kept()
+        return self._cached()

@@ -34,32 +34,32 @@ def attended(language: Any) -> Iterator[Attended]:
 
     ::
 
-        with attended(model.language) as seen:
+        with attended(model.language) as record:
             model.answer(cache, question, length=8)
-        seen.layers[-1][len(question) - 1]  # of the row that chooses the first token of the answer
+        record.layers[-1][len(question) - 1]  # of the row that chooses the first token of the answer
 
     It costs a second product of the text's queries and the keys; the answers are what they were.
 
     Raises:
         ValueError: several samples at once.
     """
-    seen = Attended()
+    record = Attended()
     with ExitStack() as hooks:
         for module in language.modules():
             if isinstance(module, VSTAttention):
-                handle = module.register_forward_pre_hook(_watch(seen), with_kwargs=True)
+                handle = module.register_forward_pre_hook(_watch(record), with_kwargs=True)
                 hooks.callback(handle.remove)
-        yield seen
+        yield record
 
 
-def _watch(seen: Attended) -> Any:
+def _watch(record: Attended) -> Any:
     def hook(module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         hidden = args[0] if args else inputs["hidden_states"]
         rows, cache = inputs.get("vst"), inputs.get("past_key_values")
         cache = rows.cache if isinstance(rows, CachedRows) else cache if rows is None else None
         # While chunks are appended the step is theirs.
         if isinstance(cache, VSTCache) and cache.tokens and (cache._step is None or isinstance(cache._step, TextStep)):
-            seen.add(module.layer_idx, _weights(module, hidden, cache))
+            record.add(module.layer_idx, _weights(module, hidden, cache))
 
     return hook
 

@@ -1,4 +1,4 @@
-"""VST weights inside a decoder's own attention layers, and how the rows of a pass see each other."""
+"""VST weights inside a decoder's own attention layers, and how the rows of a pass attend to each other."""
 
 import copy
 import functools
@@ -168,7 +168,7 @@ class CachedRows:
 
 
 class LayoutRows:
-    """All rows of a layout in one differentiable pass: VST keys of earlier chunks are seen at their final rotation.
+    """All rows of a layout in one differentiable pass: VST keys of earlier chunks are read at their final rotation.
 
     layout: one sample. inv_freq: float32 [D/2], of the model.
     """

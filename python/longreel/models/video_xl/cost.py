@@ -22,10 +22,10 @@ def system_cost(preset: VideoXLPreset, setting: Setting, ratios: Sequence[int], 
     tower, language, item = preset.tower, preset.language, setting.itemsize
     parts = windows(preset, setting.frames, ratios, draw)
     vst = sum(count for _, count in parts)
-    kept, token, width = setting.before + vst, cost.kv_bytes(language, item), language.width
-    room = (kept, setting.text)
+    cached, token, width = setting.before + vst, cost.kv_bytes(language, item), language.width
+    room = (cached, setting.text)
     tables = FLOAT * sum(room) * language.head
-    memory = kept * token + tables
+    memory = cached * token + tables
     features, held = cost.features_bytes(tower, setting, tower.patches), setting.held
     waiting = 0 if held * preset.frame % preset.window == 0 else preset.window * width
     hidden, tokens = 2 * held * tower.patches * width, held * preset.frame * width
@@ -41,13 +41,13 @@ def system_cost(preset: VideoXLPreset, setting: Setting, ratios: Sequence[int], 
         cost.answer_of_memory(
             language,
             setting,
-            kept,
+            cached,
             memory + setting.text * token + item * setting.after * (3 * language.mlp + 4 * width),
         ),
     )
     read = setting.before + setting.frames * preset.frame
     return SystemCost(
-        kept, kept * token, (kept + setting.text) * token, read, vst + setting.text, language.positions, stages
+        cached, cached * token, (cached + setting.text) * token, read, vst + setting.text, language.positions, stages
     )
 
 
@@ -59,7 +59,7 @@ def _memory(preset: VideoXLPreset, setting: Setting, parts: Sequence[tuple[int, 
     whole, before, flops = size.layers - 2, setting.before, 0
     for visual, vst in parts:
         rows, ratio = visual + vst, visual / max(vst, 1)
-        # Raw tokens see those before them in the window; a VST those of its own part, and the VSTs before it.
+        # Raw tokens attend to those before them in the window; a VST those of its own part, and the VSTs before it.
         inside = visual * (visual + 1) // 2 + int(visual * vst / 2) + int(vst * ratio) + vst * (vst + 1) // 2
         flops += whole * (row * rows + pair * (inside + rows * before))
         flops += 2 * size.width * (kv * rows + (own + 3 * size.mlp + kv) * vst) + pair * vst * (before + visual // 2)

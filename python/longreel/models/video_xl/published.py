@@ -74,8 +74,8 @@ class Published:
             q, k, v = (_projected(attention, raw, own, y, vst) for raw, own in zip(PROJECTIONS, VST_NAMES, strict=True))
             held = self.memory[i]
             all_k, all_v = (k, v) if held is None else (torch.cat([held[0], k], 2), torch.cat([held[1], v], 2))
-            kept = tuple(t[:, :, stays] for t in (k, v))
-            self.memory[i] = kept if held is None else tuple(torch.cat(two, 2) for two in zip(held, kept, strict=True))  # type: ignore[assignment]
+            stay = tuple(t[:, :, stays] for t in (k, v))
+            self.memory[i] = stay if held is None else tuple(torch.cat(two, 2) for two in zip(held, stay, strict=True))  # type: ignore[assignment]
             groups = q.shape[1] // k.shape[1]
             all_k, all_v = (t.repeat_interleave(groups, 1) for t in (_rotated(all_k, cos, sin), all_v))
             q = _rotated(q, cos[self.size :], sin[self.size :])

@@ -16,7 +16,7 @@ from longreel.layout import VideoLayout
 from longreel.models.generation import greedy
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT
-from longreel.models.system import Answer, Chunk, Clock, Encoded, Kept, LiveSession, Session
+from longreel.models.system import Answer, Cached, Chunk, Clock, Encoded, LiveSession, Session
 from longreel.models.video_xl.model import VideoXL
 from longreel.models.video_xl.published import Published
 
@@ -54,26 +54,26 @@ class WindowedSession(Session):
         window = self._model.preset.window
         whole = len(tokens) - len(tokens) % window
         with clock("memory"):
-            self._see(tokens[:whole])
+            self._encode(tokens[:whole])
         # What waits must not hold on to what is done.
         self._waiting = [tokens[whole:].clone()]
 
-    def finish(self, clock: Clock) -> Kept:
+    def finish(self, clock: Clock) -> Cached:
         with clock("memory"):
-            self._see(torch.cat(self._waiting))
+            self._encode(torch.cat(self._waiting))
         self._waiting = []
-        return self._kept()
+        return self._cached()
 
     @abstractmethod
     def _project(self, features: Tensor) -> Tensor:
         """[F, N, C] -> [F, tokens, E]."""
 
     @abstractmethod
-    def _see(self, tokens: Tensor) -> None:
+    def _encode(self, tokens: Tensor) -> None:
         """Visual tokens [n, E]: whole windows, or at the end of the video a shorter one."""
 
     @abstractmethod
-    def _kept(self) -> Kept: ...
+    def _cached(self) -> Cached: ...
 
 
 class MemorySession(WindowedSession, LiveSession):
@@ -102,7 +102,7 @@ class MemorySession(WindowedSession, LiveSession):
     def _project(self, features: Tensor) -> Tensor:
         return self._model.project(features)
 
-    def _see(self, tokens: Tensor) -> None:
+    def _encode(self, tokens: Tensor) -> None:
         self._cache = self._model.decoder.encode(
             tokens,
             prefix=self._prefix.tolist(),
@@ -111,9 +111,9 @@ class MemorySession(WindowedSession, LiveSession):
             at_once=self._model.preset.at_once,
         )
 
-    def _kept(self) -> Kept:
+    def _cached(self) -> Cached:
         read = len(self._prefix) + self._frames * self._model.preset.frame
-        return Kept(self._cache.tokens, self._cache.nbytes, read, self._model.backend or _backend(self._model))
+        return Cached(self._cache.tokens, self._cache.nbytes, read, self._model.backend or _backend(self._model))
 
     def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
         asked, after = self._prompts, self._prompts.prompts[index][1]
@@ -140,14 +140,14 @@ class MemorySession(WindowedSession, LiveSession):
 
     @contextmanager
     def _as_if_ended(self) -> Iterator[None]:
-        """What waits for a full window is seen as the last one, and taken back."""
+        """What waits for a full window is encoded as the last one, and taken back."""
         if not self._waiting or not len(self._waiting[0]):
             yield
             return
         draw = copy.deepcopy(self._draw)
         try:
             with taken_back(self._cache, always=True):
-                self._see(self._waiting[0])
+                self._encode(self._waiting[0])
                 yield
         finally:
             self._draw = draw
@@ -159,12 +159,12 @@ class MemorySession(WindowedSession, LiveSession):
         with self._as_if_ended():
             self._cache.save(path, about)
 
-    def load(self, path: Path, frames: int) -> Kept:
+    def load(self, path: Path, frames: int) -> Cached:
         self._cache = self._model.decoder.load(path, text_capacity=self._text, max_bytes=self._max_bytes)
         self._frames = frames
         # What comes behind goes on with the ratios behind those.
         self._model.decoder.windows(frames * self._model.preset.frame, self._draw)
-        return self._kept()
+        return self._cached()
 
 
 class PublishedSession(WindowedSession):
@@ -182,18 +182,18 @@ class PublishedSession(WindowedSession):
             self._path.text(self._prefix)
         return self._path.project(features.double() if self._exact else features)
 
-    def _see(self, tokens: Tensor) -> None:
+    def _encode(self, tokens: Tensor) -> None:
         assert self._path is not None
         at = 0
         for length, ratio in self._model.decoder.windows(len(tokens), self._draw):
             self._path.window(tokens[at : at + length], ratio)
             at += length
 
-    def _kept(self) -> Kept:
+    def _cached(self) -> Cached:
         assert self._path is not None
         tokens = self._path.size
         each = sum(2 * k[0, :, 0].numel() * k.element_size() for k, _ in self._path._held())
-        return Kept(tokens, tokens * each, len(self._prefix) + self._frames * self._model.preset.frame)
+        return Cached(tokens, tokens * each, len(self._prefix) + self._frames * self._model.preset.frame)
 
     def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
         assert self._path is not None

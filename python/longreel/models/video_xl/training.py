@@ -91,7 +91,7 @@ def forward(
 
 
 def _hidden(decoder: Decoder, ids: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of one sample: hidden states [1, raw, E], and the row [S] that speaks for every id: of a picture its last."""
+    """Of one sample: hidden states [1, raw, E], and the row [S] that stands for every id: of a picture its last."""
     where = torch.nonzero(ids == IMAGE).flatten()
     pictures = len(where)
     if pictures and int(where[-1] - where[0]) != pictures - 1:

@@ -1,4 +1,4 @@
-"""VoCo-LLaMA (arXiv 2406.12275): pictures distilled into VoCo tokens by an attention mask, then kept by those tokens only."""
+"""VoCo-LLaMA (arXiv 2406.12275): pictures distilled into VoCo tokens by an attention mask, then cached by those tokens only."""
 
 from typing import TYPE_CHECKING
 

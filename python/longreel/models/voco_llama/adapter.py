@@ -169,7 +169,7 @@ class VoCoDecoder(Trainable, nn.Module):
         num_return_sequences: int = 1,
         **options: Any,
     ) -> Tensor:
-        """Stage 2: the answer [1, T] to a question [t] about what the cache has seen, or answers [B, T] to B questions of any
+        """Stage 2: the answer [1, T] to a question [t] about what the cache holds, or answers [B, T] to B questions of any
         lengths at once; the cache stays as it is."""
         self._check_attention()
         rows = [one.flatten() for one in ([question] if isinstance(question, Tensor) else question)]

@@ -48,7 +48,7 @@ def check(model: VoCoLlama, questions: Prompts, frames: int | None) -> None:
 
 
 class Dense:
-    """One question on all frames: `prefill` reads everything, `answer` goes on from there, with all keys and values kept."""
+    """One question on all frames: `prefill` reads everything, `answer` goes on from there, with all keys and values cached."""
 
     def __init__(self, model: VoCoLlama, features: Tensor, before: Tensor, after: Tensor) -> None:
         self._model, self._after = model, len(after)
@@ -74,11 +74,11 @@ class Dense:
 
         return greedy(step, logits[-1], length=length, stop=stop, first=first)
 
-    def kept(self) -> Tensor:
-        """Keys and values of the rows that the question sees of the frames [layers, 2, Hkv, rows, D]."""
+    def cached(self) -> Tensor:
+        """Keys and values of the rows that the question attends to of the frames [layers, 2, Hkv, rows, D]."""
         first = self._embeds.shape[1] - self._after
-        seen = torch.from_numpy(self._layout.rows(first, first + 1).dense_mask()[0, 0, :first])
-        rows = seen.nonzero().flatten().to(self._embeds.device)
+        visible = torch.from_numpy(self._layout.rows(first, first + 1).dense_mask()[0, 0, :first])
+        rows = visible.nonzero().flatten().to(self._embeds.device)
         return torch.stack([torch.stack([one.keys[0], one.values[0]])[:, :, rows] for one in self._cache.layers])
 
     def _forward(self, **inputs: Any) -> Tensor:
@@ -96,8 +96,8 @@ def additive(layout: VideoLayout, first: int, dtype: torch.dtype, device: torch.
     mask = torch.full((1, 1, end - first, end), torch.finfo(dtype).min, dtype=dtype, device=device)
     for a in range(first, end, _BLOCK_ROWS):
         b = min(a + _BLOCK_ROWS, end)
-        seen = torch.from_numpy(layout.rows(a, b).dense_mask()).to(device)
-        mask[0, 0, a - first : b - first, :b].masked_fill_(seen[0], 0)
+        visible = torch.from_numpy(layout.rows(a, b).dense_mask()).to(device)
+        mask[0, 0, a - first : b - first, :b].masked_fill_(visible[0], 0)
     return mask
 
 

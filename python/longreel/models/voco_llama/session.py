@@ -15,7 +15,7 @@ from longreel.cache.rollback import taken_back
 from longreel.layout import VideoLayout
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT
-from longreel.models.system import Answer, Chunk, Clock, Kept, LiveSession, Session
+from longreel.models.system import Answer, Cached, Chunk, Clock, LiveSession, Session
 from longreel.models.voco_llama import dense
 from longreel.models.voco_llama.model import VoCoLlama
 
@@ -31,18 +31,18 @@ class CachedSession(LiveSession):
 
     def consume(self, chunk: Chunk, clock: Clock) -> None:
         check_positions(self._model, self._prompts, self._frames + len(chunk.frames))
-        with clock("see"):
+        with clock("vision"):
             self._cache = self._model.read(
                 chunk.frames, prefix=self._prefix, cache=self._cache, at_once=self._model.preset.at_once
             )
         self._frames += len(chunk.frames)
 
-    def finish(self, clock: Clock) -> Kept:
-        return self._kept(self._model.backend or _backend(self._model))
+    def finish(self, clock: Clock) -> Cached:
+        return self._cached(self._model.backend or _backend(self._model))
 
-    def _kept(self, backend: str | None) -> Kept:
+    def _cached(self, backend: str | None) -> Cached:
         asked = self._cache.fork()
-        return Kept(asked.rows, asked.nbytes, tokens_of(self._model, self._prompts, self._frames), backend)
+        return Cached(asked.rows, asked.nbytes, tokens_of(self._model, self._prompts, self._frames), backend)
 
     def answer(self, index: int, on_first: Callable[[], None]) -> Answer:
         asked, after = self._prompts, self._prompts.prompts[index][1].to(self._model.device)
@@ -70,10 +70,10 @@ class CachedSession(LiveSession):
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         self._cache.save(path, about)
 
-    def load(self, path: Path, frames: int) -> Kept:
+    def load(self, path: Path, frames: int) -> Cached:
         config, device = self._model.language.config, self._model.device
         self._cache, self._frames = VoCoCache.load(path, config, device, max_bytes=self._max_bytes), frames
-        return self._kept(None)
+        return self._cached(None)
 
 
 class DenseSession(Session):
@@ -92,16 +92,16 @@ class DenseSession(Session):
         self._held.append(chunk.frames)
         check_positions(self._model, self._prompts, sum(map(len, self._held)))
 
-    def finish(self, clock: Clock) -> Kept:
+    def finish(self, clock: Clock) -> Cached:
         self._frames = torch.cat(self._held)
         self._held = []
-        return Kept(tokens_of(self._model, self._prompts, len(self._frames)), 0)
+        return Cached(tokens_of(self._model, self._prompts, len(self._frames)), 0)
 
     def prepare(self, index: int, clock: Clock) -> None:
         if self._exact and index == 0:
             self._model, self._frames = copy.deepcopy(self._model).double(), self._frames.double()
         before, after = (ids.to(self._model.device) for ids in self._prompts.prompts[index])
-        with clock("see"):
+        with clock("vision"):
             self._whole = dense.Dense(self._model, self._frames, before, after)
             self._logits = self._whole.prefill()
 
@@ -111,7 +111,7 @@ class DenseSession(Session):
         return Answer(ids, self._logits)
 
     def compared(self) -> Tensor:
-        return self._whole.kept()
+        return self._whole.cached()
 
 
 def tokens_of(model: VoCoLlama, prompts: Prompts, frames: int) -> int:

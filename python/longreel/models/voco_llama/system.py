@@ -23,7 +23,7 @@ class VoCoOptions:
 
     voco: int = option(1, "VoCo tokens of a frame; default 1.", least=1)
     mode: Literal["independent", "causal"] = option(
-        "independent", "a frame sees itself only (independent, the default), or earlier VoCo tokens (causal)."
+        "independent", "a frame attends to itself only (independent, the default), or earlier VoCo tokens (causal)."
     )
     positions: Literal["compact", "absolute"] = option(
         "compact", "compact (the default) or absolute, which counts every token."
@@ -35,7 +35,7 @@ class VoCoLlamaSystem(System):
 
     name = "voco-llama"
     Options = VoCoOptions
-    stages = (Stage("see", "vision stage", ours=True), LANGUAGE)
+    stages = (Stage("vision", "vision stage", ours=True), LANGUAGE)
     memory = "the VoCo tokens' keys and values"
     streams = False
     # LLaVA's alignment; then under the mask, in the paper with `distillation_loss` besides.

@@ -20,15 +20,15 @@ Mode = Literal["image", "independent", "causal"]
 
 @dataclass(frozen=True)
 class VoCoRule:
-    """What VoCo tokens there are, and who sees whom.
+    """What VoCo tokens there are, and who attends to whom.
 
     token: the id of the VoCo token. count: VoCo tokens of a group. rows: vision rows of a picture.
     separator: ids between the pictures of a group and its VoCo tokens.
     shared: consecutive pictures (images, tiles) share one group; False: every picture, every frame, has its own.
-    mode: "image" is the released rule; of a video each frame sees itself only ("independent"), or also earlier VoCo tokens
+    mode: "image" is the released rule; of a video each frame attends to itself only ("independent"), or also earlier VoCo tokens
         ("causal"): no released checkpoint validates these.
     text_sees_prefix: False is the released reading, True the paper's: only pictures are hidden from the text.
-    frames_see_prefix: rows before the first frame are seen by every frame, else by the first.
+    frames_see_prefix: rows before the first frame are visible to every frame, else by the first.
     absolute: positions of a video count rows; by default they are compact. Images always count rows.
     """
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from longreel.layout import PlannedLayout, VideoLayout
 from longreel.layout._modes import fake_mode
 
-PLANS_KEPT = 16
+MOST_PLANS = 16
 _LAYOUTS = (VideoLayout, PlannedLayout)
 UNPLANNED = "a VideoLayout under torch.compile or CUDA graph capture must be planned before: pass layout.to(device)"
 
 
 def planned(layout: VideoLayout | PlannedLayout, device: torch.device, like: Tensor | None = None) -> PlannedLayout:
-    """A PlannedLayout as it is; a VideoLayout planned at its first use, the last few plans kept by value and device.
+    """A PlannedLayout as it is; a VideoLayout planned at its first use, the last few plans cached by value and device.
 
     like: a tensor of the call; where it is fake, the plan's tensors are made fake for this call.
     """
@@ -32,6 +32,6 @@ def planned(layout: VideoLayout | PlannedLayout, device: torch.device, like: Ten
     return layout if mode is None else layout.fake(mode)
 
 
-@lru_cache(maxsize=PLANS_KEPT)
+@lru_cache(maxsize=MOST_PLANS)
 def _cached(layout: VideoLayout, device: torch.device) -> PlannedLayout:
     return layout.to(device)

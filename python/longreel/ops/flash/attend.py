@@ -29,9 +29,11 @@ def refusal(plan: PlannedLayout, scale: float) -> str | None:
     r = ranges_of(plan.layout)
     several = (r.rows > 1) & (r.lo < r.hi)
     if (several & (r.lo_step != 0)).any():
-        return "has no sliding windows: their rows see keys from different first ones on"
+        return "has no sliding windows: their rows attend to keys from different first ones on"
     if (several & ((r.up > 1) | (r.over != 1))).any():
-        return "takes rows in position order: in grouped order a row does not see one key more than the row before"
+        return (
+            "takes rows in position order: in grouped order a row does not attend to one key more than the row before"
+        )
     return missing(plan.start.device)
 
 

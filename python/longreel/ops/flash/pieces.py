@@ -1,6 +1,6 @@
-"""A layout as calls of flash attention: in each, sequences of rows that see all of their keys, or a causal square.
+"""A layout as calls of flash attention: in each, sequences of rows that attend to all of their keys, or a causal square.
 
-A row's keys are what stands before its segment and is seen by all of it, the causal square of the segment itself, and a
+A row's keys are what stands before its segment and is visible to all of it, the causal square of the segment itself, and a
 range of G, which begins where that of its neighbours begins and ends later. Such nested ranges are cut by the bits of their
 length in blocks, 5 = 4 + 1: the rows of a bit share few long runs of keys, which are read in place, and what is shorter
 than a block is copied for every segment. No row stands twice in one call.
@@ -26,7 +26,7 @@ Span = tuple[int, int]
 
 
 class Sequence(NamedTuple):
-    """Query rows `rows` of `sample` (of every sample where the layout has one), and the keys first .. last that they see."""
+    """Query rows `rows` of `sample` (of every sample where the layout has one), and their keys first .. last."""
 
     sample: int
     rows: tuple[Span, ...]
@@ -39,7 +39,7 @@ class Sequence(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The sequences of one call, over K or over G. causal: row i of a sequence sees its keys up to the i-th."""
+    """The sequences of one call, over K or over G. causal: row i of a sequence attends to its keys up to the i-th."""
 
     is_global: bool
     causal: bool
@@ -79,7 +79,7 @@ def pieces(layout: VideoLayout | StepRows) -> tuple[Piece, ...]:
     found: dict[tuple[bool, bool, int], dict[tuple[int, int, int], list[Span]]] = {}
     for sample, row, rows, lo, _, hi, up, carry, over, glo, ghi in ranges_of(layout).table().tolist():
         own = hi - 1 + (carry // over)
-        # Rows of a block see the same keys; others one more than the row before.
+        # Rows of a block attend to the same keys; others one more than the row before.
         square = rows > 1 and up > 0 and lo <= own
         parts = [((False, False, 0), lo, own if rows > 1 and up > 0 else own + 1)]
         parts += [((False, True, 0), own, own + rows)] if square else []
@@ -106,7 +106,7 @@ def executed_pairs(layout: VideoLayout | StepRows) -> int:
             block = 256 if rows >= 768 else 64 if rows >= 192 else 32
             starts = range(0, rows, block)
             reach = (min(keys, -(-(start + block) // 512) * 512) if piece.causal else keys for start in starts)
-            pairs += sum(min(block, rows - start) * seen for start, seen in zip(starts, reach, strict=True))
+            pairs += sum(min(block, rows - start) * end for start, end in zip(starts, reach, strict=True))
     return pairs
 
 

@@ -20,21 +20,21 @@ def video(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str
     frame, whole = qformer_size(config["frame_qformer"]), qformer_size(config["video_qformer"])
     width = config["frame_qformer"]["encoder_width"]
     preset = _preset(config, tower=width, frame=frame, video=whole, frames=config["max_frame_pos"])
-    adapter, seen = adapter_of(preset, case.file.weights(dtype), backend, dtype), list[Tensor]()
-    adapter.llama_proj.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    adapter, recorded = adapter_of(preset, case.file.weights(dtype), backend, dtype), list[Tensor]()
+    adapter.llama_proj.register_forward_pre_hook(lambda module, given: recorded.append(given[0]))
     with torch.no_grad():
         tokens = adapter.frame_tokens(case.inputs(dtype)["vision_features"])
         out = adapter.video_tokens(tokens.unflatten(0, (case.params["batch"], -1)))
-    return {"frame_qformer": tokens, "qformer": seen[0], "tokens": out}
+    return {"frame_qformer": tokens, "qformer": recorded[0], "tokens": out}
 
 
 def audio(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """``qformer`` [B, Ma, E] and ``tokens`` [B, Ma, H]."""
-    adapter, seen = audio_adapter(case, backend, dtype), list[Tensor]()
-    adapter.audio_llama_proj.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    adapter, recorded = audio_adapter(case, backend, dtype), list[Tensor]()
+    adapter.audio_llama_proj.register_forward_pre_hook(lambda module, given: recorded.append(given[0]))
     with torch.no_grad():
         out = adapter.audio_tokens(case.inputs(dtype)["audio_embeddings"])
-    return {"qformer": seen[0], "tokens": out}
+    return {"qformer": recorded[0], "tokens": out}
 
 
 def audio_adapter(case: GoldenCase, backend: str | None, dtype: torch.dtype) -> Branches:

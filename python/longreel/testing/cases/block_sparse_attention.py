@@ -12,12 +12,12 @@ from longreel.testing.cases.layouts import layout_case, one_key_head
 REFUSED = {
     "flash": {
         "start": "with_start",
-        "start-far": "with_start",
+        "start-global": "with_start",
         "all-padding": "with_start",
         "window-and-sinks": "sliding windows",
         "blocks-window": "sliding windows",
         "packed-on-the-device": "planned on the device",
-        "vst-grouped-far": "position order",
+        "vst-grouped-global": "position order",
         "packed-grouped": "position order",
         "scale-zero": "above 0",
         "scale-negative": "above 0",
@@ -55,15 +55,15 @@ def cases() -> list[Case]:
 
     return [
         layout_case("voco-causal", voco, fast=True, **lse),
-        layout_case("vst-grouped-far", lambda f: vst(f).grouped(), far=True, fast=True, **lse),
+        layout_case("vst-grouped-global", lambda f: vst(f).grouped(), own_globals=True, fast=True, **lse),
         layout_case("left-padded", samples, batch=3, fast=True),
         layout_case("left-padded-lse", samples, batch=3, **lse),
-        layout_case("right-padded-far", lambda f: samples(f, "right"), batch=3, far=True, **lse),
+        layout_case("right-padded-global", lambda f: samples(f, "right"), batch=3, own_globals=True, **lse),
         layout_case("start", lambda f: voco(f).to("cpu").with_start(torch.tensor([60, 0], dtype=torch.int32)), **lse),
         layout_case(
-            "start-far",
+            "start-global",
             lambda f: vst(f).to("cpu").with_start(torch.tensor([7, 70], dtype=torch.int32)),
-            far=True,
+            own_globals=True,
             **lse,
         ),
         layout_case(
@@ -71,25 +71,27 @@ def cases() -> list[Case]:
         ),
         layout_case("independent", lambda f: voco(f, mode="independent"), heads=(3, 3), **lse),
         layout_case("image", lambda f: voco(1, vision=150), heads=(6, 2), **lse),
-        layout_case("prefix-seen-by-all", lambda f: voco(f, prefix_visible_to="all", text_sees_prefix=True), frames=5),
+        layout_case(
+            "prefix-visible-to-all", lambda f: voco(f, prefix_visible_to="all", text_sees_prefix=True), frames=5
+        ),
         layout_case("vst", vst, heads=(8, 1), **lse),
-        layout_case("vst-far", vst, far=True, frames=4),
+        layout_case("vst-global", vst, own_globals=True, frames=4),
         layout_case("packed", packed, **lse),
         layout_case("packed-grouped", lambda f: packed(f).grouped(), **lse),
         layout_case("causal", lambda f: VideoLayout.causal(67 * f), heads=(2, 2), **lse),
         layout_case("window-and-sinks", lambda f: VideoLayout.sliding_window(70 * f, 33, 5), **lse),
         layout_case("blocks", pictures, **lse),
         layout_case("blocks-window", lambda f: pictures(f, window=40), heads=(2, 1), **lse),
-        layout_case("blocks-in-parts", lambda f: pictures(f, one=True), far=True, **lse),
+        layout_case("blocks-in-parts", lambda f: pictures(f, one=True), own_globals=True, **lse),
         layout_case("blocks-alone", lambda f: pictures(f, causal=False), heads=(2, 2), **lse),
         layout_case("packed-on-the-device", on_device, **lse),
         layout_case("decode-one-row", lambda f: cut(voco(f).extend(1), 1), frames=9, beyond=40, **lse),
         layout_case("decode-rows", lambda f: cut(voco(f).extend(9), 16), frames=7, beyond=3, **lse),
-        layout_case("decode-far", lambda f: cut(vst(f).extend(2), 2), far=True, frames=7, **lse),
+        layout_case("decode-global", lambda f: cut(vst(f).extend(2), 2), own_globals=True, frames=7, **lse),
         layout_case("decode-left-padded", lambda f: cut(samples(f).extend(1), 1), batch=3, frames=5, **lse),
         layout_case("middle-rows", lambda f: voco(f).rows(40, 120), frames=4, beyond=1, **lse),
         layout_case("sharp", voco, sharp=5.0, width=64, **lse),
-        layout_case("sharpest", vst, sharp=50.0, width=64, far=True, **lse),
+        layout_case("sharpest", vst, sharp=50.0, width=64, own_globals=True, **lse),
         *(
             layout_case(f"head-size-{width}", lambda f: voco(2), width=width, **one_head, **lse)
             for width in (1, 3, 17, 33, 64, 72, 80, 88, 96, 112, 128, 200, 256, 512)
@@ -108,7 +110,7 @@ def cases() -> list[Case]:
 def bad_cases() -> list[BadCase]:
     layout = VideoLayout.voco(frames=2, vision=3, voco=1, text=2)
     q, k = torch.zeros(2, 10, 4, 8), torch.zeros(2, 10, 2, 8)
-    far = torch.zeros(2, 2, 2, 8)
+    two = torch.zeros(2, 2, 2, 8)
     good = {"q": q, "k": k, "v": k, "layout": layout}
 
     def bad(name: str, error: type[Exception], says: str, **changed: Any) -> BadCase:
@@ -144,15 +146,21 @@ def bad_cases() -> list[BadCase]:
         bad("samples", ValueError, "the layout has 3 samples and q has 2", layout=VideoLayout.batch([layout] * 3)),
         bad("not-a-layout", TypeError, "layout is a Tensor; allowed: VideoLayout", layout=q),
         bad("plan-elsewhere", ValueError, "planned for meta and q is on", layout=layout.to("meta")),
-        bad("half-of-the-global-keys", ValueError, "global_k is given without global_v", global_k=far),
+        bad("half-of-the-global-keys", ValueError, "global_k is given without global_v", global_k=two),
         bad(
             "global-keys",
             ValueError,
             "layout has 2 global keys and global_k has 1",
-            global_k=far[:, :1],
-            global_v=far[:, :1],
+            global_k=two[:, :1],
+            global_v=two[:, :1],
         ),
-        bad("global-values", ValueError, "global_k has 2 keys and global_v has 1", global_k=far, global_v=far[:, :1]),
+        bad(
+            "global-values",
+            ValueError,
+            "global_k has 2 keys and global_v has 1",
+            global_k=two,
+            global_v=two[:, :1],
+        ),
     ]
 
 
@@ -177,11 +185,11 @@ def gpu_cases() -> list[Case]:
     return [
         layout_case("voco", real_voco, frames=5, **HEADS),
         layout_case("voco-sharp", real_voco, frames=3, sharp=5.0, **HEADS),
-        layout_case("vst-far", lambda frames: _vst(frames).grouped(), frames=20, far=True, **HEADS),
+        layout_case("vst-global", lambda frames: _vst(frames).grouped(), frames=20, own_globals=True, **HEADS),
         layout_case("left-padded", _samples, frames=2, **HEADS | {"batch": 3}),
         layout_case("window", lambda frames: VideoLayout.sliding_window(600 * frames, 512, 4), frames=5, **HEADS),
         layout_case("decode", _decoding, frames=100, beyond=50, **HEADS),
-        layout_case("decode-far", _decoding, frames=100, far=True, **HEADS),
+        layout_case("decode-global", _decoding, frames=100, own_globals=True, **HEADS),
         *(
             layout_case(f"head-size-{width}", real_voco, frames=2, **HEADS | {"width": width})
             for width in (64, 80, 96, 256)
@@ -192,10 +200,10 @@ def gpu_cases() -> list[Case]:
 def interpreted() -> list[tuple[torch.dtype, Case]]:
     """One frame; one key head in float32, every head of the case in the others."""
     single = (
-        "vst-grouped-far",
+        "vst-grouped-global",
         "left-padded-lse",
         "start",
-        "start-far",
+        "start-global",
         "all-padding",
         "packed-grouped",
         "window-and-sinks",
@@ -220,7 +228,7 @@ def interpreted() -> list[tuple[torch.dtype, Case]]:
     half = (
         "voco-causal",
         "decode-rows",
-        "decode-far",
+        "decode-global",
         "decode-left-padded",
         "head-size-33",
         "head-size-96",

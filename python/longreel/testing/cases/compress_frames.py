@@ -7,6 +7,8 @@ import torch
 from longreel.testing.cases.case import BadCase, Case
 from longreel.testing.cases.frames import POOL, TOWER, frames_case
 
+REFUSED = {"cluster": dict.fromkeys(("odd", "one-of-each"), "takes patches whose rows are whole 16 bytes")}
+
 
 def cases() -> list[Case]:
     weights: dict[str, Any] = {"return_weights": True}

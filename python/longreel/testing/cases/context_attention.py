@@ -7,6 +7,9 @@ import torch
 from longreel.testing.cases.case import BadCase, Case
 from longreel.testing.cases.frames import TOWER, frames_case
 
+WHOLE = "takes patches whose rows are whole 16 bytes"
+REFUSED = {"cluster": dict.fromkeys(("odd", "one-of-each", "more-rows-than-patches"), WHOLE)}
+
 
 def cases() -> list[Case]:
     weights: dict[str, Any] = {"return_weights": True}

@@ -18,13 +18,13 @@ def layout_case(
     width: int = 16,
     beyond: int = 0,
     sharp: float = 1.0,
-    far: bool = False,
+    own_globals: bool = False,
     frames: int = 3,
     fast: bool = False,
     **options: Any,
 ) -> Case:
-    """A case of q, k, v under `layout(frames)`. `beyond`: keys after those of the layout; `far`: global_k and global_v are
-    given; `heads`: (H, Hkv). Scores reach about 4 * `sharp`."""
+    """A case of q, k, v under `layout(frames)`. `beyond`: keys after those of the layout; `own_globals`: global_k and
+    global_v are given; `heads`: (H, Hkv). Scores reach about 4 * `sharp`."""
 
     def make(generator: Generator, frames: int) -> Inputs:
         made = layout(frames)
@@ -32,7 +32,7 @@ def layout_case(
         inputs: Inputs = {"q": sharp * normal(generator, batch, whole.queries, heads[0], width)}
         for key in ("k", "v"):
             inputs[key] = normal(generator, batch, whole.keys + beyond, heads[1], width)
-        if far:
+        if own_globals:
             places = global_index(whole).shape[1]
             inputs |= {key: normal(generator, batch, places, heads[1], width) for key in ("global_k", "global_v")}
         return inputs | {"layout": made, **options}

@@ -71,19 +71,19 @@ def memory_case(
     fast: bool = False,
     **options: Any,
 ) -> Case:
-    """vst_attention with so many entries in the memory of each sample; room: slots behind all that is seen, which hold NaN.
+    """vst_attention with so many entries in the memory of each sample; room: slots behind all that is visible, which hold NaN.
     start, before: mem_start, k_before."""
 
     def make(generator: Generator, frames: int) -> Inputs:
         made, batch = layout(frames), len(entries)
-        seen = max(entries, default=0) + global_index(made).shape[1]
+        used = max(entries, default=0) + global_index(made).shape[1]
         inputs = heads_of(generator, batch, made.queries, heads, width, sharp)
         if before is not None:
             for key in ("k", "v"):
                 inputs[key] = normal(generator, batch, max(before) + made.queries + 3, heads[1], width)
         for key in ("mem_k", "mem_v"):
-            inputs[key] = normal(generator, batch, heads[1], seen + room, width)
-            inputs[key][:, :, seen:] = torch.nan
+            inputs[key] = normal(generator, batch, heads[1], used + room, width)
+            inputs[key][:, :, used:] = torch.nan
         inputs |= {"mem_len": ints(*entries), "layout": made}
         if start is not None:
             inputs["mem_start"] = ints(*start)

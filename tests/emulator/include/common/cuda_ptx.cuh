@@ -24,6 +24,17 @@ inline void load_matrices(uint32_t (&m)[4], const void* row) {
   for (int i = 0; i < 4; ++i) std::memcpy(&m[i], static_cast<const char*>(rows[8 * i + lane / 4]) + lane % 4 * 4, 4);
 }
 
+inline void load_transposed(uint32_t (&m)[4], const void* row) {
+  const void* const* rows = emulator::exchange(row, "ldmatrix");
+  const int lane = emulator::place().lane;
+  for (int i = 0; i < 4; ++i) {
+    for (int e = 0; e < 2; ++e) {
+      const auto* const from = static_cast<const char*>(rows[8 * i + lane % 4 * 2 + e]) + lane / 4 * 2;
+      std::memcpy(reinterpret_cast<char*>(&m[i]) + 2 * e, from, 2);
+    }
+  }
+}
+
 struct Operands {
   uint32_t a[4], b[2];
 };
