@@ -1,5 +1,5 @@
 #include "token_density/density_kernel.h"
-#include "token_density/gram_fp32.h"
+#include "token_density/gram_registers.h"
 
 namespace longreel {
 

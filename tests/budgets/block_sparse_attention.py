@@ -8,7 +8,11 @@ from collections.abc import Iterator
 
 import torch
 from cards import EVERY, LARGE
-from longreel.triton_kernels.block_sparse_attention import block_sparse_attention, block_sparse_attention_backward
+from longreel.triton_kernels.block_sparse_attention import (
+    block_sparse_attention,
+    block_sparse_attention_backward,
+    block_sparse_attention_gluon,
+)
 from longreel.triton_kernels.block_sparse_attention.config import tile_config
 from longreel.triton_kernels.common.aot import Launch, launches_of
 from longreel.triton_kernels.common.launch import TRITON_NAMES
@@ -68,3 +72,14 @@ def launches() -> Iterator[Launch]:
     for name, also in ((DECODE, "decode_merge"), (DQ, "delta"), (DKV, "merge")):
         labels = {f"block_sparse_{also}_kernel": f"block_sparse_{also}/bf16/128"}
         yield from launches_of(EVERY, labels, call, name, torch.bfloat16, 128)
+    for dtype, head, tile, label in (
+        (torch.bfloat16, 128, WHOLE, "bf16/128/"),
+        (torch.bfloat16, 64, WHOLE, "bf16/64/"),
+        (torch.bfloat16, 128, HALF, "bf16/128/half rows/"),
+    ):
+        labels = {"block_sparse_hopper_kernel": f"block_sparse_forward on Hopper/{label}large card"}
+        yield from launches_of(LARGE, labels, hopper_call, dtype, head, tile)
+
+
+def hopper_call(dtype: torch.dtype, head: int, tile: Tile) -> None:
+    block_sparse_attention_gluon(*arguments(LAYOUT, dtype, head, tile))

@@ -31,9 +31,17 @@ class Launch:
     attrs: dict[tuple[int, ...], Any]
     options: dict[str, Any]
 
+    @property
+    def archs(self) -> tuple[int, ...]:
+        """Compute capabilities that it is written for."""
+        return (90,) if self.kernel.is_gluon() else (80, 90, 100)
+
     def compile(self, arch: int) -> Any:
-        """The kernel compiled for compute capability `arch` (80, 90, 100); needs no card."""
-        source = ASTSource(self.kernel, self.types, self.constants, self.attrs)
+        """The kernel compiled for one of `archs`; needs no card."""
+        kind = ASTSource
+        if self.kernel.is_gluon():
+            from triton.experimental.gluon._runtime import GluonASTSource as kind
+        source = kind(self.kernel, self.types, self.constants, self.attrs)
         return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=self.options)
 
 

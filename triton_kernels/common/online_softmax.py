@@ -17,12 +17,8 @@ def softmax_start(BM: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(queries, b_k, b_v, visible, state, log2_scale):
-    """One more tile of keys; `visible` [BM, BN], or None where all are."""
-    (b_q,) = queries
-    m_i, l_i, acc = state
-    # [BM, BN]
-    s = over_head(b_q, b_k) * log2_scale
+def softmax_weights(s, visible, m_i, l_i):
+    """What scores [BM, BN] weigh by the largest so far, what the sums so far are to be scaled by, then m_i and l_i."""
     if visible is not None:
         s = tl.where(visible, s, LOWEST)
     m_new = tl.maximum(m_i, tl.max(s, axis=1))
@@ -30,14 +26,28 @@ def softmax_step(queries, b_k, b_v, visible, state, log2_scale):
     if visible is not None:
         p = tl.where(visible, p, 0.0)
     alpha = tl.exp2(m_i - m_new)
-    l_i = l_i * alpha + tl.sum(p, axis=1)
-    return m_new, l_i, onto_head(p, b_v, scaled(acc, alpha))
+    return p, alpha, m_new, l_i * alpha + tl.sum(p, axis=1)
+
+
+@triton.jit
+def softmax_step(queries, b_k, b_v, visible, state, log2_scale):
+    """One more tile of keys; `visible` [BM, BN], or None where all are."""
+    (b_q,) = queries
+    m_i, l_i, acc = state
+    p, alpha, m_i, l_i = softmax_weights(over_head(b_q, b_k) * log2_scale, visible, m_i, l_i)
+    return m_i, l_i, onto_head(p, b_v, scaled(acc, alpha))
+
+
+@triton.jit
+def softmax_total(m_i, l_i):
+    """What makes the sums weighted means, and the natural log of the sum of exp: -inf where no key is visible."""
+    some = l_i > 0
+    divisor = tl.where(some, l_i, 1.0)
+    return 1.0 / divisor, tl.where(some, m_i * LN_2 + tl.log(divisor), float("-inf"))
 
 
 @triton.jit
 def softmax_end(m_i, l_i, acc):
     """The weighted mean of the values, 0 where no key is visible, and the natural log of the sum of exp, -inf there."""
-    some = l_i > 0
-    divisor = tl.where(some, l_i, 1.0)
-    lse = tl.where(some, m_i * LN_2 + tl.log(divisor), float("-inf"))
-    return scaled(acc, 1.0 / divisor), lse
+    factor, lse = softmax_total(m_i, l_i)
+    return scaled(acc, factor), lse
