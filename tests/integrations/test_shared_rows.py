@@ -8,12 +8,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from longreel import VideoLayout, use_layout
 from longreel.integrations.shared import check_positions
 from longreel.layout import positions
 from longreel.layout.shared import SharedRows
+from longreel.testing.host import READS
 
 SIZE = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -33,7 +35,7 @@ def alone() -> Iterator[None]:
 
 def decoder(kind: Any = LlamaForCausalLM, config: Any = LlamaConfig, **more: Any) -> Any:
     torch.manual_seed(0)
-    return kind._from_config(config(**SIZE, **more), attn_implementation="longreel")
+    return kind._from_config(config(**SIZE | more), attn_implementation="longreel")
 
 
 def ids_of(samples: int, rows: int = LAYOUT.length) -> torch.Tensor:
@@ -106,6 +108,28 @@ def test_positions_from_0_are_taken_where_they_are_the_rows_own() -> None:
     for layout, rows in ((causal, last), (causal, ends), (packed, torch.arange(3, 9))):
         with pytest.raises(ValueError, match="count this process's rows from 0"):
             check_positions(first[None], rows, layout)
+
+
+def test_positions_are_read_once_a_pass(alone: None) -> None:
+    """Of all layers the first alone lets the host wait for the device."""
+    reads = []
+    for layers in (1, 3):
+        model = decoder(num_hidden_layers=layers)
+        with use_layout(None, rows=ROWS), torch.no_grad(), Reads() as mode:
+            for _ in range(2):
+                model(input_ids=ids_of(1)[:, ROWS], position_ids=ROWS[None])
+        reads.append(mode.count)
+    assert reads[0] == reads[1] > 0
+
+
+class Reads(TorchDispatchMode):
+    """Counts operations whose numbers the host reads."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += any(read in func.name() for read in READS)
+        return func(*args, **(kwargs or {}))
 
 
 def test_rows_are_each_row_of_a_sequence_once(alone: None) -> None:

@@ -55,6 +55,8 @@ class RangeMask:
     gap: Gap | None = None
     device: Any = None
     _plan: tuple[Any, PlannedLayout] | None = field(default=None, repr=False)
+    # position_ids and layout that a layer of this pass found right
+    checked: tuple[Any, ...] = field(default=(), repr=False)
 
     # To a model it is a mask [B, 1, Sq, Sk], as far as a model may only hand it on.
     ndim = 4

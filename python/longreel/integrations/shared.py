@@ -90,7 +90,11 @@ def _check(
                 " position order"
             )
     if positions is not None and positions.ndim == 2 and positions.shape[1]:
-        check_positions(positions.to("cpu"), rows, None if layout is None else whole)
+        # Once a pass: the host waits for a card's positions.
+        given = (positions, layout)
+        if not mask.checked or any(a is not b for a, b in zip(mask.checked, given, strict=True)):
+            check_positions(positions.to("cpu"), rows, None if layout is None else whole)
+            mask.checked = given
 
 
 def check_positions(counted: Tensor, rows: Tensor, whole: VideoLayout | None) -> None:

@@ -43,23 +43,31 @@ class SharedRows:
             (row, process * self._most + i) for process, theirs in enumerate(everyone) for i, row in enumerate(theirs)
         ]
         self._places = torch.tensor([place for _, place in sorted(places)])
+        self._there: dict[torch.device, Tensor] = {}
 
     def gathered(self, tensor: Tensor) -> Tensor:
         """[B, R, ...] of every process -> [B, length, ...], in the order of the sequence; with a gradient."""
         return _Gathered.apply(tensor, self)
+
+    def _places_on(self, device: torch.device) -> Tensor:
+        """Copied once: every layer asks, and a copy waits for the device."""
+        if device not in self._there:
+            with torch.inference_mode(False):
+                self._there[device] = self._places.to(device)
+        return self._there[device]
 
     def _gather(self, tensor: Tensor) -> Tensor:
         padding = (0, 0) * (tensor.ndim - 2) + (0, self._most - tensor.shape[1])
         mine = nn.functional.pad(tensor, padding).contiguous()
         parts = [torch.empty_like(mine) for _ in range(self.count)]
         dist.all_gather(parts, mine, group=self.group)
-        return torch.cat(parts, 1).index_select(1, self._places.to(tensor.device))
+        return torch.cat(parts, 1).index_select(1, self._places_on(tensor.device))
 
     def _scatter(self, gradient: Tensor) -> Tensor:
         """What the processes' gradients [B, length, ...] add up to at the rows of this one, in the order of the processes."""
         batch, _, *rest = gradient.shape
         whole = gradient.new_zeros(batch, self.count * self._most, *rest)
-        whole.index_copy_(1, self._places.to(gradient.device), gradient)
+        whole.index_copy_(1, self._places_on(gradient.device), gradient)
         # [processes, B, most, ...]
         sent = whole.view(batch, self.count, self._most, *rest).transpose(0, 1).contiguous()
         taken = torch.empty_like(sent)
