@@ -29,7 +29,7 @@ def small(ops: list[str]) -> int:
 
 
 def true_size(ops: list[str]) -> int:
-    """One forward and backward pass of every benchmark case in bfloat16 on every kernel of ours."""
+    """One forward and backward pass of every benchmark case in bfloat16 on every kernel of ours, and a step of decoding."""
     calls = 0
     for op in ops:
         case = CASES[op](op, shape_of(op, "hour", {}), torch.bfloat16, torch.device("cuda"), "all")
@@ -37,6 +37,10 @@ def true_size(ops: list[str]) -> int:
             case.variant(name).make()()
             calls += 1
         case.release()
+        for steps in (steps for steps in corners(op).gpu_cases() if steps.name == "decode"):
+            inputs = prepare(steps.inputs(), torch.bfloat16, "cuda")
+            run(op, low_level(Variant(op, case.kernels[0], "cuda")), inputs)
+            calls += 1
     torch.cuda.synchronize()
     return calls
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,10 @@ TIMES: dict[str, tuple[float, tuple[str, ...]]] = {
     "vst_attention": (30.0, ()),
     "qformer_attention": (30.0, ()),
     "adaptive_pool": (15.0, ()),
+    "token_scores": (10.0, ()),
+    "token_density": (10.0, ()),
+    "vst_rotate": (10.0, ()),
+    "vst_append_": (10.0, ()),
 }
 PROFILED = ("frames_forward", "block_sparse_forward", "block_sparse_decode")
 METRICS = ",".join(
@@ -219,33 +224,39 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
     def run(step: Step, limit: float) -> int | None:
         command = [part.replace("{limit}", str(int(limit - 5))) for part in step.command]
         stopped = False
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"\n== {step.part}: {step.name}\n")
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-            )  # fmt: skip
+        logged(log, f"\n== {step.part}: {step.name}\n")
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )  # fmt: skip
 
-            def stop(*_: object) -> None:
-                nonlocal stopped
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL if stopped else signal.SIGINT)
-                    stopped = True
-                    signal.alarm(10)
+        def stop(*_: object) -> None:
+            """The whole group: a child that hangs holds the output open when its parent is gone."""
+            nonlocal stopped
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL if stopped else signal.SIGINT)
+            stopped = True
+            signal.alarm(10)
 
-            before = signal.signal(signal.SIGALRM, stop)
-            signal.alarm(max(1, int(limit)))
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    file.write(line)
-                    print(line, end="", flush=True)
-                status = process.wait()
-            finally:
-                signal.alarm(0)
-                signal.signal(signal.SIGALRM, before)
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(max(1, int(limit)))
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                logged(log, line)
+                print(line, end="", flush=True)
+            status = process.wait()
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
         return None if stopped else status
 
     return run
+
+
+def logged(log: Path, text: str) -> None:
+    """A full disk ends nothing: what is printed is there all the same."""
+    with suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def table(outcomes: Sequence[StepResult]) -> str:
@@ -349,8 +360,7 @@ def main() -> int:
             todo = steps([part], ops, systems or SYSTEMS, results, sys.executable)
         outcomes += run_all(todo, deadline=deadline, run=run)
     summary = table(outcomes)
-    with log.open("a", encoding="utf-8") as file:
-        file.write("\n" + summary + "\n")
+    logged(log, "\n" + summary + "\n")
     print(f"\n{summary}\nresults: {results}")
     return int(any(outcome.failed for outcome in outcomes))
 

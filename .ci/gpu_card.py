@@ -35,18 +35,26 @@ DTYPE = torch.bfloat16
 
 
 class Lines:
-    """Appends to a file; what is written outlives the process, and the machine if the file is fetched."""
+    """Appends to a file; what is written outlives the process, and the machine if the file is fetched. A full disk is said, and
+    ends nothing: what is printed is there all the same."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else path.open("a", encoding="utf-8")
+        self._path = path
 
     def __call__(self, **line: Any) -> None:
-        text = json.dumps(line)
-        print(text, flush=True)
-        if self._file is not None:
-            self._file.write(text + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        text = json.dumps(line) + "\n"
+        # whole, among the lines of processes side by side
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if self._path is None:
+            return
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            print(f"not written: {error}", flush=True)
 
 
 def kernels(device: str) -> list[Variant]:
@@ -196,8 +204,9 @@ def _judge(variant: Variant, case: Any) -> str | None:
 
 def all_values(lines: Lines, chosen: Sequence[Variant], limit: float, path: Path | None) -> bool:
     """What no card has passed by itself first, in a third of the time, since it may hang the card; then the others."""
+    # what it took to get here counts
+    begun, right = time.monotonic() - time.process_time(), True
     lines(step="values", begun=[(variant.op, variant.backend) for variant in chosen])
-    begun, right = time.monotonic(), True
     for proven, share in ((False, 1 / 3), (True, 1.0)):
         some = [variant for variant in chosen if variant.row.proven == proven]
         right &= side_by_side(lines, some, share * (limit - (time.monotonic() - begun)), path)
@@ -205,42 +214,34 @@ def all_values(lines: Lines, chosen: Sequence[Variant], limit: float, path: Path
 
 
 def side_by_side(lines: Lines, chosen: Sequence[Variant], limit: float, path: Path | None) -> bool:
-    """A process for each of them, each with `limit` seconds; what one leaves unfinished is said of it."""
-    begun, right = time.monotonic(), True
+    """A process for each of them, each with `limit` seconds; what one leaves unfinished is said of it, last all that failed."""
+    begun = time.monotonic()
     given = [] if path is None else ["--lines", str(path)]
-    running = {
-        variant: subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                "values",
-                *given,
-                "--device",
-                variant.device,
-                "--only",
-                variant.op,
-                variant.backend,
-            ],
-            cwd=ROOT,
-        )
-        for variant in chosen
-    }
-    for variant, process in running.items():
-        try:
-            status: int | str = process.wait(max(0.1, begun + limit - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            status = f"stopped after {limit:.0f} s"
-        right &= status == 0
-        lines(
-            step="values",
-            op=variant.op,
-            backend=variant.backend,
-            digest=digest(variant.op),
-            ok=status == 0,
-            exit=status,
-        )
-    return right
+    running = {}
+    for variant in chosen:
+        only = ["--device", variant.device, "--only", variant.op, variant.backend]
+        running[variant] = subprocess.Popen([sys.executable, __file__, "values", *given, *only], cwd=ROOT)
+    wrong: list[tuple[str, str, int | str]] = []
+    while running:
+        late = time.monotonic() > begun + limit
+        for variant, process in list(running.items()):
+            status: int | str | None = process.poll()
+            if status is None and late:
+                process.kill()
+                status = f"stopped after {limit:.0f} s"
+            if status is None:
+                continue
+            del running[variant]
+            if status != 0:
+                wrong.append((variant.op, variant.backend, status))
+            lines(
+                step="values", op=variant.op, backend=variant.backend, digest=digest(variant.op),
+                ok=status == 0, exit=status,
+            )  # fmt: skip
+        time.sleep(0.05)
+    if chosen:
+        lines(step="values", right=len(chosen) - len(wrong), wrong=wrong)
+    return not wrong
 
 
 def compiles(op: str) -> int:

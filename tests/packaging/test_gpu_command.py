@@ -190,6 +190,50 @@ def test_what_a_card_is_asked_is_answered_by_a_cpu(tmp_path: Path) -> None:
     assert told[-1]["ok"]
 
 
+def test_one_that_hangs_or_crashes_costs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = loaded("gpu_card")
+    does = {
+        "adaptive_pool": "pass",
+        "token_scores": "import time; time.sleep(60)",
+        "token_density": "import os; os.abort()",
+    }
+    started = card.subprocess.Popen
+
+    def popen(command: list[str], **options: object) -> object:
+        return started([sys.executable, "-c", does[command[-2]]], **options)
+
+    monkeypatch.setattr(card.subprocess, "Popen", popen)
+    monkeypatch.setattr(card.time, "process_time", lambda: 0.0)
+    path = tmp_path / "visit.jsonl"
+    chosen = [card.Variant(op, "cpu", "cpu") for op in ("token_scores", "token_density", "adaptive_pool")]
+    assert not card.all_values(card.Lines(path), chosen, 2.0, path)
+    told = [json.loads(text) for text in path.read_text().splitlines()]
+    assert told[-1]["right"] == 1
+    assert [(op, status) for op, _, status in told[-1]["wrong"]] == [
+        ("token_density", -6), ("token_scores", "stopped after 2 s")
+    ]  # fmt: skip
+    assert [line["ok"] for line in told if line.get("op") == "adaptive_pool"] == [True]
+
+
+def test_a_full_disk_ends_nothing(gpu: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    card, full = loaded("gpu_card"), Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    card.Lines(full)(step="roofs", name="copy", value=1.0)
+    assert gpu.runner(full, {})(gpu.Step("visit", "said", [sys.executable, "-c", "print('said')"], 1.0), 10.0) == 0
+    printed = capfd.readouterr().out
+    assert '"name": "copy"' in printed
+    assert "not written: " in printed
+    assert "said" in printed
+
+
+def test_times_are_of_every_op_that_has_a_kernel_for_cards(gpu: ModuleType) -> None:
+    card = loaded("gpu_card")
+    ops = {variant.op for variant in card.kernels("cuda")}
+    # compress_frames stands for the op that it has one kernel with
+    assert set(gpu.TIMES) == ops - {"context_attention"}
+
+
 def test_wrong_values_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = loaded("gpu_card")
     wrong = lambda variant: lambda *args: tuple(out + 1 for out in variant.spec.reference(*args))  # noqa: E731
@@ -220,3 +264,17 @@ def test_a_step_is_stopped_at_its_limit_and_its_output_kept(gpu: ModuleType, tmp
     step = gpu.Step("tests", "long", [sys.executable, "-uc", "import time; print('begun'); time.sleep(60)"], 1.0)
     assert gpu.runner(log, {})(step, 2.0) is None
     assert "begun" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_child_that_hangs_behind_its_parent_is_stopped(gpu: ModuleType, tmp_path: Path) -> None:
+    child = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('child', flush=True); time.sleep(120)"
+    )
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
+    begun = gpu.time.monotonic()
+    assert (
+        gpu.runner(tmp_path / "gpu.log", {})(gpu.Step("visit", "left", [sys.executable, "-c", parent], 1.0), 2.0)
+        is None
+    )
+    assert gpu.time.monotonic() - begun < 60

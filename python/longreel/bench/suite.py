@@ -185,18 +185,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = {name: int(number) for name, _, number in (given.partition("=") for given in chosen.shape)}
     todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op, options)
     print(f"{len(todo)} cases of size {chosen.size} on {describe(torch.device(chosen.device))['device']}", flush=True)
-    results = run(
-        todo,
-        budget=chosen.budget,
-        results=chosen.results,
-        finished=lambda result: print("  ".join(cells(result)), flush=True),
-        progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
-    )
+    results: list[Result] = []
+
+    def finished(result: Result) -> None:
+        results.append(result)
+        print("  ".join(cells(result)), flush=True)
+
+    stopped = False
+    try:
+        run(
+            todo,
+            budget=chosen.budget,
+            results=chosen.results,
+            finished=finished,
+            progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+        )
+    except KeyboardInterrupt:
+        stopped = True
+        print(f"stopped: {len(results)} of {len(todo)} cases are done")
     print("\n" + text_table(HEADER, summary(results)))
     noisy = max((r.report.others or 0 for r in results if r.report), default=0)
     if noisy >= QUIET:
         print(f"NOT A QUIET MACHINE: other processes took up to {100 * noisy:.0f} % of it; these figures do not stand")
-    return int(any(failures(result) for result in results))
+    return int(stopped or any(failures(result) for result in results))
 
 
 def failures(result: Result) -> list[str]:
