@@ -85,9 +85,17 @@ def _missing(row: Row) -> str | None:
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"longreel::{row.op}.{row.backend}", key):
             hint = " (LONGREEL_CUDA=1 and nvcc add them)" if key == "CUDA" else ""
             return f"_ops.so was built without {key} kernels{hint}"
-    if row.backend == "triton" and importlib.util.find_spec("triton") is None:
+    if row.backend in ("triton", "gluon") and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if row.backend == "gluon":
+        return _gluon(version("triton"))
     return None
+
+
+def _gluon(found: str) -> str | None:
+    """Why triton of this version has no Gluon that the kernels are written in."""
+    numbers = tuple(int(number) for number in found.split(".")[:2] if number.isdigit())
+    return None if numbers >= (3, 6) else f"is written in Gluon as of triton 3.6, here is {found}"
 
 
 _MISSING: dict[tuple[str, str], str | None] = {}

@@ -14,7 +14,11 @@ import torch
 
 KERNEL_BACKENDS = ("cpu", "cuda", "triton")
 # Beside those, for one kind of card: kernels that have a forward pass of their own.
-CARD_BACKENDS = {"context_attention": ("cluster",), "compress_frames": ("cluster",)}
+CARD_BACKENDS = {
+    "context_attention": ("cluster",),
+    "compress_frames": ("cluster",),
+    "block_sparse_attention": ("gluon",),
+}
 
 _POOL = "int prefix, int pitch, int height, int width, int out_height, int out_width"
 # out_frames: 0 where each frame is pooled by itself. grids: of packed pictures, six numbers each (reference/packed_grids.py).

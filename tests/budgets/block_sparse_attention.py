@@ -5,12 +5,18 @@ What is compiled costs seconds in every test run: heads of one tile (128) and of
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from cards import EVERY, LARGE
-from longreel.triton_kernels.block_sparse_attention import block_sparse_attention, block_sparse_attention_backward
+from longreel.triton_kernels.block_sparse_attention import (
+    block_sparse_attention,
+    block_sparse_attention_backward,
+    block_sparse_attention_gluon,
+)
 from longreel.triton_kernels.block_sparse_attention.config import tile_config
 from longreel.triton_kernels.common.aot import Launch, launches_of
+from longreel.triton_kernels.common.card import Card
 from longreel.triton_kernels.common.launch import TRITON_NAMES
 from torch import Tensor
 
@@ -58,13 +64,30 @@ def launches() -> Iterator[Launch]:
     for dtype, head, names in CHOSEN:
         kind = TRITON_NAMES[dtype]
         for name in names:
-            every, large = (tile_config(name, head, dtype.itemsize, 128, 64, card.shared) for card in (EVERY, LARGE))
+            every, large = (tile_config(name, head, dtype.itemsize, 128, 64, card) for card in (EVERY, LARGE))
             for card, label in ((EVERY, "every card"), *(((LARGE, "large card"),) if large != every else ())):
-                labels = {f"block_sparse_{name}_kernel": f"block_sparse_{name}/{kind}/{head}/{label}"}
-                yield from launches_of(card, labels, call, name, dtype, head)
+                yield from compiled(card, name, f"{kind}/{head}/{label}", dtype, head, WHOLE)
     for name in (FORWARD, DQ):
-        labels = {f"block_sparse_{name}_kernel": f"block_sparse_{name}/bf16/128/half rows/large card"}
-        yield from launches_of(LARGE, labels, call, name, torch.bfloat16, 128, HALF)
+        yield from compiled(LARGE, name, "bf16/128/half rows/large card", torch.bfloat16, 128, HALF)
     for name, also in ((DECODE, "decode_merge"), (DQ, "delta"), (DKV, "merge")):
         labels = {f"block_sparse_{also}_kernel": f"block_sparse_{also}/bf16/128"}
         yield from launches_of(EVERY, labels, call, name, torch.bfloat16, 128)
+    for dtype, head, tile, label in (
+        (torch.bfloat16, 128, WHOLE, "bf16/128/"),
+        (torch.bfloat16, 64, WHOLE, "bf16/64/"),
+        (torch.bfloat16, 128, HALF, "bf16/128/half rows/"),
+    ):
+        labels = {"block_sparse_hopper_kernel": f"block_sparse_forward on Hopper/{label}large card"}
+        yield from launches_of(LARGE, labels, hopper_call, dtype, head, tile)
+
+
+def compiled(card: Card, name: str, label: str, dtype: torch.dtype, head: int, tile: Tile) -> Iterator[Launch]:
+    """For the architectures whose cards may take this tile."""
+    config = tile_config(name, head, dtype.itemsize, *tile, card)
+    labels = {f"block_sparse_{name}_kernel": f"block_sparse_{name}/{label}"}
+    for launch in launches_of(card, labels, call, name, dtype, head, tile):
+        yield replace(launch, archs=(90, 100)) if config.wgmma else launch
+
+
+def hopper_call(dtype: torch.dtype, head: int, tile: Tile) -> None:
+    block_sparse_attention_gluon(*arguments(LAYOUT, dtype, head, tile))

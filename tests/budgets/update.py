@@ -32,6 +32,8 @@ TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
 # What Hopper alone has: rows brought by a copy engine, and the barrier of a cluster.
 HOPPER = {"bulk_copies": "UBLKCP", "cluster_barriers": "UCGABAR"}
+# Copies by the copy engine and by threads, barriers that wait for them, registers given from warps to others.
+WARP_SPECIALISED = {"engine_copies": "UTMALDG", "copies": "LDGSTS", "arrivals": "SYNCS", "register_moves": "USETMAXREG"}
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 Figures = dict[str, dict[str, dict[str, int]]]
@@ -63,8 +65,11 @@ def triton_figure(op: str, index: int, arch: str) -> tuple[str, str, dict[str, i
         binary.flush()
         figure = resources(run(TOOLS / "cuobjdump", "--dump-resource-usage", binary.name))
         if arch == "sm_90":
-            figure["wgmma"] = run(TOOLS / "nvdisasm", "-c", binary.name).count("HGMMA")
-            if waits := loop_waits(compiled.asm["ttgir"]):
+            code = run(TOOLS / "nvdisasm", "-c", binary.name)
+            figure["wgmma"] = code.count("HGMMA")
+            if launch.archs == (90,):
+                figure |= {what: code.count(word) for what, word in WARP_SPECIALISED.items()}
+            elif waits := loop_waits(compiled.asm["ttgir"]):
                 figure["ahead"] = min(waits)
     # the dynamic shared memory is the launch's, not the binary's
     return launch.name, arch, figure | {"shared_bytes": compiled.metadata.shared}
@@ -100,8 +105,9 @@ def triton_figures(ops: Sequence[str] = ()) -> Figures:
     jobs = [
         (op, index, arch)
         for op in ops or triton_ops()
-        for index in range(len(triton_launches(op)))
-        for arch in TRITON_ARCHS
+        for index, launch in enumerate(triton_launches(op))
+        for arch, number in TRITON_ARCHS.items()
+        if number in launch.archs
     ]
     figures: Figures = {}
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:

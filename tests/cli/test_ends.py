@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,3 +183,9 @@ def test_wherever_memory_ends(tmp_path: Path, small: Preset, clip: Path, megabyt
     assert ended.code == 3, ended
     assert len(ended.said) == 1
     assert "memory" in ended.said[0]
+
+
+def test_it_begins_without_modules_of_unix() -> None:
+    code = "import sys; sys.modules.update(resource=None, fcntl=None); import longreel.cli.main, longreel.models.setup"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -62,6 +62,11 @@ def test_this_machine() -> None:
     assert "free here" in result.stdout
 
 
+def test_a_preset_that_knows_few_words_has_a_question_of_its_own() -> None:
+    result = call("--system", "video-xl", "--preset", "needle", "--count", 64, "--roof", "none")
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -102,6 +102,23 @@ def test_chunks(clip: Path, chunk: int) -> None:
     assert sizes[:-1] == [chunk] * (len(sizes) - 1)
 
 
+def test_pieces_end_where_chunks_do(clip: Path) -> None:
+    pieces = [part.pixels for part in frames(clip, "fps:25", chunk=12, piece=5)]
+    assert [len(piece) for piece in pieces] == [5, 5, 2] * 4 + [2]
+    assert [one for piece in pieces for one in grey(piece)] == list(range(50))
+
+
+def test_what_was_decoded_goes_without_the_collector(clip: Path) -> None:
+    """A frame of a cycle would stay, with its picture, until garbage is collected."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(len(part.pixels) for part in frames(clip, "fps:25", size=32)) == 50
+        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) < 5
+    finally:
+        gc.enable()
+
+
 def test_chunks_are_not_reused(clip: Path) -> None:
     parts = list(frames(clip, "fps:25", chunk=5))
     assert grey(torch.cat([part.pixels for part in parts])) == list(range(50))
@@ -206,7 +223,7 @@ def test_errors_of_the_thread_arrive_after_what_came_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"chunk": 0}, {"chunk": 1.5}, {"ahead": 0}, {"size": 0}, {"size": "big"}, {"fit": "pad"}]
+    "bad", [{"chunk": 0}, {"chunk": 1.5}, {"piece": 0}, {"ahead": 0}, {"size": 0}, {"size": "big"}, {"fit": "pad"}]
 )
 def test_bad_options(clip: Path, bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):

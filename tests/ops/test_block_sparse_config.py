@@ -1,5 +1,7 @@
 """The tiles of block_sparse_attention are a pure function of sizes: checked here for cards that nobody has at hand."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -11,25 +13,28 @@ from longreel.triton_kernels.block_sparse_attention.config import (
     splits,
     tile_config,
 )
-from longreel.triton_kernels.common.card import LARGE_SHARED, PORTABLE_SHARED
+from longreel.triton_kernels.common.card import LARGE_SHARED, PORTABLE_SHARED, Card
 from longreel.triton_kernels.common.tiles import head_parts
 
-# opt-in shared memory of a block
-CARDS = {"RTX 3090": PORTABLE_SHARED, "A100": 163 * 1024, "H200": LARGE_SHARED}
+SMALL = Card(6 << 20, PORTABLE_SHARED, 82, wgmma=False)
+AMPERE = Card(40 << 20, 163 * 1024, 108, wgmma=False)
+LARGE = Card(50 << 20, LARGE_SHARED, 132, wgmma=True)
+CARDS = {"RTX 3090": SMALL, "A100": AMPERE, "H200": LARGE}
 
 
-@pytest.mark.parametrize("shared", CARDS.values(), ids=CARDS)
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 @pytest.mark.parametrize("kernel", FITTING)
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("head", [1, 64, 80, 96, 128, 200, 256, 512])
-def test_tiles_fit_the_card(kernel: str, head: int, itemsize: int, shared: int) -> None:
-    if head == 512 and itemsize == 4 and shared == PORTABLE_SHARED and kernel.startswith("backward"):
+def test_tiles_fit_the_card(kernel: str, head: int, itemsize: int, card: Card) -> None:
+    if head == 512 and itemsize == 4 and card == SMALL and kernel.startswith("backward"):
         with pytest.raises(ValueError, match="heads of 512 need more shared memory"):
-            tile_config(kernel, head, itemsize, 128, 64, shared)
+            tile_config(kernel, head, itemsize, 128, 64, card)
         return
-    config = tile_config(kernel, head, itemsize, 128, 64, shared)
+    config = tile_config(kernel, head, itemsize, 128, 64, card)
     *_, needed = FITTING[kernel]
-    assert needed(config, sum(head_parts(head)), itemsize) <= shared
+    assert needed(config, sum(head_parts(head)), itemsize) <= card.shared
+    assert config.wgmma <= card.wgmma
     assert config.why
 
 
@@ -46,26 +51,32 @@ def test_a_head_is_two_tiles_where_that_is_narrower(head: int, parts: tuple[int,
 
 
 def test_a_large_card_takes_larger_tiles() -> None:
-    small, large = (tile_config("forward", 128, 2, 128, 64, shared) for shared in (PORTABLE_SHARED, LARGE_SHARED))
+    small, large = (tile_config("forward", 128, 2, 128, 64, card) for card in (SMALL, LARGE))
     assert (small.num_stages, large.num_stages) == (2, 3)
+
+
+@pytest.mark.parametrize("head", [64, 80, 96, 128])
+def test_operands_in_registers_leave_room_for_fewer_sums(head: int) -> None:
+    assert {tile_config("backward_dq", head, 2, 128, 64, card).rows for card in (SMALL, AMPERE)} == {64}
+    assert tile_config("backward_dq", head, 2, 128, 64, LARGE).rows == 128
 
 
 @pytest.mark.parametrize(("rows", "keys", "tile"), [(1, 1, (16, 16)), (100, 48, (128, 64)), (32, 200, (32, 64))])
 def test_tiles_are_no_larger_than_the_plans(rows: int, keys: int, tile: tuple[int, int]) -> None:
-    config = tile_config("forward", 128, 2, rows, keys, PORTABLE_SHARED)
+    config = tile_config("forward", 128, 2, rows, keys, SMALL)
     assert (config.rows, config.keys) == tile
 
 
 @pytest.mark.parametrize("kernel", ["forward", "backward_dq"])
 def test_half_the_rows_take_half_the_warps(kernel: str) -> None:
-    whole, half = (tile_config(kernel, 128, 2, rows, 64, LARGE_SHARED) for rows in (128, 64))
+    whole, half = (tile_config(kernel, 128, 2, rows, 64, LARGE) for rows in (128, 64))
     assert (whole.rows, whole.num_warps) == (128, 8)
     assert (half.rows, half.num_warps, half.num_stages) == (64, 4, 3)
 
 
 def test_too_little_shared_memory_is_an_error() -> None:
     with pytest.raises(ValueError, match="shared memory"):
-        tile_config("forward", 256, 2, 128, 64, 48 * 1024)
+        tile_config("forward", 256, 2, 128, 64, replace(SMALL, shared=48 * 1024))
 
 
 @pytest.mark.parametrize(

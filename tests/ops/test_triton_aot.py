@@ -40,6 +40,25 @@ def test_triton_kernels_stay_within_budget() -> None:
     ahead = {name: figure["ahead"] for name, figure in large.items() if "ahead" in figure and "fp32" not in name}
     assert len(ahead) > 20
     assert [name for name, waits in ahead.items() if waits == 0] == []
+    # Rows that stay leave less room for sums; every architecture has a tile of its own.
+    dq = {
+        (name, arch): figure["spill_bytes"]
+        for name, archs in found.items()
+        if "dq" in name
+        for arch, figure in archs.items()
+    }
+    assert "sm_80" in {arch for _, arch in dq}
+    assert not any(dq.values()), dq
+    # Warps of different work: both ways of bringing tiles, barriers that count them, registers handed over.
+    apart = {name: entry["sm_90"] for name, entry in found.items() if "Hopper" in name}
+    assert len(apart) == 3
+    for name, figure in apart.items():
+        assert figure["spill_bytes"] == 0, name
+        assert figure["engine_copies"] == 2, name
+        assert min(figure[what] for what in ("copies", "arrivals", "register_moves")) > 0, name
+        # More than the two stages of keys and values that one product needs.
+        head = 64 if "/64/" in name else 128
+        assert figure["shared_bytes"] > 3 * 2 * 64 * head * 2, name
 
 
 def on_large(name: str, found: dict[str, object]) -> bool:

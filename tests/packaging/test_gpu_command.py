@@ -244,6 +244,20 @@ def test_wrong_values_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (told["ok"], told["why"][:14]) == (False, "AssertionError")
 
 
+def test_what_no_card_has_passed_is_first_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = loaded("gpu_card")
+    asked: list[tuple[set[str], float]] = []
+    monkeypatch.setattr(
+        card, "side_by_side", lambda lines, some, limit, path: asked.append(({v.backend for v in some}, limit)) or True
+    )
+    assert card.all_values(card.Lines(None), card.kernels("cuda"), 90.0, None)
+    (first, limit), (others, left) = asked
+    assert first == {"cluster", "gluon"}
+    assert others.isdisjoint(first)
+    assert {"cuda", "triton"} <= others
+    assert limit <= 30.0 < left
+
+
 @pytest.mark.slow
 def test_a_step_is_stopped_at_its_limit_and_its_output_kept(gpu: ModuleType, tmp_path: Path) -> None:
     log = tmp_path / "gpu.log"

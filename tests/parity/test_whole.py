@@ -204,6 +204,7 @@ def set_in(folder: Path, part: str | None, name: str, value: object) -> None:
         (lambda folder: set_in(folder, "text_config", "num_hidden_layers", 10**6), "more than the weights there"),
         (lambda folder: set_in(folder, "text_config", "hidden_size", 2**40), "more than the weights there"),
         (lambda folder: set_in(folder, "text_config", "attn_implementation", "a/b"), "names code of the Hub"),
+        (lambda folder: set_in(folder, "vision_config", "image_size", 10**4), "cannot be loaded"),
         (lambda folder: set_in(folder, None, "video_token_index", 10**9), "has no place for its ids"),
     ],
 )

@@ -1,5 +1,6 @@
 """block_sparse_attention: softmax attention over two key ranges per row, by the tiles of the plan."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,14 @@ def block_sparse_attention(*inputs: Any) -> tuple[Tensor, Tensor]:
     return run(call_of(*inputs))
 
 
-def run(call: Call) -> tuple[Tensor, Tensor]:
+def block_sparse_attention_gluon(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """The same, many rows by the kernel for Hopper. Triton without Gluon has no such module."""
+    from longreel.triton_kernels.block_sparse_attention import hopper
+
+    return run(call_of(*inputs), hopper.forward)
+
+
+def run(call: Call, many: Callable[[Call], tuple[Tensor, Tensor]] = forward) -> tuple[Tensor, Tensor]:
     """By the kernel for many rows or the one for few."""
     q = call.q
     if q.numel() == 0:
@@ -29,7 +37,7 @@ def run(call: Call) -> tuple[Tensor, Tensor]:
         return q.new_empty(q.shape), q.new_empty(batch, heads, queries, dtype=torch.float32)
     programs = call.tiles.shape[0] * call.samples * q.shape[2]
     few = keys_are_split(q.shape[1], call.k.shape[1] + call.global_keys, programs, call.card.multiprocessors)
-    return decode(call) if few else forward(with_own_global(call))
+    return decode(call) if few else many(call)
 
 
 def block_sparse_attention_backward(
@@ -49,3 +57,6 @@ def block_sparse_attention_backward(
     lse = lse.contiguous()
     terms, dq = backward_dq(with_own_global(call), grad_out, grad_lse, out, lse, bool(need_q))
     return dq, *backward_dkv(call, grad_out, terms, bool(need_kv), bool(need_global))
+
+
+block_sparse_attention_backward_gluon = block_sparse_attention_backward

@@ -233,7 +233,7 @@ def backward_dkv(
     if not (need_keys or want_global):
         return dk, dv, global_dk, global_dv
 
-    config = tile_config("backward_dkv", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card.shared)
+    config = tile_config("backward_dkv", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card)
     blocks = triton.cdiv(call.tile_keys, config.keys)
     slots = triton.cdiv(global_keys, call.tile_keys) * blocks
     chunks = triton.cdiv(queries, schedule.block_rows(queries))

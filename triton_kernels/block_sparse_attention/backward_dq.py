@@ -122,7 +122,7 @@ def backward_dq(
     norm = torch.empty_like(lse) if call.q.dtype == torch.float32 else None
     terms = RowTerms(lse, torch.empty_like(lse), norm)
     dq = call.q.new_empty((batch, queries, heads, head) if need else 0)
-    config = tile_config("backward_dq", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card.shared)
+    config = tile_config("backward_dq", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card)
     blocks = triton.cdiv(call.tile_rows, config.rows)
     with torch.cuda.device_of(call.q):
         block_sparse_delta_kernel[(batch * heads * triton.cdiv(queries, DELTA_ROWS),)](

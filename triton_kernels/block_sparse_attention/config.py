@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass, replace
 
+from longreel.triton_kernels.common.card import Card
 from longreel.triton_kernels.common.launch import pow2
 from longreel.triton_kernels.common.tiles import head_parts
 
@@ -20,6 +21,7 @@ class TileConfig:
     num_warps: int
     num_stages: int
     why: str
+    wgmma: bool = False  # for cards with such products alone, see Card
 
     def forward_bytes(self, head: int, itemsize: int) -> int:
         """Shared memory of forward and decoding: the queries, and `num_stages` tiles of K and V."""
@@ -62,12 +64,17 @@ HALF_DECODE = {
     ),
     512: (TileConfig(16, 16, 4, 2, "two stages of 32 KiB: 80 KiB"),),
 }
+# Other products than wgmma have q and the output's gradient in registers too: half the rows, over half the warps.
 HALF_DQ = {
-    64: (TileConfig(128, 64, 8, 3, "q and the output's gradient stay; three stages hide a read; 80 KiB"),),
+    64: (
+        TileConfig(128, 64, 8, 3, "q and the output's gradient stay; three stages hide a read; 80 KiB", wgmma=True),
+        TileConfig(64, 32, 4, 3, "half of both; 64 keys spill with heads of 80; 40 KiB"),
+    ),
     128: (
-        TileConfig(128, 64, 8, 3, "64 + 32 + 32 registers of sums, scores and their gradient a thread; 160 KiB"),
-        TileConfig(128, 64, 8, 2, "two stages: 128 KiB, 96 with heads of 96"),
-        TileConfig(64, 64, 4, 2, "half the rows: 96 KiB"),
+        TileConfig(
+            128, 64, 8, 3, "64 + 32 + 32 registers of sums, scores and their gradient a thread; 160 KiB", wgmma=True
+        ),
+        TileConfig(64, 32, 4, 3, "half of both: two programs a multiprocessor of an A100; 64 keys spill; 80 KiB"),
     ),
     256: (
         TileConfig(64, 32, 8, 3, "64 registers of sums a thread; more keys spill; 160 KiB"),
@@ -112,7 +119,7 @@ SINGLE_DECODE = {
 }
 SINGLE_DQ = {
     64: (TileConfig(32, 32, 4, 2, "two tiles of rows stay, so fewer rows than forward; a third stage spills; 48 KiB"),),
-    128: (TileConfig(32, 16, 8, 2, "half the keys over twice the warps; a third stage spills; 64 KiB"),),
+    128: (TileConfig(32, 16, 8, 3, "half the keys over twice the warps; two stages spill on Blackwell; 80 KiB"),),
     256: (TileConfig(16, 16, 8, 2, "half the rows too; 96 KiB"),),
     512: (TileConfig(16, 16, 8, 1, "the least tiles there are; 128 KiB"),),
 }
@@ -131,8 +138,8 @@ FITTING = {
 
 
 @functools.lru_cache
-def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, shared: int) -> TileConfig:
-    """The first configuration of `kernel`, one of FITTING, whose tiles fit a block's `shared` bytes.
+def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, card: Card) -> TileConfig:
+    """The first configuration of `kernel`, one of FITTING, that the card has products for and whose tiles fit its blocks.
 
     Its tile is no larger than the `rows` x `keys` of the plan's tile, rounded up to powers of two; any such tile walks any
     plan, whole multiples waste nothing. Half the rows take half of eight warps: a thread holds what it held, and two programs
@@ -140,12 +147,14 @@ def tile_config(kernel: str, head: int, itemsize: int, rows: int, keys: int, sha
     """
     half, single, needed = FITTING[kernel]
     for config in (half if itemsize == 2 else single)[pow2(head, 64, 512)]:
-        if needed(config, sum(head_parts(head)), itemsize) <= shared:
+        if config.wgmma <= card.wgmma and needed(config, sum(head_parts(head)), itemsize) <= card.shared:
             fewer, warps = min(config.rows, pow2(rows, 16, 128)), config.num_warps
             if fewer < config.rows == 128:
                 warps = 4
             return replace(config, rows=fewer, keys=min(config.keys, pow2(keys, 16, 128)), num_warps=warps)
-    raise ValueError(f"block_sparse_attention: heads of {head} need more shared memory a block than {shared} bytes")
+    raise ValueError(
+        f"block_sparse_attention: heads of {head} need more shared memory a block than {card.shared} bytes"
+    )
 
 
 def splits(keys: int, programs: int, processors: int) -> int:

@@ -21,6 +21,7 @@ from longreel.triton_kernels.block_sparse_attention.ranges import (
     read_keys,
 )
 from longreel.triton_kernels.common.bound import Bound
+from longreel.triton_kernels.common.card import Card
 from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.common.online_softmax import LOG2_E, LOWEST, softmax_end, softmax_start, softmax_step
 from longreel.triton_kernels.common.tiles import head_constants, plus, read, scaled, write, zeros
@@ -146,10 +147,10 @@ def block_sparse_decode_merge_kernel(
 
 @functools.lru_cache
 def bound_decode(
-    head: int, itemsize: int, rows: int, keys: int, shared: int, has_global: bool, gather: bool, wide: bool
+    head: int, itemsize: int, rows: int, keys: int, card: Card, has_global: bool, gather: bool, wide: bool
 ) -> tuple[int, Bound]:
     """Query rows of a program, and the kernel."""
-    config = tile_config("decode", head, itemsize, rows, keys, shared)
+    config = tile_config("decode", head, itemsize, rows, keys, card)
     return config.rows, Bound(
         block_sparse_decode_kernel, GLOBAL=has_global, GATHER=has_global and gather, UPCAST=wide, **head_constants(head),
         BM=config.rows, BN=config.keys, num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
@@ -168,7 +169,7 @@ def decode(call: Call) -> tuple[Tensor, Tensor]:
     keys, global_keys, kv_heads = call.k.shape[1], call.global_keys, heads // group
     packed = min(call.tile_rows, queries) * group
     rows, kernel = bound_decode(
-        head, q.element_size(), packed, call.tile_keys, card.shared, global_keys > 0, call.global_k is None, upcast(q)
+        head, q.element_size(), packed, call.tile_keys, card, global_keys > 0, call.global_k is None, upcast(q)
     )
     blocks = -(-packed // rows)
     programs = call.tiles.shape[0] * blocks * samples * kv_heads

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 from longreel.triton_kernels.block_sparse_attention.config import tile_config
-from longreel.triton_kernels.block_sparse_attention.launch import Call
+from longreel.triton_kernels.block_sparse_attention.launch import Call, with_own_global
 from longreel.triton_kernels.block_sparse_attention.ranges import VARYING, kv_head, query_block, walk_tile
 from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.common.online_softmax import LOG2_E, softmax_end, softmax_start, softmax_step
@@ -47,7 +47,8 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     lse = call.q.new_empty(batch, heads, queries, dtype=torch.float32)
     if lse.numel() == 0:
         return out, lse
-    config = tile_config("forward", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card.shared)
+    call = with_own_global(call)
+    config = tile_config("forward", head, call.q.element_size(), call.tile_rows, call.tile_keys, call.card)
     blocks = triton.cdiv(call.tile_rows, config.rows)
     with torch.cuda.device_of(call.q):
         block_sparse_forward_kernel[(call.tiles.shape[0] * blocks * call.samples * heads,)](

@@ -131,6 +131,16 @@ def kv_head(k, v, b, h):
 
 
 @triton.jit
+def global_head(k, v, global_k, global_v, b, h):
+    """The same of the global keys, which are rows of K where they have no tensor of their own."""
+    if global_k is None:
+        p_kv = kv_head(k, v, b, h)
+    else:
+        p_kv = kv_head(global_k, global_v, b, h)
+    return p_kv
+
+
+@triton.jit
 def read_keys(p_kv, rows, m_n, HEAD: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, UPCAST: tl.constexpr):
     """Head tiles of the keys and of the values of `rows`."""
     p_k, k_r, k_d, p_v, v_r, v_d = p_kv

@@ -31,10 +31,14 @@ class Launch:
     constants: dict[tuple[int, ...], Any]
     attrs: dict[tuple[int, ...], Any]
     options: dict[str, Any]
+    archs: tuple[int, ...]  # compute capabilities that it is for
 
     def compile(self, arch: int) -> Any:
-        """The kernel compiled for compute capability `arch` (80, 90, 100); needs no card."""
-        source = ASTSource(self.kernel, self.types, self.constants, self.attrs)
+        """The kernel compiled for one of `archs`; needs no card."""
+        kind = ASTSource
+        if self.kernel.is_gluon():
+            from triton.experimental.gluon._runtime import GluonASTSource as kind
+        source = kind(self.kernel, self.types, self.constants, self.attrs)
         return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=self.options)
 
 
@@ -81,7 +85,8 @@ def recorded(card: Card, bound: bool = False) -> Iterator[list[Launch]]:
         *_, backend, binder = kernel.create_binder()
         bound, specialization, parsed = binder(*args, **given)
         _, types, constants, attrs = kernel._pack_args(backend, given, bound, specialization, parsed)
-        launches.append(Launch(kernel.fn.__name__, kernel, types, constants, attrs, options))
+        archs = (90,) if kernel.is_gluon() else (80, 90, 100)
+        launches.append(Launch(kernel.fn.__name__, kernel, types, constants, attrs, options, archs))
         return _Made(launches[-1], launches) if bound else None
 
     run, active = JITFunction.run, driver._active

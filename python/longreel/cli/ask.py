@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from longreel.cli.console import one_line_errors
-from longreel.cli.options import QUESTION, Checkpoint, Device, JsonFile, bounded
+from longreel.cli.options import Checkpoint, Device, JsonFile, bounded
 from longreel.cli.run import run
 
 
@@ -28,7 +28,7 @@ def ask(
     with one_line_errors():
         about = _about(memory, checkpoint)
     run(
-        [memory], about["system"], about["preset"], checkpoint, question or [QUESTION], answer_tokens=answer_tokens,
+        [memory], about["system"], about["preset"], checkpoint, question, answer_tokens=answer_tokens,
         backend=backend, device=device, json_file=json_file,
     )  # fmt: skip
 

@@ -9,8 +9,9 @@ import typer
 
 from longreel.cli.console import one_line_errors
 from longreel.cli.files import append, check_apart, check_output
-from longreel.cli.options import QUESTION, Device, JsonFile, bounded
+from longreel.cli.options import Device, JsonFile, bounded
 from longreel.compression import METHODS
+from longreel.models.prompts import QUESTION
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

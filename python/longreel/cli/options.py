@@ -17,7 +17,6 @@ from longreel.ranks import Rank
 
 # Of whatever is counted: a number beyond it fits no tensor, and is a mistake.
 MOST = 2**31 - 1
-QUESTION = "What happens in this video?"
 SYSTEM = registry.default()
 
 

@@ -9,7 +9,6 @@ from longreel.cli.console import consoles, one_line_errors
 from longreel.cli.files import append, check_output
 from longreel.cli.options import (
     MOST,
-    QUESTION,
     SYSTEM,
     Checkpoint,
     Chunk,
@@ -92,7 +91,7 @@ def plan(
             gpu=gpu,
             checkpoint=checkpoint,
             options=own,
-            questions=question or [QUESTION],
+            questions=question or None,
             answer_tokens=answer_tokens,
             chunk=chunk,
             dtype=dtype,

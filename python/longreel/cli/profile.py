@@ -17,7 +17,6 @@ from longreel.cli.console import consoles, one_line_errors, one_line_warnings
 from longreel.cli.files import append, check_apart, check_output
 from longreel.cli.options import (
     MOST,
-    QUESTION,
     SYSTEM,
     Checkpoint,
     Chunk,
@@ -51,7 +50,7 @@ class _Sweep:
     checkpoint: Path | None
     device: str | None
     dtype: str | None
-    question: str
+    question: str | None
     frames: str | None
     options: dict[str, Any]
     compare: bool
@@ -77,7 +76,7 @@ def profile(
     system: System = SYSTEM,
     preset: PresetName = "tiny",
     checkpoint: Checkpoint = None,
-    question: Annotated[str, typer.Option(help="Asked in every run.")] = QUESTION,
+    question: Annotated[str | None, typer.Option(help="Asked in every run.")] = None,
     frames: Frames = None,
     own: Own = {},  # noqa: B006, never changed
     compare: Annotated[
@@ -203,7 +202,7 @@ def _measure(sweep: _Sweep, count: int, trace: Path | None = None) -> dict[str, 
     registry.SYSTEMS.update(sweep.systems)
     with one_line_warnings():
         setup = sweep.setup()
-        prompts = setup.prompts([sweep.question])
+        prompts = setup.prompts(sweep.question and [sweep.question])
         with setup.open(sweep.inputs, sweep.frames, sweep.chunk) as source:
             model = setup.model(source, prompts)
             with _traced(trace):

@@ -11,7 +11,6 @@ import typer
 from longreel.cli.console import consoles, one_line_errors, progress
 from longreel.cli.files import append, check_apart, check_output
 from longreel.cli.options import (
-    QUESTION,
     SYSTEM,
     Checkpoint,
     Chunk,
@@ -105,7 +104,7 @@ def run(
         )
         _cap_memory(setup.device, memory_cap)
         path = _path(ops, compare=compare, plot=plot is not None, **{"save-memory": save_memory is not None})
-        prompts = setup.prompts(question or [QUESTION], answer_tokens)
+        prompts = setup.prompts(question or None, answer_tokens)
         check_output(json_file)
         check_output(plot, ".png", ".svg", ".pdf")
         check_output(features, ".safetensors")

@@ -46,13 +46,13 @@ class FrameChunk(NamedTuple):
 class FrameStream(Iterator[FrameChunk]):
     """What `frames` returns: chunks one by one. `with`, `close()`, its end and its last reference close it."""
 
-    def __init__(self, media: "Video | Animation | Images", chunk: int, ahead: int, still: bool) -> None:
+    def __init__(self, media: "Video | Animation | Images", chunk: int, piece: int, ahead: int, still: bool) -> None:
         self.expected = media.expected
         """Frames to come by what the header says, None where it does not say: for a progress bar, not for trust."""
         self.still = still
         """Whether these are images and not a video."""
         self._media = media
-        self._chunks = Prefetch(_chunks(media, chunk), ahead, "decode")
+        self._chunks = Prefetch(_chunks(media, chunk, piece), ahead, "decode")
 
     def __next__(self) -> FrameChunk:
         item = next(self._chunks)
@@ -90,17 +90,20 @@ def frames(
     size: int | None = None,
     fit: Fit = "crop",
     chunk: int = 64,
+    piece: int | None = None,
     ahead: int = 2,
     workers: int | None = None,
 ) -> FrameStream:
-    """Stream the frames of a video, or of one or several images, in chunks of `chunk`.
+    """Stream the frames of a video, or of one or several images, in chunks of `chunk`, or in pieces of these.
 
     spec chooses frames of a video (`FrameSpec`: `fps:1`, `uniform:8`, `fps:1,max=128`, `keys`); images are all taken. size is
     the side of the square that the frames are scaled to by FFmpeg (bicubic), None keeps the size of the first frame;
-    fit "crop" keeps the aspect and cuts the middle, "stretch" does not. Rotation written in the file is applied. At
-    most `ahead` finished chunks wait while the next is decoded, so memory is bounded by `(ahead + 2) * chunk` frames
-    whatever the length, and 33 more for each of the `workers`, segments decoded at once; None takes one below four
-    cores and one for every two cores from there on.
+    fit "crop" keeps the aspect and cuts the middle, "stretch" does not. Rotation written in the file is applied.
+
+    `piece` frames are given at a time, and what is left of a chunk at its end; None: whole chunks. At most `ahead` of them
+    wait while the next is decoded, so memory is bounded by `(ahead + 2) * piece` frames whatever the length, and 33 more for
+    each of the `workers`, segments decoded at once; None takes one below four cores and one for every two cores from there
+    on.
 
     A file that cannot be used raises MediaError, at once where the header shows it, otherwise on the way. Damage on
     the way to the end gives one MediaWarning after the last whole frame: frames that the decoder refuses or marks as
@@ -115,7 +118,9 @@ def frames(
 
     parsed = FrameSpec.parse(spec)
     check_size(size, fit)
-    for name, value in (("chunk", chunk), ("ahead", ahead), ("workers", 1 if workers is None else workers)):
+    piece = chunk if piece is None else piece
+    workers_named = ("workers", 1 if workers is None else workers)
+    for name, value in (("chunk", chunk), ("piece", piece), ("ahead", ahead), workers_named):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     paths = [Path(item) for item in ([source] if isinstance(source, str | os.PathLike) else source)]
@@ -126,7 +131,7 @@ def frames(
     kinds = [kind(path) for path in paths]
     moving = [path for path, one in zip(paths, kinds, strict=True) if one not in (Kind.STILL, Kind.FFMPEG_STILL)]
     if not moving:
-        return FrameStream(Images(paths, kinds, size, fit), chunk, ahead, still=True)
+        return FrameStream(Images(paths, kinds, size, fit), chunk, piece, ahead, still=True)
     if len(paths) > 1:
         raise MediaError(f"{moving[0]}: is not an image; give one video, or one or several images")
     if kinds[0] is Kind.ANIMATION and parsed.keys:
@@ -136,7 +141,7 @@ def frames(
         media = Animation(paths[0], parsed, size, fit)
     else:
         media = (KeyFrames if parsed.keys else Video)(paths[0], parsed, size, fit, workers)
-    return FrameStream(media, chunk, ahead, still=False)
+    return FrameStream(media, chunk, piece, ahead, still=False)
 
 
 def _check_file(path: Path) -> None:
@@ -156,10 +161,10 @@ def _check_file(path: Path) -> None:
         raise MediaError(f"{path}: the file is empty")
 
 
-def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameChunk | MediaWarning]:
+def _chunks(media: "Video | Animation | Images", chunk: int, piece: int) -> Iterator[FrameChunk | MediaWarning]:
     from av.error import FFmpegError
 
-    pixels, times = torch.empty(0), list[float]()
+    pixels, times, given = torch.empty(0), list[float](), 0
     samples = _within(media)
     try:
         for sample in samples:
@@ -171,12 +176,12 @@ def _chunks(media: "Video | Animation | Images", chunk: int) -> Iterator[FrameCh
                 continue
             picture, time = sample
             if not times:
-                pixels = torch.empty(chunk, *picture.shape, dtype=torch.uint8)
+                pixels = torch.empty(min(piece, chunk - given), *picture.shape, dtype=torch.uint8)
             pixels[len(times)].numpy()[...] = picture
             times.append(time)
-            if len(times) == chunk:
+            if len(times) == len(pixels):
                 yield _cut(pixels, times)
-                times = []
+                given, times = (given + len(times)) % chunk, []
         if times:
             yield _cut(pixels, times)
     except FFmpegError as error:

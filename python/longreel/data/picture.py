@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import Interpolation
 
 from longreel.data.errors import MediaError
@@ -84,9 +85,11 @@ class View:
             ) from None
 
     def _orientation(self, frame: av.VideoFrame) -> Matrix:
-        found: Any = frame
+        # Not frame.side_data, which the frame keeps and which keeps the frame: the decoder's pictures would stay until the next
+        # collection of garbage, hundreds of them.
+        container: Any = SideDataContainer
         try:
-            a, b, _, c, d = np.frombuffer(bytes(found.side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+            a, b, _, c, d = np.frombuffer(bytes(container(frame)["DISPLAYMATRIX"]), np.int32)[:5].tolist()
         except KeyError:
             return UPRIGHT
         except ValueError:

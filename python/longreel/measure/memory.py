@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import re
-import resource
 import sys
 import threading
 from collections import defaultdict
@@ -190,7 +189,11 @@ def _reset() -> bool:
 
 
 def _high_water() -> int:
-    """Of the process, in bytes."""
+    """Of the process, in bytes; 0 where the system has no word for it (Windows)."""
     if (_PROC / "status").exists():
         return _status("VmHWM")
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 from longreel.models.sizes import LanguageSize, TowerSize
 
-# Frames of the tower at a time on a CPU, and tokens of a prefill, as `longreel.models.tower` and `.generation` have them.
+# Frames of the tower at a time on a CPU: few keep its wide activations in memory that is reused, not mapped anew at every layer.
 TOWER_FRAMES = 8
+# Tokens of a prefill, as `longreel.models.generation` has them.
 PREFILL_TOKENS = 256
 FLOAT = 4
 

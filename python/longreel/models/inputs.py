@@ -1,6 +1,5 @@
 """What goes into every system: frames and sound through its encoders, a file of their features, or a saved memory."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from longreel.data import (
-    FeatureChunk,
     FeatureStream,
     FeatureWriter,
     FrameChunk,
@@ -20,15 +18,14 @@ from longreel.data import (
     is_feature_file,
 )
 from longreel.data import frames as open_frames
-from longreel.measure.memory import PeakMeter, return_free_memory
+from longreel.models.cost import TOWER_FRAMES
 from longreel.models.memory import RANDOM, SavedMemory, check_made_by, describe, open_memory
-from longreel.models.record import OURS, RunRecord
 from longreel.models.sizes import Preset, computed_in
-from longreel.models.system import Chunk, InputFacts, Model, System
+from longreel.models.system import InputFacts, System
 
 AUDIO = "audio"
-# After so many chunks free heap pages go back to the system: what is held for good stands between large blocks that come and go.
-_RETURNED = 4
+# Frames that decoding is ahead of a tower on a CPU.
+_AHEAD = 64
 Progress = Callable[[int], None]
 Cut = Callable[[Tensor], Tensor]
 """A picture uint8 [h, w, 3] -> frames [T, image, image, 3]."""
@@ -129,7 +126,8 @@ def open_input(
     Args:
         prefix: prefix tokens (CLS) that the tower is to give; a feature file has its own. options: of the system.
         frames, chunk: which frames of a video, and how many at a time; None where they were not given.
-        pin: features into page-locked memory. cut: into what a picture that comes alone is cut.
+        pin: features into page-locked memory, for a GPU, whose tower takes a chunk at once.
+        cut: into what a picture that comes alone is cut.
 
     Raises:
         MediaError: the file cannot be used, or was made by another model. ValueError: an option that the file has no use for.
@@ -154,12 +152,20 @@ def open_input(
         return Input(
             InputFacts(found, still, features.expected, features.counts.get(AUDIO)), features=features, chunk=chunk
         )
+    count = chunk or size.chunk
+    piece, ahead = pieces(count, gpu=pin)
     stream: Stream = open_frames(
-        list(paths), frames or system.frames, size=size.tower.image, fit=system.fit, chunk=chunk or size.chunk
+        list(paths),
+        frames or system.frames,
+        size=size.tower.image,
+        fit=system.fit,
+        chunk=count,
+        piece=piece,
+        ahead=ahead,
     )
     if cut is not None and stream.still and stream.expected == 1:
         stream.close()
-        stream = Pieces(open_frames(list(paths), chunk=1), cut, chunk or size.chunk)
+        stream = Pieces(open_frames(list(paths), chunk=1), cut, count)
     try:
         sound = None if stream.still else system.sound(paths[0], preset, options)
     except BaseException:
@@ -167,6 +173,13 @@ def open_input(
         raise
     clips = getattr(sound, "expected", None)
     return Input(InputFacts(prefix, stream.still, stream.expected, clips), frames=stream, sound=sound, chunk=chunk)
+
+
+def pieces(chunk: int, *, gpu: bool) -> tuple[int, int]:
+    """Pictures of a chunk that are decoded at a time, and how many such pieces may wait. On a CPU the tower takes few at a time:
+    more need not be there, and the first are computed with sooner."""
+    piece = chunk if gpu else min(chunk, TOWER_FRAMES)
+    return piece, 2 if gpu else max(2, min(_AHEAD, chunk) // piece)
 
 
 def check_features(stream: FeatureStream, system: str, preset: Preset, weights: str = RANDOM) -> int:
@@ -199,96 +212,6 @@ def feature_writer(
         path, tower.patches + num_prefix_tokens, tower.width, dtype, {**describe(system, preset, weights), **about},
         others=(AUDIO,) if audio else (),
     )  # fmt: skip
-
-
-def chunks(
-    model: Model,
-    source: Input,
-    record: RunRecord,
-    meter: PeakMeter,
-    *,
-    paths: Sequence[str] = (OURS,),
-    frames: int | None = None,
-    writer: FeatureWriter | None = None,
-    progress: Progress = lambda done: None,
-    none: bool = False,
-) -> Iterator[Chunk]:
-    """What the encoders make of the input, chunk by chunk; what the caller does with one counts for its peak of memory.
-
-    Args:
-        record: takes the seconds of decoding (or reading), the encoders and writing, the frames, and the peaks of `meter`.
-        paths: whose peaks decoding and the encoders belong to.
-        frames: stop after so many. writer: takes the features. progress: told the frames done.
-        none: there may be no frames.
-
-    Raises:
-        MediaError: no frames, or as the stream.
-    """
-    if frames is not None and source.frames is not None:
-        # Frames behind the last wanted one would be decoded beside the work that is timed.
-        source.frames.stop_after(frames)
-    while frames is None or record.frames < frames:
-        with meter(*paths):
-            most = None if frames is None else frames - record.frames
-            read = _read(model, source, record, most) if source.frames is None else _encode(model, source, record, most)
-            if read is None:
-                break
-            chunk, times, heard = read
-            if writer is not None:
-                with record.clock("write"):
-                    others = {} if chunk.audio is None else {AUDIO: (chunk.audio.cpu(), heard)}
-                    writer.add(chunk.frames.cpu(), times, others)
-        yield chunk
-        record.frames += chunk.frames.shape[0]
-        record.patches += chunk.frames.shape[0] * chunk.frames.shape[1]
-        record.memory.append((record.frames, meter.take()))
-        if len(record.memory) % _RETURNED == 0:
-            return_free_memory()
-        progress(record.frames)
-    if not (record.frames or none):
-        raise MediaError("the input holds no frames")
-
-
-_Read = tuple[Chunk, Tensor, Tensor]
-
-
-def _read(model: Model, source: Input, record: RunRecord, most: int | None) -> _Read | None:
-    """At most `most` frames of a feature file, their times, and those of the audio up to them."""
-    assert source.features is not None
-    with record.clock("read"):
-        taken: FeatureChunk | None = next(source.features, None)
-        if taken is None:
-            return None
-        times = taken.times[:most]
-        frames = taken.features[:most].to(model.device, model.dtype, non_blocking=True)
-        audio, heard = taken.others.get(AUDIO, (None, torch.empty(0)))
-        if audio is not None:
-            heard = heard[heard <= times[-1]] if len(times) == most else heard
-            audio = audio[: len(heard)].to(model.device, model.dtype) if len(heard) else None
-    return Chunk(frames, audio), times, heard
-
-
-def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _Read | None:
-    """At most `most` frames of a video or of images, through the tower; and the sound up to them."""
-    assert source.frames is not None
-    with record.clock("decode"):
-        taken = next(source.frames, None)
-        # Behind the last frame comes the rest of the sound, with no frame of its own.
-        times = torch.empty(0, dtype=torch.float64) if taken is None else taken.times[:most]
-        clips = None if source.sound is None else source.sound.until(times[-1].item() if len(times) else math.inf)
-    if taken is None:
-        if clips is None or not len(clips.times):
-            return None
-        image = model.preset.tower.image
-        frames = model.encode(torch.empty(0, image, image, 3, dtype=torch.uint8))
-    else:
-        with record.clock("tower"):
-            frames = model.encode(taken.pixels[:most])
-    if clips is None or not len(clips.times):
-        return Chunk(frames, None), times, torch.empty(0)
-    with record.clock("audio"):
-        audio = model.encode_audio(clips.samples)
-    return Chunk(frames, audio), times, clips.times
 
 
 def expected_frames(source: Input, frames: int | None) -> int | None:

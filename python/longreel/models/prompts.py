@@ -12,6 +12,8 @@ from torch import Tensor
 from longreel.files.foreign import first_line
 from longreel.measure.memory import no_room
 
+QUESTION = "What happens in this video?"
+"""Asked where nothing else is."""
 BOS, _BYTES = 1, 4
 # Ids of an answer, and of what random weights say in its place.
 ANSWER, IDS = 64, 8

@@ -13,7 +13,8 @@ import torch
 
 from longreel.data import FeatureWriter
 from longreel.measure.memory import PeakMeter, return_free_memory
-from longreel.models.inputs import Input, Progress, chunks, expected_frames
+from longreel.models.chunks import chunks
+from longreel.models.inputs import Input, Progress, expected_frames
 from longreel.models.memory import SavedMemory
 from longreel.models.processes import Processes
 from longreel.models.prompts import Prompts
@@ -206,6 +207,8 @@ def _consume(
         for path in (*next(orders), *([EXACT] if EXACT in sessions else [])):
             with _measured(record, meter, path):
                 sessions[path].consume(chunk, clocks[path])
+        # Not beside the next one, which is made before the name is taken again.
+        del chunk
 
 
 def _finish(sessions: Mapping[str, Session], record: RunRecord, clocks: Mapping[str, Clock], meter: PeakMeter) -> None:

@@ -50,8 +50,10 @@ class Setup:
         """Prefix tokens (CLS) of the features that the tower makes."""
         return self.system.prefix(self.options)
 
-    def prompts(self, texts: Sequence[str], length: int | None = None) -> Prompts:
-        """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids."""
+    def prompts(self, texts: Sequence[str] | None = None, length: int | None = None) -> Prompts:
+        """In the checkpoint's vocabularies where it has them, else as bytes; answers of at most `length` ids. None: the preset's
+        own question."""
+        texts = [self.system.question(self.preset.name)] if texts is None else texts
         prompts = self.system.prompts(self.preset, list(texts), length, self.checkpoint)
         for text, (_, after) in zip(texts, prompts.prompts, strict=True):
             if not len(after):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longreel.models.cost import Setting, SystemCost
 from longreel.models.options import option as option
-from longreel.models.prompts import IDS, Prompts, by_bytes
+from longreel.models.prompts import IDS, QUESTION, Prompts, by_bytes
 from longreel.models.sizes import Preset
 
 if TYPE_CHECKING:
@@ -247,6 +247,10 @@ class System(ABC):
     def weights(self, preset: str) -> Path | None:
         """The folder of a preset's own checkpoint, None where it has none."""
         return None
+
+    def question(self, preset: str) -> str:
+        """What a preset is asked where nothing else is."""
+        return QUESTION
 
     def prefix(self, options: Any) -> int:
         """Prefix tokens (CLS) of the features that the tower makes."""

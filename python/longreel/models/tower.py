@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from longreel.integrations.lazy import TOWERS
 from longreel.measure.machine import cpu_isa
+from longreel.models.cost import TOWER_FRAMES
 
-# Few frames at a time keep the tower's wide activations in memory that is reused, not mapped anew at every layer.
-_CPU_FRAMES = 8
 # CLIP's, which every system here uses.
 _PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -72,7 +71,7 @@ def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
         raise ValueError(f"pixels must be [F, {image}, {image}, 3], given {list(pixels.shape)}")
     if not len(pixels):
         return out
-    step = _CPU_FRAMES if out.device.type == "cpu" else len(pixels)
+    step = TOWER_FRAMES if out.device.type == "cpu" else len(pixels)
     for batch, place in zip(torch.split(pixels, step), torch.split(out, step), strict=True):
         values = normalised(batch, out.device, out.dtype)
         place.copy_(tower(pixel_values=values).last_hidden_state[:, -out.shape[1] :])

@@ -12,6 +12,7 @@ from longreel.layout.numbers import flag
 from longreel.measure.machine import cpu_isa
 from longreel.ops.common.arguments import check_tensors
 from longreel.ops.common.cost import Cost, nbytes
+from longreel.ops.common.hopper import refused_by_gluon
 from longreel.ops.common.layouts import planned
 from longreel.ops.common.queries import autocast, exact, resolve_scale
 from longreel.ops.flash import attend as flash
@@ -217,7 +218,7 @@ def executed_flops(
 
     cpu: counted by the code that hands the kernel its steps: the rows of a strip times its keys in multiples of 16; on AMX
     tiles, bfloat16, of two strips times what either meets in multiples of 32.
-    triton: whole tiles of the plan, of heads with their padding. flash: torch's kernel on the CPU, see
+    triton, gluon: whole tiles of the plan, of heads with their padding. flash: torch's kernel on the CPU, see
     `pieces.executed_pairs`.
     """
     if backend == "cpu" and _native.HOST is not None:
@@ -226,7 +227,7 @@ def executed_flops(
         paired = dtype is torch.bfloat16 and cpu_isa() == "amx_bf16"
         sizes = (layout.batch_size, layout.queries, heads, kv_heads, width)
         pairs = _native.HOST.executed_pairs(tiles, order, *sizes, paired=paired)
-    elif backend == "triton":
+    elif backend in ("triton", "gluon"):
         from longreel.triton_kernels.common.tiles import head_parts
 
         width = sum(head_parts(width))
@@ -246,6 +247,13 @@ def fake(args: Any) -> tuple[Tensor, Tensor]:
 def objection(lowered: Lowered) -> str | None:
     """Of the flash backend."""
     return flash.refusal(lowered.rest, lowered.args.scale)
+
+
+def unfit(lowered: Lowered) -> str | None:
+    """Why the gluon backend does not take the tensors."""
+    args = lowered.args
+    given = (args.q, args.k, args.v, args.global_k, args.global_v)
+    return refused_by_gluon(tuple(tensor for tensor in given if tensor is not None))
 
 
 def attend(lowered: Lowered) -> tuple[Tensor, Tensor]:
@@ -272,10 +280,18 @@ OP = Op(
             f" {'torch' if FLASH_ATTN is None else f'flash-attn {FLASH_ATTN}'}'s, on CPU torch's",
             "composition",
         ),
+        Row(
+            NAME,
+            "gluon",
+            ("cuda",),
+            SHORT,
+            "for Hopper: warps that bring keys and values beside warpgroups that multiply; few rows as on triton",
+            proven=False,
+        ),
         reference_row(NAME),
     ),
     fake=fake,
     backward=Backward(needs={"need_kv": ("k", "v"), "need_global": ("global_k", "global_v")}),
     compositions={"flash": attend},
-    objections={"flash": objection},
+    objections={"flash": objection, "gluon": unfit},
 )

@@ -209,6 +209,8 @@ def register(op: Op) -> None:
             torch.library.register_fake(f"longreel::{name}.{backend}", fake, lib=schemas.LIBRARY)
         for key in ("CUDA", "CPU"):
             schemas.LIBRARY.impl(f"{name}.triton", _triton(op.name, name), key)
+        if "gluon" in schemas.kernel_backends(name):
+            schemas.LIBRARY.impl(f"{name}.gluon", _triton(op.name, f"{name}_gluon"), "CUDA")
     for backend in schemas.kernel_backends(op.name) if not op.mutates else ():
         if op.backward is None:
             backward, setup_context = (

@@ -1,6 +1,7 @@
 """`longreel parity FOLDER`: a model of transformers in a folder, or what a function makes, compared whole."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ def loaded(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu")
     check_folder(folder, config)
     cls = _class_of(folder, config)
     try:
-        model = cls.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False)
+        with _told_once_loaded():
+            model = cls.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False)
         return model.to(device).eval()
     except (ImportError, MemoryError):
         raise
@@ -63,6 +65,29 @@ def loaded(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu")
         if no_room(error) is not None:
             raise
         raise ForeignError(f"{folder}: cannot be loaded ({type(error).__name__}: {first_line(error)[:200]})") from None
+
+
+class _Held(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = list[logging.LogRecord]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _told_once_loaded() -> Iterator[None]:
+    """What transformers logs is held back until it has loaded: where it fails, one line says why."""
+    logger, held = logging.getLogger("transformers"), _Held()
+    handlers, logger.handlers = logger.handlers, [held]
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+    for record in held.records:
+        logger.handle(record)
 
 
 def made_drifts(made_by: str, dtypes: Sequence[torch.dtype], **options: Any) -> Iterator[Drift]:

@@ -15,7 +15,6 @@ from longreel.models.sizes import computed_in
 from longreel.models.system import Chunk, InputFacts
 from longreel.parity.lines import Drift, logits_lines, tensor_lines
 
-QUESTION = "What happens in this video?"
 # Dimensions of what is cached, where it is keys and values: [layers, 2, Hkv, rows, D].
 _OF_LAYERS = 5
 
@@ -44,7 +43,7 @@ def system_drifts(
 
 
 def _drift(setup: Setup, frames: int) -> Drift:
-    system, prompts = setup.system, setup.prompts([QUESTION], 1)
+    system, prompts = setup.system, setup.prompts(length=1)
     clips = None if system.audio is None else frames
     facts = InputFacts(setup.prefix, still=False, expected=frames, clips=clips)
     model = system.build(

@@ -16,8 +16,9 @@ nav a { margin-right: 1rem; } a { color: #1d6f3a; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .22rem .4rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
 th { background: #f3f6f8; font-weight: 600; white-space: normal; vertical-align: bottom; } td.left, th.left { text-align: left; }
-td.said { text-align: left; white-space: normal; min-width: 15rem; }
-tr.noisy td { color: #9a6700; } pre { background: #f3f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: 13px; }
+td.said, th.said { text-align: left; white-space: normal; min-width: 15rem; }
+tr.noisy td { color: #9a6700; } pre { background: #f3f6f8; padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  font-size: 13px; }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; } figure { margin: 0; } figcaption { font-size: 13px; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
 """
@@ -57,10 +58,11 @@ def contents(names: Sequence[tuple[str, str]]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int, marked: Sequence[bool] = ()) -> str:
-    """The first `left` columns to the left; sentences in lines of their own; the `marked` rows are set off as noisy."""
+    """The first `left` columns to the left, and those with sentences, in lines; the `marked` rows are set off as noisy."""
+    read = [any(len(row[i]) > _SENTENCE for row in rows) for i in range(len(head))]
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        kinds = ("left" if i < left else "said" if len(cell) > _SENTENCE else None for i, cell in enumerate(row))
+        kinds = ("left" if i < left else "said" if read[i] else None for i in range(len(row)))
         return "".join(_tag(tag, cell, class_=kind) for cell, kind in zip(row, kinds, strict=True))
 
     noisy = [*marked, *[False] * (len(rows) - len(marked))]

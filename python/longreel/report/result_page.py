@@ -32,6 +32,11 @@ class Results:
     headlines: list[Line] = field(default_factory=list)
     sweeps: list[list[Line]] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """The folder's name, unless it holds no results of a machine."""
+        return self.name if self.ops or self.runs or self.sweeps else "Headline settings of the papers"
+
     def __bool__(self) -> bool:
         return bool(self.ops or self.runs or self.headlines or self.sweeps)
 
@@ -75,10 +80,10 @@ def _add(file: Path, into: Results) -> None:
 def result_page(results: Sequence[Results]) -> str:
     """The whole page."""
     parts: list[str] = (
-        [html.contents([(f"r{i}", one.name) for i, one in enumerate(results)])] if len(results) > 1 else []
+        [html.contents([(f"r{i}", one.title) for i, one in enumerate(results)])] if len(results) > 1 else []
     )
     for i, one in enumerate(results):
-        parts.append(html.heading(2, one.name, f"r{i}"))
+        parts.append(html.heading(2, one.title, f"r{i}"))
         parts += [
             *_ops(one.ops, f"r{i}"),
             *_whole_runs(one.runs),

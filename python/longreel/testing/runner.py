@@ -64,11 +64,12 @@ class Variant:
 
 
 def variants(op: str, isas: bool = False, kinds: Sequence[str] = ("kernel", "reference")) -> list[Variant]:
-    """What the backend table offers for `op` on this machine; with `isas` the C++ kernels once for each instruction set."""
+    """What the backend table offers for `op` on this machine, and a card has passed; with `isas` the C++ kernels once for each
+    instruction set."""
     found = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for row in OPS[op].rows:
-            if row.kind in kinds and refusal(row, Request(device, row.dtypes[0]), named=True) is None:
+            if row.kind in kinds and row.proven and refusal(row, Request(device, row.dtypes[0]), named=True) is None:
                 sets = _native.cpu_isas() if isas and row.backend == "cpu" else (None,)
                 found += [Variant(op, row.backend, device, isa) for isa in sets]
     return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from longreel.data.cards import DigitCard
 from longreel.files.foreign import shown
 from longreel.models.cost import Setting, SystemCost
 from longreel.models.prompts import ANSWER, IDS, Prompts
@@ -74,6 +75,9 @@ class VideoXLSystem(System):
 
     def weights(self, preset: str) -> Path | None:
         return Path(__file__).with_name(preset) if preset == NEEDLE.name else None
+
+    def question(self, preset: str) -> str:
+        return DigitCard("red", 0, 0).question if preset == NEEDLE.name else super().question(preset)
 
     def sized(self, preset: VideoXLPreset, folder: Path) -> VideoXLPreset:
         from longreel.models.video_xl.checkpoint import sized

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 CLUSTER_CHANNELS, CLUSTER_ROWS = 2816, 64
+GLUON_HEADS = (64, 128)
 
 
 def refused_card(tensor: Tensor, *majors: int) -> str | None:
@@ -30,4 +31,18 @@ def refused_by_clusters(query: Tensor, patches: Tensor) -> str | None:
     strides = (patches.stride(-2), patches.stride(0) if frames else 0, channels)
     if patches.stride(-1) != 1 or any(stride % 8 for stride in strides) or patches.storage_offset() % 8:
         return "takes patches whose rows are whole 16 bytes at addresses that are multiples of 16"
+    return None
+
+
+def refused_by_gluon(tensors: tuple[Tensor, ...]) -> str | None:
+    """Of q, k, v, and the global keys and values where they are given: [B, rows, H, D]."""
+    wrong_card = refused_card(tensors[0], 9)
+    if wrong_card is not None:
+        return wrong_card
+    head = tensors[0].shape[-1]
+    if head not in GLUON_HEADS:
+        return f"takes heads of {' and '.join(map(str, GLUON_HEADS))}, given {head}"
+    for tensor in tensors:
+        if tensor.stride(-1) != 1 or any(step % 8 for step in tensor.stride()[:-1]) or tensor.storage_offset() % 8:
+            return "takes heads that are whole 16 bytes at addresses that are multiples of 16"
     return None
