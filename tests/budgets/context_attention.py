@@ -25,10 +25,12 @@ def launches() -> Iterator[Launch]:
         )
 
     # compress_frames has its other dtypes and cards.
-    yield from forward("bf16/32 queries", query(BF16, 32), patches(BF16), None, None)
-    yield from forward("bf16/32 queries packed", query(BF16, 32), patches(BF16, packed=True), None, borders())
+    yield from forward("bf16/32 queries/large card", query(BF16, 32), patches(BF16), None, None)
+    yield from forward(
+        "bf16/32 queries packed/large card", query(BF16, 32), patches(BF16, packed=True), None, borders()
+    )
     mask = torch.empty(8, 1, 32, dtype=torch.bool, device="meta")
-    yield from forward("bf16/32 queries 8 prompts", query(BF16, 32, prompts=8), patches(BF16), mask, None)
+    yield from forward("bf16/32 queries 8 prompts/large card", query(BF16, 32, prompts=8), patches(BF16), mask, None)
 
     def backward(
         labels: dict[str, str], dtype: torch.dtype, queries: int, card: Card, packed: bool = False
@@ -43,7 +45,7 @@ def launches() -> Iterator[Launch]:
         labels = {"frames_backward_kernel": f"{name}/{label(dtype, queries, card)}"}
         yield from backward(labels, dtype, queries, card)
     labels = {
-        "frames_backward_kernel": f"{name}/bf16/32 queries packed",
+        "frames_backward_kernel": f"{name}/bf16/32 queries packed/large card",
         "frames_backward_patches_kernel": f"{name}_patches/bf16 packed",
         "sum_groups_kernel": "context_attention_sum_groups/bf16",
     }

@@ -107,7 +107,8 @@ def patches_config(rows: int, itemsize: int) -> PatchesConfig:
         row_tile=pow2(rows, 16, 32),
         span=512,
         num_warps=8,
-        num_stages=3,
+        num_stages=3 if itemsize == 2 else 2,
         why="64 x 128 sums are 32 registers a thread of 8 warps (half the channels in fp32, whose products are kept in "
-        "registers); the channel tiles of a program reuse its ds from L1, and 1408 channels still give 3 programs",
+        "registers and spill on an A100 with a third stage); the channel tiles of a program reuse its ds from L1, and "
+        "1408 channels still give 3 programs",
     )
