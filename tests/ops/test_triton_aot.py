@@ -35,7 +35,7 @@ def test_triton_kernels_stay_within_budget() -> None:
     ahead = {name: figure["ahead"] for name, figure in large.items() if "ahead" in figure and "fp32" not in name}
     assert len(ahead) > 20
     assert [name for name, waits in ahead.items() if waits == 0] == []
-    # Rows that stay leave less room for sums; every architecture has a tile of its own.
+    # Where products take their rows from registers, the gradient of queries has a tile of its own, so that none spills.
     dq = {
         (name, arch): figure["spill_bytes"]
         for name, archs in found.items()
