@@ -99,10 +99,10 @@ def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _
         if taken is None:
             break
         with record.clock("tower"):
-            seen = model.encode(taken.pixels if most is None else taken.pixels[: most - done])
-            features = _behind(features, done, seen, hoped)
-        times.append(taken.times[: len(seen)])
-        done += len(seen)
+            encoded = model.encode(taken.pixels if most is None else taken.pixels[: most - done])
+            features = _behind(features, done, encoded, hoped)
+        times.append(taken.times[: len(encoded)])
+        done += len(encoded)
     with record.clock("decode"):
         # Behind the last frame comes the rest of the sound, with no frame of its own.
         clips = None if source.sound is None else source.sound.until(times[-1][-1].item() if done else math.inf)
@@ -120,14 +120,14 @@ def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _
     return Chunk(features[:done], audio), shown, clips.times
 
 
-def _behind(features: Tensor | None, done: int, seen: Tensor, hoped: int) -> Tensor:
-    """The features of a chunk's first `done` frames with those `seen` behind them, where `hoped` frames are hoped for."""
-    if features is None and len(seen) >= hoped:
-        return seen
-    if features is None or len(features) < done + len(seen):
-        grown = seen.new_empty(max(hoped, done + len(seen)), *seen.shape[1:])
+def _behind(features: Tensor | None, done: int, encoded: Tensor, hoped: int) -> Tensor:
+    """The features of a chunk's first `done` frames with those `encoded` behind them, where `hoped` frames are hoped for."""
+    if features is None and len(encoded) >= hoped:
+        return encoded
+    if features is None or len(features) < done + len(encoded):
+        grown = encoded.new_empty(max(hoped, done + len(encoded)), *encoded.shape[1:])
         if features is not None:
             grown[:done] = features[:done]
         features = grown
-    features[done : done + len(seen)] = seen
+    features[done : done + len(encoded)] = encoded
     return features
