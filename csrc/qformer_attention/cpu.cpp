@@ -8,7 +8,6 @@ QFormerKernels choose_kernels(Dtype dtype) {
   [[maybe_unused]] const CpuIsa isa = choose_cpu_isa();
 #if defined(LONGREEL_X86)
   if (dtype != Dtype::f16 && isa == CpuIsa::amx_bf16) return qformer_kernels_amx(dtype);
-  if (dtype == Dtype::bf16 && isa == CpuIsa::avx512_bf16 && bf16_pairs_pay()) return qformer_kernels_avx512_bf16();
   if (isa >= CpuIsa::avx512) return qformer_kernels_avx512(dtype);
   if (isa == CpuIsa::avx2) return qformer_kernels_avx2(dtype);
 #endif

@@ -209,7 +209,7 @@ class TileSums {
   // What reads keys copies no row that is there as it is wanted.
   struct TileKeys {
     using Element = typename Products::Element;
-    static constexpr int64_t multiple = 32, rows_multiple = 1, channels_in_place = 1;
+    static constexpr int64_t multiple = 32, rows_multiple = 1;
   };
 
   const QFormerProblem& p_;

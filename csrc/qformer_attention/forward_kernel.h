@@ -108,11 +108,6 @@ class QFormerFinish {
     for (int64_t i = 0; i < p_.queries; ++i) join(h * p_.queries + i, parts, count, mean_ + i * padded_, lse[i]);
     Products::pack(mean_, padded_, 1, p_.queries, p_.channels, left_);
     Products::dots(left_, p_.queries, w_v.panels(h), depth, out_, out_row);
-    if constexpr (Products::rounds) {
-      // The backward takes delta from it, which nothing averages.
-      Products::pack(mean_, padded_, 1, p_.queries, p_.channels, left_, true);
-      Products::dots(left_, p_.queries, w_v.panels(h), depth, out_, out_row, true);
-    }
     if (p_.b_v == nullptr) {
       std::fill_n(bias_, depth, 0.0f);
     } else {

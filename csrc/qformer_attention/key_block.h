@@ -49,7 +49,7 @@ class KeyReader {
   KeyReader(const QFormerProblem& problem, int64_t longest, Arena& arena)
       : p_(problem), padded_(round_up(problem.channels, Products::multiple)) {
     in_place_ = std::is_same_v<T, Element> && p_.x_channel == 1 && p_.mask == nullptr && p_.table == nullptr &&
-                p_.channels % Products::channels_in_place == 0;
+                (Products::rows_multiple == 1 || p_.channels % Products::multiple == 0);
     copy_ = arena.take<Element>(round_up(longest, Products::rows_multiple) * padded_);
   }
 

@@ -22,7 +22,6 @@ struct TileProducts {
   using Element = std::conditional_t<Planes == 1, bf16, float>;
   static constexpr int64_t multiple = 32;
   static constexpr int64_t rows_multiple = 32;
-  static constexpr int64_t channels_in_place = 32;
   static constexpr int64_t block_keys = 320;
   static constexpr int64_t kTile = 1024;  // bytes of a tile
 

@@ -13,7 +13,6 @@ struct QFormerKernels {
 QFormerKernels qformer_kernels_portable(Dtype dtype);
 QFormerKernels qformer_kernels_avx2(Dtype dtype);
 QFormerKernels qformer_kernels_avx512(Dtype dtype);
-QFormerKernels qformer_kernels_avx512_bf16();
 // bf16, and fp32 as three bf16 numbers; fp16 runs on the avx512 kernels.
 QFormerKernels qformer_kernels_amx(Dtype dtype);
 

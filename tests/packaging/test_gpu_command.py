@@ -250,6 +250,8 @@ def test_what_no_card_has_passed_is_first_and_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         card, "side_by_side", lambda lines, some, limit, path: asked.append(({v.backend for v in some}, limit)) or True
     )
+    # of a process that has just begun
+    monkeypatch.setattr(card.time, "process_time", lambda: 1.0)
     assert card.all_values(card.Lines(None), card.kernels("cuda"), 90.0, None)
     (first, limit), (others, left) = asked
     assert first == {"cluster", "gluon"}

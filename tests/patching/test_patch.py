@@ -333,7 +333,7 @@ def test_bad_arguments() -> None:
     for given, says in (
         ({"ops": "adaptive_pool"}, "allowed: 'auto', or a list of 'adaptive_pool'"),
         ({"ops": ["adaptive_pool", "attention"]}, "ops has 'attention'; allowed: 'adaptive_pool'"),
-        ({"backend": "cudnn"}, "backend='cudnn'; allowed: None, 'cpu'"),
+        ({"backend": "cudnn"}, "backend='cudnn'; allowed: None, 'cluster', 'cpu'"),
     ):
         with pytest.raises(ValueError, match=says):
             longreel.patch(model, **given)

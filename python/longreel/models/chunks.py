@@ -121,7 +121,7 @@ def _encode(model: Any, source: Input, record: RunRecord, most: int | None) -> _
 
 
 def _behind(features: Tensor | None, done: int, encoded: Tensor, hoped: int) -> Tensor:
-    """The features of a chunk's first `done` frames with `encoded` behind them, where `hoped` frames are hoped for."""
+    """The features of a chunk's first `done` frames with those `encoded` behind them, where `hoped` frames are hoped for."""
     if features is None and len(encoded) >= hoped:
         return encoded
     if features is None or len(features) < done + len(encoded):
