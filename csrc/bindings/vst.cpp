@@ -46,7 +46,7 @@ std::vector<int32_t> places(const Tensor& bounds, int64_t rows) {
   for (int64_t s = 0; s < samples; ++s) {
     taken.assign(rows, false);
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t own = ints(bounds)[(s * rows + row) * 4 + 1] - 1;
+      const int64_t own = int64_t{ints(bounds)[(s * rows + row) * 4 + 1]} - 1;
       STD_TORCH_CHECK(0 <= own && own < rows && !taken[own], "row ", row, " is token ", own, " of ", rows,
                       ": every token is one row");
       taken[own] = true;
