@@ -92,35 +92,38 @@ def bring_whole(i, k_rows, v_rows, row, column, ring, HEAD: gl.constexpr, BN: gl
 
 
 @gluon.jit
+def bring_range(
+    i, whole, p_kv, index, bounds, ring,
+    GATHER: gl.constexpr, WHOLE: gl.constexpr, HEAD: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Its tiles as steps from i on, in the order in which they are taken; the step behind."""
+    k_rows, v_rows, row, column = whole
+    begin, full_begin, full_end, end = bounds
+    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
+    full = (tail - full_begin) // BN
+    for step in range(0, full):
+        at = full_begin + step * BN
+        if WHOLE:
+            bring_whole(i + step, k_rows, v_rows, row + at, column, ring, HEAD, BN, STAGES)
+        else:
+            bring_tile(i + step, p_kv, index, at, at + BN, ring, GATHER, HEAD, BN, STAGES)
+    i += full
+    for step in range(0, partial):
+        at, stop = partial_step(step, head, begin, full_begin, tail, end, BN)
+        bring_tile(i + step, p_kv, index, at, stop, ring, GATHER, HEAD, BN, STAGES)
+    return i + partial
+
+
+@gluon.jit
 def bring(
-    k_rows, v_rows, p_local, p_global, index, row, column, local, others, ring,
+    whole, p_local, p_global, index, local, others, ring,
     GLOBAL: gl.constexpr, GATHER: gl.constexpr, WHOLE: gl.constexpr, HEAD: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
-    """The tiles of both ranges, in the order in which they are taken."""
-    begin, full_begin, full_end, end = local
-    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
-    i = 0
-    for at in range(full_begin, tail, BN):
-        if WHOLE:
-            bring_whole(i, k_rows, v_rows, row + at, column, ring, HEAD, BN, STAGES)
-        else:
-            bring_tile(i, p_local, index, at, at + BN, ring, False, HEAD, BN, STAGES)
-        i += 1
-    for step in range(0, partial):
-        at, stop = partial_step(step, head, begin, full_begin, tail, end, BN)
-        bring_tile(i, p_local, index, at, stop, ring, False, HEAD, BN, STAGES)
-        i += 1
+    """The tiles of both ranges."""
+    i = bring_range(0, whole, p_local, index, local, ring, False, WHOLE, HEAD, BN, STAGES)
     if GLOBAL:
-        begin, full_begin, full_end, end = others
-        head, tail, partial = parts(begin, full_begin, full_end, end, BN)
-        for at in range(full_begin, tail, BN):
-            bring_tile(i, p_global, index, at, at + BN, ring, GATHER, HEAD, BN, STAGES)
-            i += 1
-        for step in range(0, partial):
-            at, stop = partial_step(step, head, begin, full_begin, tail, end, BN)
-            bring_tile(i, p_global, index, at, stop, ring, GATHER, HEAD, BN, STAGES)
-            i += 1
+        bring_range(i, whole, p_global, index, others, ring, GATHER, False, HEAD, BN, STAGES)
 
 
 @gluon.jit
@@ -150,6 +153,25 @@ def take_tile(
 
 
 @gluon.jit
+def take_range(
+    i, q_s, at_bounds, m_r, bounds, state, ring, log2_scale, HEAD: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr
+):  # fmt: skip
+    """Its tiles as steps from i on; the step behind, and what the rows have by then."""
+    begin, full_begin, full_end, end = bounds
+    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
+    full = (tail - full_begin) // BN
+    for step in range(0, full):
+        state = take_tile(i + step, q_s, None, state, ring, log2_scale, HEAD, BN, STAGES)
+    i += full
+    lo, hi = fetch(at_bounds, m_r), fetch(at_bounds + 1, m_r)
+    n = gl.arange(0, BN, gl.SliceLayout(0, products(BN)))
+    for step in range(0, partial):
+        at, stop = partial_step(step, head, begin, full_begin, tail, end, BN)
+        state = take_tile(i + step, q_s, visible_in(lo, hi, at + n, stop), state, ring, log2_scale, HEAD, BN, STAGES)
+    return i + partial, state
+
+
+@gluon.jit
 def take(
     half: gl.constexpr, tensors, rows, local, others, ring, log2_scale,
     GLOBAL: gl.constexpr, HEAD: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
@@ -170,33 +192,13 @@ def take(
     r = first + gl.arange(0, ROWS, gl.SliceLayout(1, products(BN)))
     m_r = r < last
     at_bounds = p_bounds + r.to(gl.int64) * 4
-    n = gl.arange(0, BN, gl.SliceLayout(0, products(BN)))
     m_i = gl.full([ROWS], LOWEST, gl.float32, gl.SliceLayout(1, products(BN)))
     l_i = gl.full([ROWS], 0.0, gl.float32, gl.SliceLayout(1, products(BN)))
     state = m_i, l_i, gl.zeros([ROWS, HEAD], gl.float32, products(HEAD))
 
-    begin, full_begin, full_end, end = local
-    head, tail, partial = parts(begin, full_begin, full_end, end, BN)
-    i = 0
-    for _ in range(full_begin, tail, BN):
-        state = take_tile(i, q_s, None, state, ring, log2_scale, HEAD, BN, STAGES)
-        i += 1
-    lo, hi = fetch(at_bounds, m_r), fetch(at_bounds + 1, m_r)
-    for step in range(0, partial):
-        at, stop = partial_step(step, head, begin, full_begin, tail, end, BN)
-        state = take_tile(i, q_s, visible_in(lo, hi, at + n, stop), state, ring, log2_scale, HEAD, BN, STAGES)
-        i += 1
+    i, state = take_range(0, q_s, at_bounds, m_r, local, state, ring, log2_scale, HEAD, BN, STAGES)
     if GLOBAL:
-        begin, full_begin, full_end, end = others
-        head, tail, partial = parts(begin, full_begin, full_end, end, BN)
-        for _ in range(full_begin, tail, BN):
-            state = take_tile(i, q_s, None, state, ring, log2_scale, HEAD, BN, STAGES)
-            i += 1
-        lo, hi = fetch(at_bounds + 2, m_r), fetch(at_bounds + 3, m_r)
-        for step in range(0, partial):
-            at, stop = partial_step(step, head, begin, full_begin, tail, end, BN)
-            state = take_tile(i, q_s, visible_in(lo, hi, at + n, stop), state, ring, log2_scale, HEAD, BN, STAGES)
-            i += 1
+        i, state = take_range(i, q_s, at_bounds + 2, m_r, others, state, ring, log2_scale, HEAD, BN, STAGES)
 
     m_i, l_i, acc = state
     factor, b_lse = softmax_total(m_i, l_i)
@@ -251,6 +253,7 @@ def block_sparse_hopper_kernel(
     p_out = out + (b * queries * heads + h) * HEAD
     p_lse = lse + (b * heads + h) * queries
     row, column = (b * keys).to(gl.int32), (kv * HEAD).to(gl.int32)
+    whole = k_rows, v_rows, row, column
     tensors = p_q, q.r, p_bounds, p_out, heads * HEAD, p_lse, qs
     rows = first, last
     log2_scale = scale * LOG2_E
@@ -263,7 +266,7 @@ def block_sparse_hopper_kernel(
                 (
                     bring,
                     (
-                        k_rows, v_rows, p_local, p_global, index, row, column, local, others, ring,
+                        whole, p_local, p_global, index, local, others, ring,
                         GLOBAL, GATHER, WHOLE, HEAD, BN, STAGES,
                     ),
                 ),
@@ -278,7 +281,7 @@ def block_sparse_hopper_kernel(
                 (
                     bring,
                     (
-                        k_rows, v_rows, p_local, p_global, index, row, column, local, others, ring,
+                        whole, p_local, p_global, index, local, others, ring,
                         GLOBAL, GATHER, WHOLE, HEAD, BN, STAGES,
                     ),
                 ),
