@@ -8,6 +8,7 @@ from longreel import VideoLayout, rotary_tables, vst_append_, vst_attention, vst
 from longreel.measure.memory import peak_memory
 from longreel.reference.vst_project import vst_project as reference
 from longreel.rotary import rotated
+from longreel.schemas import overload
 from longreel.testing.budget import check
 from longreel.testing.cases.memory import ints
 
@@ -121,6 +122,15 @@ def test_a_step_equals_the_published_order() -> None:
     scores = torch.einsum("bqhd,bkhd->bhqk", queries, keys).masked_fill(~mask, -torch.inf) * WIDTH**-0.5
     expected = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), values)
     torch.testing.assert_close(ours[:, order], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("last", [0, 3, 99, -(2**31), 2**31 - 1])
+def test_every_token_is_one_row(last: int) -> None:
+    """Low-level: what stands in the table is a token's number and one."""
+    bounds = torch.tensor([[0, 1, 0, 0], [0, 2, 0, 0], [0, 3, 0, 0], [0, last, 0, 0]], dtype=torch.int32)[None]
+    q, k, angles = torch.ones(1, 4, HEADS, WIDTH), torch.ones(1, 4, KV_HEADS, WIDTH), torch.ones(4, WIDTH // 2)
+    with pytest.raises(RuntimeError, match=f"row 3 is token {last - 1} of 4: every token is one row"):
+        overload("vst_rotate", "cpu")(q, k, k, angles[None], angles[None], bounds)
 
 
 def test_what_does_not_fit_leaves_the_memory_alone() -> None:
