@@ -48,7 +48,6 @@ ALLOWED = {
     (SHIPPED + "cache/saved.py", "kept"): "the older name of `cached`, until 0.1.0",
     (SHIPPED + "layout/__init__.py", "kept"): "the older name of `cached`, until 0.1.0",
     (SHIPPED + "layout/__init__.py", "kept_runs"): "the older name of `cached_ranges`, until 0.1.0",
-    (SHIPPED + "models/tensor_session.py", "kept"): "a tensor's name in files from before 0.1.0",
     (SHIPPED + "parity/golden/videoxl_memory.py", "kept"): "a tensor's name in the stored outputs",
     (SHIPPED + "ops/flash/varlen.py", "alibi_slopes"): "an argument of the flash_attn package",
     (SHIPPED + "testing/", "far"): "longreel.testing.far: data beyond 31 bits, and no key",

@@ -16,6 +16,8 @@ import end_to_end as e2e
 import tables
 from end_to_end import Plan, Trial, TrialResult
 
+from longreel.report.end_to_end_table import runs_tables
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -145,3 +147,15 @@ def test_a_small_run_of_everything(tmp_path: Path) -> None:
     rows = [row for row in page.splitlines() if row.startswith("| features | whole | both")]
     assert len(rows) == len(systems)
     assert all(row.count("|") == page.splitlines()[page.splitlines().index(row)].count("|") for row in rows)
+
+
+@pytest.mark.parametrize("stage", ["vision", "see"])
+def test_a_stage_has_its_name_in_files_of_before_too(stage: str) -> None:
+    case = {"system": "voco-llama", "preset": "tiny", "input": "video", "ops": "longreel", "memory_cap_gib": None}
+    line = {
+        "case": case | {"frames": 8, "at_once": False}, "outcome": "ok", "shell": "longreel run", "total_s": {"longreel": 4.0},
+        "stages_s": {"longreel": {stage: 3.0}}, "first_token_s": {"longreel": 3.0}, "tokens_per_s": {"longreel": None},
+        "peak_memory_bytes": {"longreel": 2**20},
+    }  # fmt: skip
+    ((_, (row,), _, _),) = runs_tables([line])
+    assert "vision stage 75%" in row

@@ -40,11 +40,9 @@ class TensorSession(Session):
         from longreel.cache.file import CacheFile
 
         file = CacheFile(path, "saved memory", "cpu")
-        # Builds before 0.1.0 wrote "kept".
-        name = "kept" if "kept" in file.names else "cached"
-        if file.header.get("format") != self.FORMAT or file.names != {name}:
+        if file.header.get("format") != self.FORMAT or file.names != {"cached"}:
             raise MediaError(f"{path}: a saved memory of format {file.header.get('format')!r}, this is {self.FORMAT!r}")
-        return self._keep(file.tensor(name))
+        return self._keep(file.tensor("cached"))
 
     def _keep(self, cached: Tensor) -> Cached:
         self.cached = cached
