@@ -221,7 +221,9 @@ def check_gathered_flex(layout: VideoLayout, expected: np.ndarray, size: int) ->
     """Over [keys; global keys]: folded back it is the mask, no key counts twice, and blocks are those of this mask."""
     mask_mod, index = flex_mask_mod(layout, gathered=True), global_index(layout)
     samples, queries, keys = expected.shape
-    grid = torch.meshgrid(torch.arange(samples), torch.arange(queries), torch.arange(keys + index.shape[1]), indexing="ij")
+    grid = torch.meshgrid(
+        torch.arange(samples), torch.arange(queries), torch.arange(keys + index.shape[1]), indexing="ij"
+    )
     mask = mask_mod(grid[0], torch.zeros_like(grid[0]), *grid[1:]).numpy()
     folded = mask[:, :, :keys].astype(int)
     for b, own in enumerate(index):
