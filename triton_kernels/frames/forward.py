@@ -65,12 +65,12 @@ class Outputs(NamedTuple):
 def frames_forward_kernel(
     query, patches, query_mask, cu_seqlens, table, scores, progress, out, window,
     first, lag, scale, prompts, frames, all_frames, weights_prompt, queries, tokens, channels,
-    FUSED: tl.constexpr, PROMPTS: tl.constexpr, COLUMNS: tl.constexpr, GAIN: tl.constexpr, UPCAST: tl.constexpr,
+    FUSED: tl.constexpr, COLUMNS: tl.constexpr, GAIN: tl.constexpr, UPCAST: tl.constexpr,
     BT: tl.constexpr, BK: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
     ROWS: tl.constexpr, CELLS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """One program: one entry of the order of work. Fills `out`. progress int32 [F + F slices], zero at the start: tiles
-    scored of a frame; arrivals at a slice. PROMPTS: there are several. With `window` it pools; packed patches do not."""
+    scored of a frame; arrivals at a slice. With `window` it pools; packed patches do not. BP: prompts at a time, 0: one."""
     slices = tl.cdiv(channels, BC)
     place, tile = scheduled(table, first + tl.program_id(0), frames, tl.cdiv(tokens, BT), slices, 1, lag)
     if place >= 0:
@@ -117,7 +117,7 @@ def frames_forward_kernel(
                         patches, p_c, p_content, out.weights + row, p_context, o_c, channels, window,
                         FUSED, BC, CELLS, SPAN,
                     )  # fmt: skip
-                if PROMPTS:
+                if BP:
                     for prompt in range(0, prompts, BP):
                         # [BP]
                         p = prompt + tl.arange(0, BP)
@@ -197,10 +197,10 @@ def forward(
                         weights if packed else weights[:, begin:], lse[:, begin:],
                     ), window,
                     first, order.lag, scale, prompts, end - begin, frames, weights.stride(0), queries, tokens, channels,
-                    FUSED=fused, PROMPTS=several, COLUMNS=0 if several else product_columns(patches, window, fused),
+                    FUSED=fused, COLUMNS=0 if several else product_columns(patches, window, fused),
                     GAIN=WEIGHT_GAIN if patches.dtype == torch.float16 else 1.0, UPCAST=upcast(patches),
                     BT=config.token_tile, BK=config.channel_tile, BQ=config.query_tile, BC=config.slice,
-                    BP=PROMPT_TILE, ROWS=config.slice_rows, CELLS=cells, SPAN=columns_,
+                    BP=PROMPT_TILE if several else 0, ROWS=config.slice_rows, CELLS=cells, SPAN=columns_,
                     num_warps=config.num_warps, num_stages=config.num_stages, maxnreg=MOST_REGISTERS[patches.element_size()],
                     enable_fp_fusion=True,
                 )  # fmt: skip
