@@ -10,7 +10,7 @@ BUDGET ?= 540
 RESULTS ?= benchmarks/results
 OPS     ?=
 SYSTEM  ?=
-MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 10))
+MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 
 py  := $(VENV)/bin/python
 gpu  = $(PYTHON) .ci/gpu.py --budget $(BUDGET) --results $(RESULTS) --ops '$(OPS)' --systems '$(SYSTEM)'
@@ -32,7 +32,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 $(deps): requirements/build.txt requirements/torch.txt requirements/dev.txt requirements/sample.txt
-	@$(PYTHON) -c '$(MIN_PYTHON)' || { echo "longreel needs Python 3.10 or newer; PYTHON=... names one"; exit 1; }
+	@$(PYTHON) -c '$(MIN_PYTHON)' || { echo "longreel needs Python 3.11 or newer; PYTHON=... names one"; exit 1; }
 	@$(say) "set-up: a virtual environment in $(VENV) and its pinned packages (a minute or two)"
 	@test -x $(py) || $(PYTHON) -m venv $(VENV) || { echo "python's venv is missing (Debian: apt install python3-venv)"; exit 1; }
 	@$(pip) install -r requirements/torch.txt

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
-from typing_extensions import Self
 
 from longreel.cache.file import CacheFile, read_header, write
 from longreel.layout.segments import CODE, KINDS, Segment
