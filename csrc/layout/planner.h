@@ -46,7 +46,7 @@ struct TileShape {
   int64_t rows, keys;
 };
 
-// Rows of one range segment a tile, or of several that fit whole; or tiles filled across borders, where those take fewer steps.
+// Rows of one range segment a tile, or of several that fit whole; or tiles filled across all or some borders, for fewest steps.
 std::vector<Tile> query_tiles(const std::vector<RangeSegment>& segments, TileShape shape);
 
 // keys[b], global_keys[b]: how many the sample has. block_rows: most rows a KV block of a global block sums over.

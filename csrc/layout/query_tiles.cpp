@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "layout/planner.h"
 
@@ -36,6 +37,11 @@ struct Union {
 // The CPU's strips have fewer rows and multiply no more keys than their rows attend to: borders cost them nothing.
 constexpr int64_t kLeastAcross = 17;
 
+// Range segments whose rows are filled into tiles together before a tile stops at a border again: three frames of 145 rows
+// are nearly seven tiles of 64. 0: short ones share a tile whole.
+constexpr int64_t kNone = 0, kAll = std::numeric_limits<int64_t>::max();
+constexpr int64_t kTogether[] = {kNone, kAll, 2, 3, 5, 7};
+
 // A tile that still grows: part of one range segment, or several short ones whole; across borders, parts of neighbours.
 struct OpenTile {
   int64_t sample = 0, row = 0, rows = 0, segment = 0;
@@ -62,7 +68,8 @@ struct OpenTile {
   }
 };
 
-std::vector<Tile> tiles_of(const std::vector<RangeSegment>& segments, TileShape shape, bool across) {
+std::vector<Tile> tiles_of(const std::vector<RangeSegment>& segments, TileShape shape, int64_t together) {
+  const bool across = together != kNone;
   std::vector<Tile> tiles;
   OpenTile open;
   const auto close = [&] {
@@ -72,6 +79,7 @@ std::vector<Tile> tiles_of(const std::vector<RangeSegment>& segments, TileShape 
   for (size_t r = 0; r < segments.size(); ++r) {
     const RangeSegment& segment = segments[r];
     int64_t from = 0;
+    if (across && int64_t(r) % together == 0) close();
     if (across && open.rows > 0) {
       const int64_t to = std::min(segment.rows, shape.rows - open.rows);
       if (open.takes(segment, 0, to, shape.rows)) {
@@ -94,15 +102,19 @@ std::vector<Tile> tiles_of(const std::vector<RangeSegment>& segments, TileShape 
 }  // namespace
 
 std::vector<Tile> query_tiles(const std::vector<RangeSegment>& segments, TileShape shape) {
-  std::vector<Tile> cut = tiles_of(segments, shape, false);
-  if (shape.rows < kLeastAcross) return cut;
-  std::vector<Tile> across = tiles_of(segments, shape, true);
-  const auto steps = [&](const std::vector<Tile>& tiles) {
-    int64_t sum = 0;
-    for (const Tile& tile : tiles) sum += cost(tile, shape);
-    return sum;
-  };
-  return steps(across) < steps(cut) ? across : cut;
+  std::vector<Tile> best;
+  int64_t least = kAll;
+  for (const int64_t together : kTogether) {
+    std::vector<Tile> tiles = tiles_of(segments, shape, together);
+    int64_t steps = 0;
+    for (const Tile& tile : tiles) steps += cost(tile, shape);
+    if (steps < least) {
+      least = steps;
+      best = std::move(tiles);
+    }
+    if (shape.rows < kLeastAcross) break;
+  }
+  return best;
 }
 
 int64_t cost(const Tile& tile, TileShape shape) {

@@ -26,6 +26,12 @@ SMALL = Preset(
 )
 
 
+@pytest.fixture(scope="session")
+def sizes() -> Preset:
+    """For processes of their own, which are given it."""
+    return SMALL
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Preset:
     """The preset "small-for-tests" of the command line."""

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -53,6 +54,65 @@ def end(process: BaseProcess, folder: Path, seconds: float = 240) -> End:
 
 def call(folder: Path, preset: Preset, *arguments: object, place: Place = Place()) -> End:
     return end(start(folder, preset, arguments, place), folder)
+
+
+class Launched:
+    """Two processes under torchrun's own agent, which starts both again once, each time in folders of their own; `ended` is
+    what torchrun would end with, by rank.
+
+    group: they are in a gloo group of their own before the command begins.
+    """
+
+    def __init__(self, folder: Path, preset: Preset, arguments: Sequence[object], group: bool = False) -> None:
+        get_context("forkserver").set_forkserver_preload(_IMPORTED)
+        self.folder, self.ended, self._faults = folder, dict[int, int](), list[BaseException]()
+        given = (str(folder), preset, [str(one) for one in arguments], group)
+        self._agent = threading.Thread(target=self._launch, args=given)
+        self._agent.start()
+
+    def _launch(self, *given: object) -> None:
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="forkserver", run_id="none",
+            rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="127.0.0.1", monitor_interval=0.1,
+        )  # fmt: skip
+        try:
+            elastic_launch(config, _run_launched)(*given)
+        except ChildFailedError as error:
+            self.ended |= {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except BaseException as error:
+            self._faults.append(error)
+
+    def is_alive(self) -> bool:
+        return self._agent.is_alive()
+
+    def kill(self, rank: int) -> None:
+        os.kill(int((self.folder / f"rank-{rank}-start-0/pid").read_text()), signal.SIGKILL)
+
+    def join(self) -> list[str]:
+        """What the two printed after they were started again."""
+        self._agent.join(240)
+        assert not self.is_alive(), "it hangs"
+        assert self._faults == []
+        return [(self.folder / f"rank-{rank}-start-1/out.txt").read_text() for rank in range(2)]
+
+
+def _run_launched(folder: str, preset: Preset, arguments: list[str], group: bool) -> None:
+    here = Path(folder, f"rank-{os.environ['RANK']}-start-{os.environ['TORCHELASTIC_RESTART_COUNT']}")
+    here.mkdir()
+    (here / "pid").write_text(str(os.getpid()))
+    if group:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+    try:
+        _run(str(here), preset, arguments, Place())
+    except SystemExit as end:
+        # The agent waits for what a function gives.
+        if end.code:
+            raise
 
 
 def _run(folder: str, preset: Preset, arguments: list[str], place: Place) -> None:

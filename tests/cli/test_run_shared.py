@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from encoded import Encode
 from forked import End, Place, call, end, start
+from torch.distributed import TCPStore
 
 from longreel.models.llama_vid import Preset
+from longreel.models.processes import OtherFailedError, Processes
+from longreel.ranks import Rank
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,20 @@ def test_what_goes_wrong_is_said_once(tmp_path: Path, small: Preset, video: Path
     assert [each.code for each in found] == [2, 2]
     assert sorted(len(each.said) for each in found) == [0, 1], found
     assert [line for each in found for line in each.said] == [f"longreel: {tmp_path}/nothing.mp4: no such file"]
+
+
+def test_a_start_knows_nothing_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun has one store for all starts of `--max-restarts`: that the first one failed is no news of the second."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in (variables | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert Processes(Rank(0, 2)).fail(143)
+    with pytest.raises(OtherFailedError):
+        Processes(Rank(0, 2)).check()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    Processes(Rank(0, 2)).check()
 
 
 def test_a_killed_process_ends_the_others(tmp_path: Path, small: Preset, video: Path) -> None:

@@ -214,6 +214,30 @@ def check_flex(layout: VideoLayout, expected: np.ndarray) -> None:
     padded[:, : expected.shape[1], : expected.shape[2]] = expected
     tiles = padded.reshape(len(expected), padded.shape[1] // size, size, padded.shape[2] // size, size)
     np.testing.assert_array_equal(blocks, tiles.any((2, 4)))
+    check_gathered_flex(layout, expected, size)
+
+
+def check_gathered_flex(layout: VideoLayout, expected: np.ndarray, size: int) -> None:
+    """Over [keys; global keys]: folded back it is the mask, no key counts twice, and blocks are those of this mask."""
+    mask_mod, index = flex_mask_mod(layout, gathered=True), global_index(layout)
+    samples, queries, keys = expected.shape
+    grid = torch.meshgrid(
+        torch.arange(samples), torch.arange(queries), torch.arange(keys + index.shape[1]), indexing="ij"
+    )
+    mask = mask_mod(grid[0], torch.zeros_like(grid[0]), *grid[1:]).numpy()
+    folded = mask[:, :, :keys].astype(int)
+    for b, own in enumerate(index):
+        there = own >= 0
+        assert not mask[b, :, keys:][:, ~there].any()
+        folded[b][:, own[there]] += mask[b, :, keys:][:, there]
+    np.testing.assert_array_equal(folded, expected)
+    some = flex_block_mask(layout, block_size=size, gathered=True)
+    blocks = some.to_dense()[:, 0].numpy().astype(bool)
+    padded = np.zeros((samples, *(-(-n // size) * size for n in mask.shape[1:])), bool)
+    padded[:, :queries, : mask.shape[2]] = mask
+    tiles = padded.reshape(samples, padded.shape[1] // size, size, padded.shape[2] // size, size)
+    np.testing.assert_array_equal(blocks, tiles.any((2, 4)))
+    np.testing.assert_array_equal(some.full_kv_num_blocks[:, 0].numpy(), tiles.all((2, 4)).sum(-1))
 
 
 def check_flashmask(layout: VideoLayout, expected: np.ndarray) -> None:

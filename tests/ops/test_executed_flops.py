@@ -8,6 +8,7 @@ from torch import Tensor
 
 from longreel import VideoLayout, _native, block_sparse_attention
 from longreel.layout import visible_pairs
+from longreel.layout.planned import TILES
 from longreel.measure.machine import cpu_isa
 from longreel.ops._block_sparse_attention import executed_flops
 from longreel.testing.runner import cpu_isa as forced_isa
@@ -118,13 +119,22 @@ def test_executed_is_near_the_visible(name: str, dtype: torch.dtype) -> None:
         )
 
 
+@pytest.mark.parametrize("voco", [1, 2])
 @pytest.mark.parametrize(
     ("vision", "mode", "most"),
     [(144, "causal", 1.6), (256, "causal", 1.5), (576, "causal", 1.4), (144, "independent", 2.3)],
 )
-def test_a_gpus_tiles_are_near_the_visible(vision: int, mode: Literal["causal", "independent"], most: float) -> None:
+def test_a_gpus_tiles_are_near_the_visible(
+    vision: int, mode: Literal["causal", "independent"], most: float, voco: int
+) -> None:
     """Short frames share a tile, or have tiles of half the rows."""
-    layout = VideoLayout.voco(frames=256, vision=vision, voco=2, text=64, prefix=35, mode=mode)
+    layout = VideoLayout.voco(frames=256, vision=vision, voco=voco, text=64, prefix=35, mode=mode)
     flops = executed_flops(layout.to("meta"), "triton", 8, 8, 64, torch.bfloat16)
     assert flops is not None
     assert visible_pairs(layout) <= flops / (4 * 64 * 8) <= most * visible_pairs(layout)
+
+
+def test_long_rows_have_whole_tiles() -> None:
+    """Half the rows would read every key twice, for nothing."""
+    for layout in (VideoLayout.causal(8192), VIDEOS["vst 576 / 8"], VideoLayout.sliding_window(8192, 2048)):
+        assert layout.to("meta").tile == TILES["cuda"]

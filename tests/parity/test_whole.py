@@ -18,7 +18,9 @@ from patch_models import MODELS, tiny_vlms
 from snapshot import snapshot
 
 from longreel.cli.main import app
+from longreel.files.foreign import ForeignError
 from longreel.integrations.patches import qformer
+from longreel.parity.folder import known_ids
 from longreel.parity.inputs import drawn_inputs
 from longreel.parity.lines import gradient_lines, logits_lines, tensor_lines
 from longreel.parity.whole import _cast, whole
@@ -216,6 +218,14 @@ def test_a_damaged_folder_is_one_line(damage: Any, said: str, tmp_path: Path) ->
     told = [line for line in result.stderr.splitlines() if "Loading weights" not in line and line.strip()]
     assert (result.exit_code, len(told)) == (2, 1), result.stderr
     assert said in result.stderr
+
+
+def test_an_id_without_a_row_is_the_folders_fault_and_nothing_else_is(tmp_path: Path) -> None:
+    with pytest.raises(ForeignError, match="no place for its ids"), known_ids(tmp_path):
+        torch.nn.Embedding(3, 2)(torch.tensor([3]))
+    for fault in (lambda: [][0], lambda: torch.zeros(3)[torch.tensor([3])]):
+        with pytest.raises(IndexError), known_ids(tmp_path):
+            fault()
 
 
 def test_a_decoder_alone(tmp_path: Path) -> None:

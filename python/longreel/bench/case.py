@@ -140,6 +140,10 @@ class BenchCase(ABC):
     def needs(self, name: str) -> int:
         """Bytes that a call of the variant takes beyond its inputs, estimated; 0 is not checked."""
 
+    def absent(self, peer: str) -> str | None:
+        """Why this machine does not run the peer, in a few words."""
+        return None
+
     @abstractmethod
     def check(self, result: Tensors) -> Verdict:
         """`result` against the reference in float64, with plain PyTorch in the dtype as the yardstick."""
@@ -196,7 +200,8 @@ class BenchCase(ABC):
 
     def variant(self, name: str) -> Contender:
         if name in self.peers:
-            return Contender(name, partial(self.make, name), self.peers[name].note, self.needs(name), PEER_BUDGETS)
+            note, absent = self.peers[name].note, self.absent(name)
+            return Contender(name, partial(self.make, name), note, self.needs(name), PEER_BUDGETS, absent)
         if name in self.backends:
             return Contender(name, partial(self.make, name), self.note(name), self.needs(name), self.budgets(name))
         raise ValueError(f"{self.op} has no variant {name!r} here; there are {', '.join(self.names)}")

@@ -32,6 +32,7 @@ class Contender:
         note: what it is, in a few words.
         needs: bytes that a call takes beyond its inputs, estimated; it is refused where less is free. 0: not checked.
         budgets: how many error budgets its result may use up.
+        absent: why it is not run here; None where it can be.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Contender:
     note: str = ""
     needs: int = 0
     budgets: float = 1.0
+    absent: str | None = None
 
 
 @dataclass
@@ -158,6 +160,9 @@ def _prepare(
     """Set-up, first call, verdict, warm-up and peak memory; a reason in `entry.why` where that ends early."""
     if deadline is not None and time.monotonic() > deadline:
         entry.why, entry.refused = "not run: the time budget was spent", True
+        return
+    if entry.variant.absent is not None:
+        entry.why, entry.refused = f"not run: {entry.variant.absent}", True
         return
     # What an earlier variant took, and the process kept.
     return_free_memory()

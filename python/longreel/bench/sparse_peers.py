@@ -6,12 +6,14 @@ projections leave it with, and allocates its output inside the call.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longreel.bench.flash_peer import flash_absent, flash_pieces
 from longreel.layout import VideoLayout, flex_block_mask
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,6 +40,14 @@ class Frames:
         voco = ~k_text & (k % self.length >= self.length - self.voco)
         return local | (voco & (q_text | (k_frame < q_frame) if self.causal else q_text))
 
+    def visible_gathered(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """The same over [K; VoCo rows of K], where those of earlier frames stand side by side."""
+        q_text, k_text, q_frame = q >= self.rows, k >= self.rows, q // self.length
+        local = (k <= q) & ((q_text & k_text) | (~q_text & (q_frame == k // self.length)))
+        k_frame = (k - self.rows - self.text) // max(self.voco, 1)
+        voco = q_text | (k_frame < q_frame) if self.causal else q_text
+        return torch.where(k < self.rows + self.text, local, voco)
+
     def voco_rows(self, device: torch.device) -> Tensor:
         """[frames * voco], in order."""
         last = torch.arange(1, self.frames + 1, device=device) * self.length - self.voco
@@ -52,13 +62,14 @@ class Frames:
 @dataclass(frozen=True)
 class SparsePeer:
     """`build(frames, layout, training)` makes the form; `trains`: the devices on which it has a backward; `needs(S, H, itemsize)`
-    is what a call takes beyond inputs, in bytes."""
+    is what a call takes beyond inputs, in bytes; `absent(device, dtype)`: why it is not run there."""
 
     build: Callable[[Frames, VideoLayout, bool], Form]
     note: str
     trains: tuple[str, ...] = ("cpu", "cuda")
     needs: Callable[[int, int, int], int] = lambda rows, heads, itemsize: 0
     compiled: bool = False
+    absent: Callable[[torch.device, torch.dtype], str | None] = lambda device, dtype: None
 
 
 def decomposition(frames: Frames, layout: VideoLayout, training: bool) -> Form:
@@ -158,21 +169,38 @@ class _Decomposition(torch.autograd.Function):
         return dq, dk, dv, None
 
 
-def flex(frames: Frames, layout: VideoLayout, training: bool) -> Form:
-    """flex_attention through torch.compile, with the layout's block mask made from its ranges (no mask materialised)."""
+def flex(frames: Frames, layout: VideoLayout, training: bool, gathered: bool = False, backend: str = "") -> Form:
+    """flex_attention through torch.compile, with the layout's block mask made from its ranges (no mask materialised). gathered:
+    over [K; VoCo rows], which are brought together in the call; backend: one of flex_attention's own."""
     from torch.nn.attention.flex_attention import flex_attention
 
     blocks: dict[torch.device, Any] = {}
+    options: Any = {"BACKEND": backend} if backend else None
     torch.compiler.reset()
     compiled = torch.compile(flex_attention, dynamic=False)
 
     def form(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if q.device not in blocks:
-            blocks[q.device] = flex_block_mask(layout, q.device)
+            blocks[q.device] = flex_block_mask(layout, q.device, gathered=gathered)
             # by arithmetic: inductor's CPU code takes no tables in a mask
-            blocks[q.device].mask_mod = frames.visible
-        out: Tensor = compiled(q[None], k[None], v[None], block_mask=blocks[q.device], enable_gqa=len(q) != len(k))[0]
+            blocks[q.device].mask_mod = frames.visible_gathered if gathered else frames.visible
+        if gathered:
+            at = frames.voco_rows(q.device)
+            k, v = (torch.cat([t, t[:, at]], 1) for t in (k, v))
+        mask, several = blocks[q.device], len(q) != len(k)
+        out: Tensor = compiled(q[None], k[None], v[None], block_mask=mask, enable_gqa=several, kernel_options=options)[
+            0
+        ]
         return out
+
+    return form
+
+
+def flash(frames: Frames, layout: VideoLayout, training: bool) -> Form:
+    """The pieces of the decomposition by FlashAttention 4, all frames' VoCo keys in one call."""
+
+    def form(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return flash_pieces(q, k, v, frames.voco_rows(q.device), frames.frames, frames.length, frames.causal)
 
     return form
 
@@ -208,8 +236,18 @@ SPARSE_PEERS = {
     "strong": SparsePeer(decomposition, "batched causal SDPA over frames, VoCo keys a frame, merged by LSE", ("cpu",)),
     # "does not support backward on CPU"
     "flex": SparsePeer(flex, "compiled flex_attention, block mask from the layout", ("cuda",), compiled=True),
+    "flex-gathered": SparsePeer(
+        partial(flex, gathered=True), "the same over [keys; VoCo keys], gathered in the call", ("cuda",), compiled=True
+    ),
+    "flex-flash": SparsePeer(
+        partial(flex, gathered=True, backend="FLASH"), "the same by flex_attention's FLASH backend", ("cuda",),
+        compiled=True, absent=flash_absent,
+    ),
+    "fa4": SparsePeer(
+        flash, "the pieces of `strong` by FlashAttention 4, VoCo keys in one call", (), compiled=True, absent=flash_absent
+    ),
     # bool, and the additive one that SDPA makes of it
     "dense": SparsePeer(
         dense, "SDPA under a dense mask", needs=lambda rows, heads, itemsize: rows * rows * (1 + itemsize)
     ),
-}
+}  # fmt: skip

@@ -10,7 +10,8 @@ from longreel.ops import token_density
 
 # Frames whose means are less alike than this are of two segments (FastVID's threshold).
 ALIKE = 0.9
-# Tokens of a segment at most (one frame at least): distances within it are all computed, and held at once.
+# Tokens of a segment at most (one frame at least): distances within it are all computed, and held at once. Half as many lose up
+# to twice as much of the tokens (docs/measured.md).
 LONGEST = 1_024
 
 

@@ -40,7 +40,9 @@ def fused(frames: FrameFeatures, query: Tensor | None = None) -> Fused:
     lse, before = asked.new_full((len(asked),), -torch.inf, dtype=dtype), None
     for (a, b), x, own in _alike(frames, asked):
         found = token_scores(x, own, before=before)
-        change[a:b], uniqueness[a:b], before = found.change, found.uniqueness, x[-1].clone()
+        change[a:b], uniqueness[a:b] = found.change, found.uniqueness
+        # Into the same room: fresh pages cost more than the copy.
+        before = x[-1].clone() if before is None else before.copy_(x[-1])
         lse = torch.logaddexp(lse, found.products.flatten(0, 1).logsumexp(0))
         if held:
             products[a:b] = found.products
@@ -98,7 +100,7 @@ def by_uniqueness(frames: FrameFeatures) -> tuple[Tensor, Tensor]:
     unlike = lengths.new_empty(total)
     centre, at = torch.zeros_like(steady, dtype=torch.float64), 0
     for x in chunks(frames):
-        length = lengths[at : at + len(x)] = (x.square() * steady).sum(-1).sqrt()
+        length = lengths[at : at + len(x)] = torch.linalg.vector_norm(x * steady, dim=-1)
         centre += _means(x, length).double().sum(0)
         at += len(x)
     centre, at = centre.to(steady.dtype) * steady / total, 0
@@ -117,9 +119,11 @@ def _steady_channels(frames: FrameFeatures) -> Tensor:
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks(frames):
         x = chunk.flatten(0, 1)
-        here = x.mean(0)
+        # Sums as products, which take a third of the time of x.sum(0).
+        one = x.new_ones(len(x))
+        here = one @ x / len(x)
         # Means and sums of squares about them, joined (Chan, Golub, LeVeque 1979).
-        about, more, here = (x - here).square().sum(0).double(), len(x), here.double()
+        about, more, here = (one @ (x - here).square_()).double(), len(x), here.double()
         apart = here - mean.to(here)
         squares = squares.to(here) + about + apart.square() * (count * more / (count + more))
         mean = mean.to(here) + apart * (more / (count + more))

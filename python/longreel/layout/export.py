@@ -12,15 +12,24 @@ from longreel.layout.global_keys import global_index
 from longreel.layout.video_layout import VideoLayout
 
 
-def flex_mask_mod(layout: VideoLayout, device: torch.device | str = "cpu") -> Any:
+def flex_mask_mod(layout: VideoLayout, device: torch.device | str = "cpu", gathered: bool = False) -> Any:
     """`mask_mod(b, h, q, k)` for torch's flex_attention over q [B, H, Sq, D] and k, v [B, Hkv, Sk, D].
 
-    Holds five int32 arrays of one number per row or key, no mask; a layout of one sample serves any batch.
+    Holds five int32 arrays of one number per row or key, no mask; a layout of one sample serves any batch. gathered: k and v are
+    [B, Hkv, Sk + G, D], with the global keys behind all keys once more, where those that a row attends to stand side by side:
+    four arrays.
     """
     bounds = row_bounds(layout)
     lo, hi, glo, ghi = (torch.from_numpy(array).to(device) for array in bounds)
+    shared, keys = layout.batch_size == 1, layout.keys
+    if gathered:
+
+        def apart(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            s = b * 0 if shared else b
+            return ((lo[s, q] <= k) & (k < hi[s, q])) | ((keys + glo[s, q] <= k) & (k < keys + ghi[s, q]))
+
+        return apart
     place = torch.from_numpy(_places(layout)).to(device)
-    shared = layout.batch_size == 1
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         s = b * 0 if shared else b
@@ -32,22 +41,26 @@ def flex_mask_mod(layout: VideoLayout, device: torch.device | str = "cpu") -> An
 
 
 def flex_block_mask(
-    layout: VideoLayout, device: torch.device | str = "cpu", block_size: int | tuple[int, int] = 128
+    layout: VideoLayout,
+    device: torch.device | str = "cpu",
+    block_size: int | tuple[int, int] = 128,
+    gathered: bool = False,
 ) -> Any:
-    """torch's BlockMask of the layout, from the ranges: blocks are visited, never a mask.
+    """torch's BlockMask of the layout, from the ranges: blocks are visited, never a mask. gathered: see `flex_mask_mod`.
 
     Its own index tensors hold one int32 per pair of blocks (that is FlexAttention's format).
     """
     from torch.nn.attention.flex_attention import BlockMask
 
     q_size, k_size = (block_size, block_size) if isinstance(block_size, int) else block_size
-    some, full = _blocks(layout, q_size, k_size)
+    some, full = _gathered_blocks(layout, q_size, k_size) if gathered else _blocks(layout, q_size, k_size)
+    more = global_index(layout).shape[1] if gathered else 0
     return BlockMask.from_kv_blocks(
         *_listed(some & ~full, device),
         *_listed(full, device),
         (q_size, k_size),
-        flex_mask_mod(layout, device),
-        (layout.queries, layout.keys),
+        flex_mask_mod(layout, device, gathered),
+        (layout.queries, layout.keys + more),
     )
 
 
@@ -100,6 +113,25 @@ def _blocks(layout: VideoLayout, q_size: int, k_size: int) -> tuple[NDArray[np.b
             # [rows, k_blocks], keys of the block that the row attends to
             local = np.minimum(hi, edges + k_size) - np.maximum(lo, edges)
             global_ = np.minimum(ghi, before[1:]) - np.maximum(glo, before[:-1])
+            count = np.maximum(local, 0) + np.maximum(global_, 0)
+            some[b, i] = (count > 0).any(0)
+            full[b, i] = (count == k_size).all(0) & (len(count) == q_size)
+    return some, full
+
+
+def _gathered_blocks(layout: VideoLayout, q_size: int, k_size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The same over [keys; global keys]."""
+    keys = layout.keys
+    q_blocks, k_blocks = -(-layout.queries // q_size), -(-(keys + global_index(layout).shape[1]) // k_size)
+    some, full = (np.zeros((layout.batch_size, q_blocks, k_blocks), np.bool_) for _ in range(2))
+    edges = np.arange(k_blocks) * k_size
+    bounds = row_bounds(layout)
+    for b in range(layout.batch_size):
+        for i in range(q_blocks):
+            lo, hi, glo, ghi = (array[b, i * q_size : (i + 1) * q_size, None] for array in bounds)
+            # [rows, k_blocks], keys of the block that the row attends to
+            local = np.minimum(hi, edges + k_size) - np.maximum(lo, edges)
+            global_ = np.minimum(keys + ghi, edges + k_size) - np.maximum(keys + glo, edges)
             count = np.maximum(local, 0) + np.maximum(global_, 0)
             some[b, i] = (count > 0).any(0)
             full[b, i] = (count == k_size).all(0) & (len(count) == q_size)

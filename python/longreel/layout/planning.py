@@ -16,9 +16,9 @@ from longreel.layout.planned import TILES, PlannedLayout
 from longreel.layout.schedule import Schedule, block_rows
 from longreel.layout.video_layout import VideoLayout
 
-# Time of a step of half the rows over that of a whole one: keys are read twice for the same products. Predicted, see
-# docs/measured.md.
-HALF_STEP = 0.6
+# What a step of half the rows counts as, of a whole one: half the products, 0.5, and some of what reading the keys twice may
+# cost. Predicted, see docs/measured.md.
+HALF_STEP = 0.55
 
 
 def plan(layout: VideoLayout, tile: tuple[int, int], bounds: bool) -> Schedule:
@@ -40,7 +40,7 @@ def _planner() -> Any:
 
 
 def gpu_tile(layout: VideoLayout) -> tuple[int, int]:
-    """The GPU's tile, or one of half the rows, where short frames leave so much of whole ones masked that it takes less time."""
+    """The GPU's tile, or one of half the rows, where short frames leave so much of whole ones masked: by executed steps."""
     whole, table = TILES["cuda"], ranges(layout).table()
     half = whole[0] // 2, whole[1]
     steps, half_steps = (range_steps(_planner().query_tiles(table, *tile)[0], tile[1]) for tile in (whole, half))

@@ -48,7 +48,9 @@ class Processes:
         except (RuntimeError, ValueError) as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"{rank}: the other processes cannot be met ({said})") from None
-        self._store = dist.PrefixStore("longreel", store)  # type: ignore[attr-defined]
+        # torchrun has one store for all its starts (--max-restarts).
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = dist.PrefixStore(f"longreel/{start}", store)  # type: ignore[attr-defined]
 
     def share(self, frames: int | None, chunk: int) -> tuple[int, int | None]:
         """First and stop of this process's frames, of `frames` that are expected, None: all are the first one's. Cut where

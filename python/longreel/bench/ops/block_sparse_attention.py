@@ -71,6 +71,9 @@ class SparseCase(BenchCase):
     def peers(self) -> Mapping[str, SparsePeer]:
         return {name: peer for name, peer in SPARSE_PEERS.items() if not self.leaves or self.device.type in peer.trains}
 
+    def absent(self, peer: str) -> str | None:
+        return self.peers[peer].absent(self.device, self.dtype)
+
     @cached_property
     def layout(self) -> VideoLayout:
         s = self.shape
