@@ -30,8 +30,8 @@ def test_two_runs_stay_within_their_doubt(runs: int) -> None:
 
 
 def test_rounds_that_follow_each_other_do_not_move_unmarked() -> None:
-    """Rounds side by side are alike, as a machine's moods last longer than one: of 500 pairs of runs at most one in 100 differs by
-    more than a tenth where neither is marked."""
+    """Rounds side by side are alike, as a machine's moods last longer than one: of 500 pairs of runs at most one in 100 differs
+    by more than a tenth where neither is marked."""
     random, unmarked = np.random.default_rng(0), 0
     for _ in range(500):
         runs = []

@@ -83,8 +83,8 @@ def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
 
 @torch.no_grad()
 def by_few(computed: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """What `computed` makes of every frame of [F, N, C]: on a CPU as many at a time as the tower takes, so that what is wide on the
-    way is not there for all frames."""
+    """What `computed` makes of every frame of [F, N, C]: on a CPU as many at a time as the tower takes, so that what is wide on
+    the way is not there for all frames."""
     if features.device.type != "cpu" or len(features) <= TOWER_FRAMES:
         return computed(features)
     out: Tensor | None = None

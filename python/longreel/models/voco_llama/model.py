@@ -89,9 +89,7 @@ class VoCoLlama(WithTower, Trainable, nn.Module):
     see = encode_video
 
     @torch.no_grad()
-    def read(
-        self, features: Tensor, *, cache: VoCoCache | None = None, at_once: int = 8, **options: Any
-    ) -> VoCoCache:
+    def read(self, features: Tensor, *, cache: VoCoCache | None = None, at_once: int = 8, **options: Any) -> VoCoCache:
         """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.encode`. They are projected pass by pass."""
         rule = self.decoder.rule
         # Frames of one group are one pass, and so is what `encode` is to refuse.
