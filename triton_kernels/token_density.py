@@ -15,7 +15,7 @@ CHANNELS = 32
 ROWS, COLUMNS = 16, 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def products_kernel(
     x, likeness, lengths, x_token, x_channel, tokens, channels, BN: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr
 ):  # fmt: skip
@@ -47,7 +47,7 @@ def products_kernel(
             tl.store(lengths + o_n, tl.maximum(tl.sqrt(own), 1e-12), mask=m_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def density_kernel(likeness, lengths, density, tokens, BN: tl.constexpr, BM: tl.constexpr):  # fmt: skip
     """One program: cosines of BN tokens with all, in place of their products, and the four nearest of each."""
     o_n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -81,7 +81,7 @@ def density_kernel(likeness, lengths, density, tokens, BN: tl.constexpr, BM: tl.
     tl.store(density + o_n, tl.exp(-apart / greatest), mask=m_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def denser_kernel(likeness, density, denser, tokens, BN: tl.constexpr, BM: tl.constexpr):  # fmt: skip
     """One program: the nearest denser token of BN."""
     o_n = tl.program_id(0) * BN + tl.arange(0, BN)

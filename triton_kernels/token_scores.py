@@ -17,7 +17,7 @@ CHANNELS = 64
 SHORTEST = 1e-8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def products_kernel(
     x, query, before, products, change, lengths, x_frame, x_token, x_channel, q_row, q_channel, b_token, b_channel,
     tokens, channels, queries, scale, BN: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BEFORE: tl.constexpr,
@@ -73,7 +73,7 @@ def products_kernel(
         tl.store(lengths + row, length, mask=m_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def means_kernel(
     x, lengths, means, x_frame, x_token, x_channel, tokens, channels, BN: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip
@@ -93,7 +93,7 @@ def means_kernel(
     tl.store(means + frame * channels + o_c, acc / tokens, mask=m_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def unlike_kernel(
     x, lengths, means, uniqueness, x_frame, x_token, x_channel, tokens, channels, BN: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from longreel.bench import suite
+from longreel.bench.cases import CASES
 from longreel.models.registry import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
@@ -280,3 +282,15 @@ def test_a_child_that_hangs_behind_its_parent_is_stopped(gpu: ModuleType, tmp_pa
         is None
     )
     assert gpu.time.monotonic() - begun < 60
+
+
+def test_what_is_compiled_first_costs_no_times(gpu: ModuleType) -> None:
+    """torch.compile may take a step's whole limit: its peers stand behind every other time."""
+    steps = [step for step in gpu.visit([], ROOT, "python3") if "--peers" in step.command]
+    assert [step.command[step.command.index("--peers") + 1] for step in steps] == ["quick"] * len(gpu.TIMES) + [
+        "compiled"
+    ]
+    case = CASES["block_sparse_attention"]
+    chosen = suite.PEERS["compiled"](case("block_sparse_attention", case.SIZES["small"]))
+    assert {"flex", "flex-gathered", "flex-flash", "fa4"} <= set(chosen)
+    assert not {"strong", "dense"} & set(chosen)

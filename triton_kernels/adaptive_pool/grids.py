@@ -16,27 +16,29 @@ from torch import Tensor
 ROWS = 16  # token rows of one tile
 CHANNELS = 256  # channels of one tile
 WARPS = 4
+# sizes of pictures compile nothing anew
+VARYING = ("frames", "out_frames", "most", "longest")
 
 
 class PictureSizes(NamedTuple):
-    """Frames [F, N, C] as kernels take them: each is a picture of one frame, or all are one. The other numbers as in a row of
-    the packed pictures' table."""
+    """Of frames [F, N, C] as kernels take them, the numbers as in a row of the packed pictures' table."""
 
     pitch: int
-    frames: int
     height: int
     width: int
-    out_frames: int
     out_height: int
     out_width: int
 
 
 class PoolLaunch(NamedTuple):
-    """pictures: how many; sizes: (frames, height, width, out_frames, out_height, out_width) of those that differ."""
+    """pictures: how many; sizes: (frames, height, width, out_frames, out_height, out_width) of those that differ; window: None
+    where pictures are packed, whose table has their sizes. Otherwise each frame is a picture, or all `frames` are one."""
 
     pictures: int
     sizes: tuple[tuple[int, ...], ...]
-    frames: PictureSizes
+    window: PictureSizes | None
+    frames: int
+    out_frames: int
     table: Tensor | None
 
 
@@ -68,7 +70,7 @@ def cells(token, size, out, BILINEAR: tl.constexpr):
 
 
 @triton.jit
-def picture(table, number, window, PACKED: tl.constexpr):
+def picture(table, number, window, all_frames, all_out_frames, PACKED: tl.constexpr):
     """First token, first cell, pitch and sizes of a picture."""
     if PACKED:
         row = table + number * 8
@@ -83,20 +85,22 @@ def picture(table, number, window, PACKED: tl.constexpr):
         pitch = width
     else:
         first = number.to(tl.int64)
-        frames, height, width, pitch = window.frames, window.height, window.width, window.pitch
-        out_frames, out_height, out_width = window.out_frames, window.out_height, window.out_width
+        frames, height, width, pitch = all_frames, window.height, window.width, window.pitch
+        out_frames, out_height, out_width = all_out_frames, window.out_height, window.out_width
         to = first * out_frames * out_height * out_width
     return first, to, pitch, frames, height, width, out_frames, out_height, out_width
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def pool_grids_kernel(
-    x, content, table, x_frame, x_token, x_channel, channels, window, most, longest,
+    x, content, table, x_frame, x_token, x_channel, channels, window, frames, out_frames, most, longest,
     CELLS: tl.constexpr, SPAN: tl.constexpr, BC: tl.constexpr, BILINEAR: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """One program: CELLS neighbouring cells of one row of cells of a picture, BC channels. `most`: such tiles of a picture."""
     number, tile = tl.program_id(0) // most, tl.program_id(0) % most
-    first, to, pitch, frames, height, width, out_frames, out_height, out_width = picture(table, number, window, PACKED)
+    first, to, pitch, frames, height, width, out_frames, out_height, out_width = picture(
+        table, number, window, frames, out_frames, PACKED
+    )  # fmt: skip
     if PACKED:
         start, step = first * x_token, height.to(tl.int64) * width * x_token
     else:
@@ -145,14 +149,16 @@ def pool_grids_kernel(
         tl.store(p_content, acc / area[:, None], mask=(j < out_width)[:, None] & m_c[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def pool_grids_backward_kernel(
-    dcontent, dx, table, g_frame, g_cell, g_channel, dx_frame, channels, window, most, longest,
+    dcontent, dx, table, g_frame, g_cell, g_channel, dx_frame, channels, window, frames, out_frames, most, longest,
     TOKENS: tl.constexpr, BC: tl.constexpr, BILINEAR: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """One program: TOKENS neighbouring tokens of one row of a picture, BC channels. dx is dense in tokens."""
     number, tile = tl.program_id(0) // most, tl.program_id(0) % most
-    first, to, pitch, frames, height, width, out_frames, out_height, out_width = picture(table, number, window, PACKED)
+    first, to, pitch, frames, height, width, out_frames, out_height, out_width = picture(
+        table, number, window, frames, out_frames, PACKED
+    )  # fmt: skip
     if PACKED:
         start, step = to * g_cell, out_height.to(tl.int64) * out_width * g_cell
         dx_start, dx_step = first * channels, height.to(tl.int64) * width * channels
@@ -231,7 +237,10 @@ def _launch(
             # positions in halves of a cell
             if (2 * max(size, out) + 3) * max(size, out) >= 2**31:
                 raise ValueError(f"{size} tokens to {out} cells along an axis: more than 32-bit ranges hold")
-    return PoolLaunch(pictures, sizes, PictureSizes(window[1], *sizes[0]), table)
+    if table is not None:
+        return PoolLaunch(pictures, sizes, None, 0, 0, table)
+    _, pitch, height, width, out_height, out_width = window
+    return PoolLaunch(pictures, sizes, PictureSizes(pitch, height, width, out_height, out_width), *time, None)
 
 
 def pool_grids(
@@ -252,9 +261,9 @@ def pool_grids(
     strides = (0, *patches.stride()) if packed else patches.stride()
     with torch.cuda.device_of(patches):
         pool_grids_kernel[launch.pictures * most, triton.cdiv(channels, CHANNELS)](
-            patches if packed else patches[:, window[0] :], content, launch.table, *strides, channels, launch.frames, most,
-            longest, CELLS=count, SPAN=columns, BC=CHANNELS, BILINEAR=bilinear, PACKED=packed, num_warps=WARPS,
-            enable_fp_fusion=True,
+            patches if packed else patches[:, window[0] :], content, launch.table, *strides, channels,
+            launch.window, launch.frames, launch.out_frames, most, longest,
+            CELLS=count, SPAN=columns, BC=CHANNELS, BILINEAR=bilinear, PACKED=packed, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return content
 
@@ -288,7 +297,7 @@ def pool_grids_backward(
     with torch.cuda.device_of(grad):
         pool_grids_backward_kernel[launch.pictures * most, triton.cdiv(channels, CHANNELS)](
             grad, grad_patches if packed else grad_patches[:, prefix:], launch.table, *strides, tokens * channels, channels,
-            launch.frames, most, longest, TOKENS=rows, BC=CHANNELS, BILINEAR=bilinear, PACKED=packed, num_warps=WARPS,
-            enable_fp_fusion=True,
+            launch.window, launch.frames, launch.out_frames, most, longest,
+            TOKENS=rows, BC=CHANNELS, BILINEAR=bilinear, PACKED=packed, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return grad_patches

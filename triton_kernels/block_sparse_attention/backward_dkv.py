@@ -52,7 +52,7 @@ class Sums(NamedTuple):
 
 
 class Inverse(NamedTuple):
-    """int32 [samples, Sk + 1]: the place in G of every key of K, or -1; `b` from sample to sample."""
+    """int32 [samples, Sk + 1 or more]: the place in G of every key of K, or -1; `b` from sample to sample."""
 
     p: Any
     b: Any
@@ -261,8 +261,8 @@ def backward_dkv(
 
 
 def _inverse(index: Tensor, keys: int) -> Inverse:
-    """The last column takes what pads G."""
-    inverse = index.new_full((index.shape[0], keys + 1), -1)
+    """The last column takes what pads G; rows are as long as `wide_rows` makes them."""
+    inverse = index.new_full((index.shape[0], triton.cdiv(keys + 1, 16) * 16), -1)
     places = torch.arange(index.shape[1], dtype=torch.int32, device=index.device)
     inverse.scatter_(1, index.long().masked_fill(index < 0, keys), places.expand_as(index))
     return Inverse(inverse, 0 if inverse.shape[0] == 1 else inverse.stride(0))

@@ -128,10 +128,18 @@ def call_of(*arguments: object) -> Call:
     given = Call(*arguments)  # type: ignore[arg-type]
     plan = ("global_index", "start", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
     given = given._replace(**{name: getattr(given, name).contiguous() for name in plan})
+    if given.global_index is not None and given.global_index.shape[0] > 1:
+        given = given._replace(global_index=wide_rows(given.global_index))
     if given.bounds.shape[2] == 4:
         return given
     # Planned for the CPU, and interpreted.
     return given._replace(bounds=torch.nn.functional.pad(given.bounds, (0, 2)))
+
+
+def wide_rows(index: Tensor) -> Tensor:
+    """[samples, n], every row where reads are as wide as of the first: no n compiles anything anew."""
+    n = index.shape[1]
+    return torch.nn.functional.pad(index, (0, -n % 16))[:, :n] if n % 16 else index
 
 
 def memory_call(

@@ -14,7 +14,8 @@ TILE = tl.constexpr(12)
 KV_BLOCK = tl.constexpr(6)
 # What changes from call to call compiles nothing anew.
 VARYING = (
-    "batch", "queries", "keys", "global_keys", "samples", "blocks", "splits", "slots", "chunks", "tile_keys",
+    "batch", "queries", "keys", "global_keys", "samples", "blocks", "splits", "slots", "chunks", "tile_keys", "dlse_b",
+    "dlse_h",
 )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class Launch:
         return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=self.options)
 
 
-class _NoCard:
+class NoCard:
     """What the launcher asks of a driver before it compiles."""
 
     def get_current_target(self) -> GPUTarget:
@@ -90,7 +90,7 @@ def recorded(card: Card, bound: bool = False) -> Iterator[list[Launch]]:
         return _Made(launches[-1], launches) if bound else None
 
     run, active = JITFunction.run, driver._active
-    driver.set_active(_NoCard())
+    driver.set_active(NoCard())
     JITFunction.run = record
     try:
         with assumed(card), nullcontext() if bound else every_launch_by_triton():

@@ -36,7 +36,7 @@ from longreel.triton_kernels.frames.launch import (
     query_of,
     schedule,
 )
-from longreel.triton_kernels.frames.scheduler import VARYING, arrive, scheduled
+from longreel.triton_kernels.frames.scheduler import VARYING, VARYING_BEYOND_ONE, arrive, scheduled
 from longreel.triton_kernels.frames.scores import (
     add_weights,
     exponentials,
@@ -64,7 +64,7 @@ class Work(NamedTuple):
     progress: Any
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=VARYING_BEYOND_ONE)
 def frames_backward_kernel(
     dcontext, dweights, query, patches, query_mask, cu_seqlens, table, work, dq,
     first, lag, scale, prompts, frames, all_frames, dweights_prompt, weights_prompt, queries, tokens, channels, group,

@@ -7,11 +7,17 @@ from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.common.pool_window import PoolWindow, span
 from longreel.triton_kernels.frames.config import patches_config
 from longreel.triton_kernels.frames.launch import Patches, frame_start, frame_tokens, patches_of, query_of, query_start
-from longreel.triton_kernels.frames.scheduler import VARYING, frames_schedule, packed_schedule, scheduled
+from longreel.triton_kernels.frames.scheduler import (
+    VARYING,
+    VARYING_BEYOND_ONE,
+    frames_schedule,
+    packed_schedule,
+    scheduled,
+)
 from torch import Tensor
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=VARYING_BEYOND_ONE)
 def frames_backward_patches_kernel(
     ds, ds_scale, weights, query, dcontext, dcontent, cu_seqlens, table, dx, window,
     prompts, frames, all_frames, weights_prompt, queries, tokens, channels,

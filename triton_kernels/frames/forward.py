@@ -35,7 +35,7 @@ from longreel.triton_kernels.frames.launch import (
     query_of,
     schedule,
 )
-from longreel.triton_kernels.frames.scheduler import VARYING, arrive, scheduled
+from longreel.triton_kernels.frames.scheduler import VARYING, VARYING_BEYOND_ONE, arrive, scheduled
 from longreel.triton_kernels.frames.scores import (
     add_weights,
     exponentials,
@@ -60,7 +60,7 @@ class Outputs(NamedTuple):
     lse: Any
 
 
-@triton.jit(do_not_specialize=VARYING)
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=VARYING_BEYOND_ONE)
 def frames_forward_kernel(
     query, patches, query_mask, cu_seqlens, table, scores, progress, out, window,
     first, lag, scale, prompts, frames, all_frames, weights_prompt, queries, tokens, channels,

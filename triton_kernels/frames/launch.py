@@ -81,8 +81,11 @@ def borders(cu_seqlens: Tensor | None, total: int) -> Tensor | None:
 
 
 def frames_at_once(frames: int, frame_bytes: int, group: int = 1) -> int:
-    """Frames of one launch, in whole groups, whose workspace of `frame_bytes` each stays within WORKSPACE."""
-    return min(frames, max(1, WORKSPACE // (frame_bytes * group)) * group)
+    """Frames of one launch, in whole groups, whose workspace of `frame_bytes` each stays within WORKSPACE. In eights, so that
+    tensors of later frames begin where reads are as wide as of the first, and compile nothing anew."""
+    eights = max(1, 8 // group) * group
+    step = eights if frame_bytes * eights <= WORKSPACE else group
+    return min(frames, max(1, WORKSPACE // (frame_bytes * step)) * step)
 
 
 def frames_of(tensor: Tensor, dim: int, begin: int, end: int) -> Tensor:

@@ -20,8 +20,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# what changes with the number of frames compiles nothing anew
-VARYING = ("first", "lag", "frames", "all_frames", "group", "groups")
+# what changes with the number or the length of frames compiles nothing anew
+VARYING = (
+    "first", "lag", "frames", "all_frames", "group", "groups", "tokens", "weights_prompt", "dweights_prompt",
+)  # fmt: skip
+# one prompt is told from several; how many compiles nothing anew. Of queries multiples of 16 are read in wide pieces.
+VARYING_BEYOND_ONE = ("prompts",)
 
 
 @triton.jit

@@ -25,6 +25,14 @@ from longreel.measure.time_left import TimeLeft
 _LEAST = 5.0
 
 
+# The variants of a case by what --peers says.
+PEERS: Mapping[str, Callable[[BenchCase], Sequence[str]]] = {
+    "all": lambda case: [*case.kernels, *case.peers],
+    "quick": lambda case: case.quick_names,
+    "compiled": lambda case: [*case.kernels, *(name for name in case.peers if name not in case.quick_names)],
+}
+
+
 @dataclass(frozen=True)
 class Result:
     """One case and what became of it: a report, or why there is none."""
@@ -179,6 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME=NUMBER",
         help="replaces a number of the shapes, as heads=32",
     )
+    parser.add_argument(
+        "--peers",
+        choices=PEERS,
+        default="all",
+        help="all; quick: those that torch.compile does not make first, which takes longer than to measure them; compiled: those",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
@@ -197,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             todo,
             budget=chosen.budget,
             results=chosen.results,
+            names=PEERS[chosen.peers],
             finished=finished,
             progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
         )
