@@ -104,6 +104,23 @@ def test_small_slopes_in_float16() -> None:
     check_within("grad_patches", got[..., 0], expected[..., 0], FLOORS[torch.float16])
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_bad_token_stays_in_its_cell(dtype: torch.dtype, value: float) -> None:
+    """Sums are products with columns of zeros, which would make a NaN of it in every cell; an infinite score of no weight leaves
+    the other channels of the context."""
+    inputs = prepare(frames_case("bad", tokens=16, frames=3, output_size=2, **SMALL).inputs(), dtype)
+    inputs["query"][..., 3] = -1
+    inputs["patches"][1, 10, 3] = value
+    query, patches, *rest = OPS["compress_frames"].lower(**inputs)
+    got = compress_frames(query, patches, *rest)
+    truth = OPS["compress_frames"].reference(query.double(), patches.double(), *rest)
+    for name, ours, right in zip(("context", "content"), got, truth, strict=False):
+        assert not right.isfinite().all(), name
+        assert right[:, 0].isfinite().all(), name
+        torch.testing.assert_close(ours.double(), right, rtol=2e-2, atol=2e-3, equal_nan=True, msg=name)
+
+
 ORDERED = {
     "frames": ("compress_frames", POOLED),
     "prompts": ("context_attention", frames_case("ordered", lead=(2, -1), tokens=40, frames=5, **SMALL)),

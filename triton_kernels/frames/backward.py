@@ -23,7 +23,7 @@ import triton.language as tl
 from longreel.triton_kernels.common.launch import upcast
 from longreel.triton_kernels.common.pool_window import PoolWindow
 from longreel.triton_kernels.frames.backward_patches import backward_patches
-from longreel.triton_kernels.frames.config import frame_config
+from longreel.triton_kernels.frames.config import MOST_REGISTERS, frame_config
 from longreel.triton_kernels.frames.launch import (
     card,
     frame_start,
@@ -286,8 +286,8 @@ def backward(
                     entries, queries, tokens, channels, config.group,
                     SWEEP=bool(need_query), SHARED=shared, UPCAST=upcast(patches),
                     BT=config.token_tile, BK=config.channel_tile, BQ=config.query_tile, BG=config.grad_tile,
-                    BC=config.slice, BN=config.slice_rows,
-                    num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
+                    BC=config.slice, BN=config.slice_rows, num_warps=config.num_warps, num_stages=config.num_stages,
+                    maxnreg=MOST_REGISTERS[patches.element_size()], enable_fp_fusion=True,
                 )  # fmt: skip
             if shared:
                 out = grad_query if end == frames else sums

@@ -7,6 +7,9 @@ from longreel.triton_kernels.common.launch import pow2
 
 GRAD_TILE = 16  # columns of the narrowest tensor-core tile: one frame's context gradients, a column a prompt
 MIN_BUFFERS = 3  # one in use, two on their way
+# By bytes of an element. One block runs on a multiprocessor (`frame_config`): left to itself, the compiler spills some of 16 bits
+# to have fewer; fp32 spills if told so.
+MOST_REGISTERS = {2: 255, 4: None}
 
 
 @dataclass(frozen=True)

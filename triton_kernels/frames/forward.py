@@ -22,8 +22,8 @@ import torch
 import triton
 import triton.language as tl
 from longreel.triton_kernels.common.launch import upcast
-from longreel.triton_kernels.common.pool_window import PoolWindow, cell_tile, columns, span
-from longreel.triton_kernels.frames.config import frame_config
+from longreel.triton_kernels.common.pool_window import PoolWindow, cell_tile
+from longreel.triton_kernels.frames.config import MOST_REGISTERS, frame_config
 from longreel.triton_kernels.frames.launch import (
     card,
     frame_start,
@@ -45,6 +45,7 @@ from longreel.triton_kernels.frames.scores import (
     score_tile,
     weighted_sum,
 )
+from longreel.triton_kernels.frames.sums import average_cells, average_tokens, product_columns, sums_by_products
 from torch import Tensor
 
 PROMPT_TILE = 16
@@ -64,12 +65,12 @@ class Outputs(NamedTuple):
 def frames_forward_kernel(
     query, patches, query_mask, cu_seqlens, table, scores, progress, out, window,
     first, lag, scale, prompts, frames, all_frames, weights_prompt, queries, tokens, channels,
-    FUSED: tl.constexpr, PROMPTS: tl.constexpr, GAIN: tl.constexpr, UPCAST: tl.constexpr,
+    FUSED: tl.constexpr, COLUMNS: tl.constexpr, GAIN: tl.constexpr, UPCAST: tl.constexpr,
     BT: tl.constexpr, BK: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
     ROWS: tl.constexpr, CELLS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """One program: one entry of the order of work. Fills `out`. progress int32 [F + F slices], zero at the start: tiles
-    scored of a frame; arrivals at a slice. PROMPTS: there are several. With `window` it pools; packed patches do not."""
+    scored of a frame; arrivals at a slice. With `window` it pools; packed patches do not. BP: prompts at a time, 0: one."""
     slices = tl.cdiv(channels, BC)
     place, tile = scheduled(table, first + tl.program_id(0), frames, tl.cdiv(tokens, BT), slices, 1, lag)
     if place >= 0:
@@ -102,13 +103,21 @@ def frames_forward_kernel(
                 o_c = slice * BC + tl.arange(0, BC)
                 p_c = p_x + o_c.to(tl.int64) * patches.channel
                 p_context = out.context + frame * channels
+                p_content = out.content
                 if window is not None:
-                    p_content = out.content + frame * window.out_height * window.out_width * channels
+                    p_content += frame * window.out_height * window.out_width * channels
+                finite = False
+                if COLUMNS:
+                    finite = sums_by_products(
+                        patches, p_x, p_content, out.weights + row, p_context, o_c, count, channels, window, GAIN, UPCAST,
+                        COLUMNS, BC,
+                    )  # fmt: skip
+                if window is not None and not finite:
                     average_cells(
                         patches, p_c, p_content, out.weights + row, p_context, o_c, channels, window,
                         FUSED, BC, CELLS, SPAN,
                     )  # fmt: skip
-                if PROMPTS:
+                if BP:
                     for prompt in range(0, prompts, BP):
                         # [BP]
                         p = prompt + tl.arange(0, BP)
@@ -118,7 +127,7 @@ def frames_forward_kernel(
                         )  # fmt: skip
                         p_out = p_context + p.to(tl.int64)[None, :] * all_frames * channels + o_c[:, None]
                         tl.store(p_out, acc / GAIN, mask=(o_c < channels)[:, None] & (p < prompts)[None, :])
-                elif not FUSED:
+                elif not FUSED and not finite:
                     average_tokens(patches, p_c, out.weights + row, p_context, o_c, count, channels, ROWS, BC)
 
 
@@ -149,58 +158,6 @@ def softmax_mean(
         tl.debug_barrier()
 
 
-@triton.jit
-def average_tokens(patches, p_c, p_weights, p_context, o_c, count, channels, ROWS: tl.constexpr, BC: tl.constexpr):
-    """context = sum over tokens of weights[n] x_n, for channels o_c; `p_c` [BC] points at them in token 0."""
-    m_c = o_c < channels
-    # [ROWS, BC]
-    acc = tl.zeros([ROWS, BC], tl.float32)
-    for t in range(0, count, ROWS):
-        n = t + tl.arange(0, ROWS)
-        m_n = n < count
-        w = tl.load(p_weights + n, mask=m_n, other=0.0, cache_modifier=".cg")
-        p_x = p_c[None, :] + n.to(tl.int64)[:, None] * patches.token
-        acc += w[:, None] * tl.load(p_x, mask=m_n[:, None] & m_c[None, :], other=0.0).to(tl.float32)
-    tl.store(p_context + o_c, tl.sum(acc, axis=0), mask=m_c)
-
-
-@triton.jit
-def average_cells(
-    patches, p_c, p_content, p_weights, p_context, o_c, channels, window,
-    FUSED: tl.constexpr, BC: tl.constexpr, CELLS: tl.constexpr, SPAN: tl.constexpr,
-):  # fmt: skip
-    """content = the average of every cell, for channels o_c. FUSED: one prompt, and each token lies in one cell, so that
-    the same tiles give the context."""
-    m_c = o_c < channels
-    # [CELLS * SPAN, BC]
-    acc = tl.zeros([CELLS * SPAN, BC], tl.float32)
-    for first in range(0, window.out_width, CELLS):
-        # [CELLS * SPAN]
-        t, t_end = columns(first, window, CELLS, SPAN)
-        # [CELLS]
-        j = first + tl.arange(0, CELLS)
-        x0, x1 = span(j, window.x_size, window.x_out)
-        for i in range(0, window.out_height):
-            y0, y1 = span(i, window.y_size, window.y_out)
-            # [CELLS, BC]
-            cell = tl.zeros([CELLS, BC], tl.float32)
-            for y in range(y0, y1):
-                for dx in range(0, window.longest_x, SPAN):
-                    n = y * window.pitch + t + dx
-                    m_n = t + dx < t_end
-                    p_x = p_c[None, :] + n.to(tl.int64)[:, None] * patches.token
-                    b_x = tl.load(p_x, mask=m_n[:, None] & m_c[None, :], other=0.0).to(tl.float32)
-                    cell += tl.sum(tl.reshape(b_x, [CELLS, SPAN, BC]), axis=1)
-                    if FUSED:
-                        w = tl.load(p_weights + n, mask=m_n, other=0.0, cache_modifier=".cg")
-                        acc += w[:, None] * b_x
-            area = ((y1 - y0) * (x1 - x0)).to(tl.float32)
-            p_cell = p_content + (tl.cast(i, tl.int64) * window.out_width + j)[:, None] * channels + o_c[None, :]
-            tl.store(p_cell, cell / area[:, None], mask=(j < window.out_width)[:, None] & m_c[None, :])
-    if FUSED:
-        tl.store(p_context + o_c, tl.sum(acc, axis=0), mask=m_c)
-
-
 def forward(
     query: Tensor, patches: Tensor, query_mask: Tensor | None, scale: float,
     window: PoolWindow | None = None, content: Tensor | None = None, cu_seqlens: Tensor | None = None,
@@ -223,6 +180,7 @@ def forward(
     slices = config.slices(channels)
     cells, columns_ = (1, 1) if window is None else cell_tile(window.out_width, window.longest_x, config.slice_rows)
     several = prompts > 1
+    fused = window is not None and not several and window.tiles_once(tokens)
     at_once = frames if packed else frames_at_once(frames, 4 * tokens * rows)
     scores = weights.new_empty((1 if packed else at_once) * tokens * rows)
     for begin in range(0, frames, at_once):
@@ -239,10 +197,11 @@ def forward(
                         weights if packed else weights[:, begin:], lse[:, begin:],
                     ), window,
                     first, order.lag, scale, prompts, end - begin, frames, weights.stride(0), queries, tokens, channels,
-                    FUSED=window is not None and not several and window.tiles_once(tokens), PROMPTS=several,
+                    FUSED=fused, COLUMNS=0 if several else product_columns(patches, window, fused),
                     GAIN=WEIGHT_GAIN if patches.dtype == torch.float16 else 1.0, UPCAST=upcast(patches),
                     BT=config.token_tile, BK=config.channel_tile, BQ=config.query_tile, BC=config.slice,
-                    BP=PROMPT_TILE, ROWS=config.slice_rows, CELLS=cells, SPAN=columns_,
-                    num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
+                    BP=PROMPT_TILE if several else 0, ROWS=config.slice_rows, CELLS=cells, SPAN=columns_,
+                    num_warps=config.num_warps, num_stages=config.num_stages, maxnreg=MOST_REGISTERS[patches.element_size()],
+                    enable_fp_fusion=True,
                 )  # fmt: skip
     return context, weights, lse

@@ -52,9 +52,10 @@ def add_dots(operand, at, c, m, b_x, state, UPCAST: tl.constexpr):
 @triton.jit
 def row_dots(
     operand, more, x, b, set, r, n, keys, count, channels,
-    UPCAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BOTH: tl.constexpr, UPCAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """[BM, BN] rows r of `operand` times keys n, those of `more` (None: nothing), and which keys are read; one read of x."""
+    """[BM, BN] rows r of `operand` times keys n, with BOTH those of `more`, and which keys are read; one read of x."""
+    # Triton 3.6 cannot ask whether a tuple that holds a None is None
     # [BM], [BN], [BK]
     m_r = r < count
     at = (set * count + r) * channels
@@ -68,10 +69,10 @@ def row_dots(
         b_x = read_keys(p_n, x.channel, c, m_n, m_c, UPCAST)
         m = m_r[:, None] & m_c[None, :]
         state = add_dots(operand, at, c, m, b_x, state, UPCAST)
-        if more is not None:
+        if BOTH:
             other = add_dots(more, (b * count + r) * channels, c, m, b_x, other, UPCAST)
     s = with_unit(operand, state[0], set * count + r, m_r)
-    return s, other[0] if more is None else with_unit(more, other[0], b * count + r, m_r), m_n
+    return s, with_unit(more, other[0], b * count + r, m_r) if BOTH else other[0], m_n
 
 
 @triton.jit
@@ -96,7 +97,7 @@ def qformer_dots_kernel(
     set, block, tile = tile_of(rows, blocks, BM)
     r = tile * BM + tl.arange(0, BM)
     n = block * BN + tl.arange(0, BN)
-    s, _, m_n = row_dots(operand, None, x, set * 0, set, r, n, keys, rows, channels, UPCAST, BM, BN, BK)
+    s, _, m_n = row_dots(operand, None, x, set * 0, set, r, n, keys, rows, channels, False, UPCAST, BM, BN, BK)
     p_out = out + (set * rows + r)[:, None] * keys + n[None, :]
     tl.store(p_out, s, mask=(r < rows)[:, None] & m_n[None, :])
 
@@ -116,7 +117,7 @@ def qformer_scores_kernel(
     m_r = r < rows
     set = b % sets
     # [BM, BN]
-    s, _, m_n = row_dots(absorbed, None, x, b, set, r, n, keys, rows, channels, UPCAST, BM, BN, BK)
+    s, _, m_n = row_dots(absorbed, None, x, b, set, r, n, keys, rows, channels, False, UPCAST, BM, BN, BK)
     if table_dots is not None:
         s += of_frames(table_dots, set * rows + r, n, m_r[:, None] & m_n[None, :], frames, frame_size)
     s = tl.where(m_n[None, :], s, float("-inf"))
@@ -145,7 +146,7 @@ def qformer_backward_scores_kernel(
     m_r = r < rows
     set = b % sets
     # [BM, BN]
-    s, dp, m_n = row_dots(absorbed, upstream, x, b, set, r, n, keys, rows, channels, UPCAST, BM, BN, BK)
+    s, dp, m_n = row_dots(absorbed, upstream, x, b, set, r, n, keys, rows, channels, True, UPCAST, BM, BN, BK)
     if table_dots is not None:
         m = m_r[:, None] & m_n[None, :]
         s += of_frames(table_dots, set * rows + r, n, m, frames, frame_size)
