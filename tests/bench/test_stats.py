@@ -25,8 +25,24 @@ def test_two_runs_stay_within_their_doubt(runs: int) -> None:
         one, two = (spread((20 + 0.3 * random.standard_normal(runs)).tolist()) for _ in range(2))
         assert one.doubt is not None
         held += abs(one.median - two.median) <= one.doubt * one.median
-    assert 0.90 < held / 400 < 0.98
+    assert held / 400 > 0.96
     assert spread([1.0, 2.0]).doubt is None
+
+
+def test_rounds_that_follow_each_other_do_not_move_unmarked() -> None:
+    """Rounds side by side are alike, as a machine's moods last longer than one: of 500 pairs of runs at most one in 100 differs
+    by more than a tenth where neither is marked."""
+    random, unmarked = np.random.default_rng(0), 0
+    for _ in range(500):
+        runs = []
+        for _ in range(2):
+            drawn = random.standard_normal(10)
+            for before in range(9):
+                drawn[before + 1] = 0.5 * drawn[before] + 0.75**0.5 * drawn[before + 1]
+            runs.append(spread((1 + 0.06 * drawn).tolist()))
+        low, high = sorted(run.median for run in runs)
+        unmarked += high > 1.1 * low and all(run.noise <= 0.1 for run in runs)
+    assert unmarked <= 5
 
 
 def test_noise_is_the_larger_of_halves_and_scatter() -> None:

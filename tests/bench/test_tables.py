@@ -74,7 +74,7 @@ def test_a_row_whose_halves_disagree_says_so(report: Report) -> None:
     cells = dict(zip(header(noisy), row(noisy, noisy.outcomes[0]), strict=True))
     assert cells["x strong"] == "2.15x~"
     assert "2.15x (2.00–2.30, noisy) over strong" in verdicts(noisy, ["ours"])[0]
-    assert any("may differ by ours 40 %, strong 40 %" in line for line in notes(noisy))
+    assert any("may differ by ours 68 %, strong 68 %" in line for line in notes(noisy))
     assert [line["noisy"] for line in noisy.records()] == [True, True, False]
     assert not any(line["noisy"] for line in report.records()[2:])
 

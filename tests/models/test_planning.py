@@ -25,13 +25,16 @@ def planned(system: str, frames: int, **given):
     return plan(system, "tiny", frames=frames, options=OPTIONS[system] | given.pop("options", {}), **given)
 
 
-@pytest.mark.parametrize(("frames", "dtype"), [(4, "float32"), (12, "float32"), (20, "float32"), (20, "bfloat16")])
+@pytest.mark.parametrize(
+    ("frames", "chunk", "dtype"),
+    [(4, 8, "float32"), (12, 8, "float32"), (20, 8, "float32"), (20, 8, "bfloat16"), (40, 20, "bfloat16")],
+)
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_what_a_run_has(system: str, frames: int, dtype: str) -> None:
+def test_what_a_run_has(system: str, frames: int, chunk: int, dtype: str) -> None:
     setup = setup_of(system, "tiny", None, "cpu", OPTIONS[system], dtype=dtype)
-    kept, peaks = stages_of(setup, setup.prompts(["What happens in this video?"]), frames, chunk=8)
+    kept, peaks = stages_of(setup, setup.prompts(["What happens in this video?"]), frames, chunk=chunk)
     # Video-LLaMA's frames here have no sound: its tokens are not there.
-    made = planned(system, frames, chunk=8, dtype=dtype)
+    made = planned(system, frames, chunk=chunk, dtype=dtype)
     silent = 0 if setup.system.audio is None else setup.preset.listen.queries
     each = setup.preset.language.width * getattr(torch, dtype).itemsize
     assert made.cost.tokens - silent == kept.tokens

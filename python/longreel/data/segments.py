@@ -25,8 +25,9 @@ from longreel.data.prefetch import Prefetch
 from longreel.data.shown import Sample, Shown
 from longreel.data.spec import FrameSpec
 
-# Samples that one worker may be ahead.
+# Samples that one worker may be ahead, and with them the one that it is at.
 _DEPTH = 32
+AHEAD = _DEPTH + 1
 _MOST_WORKERS = 8
 # Frames that a decoder may hold back to put them in order, and some.
 _REORDERED = 20

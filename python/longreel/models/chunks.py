@@ -13,9 +13,6 @@ from longreel.models.inputs import AUDIO, Input, Progress
 from longreel.models.record import OURS, RunRecord
 from longreel.models.system import Chunk, Model
 
-# After so many chunks free heap pages go back to the system: what is held for good stands between large blocks that come and go.
-_RETURNED = 4
-
 
 def chunks(
     model: Model,
@@ -55,14 +52,15 @@ def chunks(
                 with record.clock("write"):
                     others = {} if chunk.audio is None else {AUDIO: (chunk.audio.cpu(), heard)}
                     writer.add(chunk.frames.cpu(), times, others)
+        # What one stage freed is in pieces between what is held for good, and of no use to the next one's larger blocks.
+        return_free_memory()
         yield chunk
         record.frames += chunk.frames.shape[0]
         record.patches += chunk.frames.shape[0] * chunk.frames.shape[1]
         # Not beside the next one.
         del chunk
         record.memory.append((record.frames, meter.take()))
-        if len(record.memory) % _RETURNED == 0:
-            return_free_memory()
+        return_free_memory()
         progress(record.frames)
     if not (record.frames or none):
         raise MediaError("the input holds no frames")

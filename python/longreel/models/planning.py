@@ -19,7 +19,7 @@ from longreel.models.sizes import computed_in
 from longreel.models.system import InputFacts
 
 # What decoding takes beside its pictures, and the C library beside tensors: measured with H.264 of 640 x 272, on two cores.
-DECODER = 110 << 20
+DECODER = 100 << 20
 # As good as no end: six months at a frame a second.
 _MOST = 1 << 24
 
@@ -176,9 +176,13 @@ class _Asked:
     def process(self, frames: int) -> int:
         if self.gpu:
             return 0
-        # Pieces that wait, one that is filled, one that is computed with.
+        # Of the optional PyAV, as is `_resident`.
+        from longreel.data.segments import AHEAD, default_workers
+
+        # Pieces that wait, one that is filled, one that is computed with; and what the decoding threads are ahead of these.
         piece, ahead = pieces(self.chunk, gpu=False)
-        return self.resident + DECODER + min(frames, (ahead + 2) * piece) * 3 * self.setup.preset.tower.image**2
+        pictures = min(frames, (ahead + 2) * piece + AHEAD * default_workers())
+        return self.resident + DECODER + pictures * 3 * self.setup.preset.tower.image**2
 
     def most(self, memory: int | None) -> tuple[int | None, str]:
         """The largest number of frames, None where there is no end, and what ends it."""

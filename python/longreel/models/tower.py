@@ -1,5 +1,6 @@
 """Frames through a vision tower."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,8 +74,25 @@ def encode(tower: Any, pixels: Tensor, out: Tensor) -> Tensor:
         return out
     step = TOWER_FRAMES if out.device.type == "cpu" else len(pixels)
     for batch, place in zip(torch.split(pixels, step), torch.split(out, step), strict=True):
-        values = normalised(batch, out.device, out.dtype)
-        place.copy_(tower(pixel_values=values).last_hidden_state[:, -out.shape[1] :])
+        # Without a name of its own: it would stand beside the next one.
+        made = tower(pixel_values=normalised(batch, out.device, out.dtype)).last_hidden_state
+        place.copy_(made[:, -out.shape[1] :])
+        del made
+    return out
+
+
+@torch.no_grad()
+def by_few(computed: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """What `computed` makes of every frame of [F, N, C]: on a CPU as many at a time as the tower takes, so that what is wide on
+    the way is not there for all frames."""
+    if features.device.type != "cpu" or len(features) <= TOWER_FRAMES:
+        return computed(features)
+    out: Tensor | None = None
+    for begin in range(0, len(features), TOWER_FRAMES):
+        made = computed(features[begin : begin + TOWER_FRAMES])
+        out = made.new_empty(len(features), *made.shape[1:]) if out is None else out
+        out[begin : begin + TOWER_FRAMES] = made
+    assert out is not None
     return out
 
 

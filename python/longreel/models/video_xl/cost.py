@@ -28,7 +28,9 @@ def system_cost(preset: VideoXLPreset, setting: Setting, ratios: Sequence[int], 
     memory = cached * token + tables
     features, held = cost.features_bytes(tower, setting, tower.patches), setting.held
     waiting = 0 if held * preset.frame % preset.window == 0 else preset.window * width
-    hidden, tokens = 2 * held * tower.patches * width, held * preset.frame * width
+    few, tokens = setting.tower_frames, held * preset.frame * width
+    # The MLP's two tensors of as many frames as go together, beside what came of all of them.
+    hidden = 2 * few * tower.patches * width + tokens * (few < held)
     flops = 2 * setting.frames * (tower.patches * tower.width + preset.frame * width) * width
     moved = item * setting.frames * (tower.patches * (tower.width + 2 * width) + preset.frame * width)
     # The memory is there from the first window on.

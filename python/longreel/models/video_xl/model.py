@@ -12,7 +12,7 @@ from longreel.cache.vst import VSTCache
 from longreel.models.checkpoint import refuse_untaken
 from longreel.models.clip import PROJECTOR, TOWER, clip_tower, left_out
 from longreel.models.sizes import computed_in
-from longreel.models.tower import WithTower, choose_attention, normalised
+from longreel.models.tower import WithTower, by_few, choose_attention, normalised
 from longreel.models.trainable import Trainable
 from longreel.models.video_xl.adapter import VSTDecoder
 from longreel.models.video_xl.presets import VideoXLPreset
@@ -100,7 +100,7 @@ class VideoXL(WithTower, Trainable, nn.Module):
     @torch.no_grad()
     def read(self, features: Tensor, **options: Any) -> VSTCache:
         """The tower's features [F, N, C] into a memory; see `VSTDecoder.encode`."""
-        return self.decoder.encode(self.project(features).flatten(0, 1), **options)
+        return self.decoder.encode(by_few(self.project, features).flatten(0, 1), **options)
 
     def ask(self, cache: VSTCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """See `VSTDecoder.ask`."""

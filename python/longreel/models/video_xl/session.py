@@ -17,6 +17,7 @@ from longreel.models.generation import greedy
 from longreel.models.prompts import Prompts
 from longreel.models.record import EXACT
 from longreel.models.system import Answer, Cached, Chunk, Clock, Encoded, LiveSession, Session
+from longreel.models.tower import by_few
 from longreel.models.video_xl.model import VideoXL
 from longreel.models.video_xl.published import Published
 
@@ -100,7 +101,7 @@ class MemorySession(WindowedSession, LiveSession):
         self._cache = model.decoder.cache(room, text_capacity=self._text, max_bytes=max_bytes)
 
     def _project(self, features: Tensor) -> Tensor:
-        return self._model.project(features)
+        return by_few(self._model.project, features)
 
     def _encode(self, tokens: Tensor) -> None:
         self._cache = self._model.decoder.encode(

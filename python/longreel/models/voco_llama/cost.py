@@ -24,7 +24,7 @@ def system_cost(preset: VoCoPreset, setting: Setting, voco: int, causal: bool, a
     # Embeddings before and behind the prefix, a layer's input, the sum, its norm; cosines and sines; the MLP or the attention.
     layer = rows * (5 * width + 2 * language.head + 3 * language.mlp)
     attention = rows * (4 * width + 2 * language.head + 3 * own) + 2 * kv * (rows + visible)
-    projected = setting.held * tower.patches * width
+    projected = at_once * tower.patches * width
     working = max(projected + max(layer, attention), 2 * projected)
     pairs = frame * (frame + 1) // 2 * frames + causal * voco * frame * (frames * (frames - 1) // 2)
     flops = frames * (frame * cost.linear_flops(language) + 2 * tower.patches * (tower.width + width) * width)

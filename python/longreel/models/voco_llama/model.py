@@ -89,10 +89,16 @@ class VoCoLlama(WithTower, Trainable, nn.Module):
     see = encode_video
 
     @torch.no_grad()
-    def read(self, features: Tensor, **options: Any) -> VoCoCache:
-        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.encode`."""
+    def read(self, features: Tensor, *, cache: VoCoCache | None = None, at_once: int = 8, **options: Any) -> VoCoCache:
+        """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.encode`. They are projected pass by pass."""
+        rule = self.decoder.rule
+        # Frames of one group are one pass, and so is what `encode` is to refuse.
+        apart = rule.mode != "image" and not rule.shared
         with use_layout(None, backend=self.backend):
-            return self.decoder.encode(self.projector(features), **options)
+            for few in torch.split(features, at_once) if apart else (features,):
+                cache = self.decoder.encode(self.projector(few), cache=cache, at_once=at_once, **options)
+        assert cache is not None
+        return cache
 
     def ask(self, cache: VoCoCache, question: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
         """Stage 2; see `VoCoDecoder.ask`."""
