@@ -112,6 +112,14 @@ def test_chunks_one_by_one_several_at_once_and_in_the_training_pass(family: str)
     assert torch.equal(ours[1, : len(answered)], decoder.answer(one, text[1:])[0])
 
 
+def test_no_chunks_at_once_are_refused_before_the_prefix() -> None:
+    decoder = adapted(next(iter(FAMILIES)))
+    cache = decoder.cache(64)
+    with pytest.raises(ValueError, match="at_once is 1 chunk or more, given 0"):
+        decoder.encode(vision(8), prefix=[1, 2], cache=cache, at_once=0)
+    assert cache.length == 0
+
+
 def test_golden_files_with_all_chunks_at_once(golden_folder: Path) -> None:
     for backend in ("reference", "cpu"):
         for file in find([golden_folder], ["videoxl_decoder*"]):

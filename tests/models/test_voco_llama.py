@@ -138,6 +138,12 @@ def test_two_stages_answer_as_one(rule: dict[str, Any], count: int, beams: int) 
         assert torch.equal(got, expected)
 
 
+def test_no_frames_at_once_are_refused() -> None:
+    model = system(shared=False, mode="independent")
+    with pytest.raises(ValueError, match="at_once is 1 frame or more, given 0"):
+        model.encode_video(sample(3, 5)["pixels"], at_once=0)
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 def test_several_questions_at_once(beams: int) -> None:
     model = system(shared=False, mode="causal")

@@ -129,6 +129,8 @@ class VSTDecoder(Trainable, nn.Module):
         prefix: ids before the video. cache: of what came before, which it is appended to, and which grows where it has to.
         chunks: (visual tokens, ratio) of each, n in all; None: as the rule says. at_once: chunks of one forward pass.
         """
+        if at_once < 1:
+            raise ValueError(f"at_once is 1 chunk or more, given {at_once}")
         if vision.dim() != 2 or not vision.is_floating_point() or vision.shape[1] != self.width:
             raise ValueError(
                 f"vision must be floating [tokens, {self.width}], given {vision.dtype} {list(vision.shape)}"

@@ -119,6 +119,8 @@ class VoCoDecoder(Trainable, nn.Module):
         """
         self._check_attention()
         rule = self.rule
+        if at_once < 1:
+            raise ValueError(f"at_once is 1 frame or more, given {at_once}")
         if vision.dim() != 3 or vision.shape[1] != rule.rows:
             raise ValueError(f"vision is [frames, {rule.rows}, H]; given {list(vision.shape)}")
         self._check_width(vision)

@@ -92,8 +92,8 @@ class VoCoLlama(WithTower, Trainable, nn.Module):
     def read(self, features: Tensor, *, cache: VoCoCache | None = None, at_once: int = 8, **options: Any) -> VoCoCache:
         """Stage 1 over the tower's features [F, N, C]; see `VoCoDecoder.encode`. They are projected pass by pass."""
         rule = self.decoder.rule
-        # Frames of one group are one pass, and so is what `encode` is to refuse.
-        apart = rule.mode != "image" and not rule.shared
+        # Frames of one group are one pass, and what `encode` is to refuse goes to it whole.
+        apart = rule.mode != "image" and not rule.shared and at_once > 0
         with use_layout(None, backend=self.backend):
             for few in torch.split(features, at_once) if apart else (features,):
                 cache = self.decoder.encode(self.projector(few), cache=cache, at_once=at_once, **options)
