@@ -3,6 +3,9 @@
     python tests/budgets/update.py triton          print the figures as JSON
     python tests/budgets/update.py cuda --write    make them the budget: tests/budgets/cuda.json
 
+Of Triton the budget is that of the version that is pinned, and for the oldest that is allowed it has one of its own
+(triton-3.6.json; `make matrix ARGS=--only=triton`): with that version on PYTHONPATH the same command writes it.
+
 Figures are {kernel: {architecture: {"registers", "spill_bytes", "shared_bytes"}}}; of sm_90 also "wgmma", products of warp
 groups, and "ahead", reads under way while a step of a loop with products waits for its own, in the loop that has least.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from budget_path import budget_path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -157,7 +161,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="replace the budget by the figures")
     parser.add_argument("--op", action="append", default=[], help="triton: the launches of these ops alone")
     chosen = parser.parse_args()
-    path = HERE / f"{chosen.which}.json"
+    path = budget_path(chosen.which)
     figures = FIGURES[chosen.which](chosen.op)
     if chosen.op and chosen.write:
         every = {launch.name for op in triton_ops() for launch in triton_launches(op)}
