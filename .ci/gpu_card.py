@@ -8,8 +8,6 @@ compiles: how many kernels Triton would compile for each of those, counted witho
 """
 
 import argparse
-import json
-import os
 import runpy
 import subprocess
 import sys
@@ -27,34 +25,11 @@ from longreel.testing.determinism import same_bits
 from longreel.testing.runner import Variant, low_level, prepare, run
 
 ROOT = Path(__file__).resolve().parents[1]
-digest = runpy.run_path(str(ROOT / ".ci/gpu.py"))["digest"]
+Lines = runpy.run_path(str(ROOT / ".ci/gpu_lines.py"))["Lines"]
 # Seconds of one compile on one core: an estimate.
 COMPILE_SECONDS = 1.2
 LIMIT = 90.0
 DTYPE = torch.bfloat16
-
-
-class Lines:
-    """Appends to a file; what is written outlives the process, and the machine if the file is fetched. A full disk is said, and
-    ends nothing: what is printed is there all the same."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def __call__(self, **line: Any) -> None:
-        text = json.dumps(line) + "\n"
-        # whole, among the lines of processes side by side
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        if self._path is None:
-            return
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            print(f"not written: {error}", flush=True)
 
 
 def kernels(device: str) -> list[Variant]:
@@ -234,10 +209,7 @@ def side_by_side(lines: Lines, chosen: Sequence[Variant], limit: float, path: Pa
             del running[variant]
             if status != 0:
                 wrong.append((variant.op, variant.backend, status))
-            lines(
-                step="values", op=variant.op, backend=variant.backend, digest=digest(variant.op),
-                ok=status == 0, exit=status,
-            )  # fmt: skip
+            lines(step="values", op=variant.op, backend=variant.backend, ok=status == 0, exit=status)
         time.sleep(0.05)
     if chosen:
         lines(step="values", right=len(chosen) - len(wrong), wrong=wrong)
@@ -274,8 +246,11 @@ def main() -> int:
     args = parser.parse_args()
     lines = Lines(args.lines)
     if args.job == "values":
-        chosen = [Variant(*only, args.device) for only in args.only or ()] or [
-            variant for variant in kernels(args.device) if not args.op or variant.op in args.op
+        only, every = [tuple(pair) for pair in args.only or ()], not args.only and not args.op
+        chosen = [
+            variant
+            for variant in kernels(args.device)
+            if every or variant.op in (args.op or ()) or (variant.op, variant.backend) in only
         ]
         if len(chosen) == 1 and not args.together:
             return int(not values(lines, chosen[0]))
