@@ -32,8 +32,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-# architecture of the code -> architecture of the virtual machine it is compiled from
-CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
 # What Hopper alone has: rows brought by a copy engine, and the barrier of a cluster.
 HOPPER = {"bulk_copies": "UBLKCP", "cluster_barriers": "UCGABAR"}
 # Copies by the copy engine and by threads, barriers that wait for them, registers given from warps to others.
@@ -120,19 +118,22 @@ def triton_figures(ops: Sequence[str] = ()) -> Figures:
     return figures
 
 
+def cuda_objects() -> dict[Path, Path]:
+    """Of every .cu file the object that `make compile-only` links, made anew where it is not up to date."""
+    env = os.environ | {"LONGREEL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "8.0 9.0a 10.0+PTX"}
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(ROOT / "build/cuda-check")]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    objects = ROOT / "build/native/CMakeFiles/_ops.dir"
+    return {source: objects / f"{source.relative_to(ROOT)}.o" for source in sorted(ROOT.glob("csrc/*/cuda*.cu"))}
+
+
 def cuda_figures(ops: Sequence[str] = ()) -> Figures:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise FileNotFoundError("nvcc (the CUDA toolkit's compiler) is not on PATH")
     figures: Figures = {}
-    for source in sorted(ROOT.glob("csrc/*/cuda*.cu")):
-        with tempfile.TemporaryDirectory() as folder:
-            binary = Path(folder) / "kernel.o"
-            targets = [f"-gencode=arch={virtual},code={arch}" for arch, virtual in CUDA_ARCHS.items()]
-            flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", f"-I{ROOT / 'csrc'}", *targets]
-            run(nvcc, *flags, "-c", source, "-o", binary)
-            report = run(TOOLS / "cuobjdump", "--dump-resource-usage", binary)
-            hopper = run(TOOLS / "cuobjdump", "-arch", "sm_90a", "--dump-sass", binary)
+    for source, binary in cuda_objects().items():
+        report = run(TOOLS / "cuobjdump", "--dump-resource-usage", binary)
+        hopper = run(TOOLS / "cuobjdump", "-arch", "sm_90a", "--dump-sass", binary)
         arch = ""
         for line, following in zip(report.splitlines(), [*report.splitlines()[1:], ""], strict=True):
             found = re.search(r"arch = (\S+)", line)
