@@ -163,7 +163,7 @@ def visit(
         Step(
             "visit",
             VALUES,
-            [*asked, "values", *told, *only, "--together", "--limit", "{limit}"],
+            [*asked, "values", *told, *only, "--together", "--until", "{until}"],
             1.0,
             most=90.0,
             note=compiling([*(op for op, _ in kernels), *whole] or OPS) if device == "cuda" else "",
@@ -255,8 +255,9 @@ def run_all(
         else:
             told(StepResult(step, 0.0, "cut"))
             limit = min(limit, step.most)
+            bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("\n", "")
             say(
-                f"\033[1m{step.part}: {step.name}\033[0m ({step.note}{limit:.0f} s at most, {time_left.seconds:.0f} s left)"
+                f"{bold}{step.part}: {step.name}{plain} ({step.note}{limit:.0f} s at most, {time_left.seconds:.0f} s left)"
             )
             start = clock()
             status = run(step, limit)
@@ -271,14 +272,16 @@ def run_all(
 TRACE = re.compile(
     r'Traceback|  File "| {4}|KeyboardInterrupt|Exception ignored|The above exception|During handling|\s*$'
 )
-FRAME = re.compile(r'  File "([^"]*)", line (\d+)')
+FRAME = re.compile(r'  File "([^"<]*)", line (\d+)')
 
 
 def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None]:
     """Runs a step, its output to the terminal and to the log; at its limit SIGINT, so that what is done gets reported."""
 
     def run(step: Step, limit: float) -> int | None:
-        command = [part.replace("{limit}", str(int(limit - 5))) for part in step.command]
+        # for what takes its time by itself; `until` on the clock that processes share
+        ends = {"{limit}": f"{limit - 5:.0f}", "{until}": f"{time.monotonic() + limit - 5:.1f}"}
+        command = [ends.get(part, part) for part in step.command]
         stopped, at = False, ""
         logged(log, f"\n== {step.part}: {step.name}\n")
         process = subprocess.Popen(

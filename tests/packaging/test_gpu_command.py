@@ -156,10 +156,9 @@ def test_one_that_hangs_or_crashes_costs_one(tmp_path: Path, monkeypatch: pytest
         return started([sys.executable, "-c", does[command[-2]]], **options)
 
     monkeypatch.setattr(card.subprocess, "Popen", popen)
-    monkeypatch.setattr(card.time, "process_time", lambda: 0.0)
     path = tmp_path / "visit.jsonl"
     chosen = [card.Variant(op, "cpu", "cpu") for op in ("token_scores", "token_density", "adaptive_pool")]
-    assert not card.all_values(card.Lines(path), chosen, 2.0, path)
+    assert not card.all_values(card.Lines(path), chosen, card.time.monotonic() + 2.0, path)
     told = [json.loads(text) for text in path.read_text().splitlines()]
     assert told[-1]["right"] == 1
     assert [(op, status) for op, _, status in told[-1]["wrong"]] == [
@@ -172,10 +171,10 @@ def test_a_full_disk_ends_nothing(gpu: ModuleType, capfd: pytest.CaptureFixture[
     card, full = loaded("gpu_card"), Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full")
-    card.Lines(full)(step="roofs", name="copy", value=1.0)
+    card.Lines(full)(step="roofs", name="copy", value=1e9, unit="B/s")
     assert gpu.runner(full, {})(gpu.Step("visit", "said", [sys.executable, "-c", "print('said')"], 1.0), 10.0) == 0
     printed = capfd.readouterr().out
-    assert '"name": "copy"' in printed
+    assert "copy: 1.0 GB/s" in printed
     assert "not written: " in printed
     assert "said" in printed
 
@@ -203,9 +202,7 @@ def test_what_no_card_has_passed_is_first_and_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         card, "side_by_side", lambda lines, some, limit, path: asked.append(({v.backend for v in some}, limit)) or True
     )
-    # of a process that has just begun
-    monkeypatch.setattr(card.time, "process_time", lambda: 1.0)
-    assert card.all_values(card.Lines(None), card.kernels("cuda"), 90.0, None)
+    assert card.all_values(card.Lines(None), card.kernels("cuda"), card.time.monotonic() + 90.0, None)
     (first, limit), (others, left) = asked
     assert first == {"cluster", "gluon"}
     assert others.isdisjoint(first)
