@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, measure, op_names, ops_of, shape_of
+from longreel.bench.harness import SPENT
 from longreel.bench.report import STEADY, Report
 from longreel.bench.roof import RoofMeter
 from longreel.bench.tables import QUIET, Cells, rate, seconds, size, text_table, times
@@ -23,6 +24,8 @@ from longreel.measure.time_left import TimeLeft
 
 # What one case takes at least at the true size on a GPU; below it nothing new is started.
 _LEAST = 5.0
+# As `timeout` says it.
+_TIME_OUT = 124
 
 
 # The variants of a case by what --peers says.
@@ -163,7 +166,7 @@ def _median(report: Report, name: str) -> float:
 
 def _obstacle(case: BenchCase, chosen: Sequence[str], limit: float | None) -> str | None:
     if limit is None:
-        return "not run: the time budget was spent"
+        return SPENT
     if not set(chosen) & set(case.backends):
         return f"no kernel of ours runs this on {case.device.type}"
     free, needed = free_memory(case.device), case.bytes
@@ -173,7 +176,8 @@ def _obstacle(case: BenchCase, chosen: Sequence[str], limit: float | None) -> st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The suite on the GPU where there is one, else on the CPU; exit 1 if a kernel of ours failed or is inexact."""
+    """The suite on the GPU where there is one, else on the CPU; exit 1 if a kernel of ours failed or is inexact, else 124 if
+    the time was spent before everything was measured."""
     parser = argparse.ArgumentParser(prog="python -m longreel.bench.suite", description=main.__doc__)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for everything (default 300)")
     parser.add_argument("--results", type=Path, help="folder for <op>.jsonl")
@@ -218,11 +222,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         stopped = True
         print(f"stopped: {len(results)} of {len(todo)} cases are done")
-    print("\n" + text_table(HEADER, summary(results)))
+    if results:
+        print("\n" + text_table(HEADER, summary(results)))
     noisy = max((r.report.others or 0 for r in results if r.report), default=0)
     if noisy >= QUIET:
         print(f"NOT A QUIET MACHINE: other processes took up to {100 * noisy:.0f} % of it; these figures do not stand")
-    return int(stopped or any(failures(result) for result in results))
+    if any(failures(result) for result in results):
+        return 1
+    return _TIME_OUT if stopped or any(cut(result) for result in results) else 0
+
+
+def cut(result: Result) -> bool:
+    """Whether the time was spent before every variant of the case was measured."""
+    outcomes = result.report.outcomes if result.report else ()
+    return SPENT in (result.why, *(outcome.why for outcome in outcomes))
 
 
 def failures(result: Result) -> list[str]:
