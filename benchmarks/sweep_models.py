@@ -199,12 +199,13 @@ def written(verdicts: list[Found]) -> str:
         "import longreel  # makes the name known to transformers, also where that is imported later",
         "",
         'model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="longreel")  # a decoder of text',
-        'model = AutoModelForImageTextToText.from_pretrained(..., attn_implementation={"text_config": "longreel"})  # with pictures',
+        "# Pictures and text: the vision tower keeps its own.",
+        'model = AutoModelForImageTextToText.from_pretrained(..., attn_implementation={"text_config": "longreel"})',
         'model.set_attn_implementation("longreel")  # a decoder that is loaded already',
         "```",
         "",
-        "What gains is what others need a mask of rows x keys for, or run picture by picture: windows and chunks, batches that are",
-        "padded, packed samples, [layouts](voco_llama.md), [picture tokens that attend to one another]"
+        "What gains is what others need a mask of rows x keys for, or run picture by picture: windows and chunks, batches that",
+        "are padded, packed samples, [layouts](voco_llama.md), [picture tokens that attend to one another]"
         "(#picture-tokens-that-attend-to-one-another)",
         "and [vision towers](#vision-towers-longreel_flash). Plain causal rows gain nothing: PyTorch has a kernel for them.",
         "",
@@ -216,9 +217,9 @@ def written(verdicts: list[Found]) -> str:
         "",
         "| verdict | |",
         "| --- | --- |",
-        f"| {RIGHT} | logits within 1e-4 of eager attention's without a mask, with padding on the left, in a batch of two lengths,"
-        " with and without a cache, and under `use_layout(VideoLayout.causal(n))`; the same tokens from `generate`, with a static"
-        " cache too |",
+        f"| {RIGHT} | logits within 1e-4 of eager attention's without a mask, with padding on the left, in a batch of two"
+        " lengths, with and without a cache, and under `use_layout(VideoLayout.causal(n))`; the same tokens from `generate`,"
+        " with a static cache too |",
         f"| {REFUSED} | one line says why, of which the note has the beginning |",
         f"| {UNUSED} | nothing in the model asks for one |",
         f"| {UNBUILT} | no tiny form of it was found: nothing is known |",
