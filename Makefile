@@ -85,7 +85,7 @@ sanitize: build ## AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSaniti
 soak: build ## an hour of short runs of every system in one process: does memory, or anything else, grow (ARGS=--minutes=5)
 	@$(py) benchmarks/soak.py $(ARGS)
 
-matrix: build ## oldest and newest transformers and torch, each in a folder of its own (downloads; ARGS=--only=transformers)
+matrix: build ## oldest and newest transformers and torch, oldest triton, each in a folder of its own (downloads; ARGS=--only=triton)
 	@$(py) .ci/matrix.py $(ARGS)
 
 wheel: build ## one wheel for every Python of this platform, into dist/, checked with the oldest and the newest torch (downloads)

@@ -14,6 +14,7 @@ safetensors, and PyAV for video. --device cpu rehearses a visit with the kernels
 """
 
 import argparse
+import json
 import os
 import re
 import runpy
@@ -58,6 +59,10 @@ TIMES: dict[str, tuple[float, tuple[str, ...]]] = {
 COMPILED = {"block_sparse_attention": (30.0, TIMES["block_sparse_attention"][1])}
 OPS = (*TIMES, "context_attention")  # compress_frames stands for both in what is timed
 VALUES = "values"
+# Kernels that Triton compiles for the values of an op, counted without a card by `gpu_card.py compiles`, and about how long one
+# takes on one core.
+COMPILES: Mapping[str, int] = json.loads((ROOT / ".ci/compiles.json").read_text(encoding="utf-8"))
+COMPILE_SECONDS = 1.2
 PROFILED = ("frames_forward", "block_sparse_forward", "block_sparse_decode")
 METRICS = ",".join(
     (
@@ -81,6 +86,7 @@ class Step:
     needs: str | None = None  # a program
     most: float = float("inf")
     ops: Sequence[str] = ()  # whose sources it is of
+    note: str = ""
 
 
 @dataclass
@@ -149,11 +155,19 @@ def visit(
     asked = [python, ".ci/gpu_card.py"]
     told = ["--device", device, "--lines", str(results / LINES)]
     only = [argument for pair in kernels for argument in ("--only", *pair)]
-    only += [argument for op in (ops if value_ops is None else value_ops) for argument in ("--op", op)]
+    whole = ops if value_ops is None else value_ops
+    only += [argument for op in whole for argument in ("--op", op)]
     todo = [
         Step("visit", "versions", [*asked, "versions", *told], 1.0, 5.0, most=15.0),
         Step("visit", "roofs", [*asked, "roofs", *told], 1.0, most=30.0),
-        Step("visit", VALUES, [*asked, "values", *told, *only, "--together", "--limit", "{limit}"], 1.0, most=90.0),
+        Step(
+            "visit",
+            VALUES,
+            [*asked, "values", *told, *only, "--together", "--until", "{until}"],
+            1.0,
+            most=90.0,
+            note=compiling([*(op for op, _ in kernels), *whole] or OPS) if device == "cuda" else "",
+        ),
     ]
     timed = [(op, "quick", f"times of {op}", *limits) for op, limits in TIMES.items()]
     timed += [(op, "compiled", f"compiled peers of {op}", *limits) for op, limits in COMPILED.items()]
@@ -181,6 +195,17 @@ def visit(
         tests = [python, "-m", "pytest", "tests/gpu/test_kernel_values.py", *workers, *report, *keyword]
         todo.append(Step("visit", "tests", tests, 1.0, most=120.0, ops=ops or OPS))
     return todo
+
+
+def compile_seconds(ops: Sequence[str], cores: int | None = None) -> float:
+    """Until what the values of `ops` run is compiled, an op in a process, side by side."""
+    counts = [COMPILES.get(op, 0) for op in ops]
+    return COMPILE_SECONDS * max(max(counts, default=0), sum(counts) / (cores or os.cpu_count() or 1))
+
+
+def compiling(ops: Sequence[str]) -> str:
+    count = sum(COMPILES.get(op, 0) for op in {*ops})
+    return f"{count} kernels are compiled first, about {compile_seconds(sorted({*ops})):.0f} s; "
 
 
 def again(ops: Sequence[str], results: Path, python: str, *, code: Mapping[str, str], device: str) -> list[Step]:
@@ -230,7 +255,10 @@ def run_all(
         else:
             told(StepResult(step, 0.0, "cut"))
             limit = min(limit, step.most)
-            say(f"\033[1m{step.part}: {step.name}\033[0m ({limit:.0f} s at most, {time_left.seconds:.0f} s left)")
+            bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("\n", "")
+            say(
+                f"{bold}{step.part}: {step.name}{plain} ({step.note}{limit:.0f} s at most, {time_left.seconds:.0f} s left)"
+            )
             start = clock()
             status = run(step, limit)
             cut = status in (None, SPENT)
@@ -244,14 +272,16 @@ def run_all(
 TRACE = re.compile(
     r'Traceback|  File "| {4}|KeyboardInterrupt|Exception ignored|The above exception|During handling|\s*$'
 )
-FRAME = re.compile(r'  File "([^"]*)", line (\d+)')
+FRAME = re.compile(r'  File "([^"<]*)", line (\d+)')
 
 
 def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None]:
     """Runs a step, its output to the terminal and to the log; at its limit SIGINT, so that what is done gets reported."""
 
     def run(step: Step, limit: float) -> int | None:
-        command = [part.replace("{limit}", str(int(limit - 5))) for part in step.command]
+        # for what takes its time by itself; `until` on the clock that processes share
+        ends = {"{limit}": f"{limit - 5:.0f}", "{until}": f"{time.monotonic() + limit - 5:.1f}"}
+        command = [ends.get(part, part) for part in step.command]
         stopped, at = False, ""
         logged(log, f"\n== {step.part}: {step.name}\n")
         process = subprocess.Popen(

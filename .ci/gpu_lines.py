@@ -25,13 +25,14 @@ class Lines:
     ends nothing: what is printed is there all the same."""
 
     def __init__(self, path: Path | None, printed: bool = True) -> None:
+        """printed: what `said` makes of it, too."""
         self._path, self._printed = path, printed
 
     def __call__(self, **line: Any) -> None:
         text = json.dumps(line) + "\n"
         if self._printed:
             # whole, among the lines of processes side by side
-            sys.stdout.write(text)
+            sys.stdout.write(f"  {said(line)}\n")
             sys.stdout.flush()
         if self._path is None:
             return
@@ -42,6 +43,30 @@ class Lines:
                 os.fsync(file.fileno())
         except OSError as error:
             print(f"not written: {error}", flush=True)
+
+
+def said(line: Mapping[str, Any]) -> str:
+    """A line as a person reads it."""
+    match line:
+        case {"step": "roofs", "name": name, "value": value, "unit": unit}:
+            return f"{name}: {value / 1e9:,.1f} G{unit}"
+        case {"step": "values", "begun": begun}:
+            return f"{len(begun)} kernels: {', '.join(f'{op} on {backend}' for op, backend in begun)}"
+        case {"step": "values", "op": op, "backend": backend, "case": case, "ok": ok}:
+            told = f"refused: {line['refused']}" if "refused" in line else f"{line['seconds']} s" if ok else line["why"]
+            return f"{op} on {backend}, {case}: {'right' if ok else 'WRONG'}, {told}"
+        case {"step": "values", "op": op, "backend": backend, "exit": status}:
+            return f"{op} on {backend}: {'all right' if status == 0 else f'NOT RIGHT, {_ended(status)}'}"
+        case {"step": "values", "right": right, "wrong": wrong}:
+            listed = ", ".join(f"{op} on {backend}" for op, backend, _ in wrong)
+            return f"{right} of {right + len(wrong)} kernels are right" + (f"; not {listed}" if wrong else "")
+        case {"step": "compiles", "kernels": count, "seconds": seconds}:
+            return f"{line.get('op', 'all, side by side')}: {count} kernels, about {seconds} s"
+    return ", ".join(f"{name} {value}" for name, value in line.items() if name != "step")
+
+
+def _ended(status: int | str) -> str:
+    return status if isinstance(status, str) else f"signal {-status}" if status < 0 else f"exit {status}"
 
 
 def digests(ops: Iterable[str], root: Path = ROOT) -> dict[str, str]:

@@ -222,7 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         stopped = True
         print(f"stopped: {len(results)} of {len(todo)} cases are done")
-    print("\n" + text_table(HEADER, summary(results)))
+    if results:
+        print("\n" + text_table(HEADER, summary(results)))
     noisy = max((r.report.others or 0 for r in results if r.report), default=0)
     if noisy >= QUIET:
         print(f"NOT A QUIET MACHINE: other processes took up to {100 * noisy:.0f} % of it; these figures do not stand")
