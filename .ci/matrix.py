@@ -25,9 +25,7 @@ TESTS = {
     "triton": [
         ["tests/ops/test_triton_aot.py", "tests/ops/test_triton_launches.py", "tests/ops/test_emulated_gluon.py"]
     ],
-    "interpreted": [
-        ["tests/ops/interpreted_attention.py", "tests/ops/interpreted_vst.py", "tests/ops/interpreted_kernels.py"]
-    ],
+    "interpreted": [["tests/ops/interpreted_attention.py", "tests/ops/interpreted_vst.py"]],
 }
 
 
@@ -95,7 +93,8 @@ def torch(folder: Path, wanted: str) -> tuple[str, bool]:
 
 def triton(folder: Path, wanted: str) -> tuple[str, bool]:
     place = folder / f"triton-{wanted}"
-    if not install(place, f"triton=={wanted}.*"):
+    # its interpreter takes a number from an array of one element, which numpy has refused since 2.4
+    if not install(place, f"triton=={wanted}.*", "numpy<2.4"):
         return f"triton {wanted}", False
     what = f"triton {version(place, 'triton')}: {said('triton')}, TRITON_INTERPRET=1 {said('interpreted')}"
     # both: the one says nothing of the other
