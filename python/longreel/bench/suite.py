@@ -5,6 +5,7 @@ Needs torch only.
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,10 @@ def run(
         progress: receives a line before every step.
     """
     time_left, done = TimeLeft.of(budget), []
+    # Of a small budget, half of an equal share is worth a start too.
+    least = min(_LEAST, budget / max(len(todo), 1) / 2)
     for i, case in enumerate(todo):
-        limit = time_left.limit(least=_LEAST)
+        limit = time_left.limit(least=least)
         chosen = list(names(case)) if names is not None else [*case.kernels, *case.peers]
         why = _obstacle(case, chosen, limit)
         report = None
@@ -180,6 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the time was spent before everything was measured."""
     parser = argparse.ArgumentParser(prog="python -m longreel.bench.suite", description=main.__doc__)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for everything (default 300)")
+    parser.add_argument(
+        "--until", type=float, help="on time.monotonic(), in place of a budget: what it took to begin counts"
+    )
     parser.add_argument("--results", type=Path, help="folder for <op>.jsonl")
     parser.add_argument("--size", choices=list(SIZES), default="hour", help="shapes of the inputs (default hour)")
     parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default bf16 and fp32")
@@ -202,27 +208,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
     options = {name: int(number) for name, _, number in (given.partition("=") for given in chosen.shape)}
     todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op, options)
-    print(f"{len(todo)} cases of size {chosen.size} on {describe(torch.device(chosen.device))['device']}", flush=True)
+    print(
+        f"{len(todo)} case{'s' * (len(todo) != 1)} of size {chosen.size} on {describe(torch.device(chosen.device))['device']}",
+        flush=True,
+    )
     results: list[Result] = []
 
     def finished(result: Result) -> None:
         results.append(result)
         print("  ".join(cells(result)), flush=True)
 
+    def progress(line: str) -> None:
+        # a line each of ten rounds tells a file nothing
+        if sys.stderr.isatty() or ": round " not in line:
+            print(f"  {line}", file=sys.stderr, flush=True)
+
     stopped = False
     try:
         run(
             todo,
-            budget=chosen.budget,
+            budget=chosen.budget if chosen.until is None else chosen.until - time.monotonic(),
             results=chosen.results,
             names=PEERS[chosen.peers],
             finished=finished,
-            progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+            progress=progress,
         )
     except KeyboardInterrupt:
         stopped = True
         print(f"stopped: {len(results)} of {len(todo)} cases are done")
-    if results:
+    if any(result.report for result in results):
         print("\n" + text_table(HEADER, summary(results)))
     noisy = max((r.report.others or 0 for r in results if r.report), default=0)
     if noisy >= QUIET:
