@@ -15,12 +15,14 @@ MIN_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 py  := $(VENV)/bin/python
 gpu  = $(PYTHON) .ci/gpu.py --budget $(BUDGET) --results $(RESULTS) --ops '$(OPS)' --systems '$(SYSTEM)'
 say  = printf '\033[1m%s\033[0m\n'
-pip := $(py) -m pip --disable-pip-version-check -q
+# Bytecode is written by the first import of a module, not of every module of every package at their installation, which is most
+# of that, and kept: to write every assert anew is a third of what it takes to collect the tests.
+unexport PYTHONDONTWRITEBYTECODE
+install := $(py) -m pip --disable-pip-version-check -q install --no-compile
 # Tests side by side: as many workers as cores, at most 4 (a worker takes up to 2 GiB). They share the cores, so threads that wait
 # must not spin.
 workers := -n auto --maxprocesses 4 --dist worksteal
-# With bytecode kept: to write every assert anew is a third of what it takes to collect the tests.
-pytest := env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(py) -m pytest
+pytest := env OMP_WAIT_POLICY=PASSIVE $(py) -m pytest
 deps := $(VENV)/.deps
 package := $(VENV)/.package
 native_sources := $(shell find csrc -type f) CMakeLists.txt setup.py
@@ -35,16 +37,16 @@ $(deps): requirements/build.txt requirements/torch.txt requirements/dev.txt requ
 	@$(PYTHON) -c '$(MIN_PYTHON)' || { echo "longreel needs Python 3.11 or newer; PYTHON=... names one"; exit 1; }
 	@$(say) "set-up: a virtual environment in $(VENV) and its pinned packages (a minute or two)"
 	@test -x $(py) || $(PYTHON) -m venv $(VENV) || { echo "python's venv is missing (Debian: apt install python3-venv)"; exit 1; }
-	@$(pip) install -r requirements/torch.txt
-	@$(pip) install --require-hashes -r requirements/build.txt
-	@$(pip) install -r requirements/dev.txt
-	@$(pip) install --no-deps -r requirements/sample.txt
-	@$(py) -c 'import triton' 2>/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] || $(pip) install -r requirements/triton.txt
+	@$(install) -r requirements/torch.txt
+	@$(install) --require-hashes -r requirements/build.txt
+	@$(install) -r requirements/dev.txt
+	@$(install) --no-deps -r requirements/sample.txt
+	@$(py) -c 'import triton' 2>/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] || $(install) -r requirements/triton.txt
 	@touch $@
 
 $(package): $(deps) pyproject.toml
 	@$(say) "set-up: longreel itself, with its native libraries"
-	@$(pip) install --no-build-isolation --no-deps -e .
+	@$(install) --no-build-isolation --no-deps -e .
 	@touch $@
 
 build/.native: $(package) $(native_sources)
@@ -70,7 +72,7 @@ figures: build ## what docs/ and README say of benchmarks/results, made anew: do
 	@$(py) benchmarks/tables.py
 
 docs: figures ## ... and docs/ as a site in build/site; a broken link ends it (downloads mkdocs the first time)
-	@$(pip) install -r requirements/site.txt
+	@$(install) -r requirements/site.txt
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict -q
 
 fuzz: build ## 10,000 random layouts against brute force; 2,000 mutated inputs of three seeds
@@ -83,11 +85,11 @@ sanitize: build ## AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSaniti
 soak: build ## an hour of short runs of every system in one process: does memory, or anything else, grow (ARGS=--minutes=5)
 	@$(py) benchmarks/soak.py $(ARGS)
 
-matrix: build ## oldest and newest transformers and torch, each in a folder of its own (downloads; ARGS=--only=transformers)
+matrix: build ## oldest and newest transformers and torch, oldest triton, each in a folder of its own (downloads; ARGS=--only=triton)
 	@$(py) .ci/matrix.py $(ARGS)
 
 wheel: build ## one wheel for every Python of this platform, into dist/, checked with the oldest and the newest torch (downloads)
-	@$(pip) install -r requirements/wheel.txt
+	@$(install) -r requirements/wheel.txt
 	@$(py) .ci/wheel.py $(ARGS)
 
 lint: $(deps) ## ruff, clang-format and mypy

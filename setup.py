@@ -95,7 +95,7 @@ class NativeBuild(build_ext):
         target = Path(self.get_ext_fullpath("longreel._host")).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
         cuda = cuda_wanted()
-        build = ROOT / "build" / f"native{'-cuda' if cuda else ''}"
+        build = ROOT / "build" / "native"
         configure = [
             tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",

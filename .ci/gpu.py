@@ -3,9 +3,10 @@
     python3 .ci/gpu.py [visit | again | tests | bench | e2e | sanitize | ncu ...] [--ops OP,OP] [--budget 540] [--results DIR]
 
 visit (the default): versions, roofs, values with a process for each op and kernel, times at true sizes, three profiles, tests;
-what matters most first, and every answer written as soon as it is known. again: values, times and tests of what failed, was not
-reached, or has changed since. The other parts run one after another inside the budget, each with a share of what is left.
-JSON lines and one log land in RESULTS/<card>. Exit 0 where there is no card; 1 where a part failed.
+what matters most first, and every answer written as soon as it is known, with what became of each step. again: the steps, and of
+values and tests those alone, that failed, were cut, were not reached, or are of sources that have changed since. The other parts
+run one after another inside the budget, each with a share of what is left. JSON lines and one log land in RESULTS/<card>.
+Exit 0 where there is no card; 1 where a part failed or was cut.
 
 The library that was built elsewhere (`make gpu-carry`) is taken where it loads, built where it does not, and done without where
 that fails: Triton's kernels need none. Needs torch and pytest; a build nvcc, cmake and ninja; e2e also transformers,
@@ -13,7 +14,6 @@ safetensors, and PyAV for video. --device cpu rehearses a visit with the kernels
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("visit", "again", "tests", "bench", "e2e", "sanitize", "ncu")
 # By path, since the package is not built yet.
+LEFT = runpy.run_path(str(ROOT / ".ci/gpu_lines.py"))
 TimeLeft = runpy.run_path(str(ROOT / "python/longreel/measure/time_left.py"))["TimeLeft"]
 SYSTEMS = tuple(runpy.run_path(str(ROOT / "python/longreel/models/registry.py"))["SYSTEMS"])
 DEFAULT = ("visit",)
@@ -38,7 +39,12 @@ DEFAULT = ("visit",)
 RESERVE = 10.0
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 LINES = "visit.jsonl"
+PASSED = "passed.txt"
 PACKAGE = ROOT / "build/gpu"
+# Of a step's limit, for what ends by itself to say so; a limit less this holds the start of torch and a case of 5 seconds.
+SPARE = 3.0
+# The exit status of a command that ended by itself when its time was spent, with part of its work undone; as timeout's.
+SPENT = 124
 # Seconds that a visit times an op at most, in this order, and what of the shape called "hour" is not a card's.
 TIMES: dict[str, tuple[float, tuple[str, ...]]] = {
     "compress_frames": (30.0, ()),
@@ -46,13 +52,19 @@ TIMES: dict[str, tuple[float, tuple[str, ...]]] = {
     "vst_attention": (30.0, ()),
     "qformer_attention": (30.0, ()),
     "adaptive_pool": (15.0, ()),
-    "token_scores": (10.0, ()),
-    "token_density": (10.0, ()),
-    "vst_rotate": (10.0, ()),
-    "vst_append_": (10.0, ()),
+    "token_scores": (12.0, ()),
+    "token_density": (12.0, ()),
+    "vst_rotate": (12.0, ()),
+    "vst_append_": (12.0, ()),
 }
 # What torch.compile makes takes longer to make than to measure: after all times, so that it costs none of them.
 COMPILED = {"block_sparse_attention": (30.0, TIMES["block_sparse_attention"][1])}
+OPS = (*TIMES, "context_attention")  # compress_frames stands for both in what is timed
+VALUES = "values"
+# Kernels that Triton compiles for the values of an op, counted without a card by `gpu_card.py compiles`, and about how long one
+# takes on one core.
+COMPILES: Mapping[str, int] = json.loads((ROOT / ".ci/compiles.json").read_text(encoding="utf-8"))
+COMPILE_SECONDS = 1.2
 PROFILED = ("frames_forward", "block_sparse_forward", "block_sparse_decode")
 METRICS = ",".join(
     (
@@ -75,17 +87,23 @@ class Step:
     least: float = 20.0
     needs: str | None = None  # a program
     most: float = float("inf")
+    ops: Sequence[str] = ()  # whose sources it is of
+    note: str = ""
 
 
 @dataclass
 class StepResult:
     step: Step
     seconds: float
-    verdict: str
+    verdict: str  # ok, failed, cut, not reached or not here, and why
+
+    @property
+    def outcome(self) -> str:
+        return self.verdict.partition(":")[0]
 
     @property
     def failed(self) -> bool:
-        return self.verdict not in ("ok", "not run: no time left") and not self.verdict.startswith("not here")
+        return self.outcome in ("failed", "cut")
 
 
 def steps(parts: Sequence[str], ops: Sequence[str], systems: Sequence[str], results: Path, python: str) -> list[Step]:
@@ -129,18 +147,29 @@ def visit(
     python: str,
     *,
     device: str = "cuda",
-    kernels: Sequence[tuple[str, str]] | None = None,
+    kernels: Sequence[tuple[str, str]] = (),
+    value_ops: Sequence[str] | None = None,
+    passed: Path | None = None,
 ) -> list[Step]:
-    """The steps of a visit, what matters most first; `kernels`, (op, backend), narrow the values."""
+    """The steps of a visit, what matters most first. `kernels`, (op, backend), and `value_ops`, `ops` where nothing narrows
+    them: whose values; `passed`: a file of tests that are left out."""
     size = ["--size", "hour" if device == "cuda" else "small"]
     asked = [python, ".ci/gpu_card.py"]
     told = ["--device", device, "--lines", str(results / LINES)]
-    only = [argument for pair in kernels or () for argument in ("--only", *pair)]
-    only += [] if kernels else [argument for op in ops for argument in ("--op", op)]
+    only = [argument for pair in kernels for argument in ("--only", *pair)]
+    whole = ops if value_ops is None else value_ops
+    only += [argument for op in whole for argument in ("--op", op)]
     todo = [
         Step("visit", "versions", [*asked, "versions", *told], 1.0, 5.0, most=15.0),
         Step("visit", "roofs", [*asked, "roofs", *told], 1.0, most=30.0),
-        Step("visit", "values", [*asked, "values", *told, *only, "--together", "--limit", "{limit}"], 1.0, most=90.0),
+        Step(
+            "visit",
+            VALUES,
+            [*asked, "values", *told, *only, "--together", "--until", "{until}"],
+            1.0,
+            most=90.0,
+            note=compiling([*(op for op, _ in kernels), *whole] or OPS) if device == "cuda" else "",
+        ),
     ]
     timed = [(op, "quick", f"times of {op}", *limits) for op, limits in TIMES.items()]
     timed += [(op, "compiled", f"compiled peers of {op}", *limits) for op, limits in COMPILED.items()]
@@ -149,9 +178,9 @@ def visit(
             continue
         suite = [python, "-m", "longreel.bench.suite", "--op", op, "--dtype", "bf16", *size, "--device", device]
         suite += ["--peers", peers]
-        suite += ["--results", str(results), "--budget", "{limit}"]
+        suite += ["--results", str(results), "--until", "{until}"]
         suite += [argument for number in shape * (device == "cuda") for argument in ("--shape", number)]
-        todo.append(Step("visit", name, suite, 1.0, 10.0, most=most))
+        todo.append(Step("visit", name, suite, 1.0, 10.0, most=most, ops=[op]))
     keyword = ["-k", " or ".join(ops)] if ops else []
     if device == "cuda":
         profiler = ["ncu", "--metrics", METRICS, "--launch-count", "1", "--clock-control", "none", "--csv"]
@@ -160,41 +189,49 @@ def visit(
             op = "compress_frames" if kernel.startswith("frames") else "block_sparse_attention"
             if not ops or op in ops:
                 small = [python, ".ci/cuda_small.py", op, "--true-size"]
-                todo.append(
-                    Step("visit", f"profile of {kernel}", [*profiler, *file, *small], 1.0, needs="ncu", most=20.0)
-                )
+                command = [*profiler, *file, *small]
+                todo.append(Step("visit", f"profile of {kernel}", command, 1.0, needs="ncu", most=20.0, ops=[op]))
         workers = ["-n", "12", "--dist", "worksteal", "--max-worker-restart", "40", "--timeout", "45"]
-        report = ["-rA", "--junitxml", str(results / "tests.xml")]
+        report = ["-rA", "--junitxml", str(results / "tests.xml"), "--lines", str(results / LINES)]
+        report += [] if passed is None else ["--passed", str(passed)]
         tests = [python, "-m", "pytest", "tests/gpu/test_kernel_values.py", *workers, *report, *keyword]
-        todo.append(Step("visit", "tests", tests, 1.0, most=120.0))
+        todo.append(Step("visit", "tests", tests, 1.0, most=120.0, ops=ops or OPS))
     return todo
 
 
-def digest(op: str, root: Path = ROOT) -> str:
-    """Of the sources that `op` is made of, those that several share among them."""
-    shared, found = ("common", "frames", "layout", "bindings"), hashlib.sha256()
-    for room in ("csrc", "triton_kernels"):
-        for path in sorted((root / room).rglob("*")):
-            inside = path.relative_to(root / room).parts
-            if path.suffix in (".py", ".cu", ".cuh", ".h", ".cpp") and (inside[0] in shared or op in inside[0]):
-                found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+def compile_seconds(ops: Sequence[str], cores: int | None = None) -> float:
+    """Until what the values of `ops` run is compiled, an op in a process, side by side."""
+    counts = [COMPILES.get(op, 0) for op in ops]
+    return COMPILE_SECONDS * max(max(counts, default=0), sum(counts) / (cores or os.cpu_count() or 1))
 
 
-def left_over(lines: Path, sources: Callable[[str], str] = digest) -> list[tuple[str, str]]:
-    """(op, backend) whose values a visit found wrong or did not finish, or whose sources are others now."""
-    last: dict[tuple[str, str], bool] = {}
-    for text in lines.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:  # the machine went away while it was written
-            continue
-        if line.get("step") == "values" and "begun" in line:
-            for op, backend in line["begun"]:
-                last[op, backend] = False
-        elif line.get("step") == "values" and "digest" in line:
-            last[line["op"], line["backend"]] = line["ok"] and line["digest"] == sources(line["op"])
-    return [pair for pair, done in last.items() if not done]
+def compiling(ops: Sequence[str]) -> str:
+    count = sum(COMPILES.get(op, 0) for op in {*ops})
+    return f"{count} kernels are compiled first, about {compile_seconds(sorted({*ops})):.0f} s; "
+
+
+def again(ops: Sequence[str], results: Path, python: str, *, code: Mapping[str, str], device: str) -> list[Step]:
+    """The steps of a visit that are left, behind the versions that they are of; none where nothing is left."""
+    found = LEFT["standing"](results / LINES)
+    ops = ops or found.ops or ()
+    asked = {op: code[op] for op in ops or OPS}
+    passed = results / PASSED
+    passed.write_text("".join(f"{name}\n" for name in found.passed(asked)), encoding="utf-8")
+    kernels = found.kernels(asked)
+    # where no values were begun at all, those of every op
+    unseen = [op for op in ops if op not in {op for op, _ in found.values}]
+    todo = visit(ops, results, python, device=device, kernels=kernels, value_ops=unseen, passed=passed)
+    values_left = bool(kernels or unseen or not found.values)
+    left = [
+        step
+        for step in todo[1:]
+        if (
+            values_left
+            if step.name == VALUES
+            else step.name in found.steps and not found.steps[step.name].stands(asked, step.ops)
+        )
+    ]
+    return [todo[0], *left] if left else []
 
 
 def run_all(
@@ -204,31 +241,50 @@ def run_all(
     run: Callable[[Step, float], int | None],
     clock: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = print,
+    told: Callable[[StepResult], None] = lambda result: None,
 ) -> list[StepResult]:
-    """Run the steps; `run` returns the exit status, None where the limit stopped it."""
+    """Run the steps; `run` returns the exit status, None where the limit stopped it. `told` hears what has become of a step as
+    soon as it is known, and until then what it is if nothing more is heard."""
     done, time_left = [], TimeLeft(deadline - RESERVE, clock)
+    for step in todo:
+        told(StepResult(step, 0.0, "not reached"))
     for step in todo:
         limit = time_left.limit(share=step.share, least=step.least)
         if step.needs is not None and shutil.which(step.needs) is None:
             done.append(StepResult(step, 0.0, f"not here: {step.needs} is not installed"))
         elif limit is None:
-            done.append(StepResult(step, 0.0, "not run: no time left"))
+            done.append(StepResult(step, 0.0, "not reached: no time left"))
         else:
+            told(StepResult(step, 0.0, "cut"))
             limit = min(limit, step.most)
-            say(f"\033[1m{step.part}: {step.name}\033[0m ({limit:.0f} s at most, {time_left.seconds:.0f} s left)")
+            bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("\n", "")
+            say(
+                f"{bold}{step.part}: {step.name}{plain} ({step.note}{limit:.0f} s at most, {time_left.seconds:.0f} s left)"
+            )
             start = clock()
             status = run(step, limit)
-            verdict = "ok" if status == 0 else "stopped: out of time" if status is None else f"failed: exit {status}"
+            cut = status in (None, SPENT)
+            verdict = "ok" if status == 0 else "cut: out of time" if cut else f"failed: exit {status}"
             done.append(StepResult(step, clock() - start, verdict))
+        told(done[-1])
     return done
+
+
+# What Python says of an interrupt, in two lines a frame.
+TRACE = re.compile(
+    r'Traceback|  File "| {4}|KeyboardInterrupt|Exception ignored|The above exception|During handling|\s*$'
+)
+FRAME = re.compile(r'  File "([^"<]*)", line (\d+)')
 
 
 def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None]:
     """Runs a step, its output to the terminal and to the log; at its limit SIGINT, so that what is done gets reported."""
 
     def run(step: Step, limit: float) -> int | None:
-        command = [part.replace("{limit}", str(int(limit - 5))) for part in step.command]
-        stopped = False
+        # for what takes its time by itself; `until` on the clock that processes share
+        ends = {"{limit}": f"{limit - SPARE:.0f}", "{until}": f"{time.monotonic() + limit - SPARE:.1f}"}
+        command = [ends.get(part, part) for part in step.command]
+        stopped, at = False, ""
         logged(log, f"\n== {step.part}: {step.name}\n")
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -248,8 +304,13 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
             assert process.stdout is not None
             for line in process.stdout:
                 logged(log, line)
-                print(line, end="", flush=True)
+                if not (stopped and TRACE.match(line)):
+                    print(line, end="", flush=True)
+                elif frame := FRAME.match(line):
+                    at = f"{frame[1]}:{frame[2]}"
             status = process.wait()
+            if at:
+                print(f"stopped at {at} (all of it in {log.name})", flush=True)
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, before)
@@ -349,21 +410,26 @@ def main() -> int:
         outcomes = package(name, run, deadline)
     else:
         outcomes = []
+    lines, code = LEFT["Lines"](results / LINES, printed=False), LEFT["digests"](OPS)
+
+    def in_lines(result: StepResult) -> None:
+        lines(step="outcome", of=result.step.name, outcome=result.outcome, seconds=round(result.seconds, 1))
+
     for part in args.parts or DEFAULT:
         todo = []
         if part == "visit":
             todo = visit(ops, results, sys.executable, device=args.device)
+            lines(step="plan", ops=ops, code=code)
         elif part == "again":
             if not (results / LINES).exists():
                 parser.error(f"again: no visit has left {results / LINES}")
-            kernels = [pair for pair in left_over(results / LINES) if not ops or pair[0] in ops]
-            print(f"again: {', '.join(f'{op} on {backend}' for op, backend in kernels) or 'nothing is left'}")
-            if kernels:
-                named = sorted({op for op, _ in kernels})
-                todo = visit(named, results, sys.executable, device=args.device, kernels=kernels)
+            todo = again(ops, results, sys.executable, code=code, device=args.device)
+            print(f"again: {', '.join(step.name for step in todo) or 'nothing is left'}")
+            lines(step="plan", ops=None, code=code)
         else:
             todo = steps([part], ops, systems or SYSTEMS, results, sys.executable)
-        outcomes += run_all(todo, deadline=deadline, run=run)
+        told = in_lines if part in ("visit", "again") else lambda result: None
+        outcomes += run_all(todo, deadline=deadline, run=run, told=told)
     summary = table(outcomes)
     logged(log, "\n" + summary + "\n")
     print(f"\n{summary}\nresults: {results}")

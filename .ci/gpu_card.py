@@ -1,15 +1,15 @@
 """What a short visit to a card asks of it, a line of JSON for every answer, written and flushed as soon as it is known.
 
-    python3 .ci/gpu_card.py versions|roofs|values|compiles --lines FILE [--device cuda|cpu] [--only OP BACKEND] [--limit S]
+    python3 .ci/gpu_card.py versions|roofs|values|compiles --lines FILE [--device cuda|cpu] [--only OP BACKEND]
 
 values: every kernel on its cases for cards, in bfloat16, forward and backward under the error budget, three times the same
 bits; one process an op and backend, all at once, so that a fault costs one and what they compile is compiled side by side.
-compiles: how many kernels Triton would compile for each of those, counted without a card, and about how long that takes.
+compiles: how many kernels Triton would compile for each of those, counted without a card, and about how long that takes, side by
+side on the cores that are here; --write: into .ci/compiles.json, which a visit is planned with.
 """
 
 import argparse
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -27,34 +27,10 @@ from longreel.testing.determinism import same_bits
 from longreel.testing.runner import Variant, low_level, prepare, run
 
 ROOT = Path(__file__).resolve().parents[1]
-digest = runpy.run_path(str(ROOT / ".ci/gpu.py"))["digest"]
-# Seconds of one compile on one core: an estimate.
-COMPILE_SECONDS = 1.2
+GPU = runpy.run_path(str(ROOT / ".ci/gpu.py"))
+Lines = runpy.run_path(str(ROOT / ".ci/gpu_lines.py"))["Lines"]
 LIMIT = 90.0
 DTYPE = torch.bfloat16
-
-
-class Lines:
-    """Appends to a file; what is written outlives the process, and the machine if the file is fetched. A full disk is said, and
-    ends nothing: what is printed is there all the same."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def __call__(self, **line: Any) -> None:
-        text = json.dumps(line) + "\n"
-        # whole, among the lines of processes side by side
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        if self._path is None:
-            return
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            print(f"not written: {error}", flush=True)
 
 
 def kernels(device: str) -> list[Variant]:
@@ -202,14 +178,14 @@ def _judge(variant: Variant, case: Any) -> str | None:
     return None
 
 
-def all_values(lines: Lines, chosen: Sequence[Variant], limit: float, path: Path | None) -> bool:
-    """What no card has passed by itself first, in a third of the time, since it may hang the card; then the others."""
-    # what it took to get here counts
-    begun, right = time.monotonic() - time.process_time(), True
+def all_values(lines: Lines, chosen: Sequence[Variant], until: float, path: Path | None) -> bool:
+    """What no card has passed by itself first, in a third of the time, since it may hang the card; then the others. `until` on
+    `time.monotonic`."""
+    right = True
     lines(step="values", begun=[(variant.op, variant.backend) for variant in chosen])
     for proven, share in ((False, 1 / 3), (True, 1.0)):
         some = [variant for variant in chosen if variant.row.proven == proven]
-        right &= side_by_side(lines, some, share * (limit - (time.monotonic() - begun)), path)
+        right &= side_by_side(lines, some, share * (until - time.monotonic()), path)
     return right
 
 
@@ -234,10 +210,7 @@ def side_by_side(lines: Lines, chosen: Sequence[Variant], limit: float, path: Pa
             del running[variant]
             if status != 0:
                 wrong.append((variant.op, variant.backend, status))
-            lines(
-                step="values", op=variant.op, backend=variant.backend, digest=digest(variant.op),
-                ok=status == 0, exit=status,
-            )  # fmt: skip
+            lines(step="values", op=variant.op, backend=variant.backend, ok=status == 0, exit=status)
         time.sleep(0.05)
     if chosen:
         lines(step="values", right=len(chosen) - len(wrong), wrong=wrong)
@@ -269,21 +242,28 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--only", nargs=2, metavar=("OP", "BACKEND"), action="append")
     parser.add_argument("--op", action="append", help="values: every kernel of these alone")
-    parser.add_argument("--limit", type=float, default=LIMIT)
+    parser.add_argument("--until", type=float, help=f"on time.monotonic(); default {LIMIT:.0f} s from now")
+    parser.add_argument("--write", action="store_true", help="compiles: make them what a visit is planned with")
     parser.add_argument("--together", action="store_true", help="values: also where few are named, a process for each")
     args = parser.parse_args()
     lines = Lines(args.lines)
     if args.job == "values":
-        chosen = [Variant(*only, args.device) for only in args.only or ()] or [
-            variant for variant in kernels(args.device) if not args.op or variant.op in args.op
+        only, every = [tuple(pair) for pair in args.only or ()], not args.only and not args.op
+        chosen = [
+            variant
+            for variant in kernels(args.device)
+            if every or variant.op in (args.op or ()) or (variant.op, variant.backend) in only
         ]
         if len(chosen) == 1 and not args.together:
             return int(not values(lines, chosen[0]))
-        return int(not all_values(lines, chosen, args.limit, args.lines))
+        return int(not all_values(lines, chosen, args.until or time.monotonic() + LIMIT, args.lines))
     if args.job == "compiles":
-        for op in sorted({variant.op for variant in kernels("cuda") if variant.backend == "triton"}):
-            count = compiles(op)
-            lines(step="compiles", op=op, kernels=count, seconds=round(count * COMPILE_SECONDS, 1))
+        counts = {op: compiles(op) for op in sorted(v.op for v in kernels("cuda") if v.backend == "triton")}
+        for op, count in counts.items():
+            lines(step="compiles", op=op, kernels=count, seconds=round(count * GPU["COMPILE_SECONDS"], 1))
+        lines(step="compiles", kernels=sum(counts.values()), seconds=round(GPU["compile_seconds"](list(counts)), 1))
+        if args.write:
+            (ROOT / ".ci/compiles.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     else:
         {"versions": versions, "roofs": roofs}[args.job](lines, args.device)
     return 0

@@ -1,10 +1,12 @@
 """`make matrix`: the oldest and the newest of what this package runs beside, each in a folder of its own, and what was covered.
 
-    python .ci/matrix.py [--folder DIR] [--only transformers|torch]
+    python .ci/matrix.py [--folder DIR] [--only transformers|torch|triton]
 
 transformers: tests/integrations and tests/cache on the oldest that `longreel._transformers` names and on the newest there is.
 torch: 2.10 and the newest, with which the native libraries are built, imported, and the fast part of the op tests is run, with
 whole graphs of a transformers model under a planned layout (tests/integrations/test_context.py).
+triton: 3.6, with which every kernel is compiled ahead of time, within a budget of its own, and part of them is interpreted; the
+newest is the project's own.
 """
 
 import argparse
@@ -16,9 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_TORCH = "2.10.0"
+OLDEST_TRITON = "3.6"
 TESTS = {
     "transformers": [["tests/integrations", "tests/cache"]],
     "torch": [["-m", "fast", "tests/ops"], ["tests/integrations/test_context.py"]],
+    "triton": [
+        ["tests/ops/test_triton_aot.py", "tests/ops/test_triton_launches.py", "tests/ops/test_emulated_gluon.py"]
+    ],
+    "interpreted": [
+        ["tests/ops/interpreted_attention.py", "tests/ops/interpreted_vst.py", "tests/ops/interpreted_kernels.py"]
+    ],
 }
 
 
@@ -35,17 +44,17 @@ def install(folder: Path, *requirements: str) -> bool:
     return True
 
 
-def run(folder: Path, tree: Path, *command: str) -> bool:
-    path = os.pathsep.join([str(folder), str(tree / "python"), str(tree)])
-    return subprocess.run([sys.executable, *command], cwd=tree, env=os.environ | {"PYTHONPATH": path}).returncode == 0
+def run(folder: Path, tree: Path, *command: str, **env: str) -> bool:
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), str(tree / "python"), str(tree)])
+    return subprocess.run([sys.executable, *command], cwd=tree, env=os.environ | env).returncode == 0
 
 
-def tested(folder: Path, tree: Path, half: str) -> bool:
-    return all(run(folder, tree, "-m", "pytest", "-q", *arguments) for arguments in TESTS[half])
+def tested(folder: Path, tree: Path, part: str, **env: str) -> bool:
+    return all(run(folder, tree, "-m", "pytest", "-q", *arguments, **env) for arguments in TESTS[part])
 
 
-def said(half: str) -> str:
-    return ", ".join(f"pytest {' '.join(arguments)}" for arguments in TESTS[half])
+def said(part: str) -> str:
+    return ", ".join(f"pytest {' '.join(arguments)}" for arguments in TESTS[part])
 
 
 def version(folder: Path, name: str) -> str:
@@ -84,20 +93,32 @@ def torch(folder: Path, wanted: str) -> tuple[str, bool]:
     return f"torch {version(place, 'torch')}: build, import, {said('torch')}", done
 
 
+def triton(folder: Path, wanted: str) -> tuple[str, bool]:
+    place = folder / f"triton-{wanted}"
+    if not install(place, f"triton=={wanted}.*"):
+        return f"triton {wanted}", False
+    what = f"triton {version(place, 'triton')}: {said('triton')}, TRITON_INTERPRET=1 {said('interpreted')}"
+    # both: the one says nothing of the other
+    done = [tested(place, ROOT, "triton"), tested(place, ROOT, "interpreted", TRITON_INTERPRET="1")]
+    return what, all(done)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "build/matrix")
-    parser.add_argument("--only", choices=["transformers", "torch"])
+    parser.add_argument("--only", choices=["transformers", "torch", "triton"])
     options = parser.parse_args()
     folder = options.folder.resolve()
     sys.path.insert(0, str(ROOT / "python/longreel"))
     from _transformers import OLDEST
 
     covered = []
-    if options.only != "torch":
+    if options.only in (None, "transformers"):
         covered += [transformers(folder, wanted) for wanted in (".".join(map(str, OLDEST)), "")]
-    if options.only != "transformers":
+    if options.only in (None, "torch"):
         covered += [torch(folder, wanted) for wanted in (OLDEST_TORCH, "")]
+    if options.only in (None, "triton"):
+        covered += [triton(folder, OLDEST_TRITON)]
     print("\ncovered:")
     for what, done in covered:
         print(f"  {'passed' if done else 'FAILED'}  {what}")

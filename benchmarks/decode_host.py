@@ -8,8 +8,10 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -98,12 +100,13 @@ def show(name: str, moved: float | None, call: Callable[[], Any]) -> None:
     )
 
 
-def on_triton() -> None:
-    """Calls whose kernels are bound as on a card and not run: all that the host does up to Triton's launcher, of every launch."""
+Calls = dict[str, Callable[[], Any]]
+
+
+def triton_calls() -> tuple[Calls, Calls]:
+    """By op, a step of decoding as it is called and its host function alone; tests/ops/test_decode_host.py counts the former."""
     from longreel.triton_kernels import block_sparse_attention as bsa
     from longreel.triton_kernels import vst_append_, vst_attention, vst_rotate
-    from longreel.triton_kernels.common.aot import recorded
-    from longreel.triton_kernels.common.card import LARGE_SHARED, Card
 
     half, plan = torch.bfloat16, VideoLayout.causal(1).to("cpu", tile=(128, 64))
     video = VideoLayout.voco(frames=9, vision=144, voco=3, text=61, prefix=7, mode="causal")
@@ -114,7 +117,7 @@ def on_triton() -> None:
     text, keys = torch.empty(1, 2048, 4, 128, dtype=half), torch.empty(1, video.length, 4, 128, dtype=half)
     angles, tile = table[None, :1], (plan.bounds, plan.tiles, plan.order, *plan.tile, 0.1)
     planned = ("global_index", "start", "bounds", "tiles", "order", "kv_blocks", "query_ranges", "kv_order")
-    host: dict[str, Callable[[], Any]] = {
+    host: Calls = {
         "vst_rotate": lambda: vst_rotate.vst_rotate(q, k, k, angles, angles, plan.bounds),
         "vst_append_": lambda: vst_append_.vst_append_(memory, other, length, k, k, table, table),
         "vst_attention": lambda: vst_attention.vst_attention(q, text, text, memory, other, length, None, length, *tile),
@@ -122,17 +125,36 @@ def on_triton() -> None:
             q, keys, keys, None, None, *(getattr(last, name) for name in planned), *last.tile, 0.1
         ),
     }
-    public: dict[str, Callable[[], Any]] = {
+    public: Calls = {
         "vst_rotate": lambda: longreel.vst_rotate(q, k, k, angles, angles, plan),
         "vst_append_": lambda: longreel.vst_append_(memory, other, length, k, k, table, table),
         "vst_attention": lambda: longreel.vst_attention(q, text, text, memory, other, length, plan, k_before=length),
         "block_sparse_attention": lambda: block_sparse_attention(q, keys, keys, last),
     }
+    return public, host
+
+
+@contextmanager
+def as_on_a_card(ops: Iterable[str]) -> Iterator[list[Any]]:
+    """Kernels are bound as on a card and not run: the host does all that it does up to Triton's launcher, of every launch."""
+    from longreel.triton_kernels.common.aot import recorded
+    from longreel.triton_kernels.common.card import LARGE_SHARED, Card
+
+    # the CPU has another kernel first
+    chosen = {(op, torch.device("cpu"), torch.bfloat16): "triton" for op in ops}
+    with (
+        mock.patch.dict(backends.CHOSEN, chosen),
+        torch.inference_mode(),
+        recorded(Card(50 << 20, LARGE_SHARED, 132, wgmma=True), bound=True) as launches,
+    ):
+        yield launches
+
+
+def on_triton() -> None:
+    public, host = triton_calls()
     print("| one row of 28 heads over 4 of 128 | call | of it the host function |\n| --- | ---: | ---: |")
-    with recorded(Card(50 << 20, LARGE_SHARED, 132, wgmma=True), bound=True):
+    with as_on_a_card(host):
         for name in host:
-            # as on a card: the CPU has another kernel first
-            backends.CHOSEN[name, q.device, half] = "triton"
             print(f"| {name} | {median(public[name]):.0f} us | {median(host[name]):.0f} us |")
 
 

@@ -29,7 +29,9 @@ from transformers.masking_utils import (
 from longreel import VideoLayout, block_sparse_attention
 from longreel.integrations.transformers import range_mask
 
-WINDOW = 1024
+WINDOW, SHORT, LONG, WIDTHS = 1024, 8192, 32768, (128, 256)
+# Pictures, rows, heads, width.
+TOWERS = ((64, 257, 16, 88), (16, 577, 16, 64))
 
 
 def in_turns(ways: dict[str, Callable[[], Any]], times: int) -> dict[str, float]:
@@ -74,8 +76,8 @@ def heads(n: int, width: int) -> list[Tensor]:
 
 
 def attention() -> None:
-    n = 8192
-    for width in (128, 256):
+    n = SHORT
+    for width in WIDTHS:
         *ours, q, k, v = heads(n, width)
         for name, function in masks(n).items():
             plan = range_mask(1, n, n, mask_function=function).plan(None, 1, torch.device("cpu"))
@@ -88,7 +90,7 @@ def attention() -> None:
 
 
 def long() -> None:
-    n = 32768
+    n = LONG
     lower = in_turns(
         {
             name: lambda f=f: range_mask(1, n, n, mask_function=f).plan(None, 1, torch.device("cpu"))
@@ -125,7 +127,7 @@ def long() -> None:
 def flex() -> None:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    n = 8192
+    n = SHORT
     *ours, q, k, v = heads(n, 128)
     compiled = torch.compile(flex_attention)
     for name, function in masks(n).items():
@@ -141,7 +143,7 @@ def flex() -> None:
 
 def towers() -> None:
     for dtype in (torch.bfloat16, torch.float32):
-        for pictures, rows, count, width in ((64, 257, 16, 88), (16, 577, 16, 64)):
+        for pictures, rows, count, width in TOWERS:
             total = pictures * rows
             packed = [torch.randn(1, total, count, width).to(dtype) for _ in range(3)]
             batch = [t.view(pictures, rows, count, width).transpose(1, 2).contiguous() for t in packed]

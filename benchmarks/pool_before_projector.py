@@ -13,6 +13,7 @@ patches are one frame's, read again and again.
 import argparse
 import time
 from statistics import median
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -24,29 +25,22 @@ from longreel.measure.memory import peak_memory
 SIDE, WIDTH, HIDDEN, HOUR = 27, 1152, 3584, 3600
 
 
-class Config:
+def config() -> SimpleNamespace:
     """What the projector and the pooling read of a model's configuration."""
-
-    class vision_config:
-        hidden_size, image_size, patch_size = WIDTH, 14 * SIDE, 14
-
-    class text_config:
-        hidden_size = HIDDEN
-
-    vision_feature_layer, projector_hidden_act, multimodal_projector_bias = -1, "gelu", True
-
-
-class Model:
-    config = Config
+    return SimpleNamespace(
+        vision_config=SimpleNamespace(hidden_size=WIDTH, image_size=14 * SIDE, patch_size=14),
+        text_config=SimpleNamespace(hidden_size=HIDDEN),
+        vision_feature_layer=-1, projector_hidden_act="gelu", multimodal_projector_bias=True,
+    )  # fmt: skip
 
 
 def projector_of(dtype: torch.dtype) -> own.LlavaOnevisionMultiModalProjector:
     torch.manual_seed(0)
-    return own.LlavaOnevisionMultiModalProjector(Config).to(dtype).eval()
+    return own.LlavaOnevisionMultiModalProjector(config()).to(dtype).eval()
 
 
 def plain(projector: own.LlavaOnevisionMultiModalProjector, x: Tensor) -> Tensor:
-    return own.LlavaOnevisionModel.apply_pooling(Model, projector(x))
+    return own.LlavaOnevisionModel.apply_pooling(SimpleNamespace(config=config()), projector(x))
 
 
 def ours(projector: own.LlavaOnevisionMultiModalProjector, x: Tensor) -> Tensor:

@@ -195,19 +195,41 @@ def written(verdicts: list[Found]) -> str:
     lines = [
         '# Existing models: what `attn_implementation="longreel"` gives',
         "",
+        "```python",
+        "import longreel  # makes the name known to transformers, also where that is imported later",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="longreel")  # a decoder of text',
+        "# Pictures and text: the vision tower keeps its own.",
+        'model = AutoModelForImageTextToText.from_pretrained(..., attn_implementation={"text_config": "longreel"})',
+        'model.set_attn_implementation("longreel")  # a decoder that is loaded already',
+        "```",
+        "",
+        "What gains is what others need a mask of rows x keys for, or run picture by picture: windows and chunks, batches that",
+        "are padded, packed samples, [layouts](voco_llama.md), [picture tokens that attend to one another]"
+        "(#picture-tokens-that-attend-to-one-another)",
+        "and [vision towers](#vision-towers-longreel_flash). Plain causal rows gain nothing: PyTorch has a kernel for them.",
+        "",
+        "## Decoders",
+        "",
         "Made by `python benchmarks/sweep_models.py --write docs/existing_vlms.md` with transformers",
         f"{transformers.__version__} and torch {torch.__version__.split('+')[0]}: every causal class of transformers,",
         "tiny, with random weights, in fp32 on a CPU.",
         "",
-        "*right*: logits within 1e-4 of eager attention's without a mask, with padding on the left, in a batch of two",
-        "lengths, with and without a cache, and under `use_layout(VideoLayout.causal(n))`; the same tokens from `generate`,",
-        "with a static cache too. *refused*: one line says why. *no attention of ours*: nothing in the model asks for one.",
-        "*not built*: no tiny form of it was found.",
+        "| verdict | |",
+        "| --- | --- |",
+        f"| {RIGHT} | logits within 1e-4 of eager attention's without a mask, with padding on the left, in a batch of two"
+        " lengths, with and without a cache, and under `use_layout(VideoLayout.causal(n))`; the same tokens from `generate`,"
+        " with a static cache too |",
+        f"| {REFUSED} | one line says why, of which the note has the beginning |",
+        f"| {UNUSED} | nothing in the model asks for one |",
+        f"| {UNBUILT} | no tiny form of it was found: nothing is known |",
         "",
-        "*rows* is what the layers asked for, and so what can gain. *windows*, *chunks*: ranges, where others make a mask of",
-        "rows x keys. *causal*: nothing by itself, as PyTorch has a kernel for it; padding, packed samples and layouts do.",
-        "*latent heads* cannot gain: their values are narrower than their keys, and are padded. *none* cannot gain: layers",
-        "without softmax attention, with one of their own, or that add to the scores.",
+        "| rows: what the layers asked for | |",
+        "| --- | --- |",
+        "| windows, chunks | ranges of keys, where others make a mask |",
+        "| causal | nothing to gain but by padding, packed samples and layouts |",
+        "| latent heads | cannot gain: their values are narrower than their keys, and are padded |",
+        "| none | cannot gain: layers without softmax attention, with one of their own, or that add to the scores |",
         "",
         f"In numbers: {counts}.",
         "",
@@ -219,8 +241,14 @@ def written(verdicts: list[Found]) -> str:
 
 
 def row(found: Found, version: str = "") -> str:
-    note = f"{found.note.replace('|', '/')[:230]} {version}".strip()
+    note = f"{shortened(found.note.replace('|', '/'))} {version}".strip()
     return f"| `{found.name}` | {found.verdict} | {found.rows} | {note} |"
+
+
+def shortened(note: str, size: int = 120) -> str:
+    """Whole words of its first statement."""
+    first = note.partition(";")[0].partition(", and longreel attention makes none")[0]
+    return first if len(first) <= size else f"{first[:size].rpartition(' ')[0]} ..."
 
 
 def updated(page: str, verdicts: list[Found]) -> str:

@@ -281,6 +281,10 @@ def test_suite_spends_its_budget_and_says_so(tmp_path: Path, monkeypatch: pytest
     assert all(result.why == "not run: the time budget was spent" for result in results)
     assert not list(tmp_path.iterdir())
     assert all(len(cells) < len(suite.HEADER) for cells in suite.summary(results))
+    assert all(map(suite.cut, results))
+    # a step of make gpu has as little for its one case, and is to measure it
+    (some,) = suite.run(suite.cases(CPU, "small", [torch.float32], ["token_scores"])[:1], budget=4.9, repeats=1)
+    assert some.report is not None
 
 
 def application() -> Typer:

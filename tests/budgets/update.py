@@ -2,6 +2,10 @@
 
     python tests/budgets/update.py triton          print the figures as JSON
     python tests/budgets/update.py cuda --write    make them the budget: tests/budgets/cuda.json
+    python tests/budgets/update.py triton --op compress_frames --loops    of sm_90: what every loop with products issues a thread
+
+Of Triton the budget is that of the version that is pinned, and for the oldest that is allowed it has one of its own
+(triton-3.6.json; `make matrix ARGS=--only=triton`): with that version on PYTHONPATH the same command writes it.
 
 Figures are {kernel: {architecture: {"registers", "spill_bytes", "shared_bytes"}}}; of sm_90 also "wgmma", products of warp
 groups, and "ahead", reads under way while a step of a loop with products waits for its own, in the loop that has least.
@@ -23,13 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from budget_path import budget_path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TRITON_ARCHS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-# architecture of the code -> architecture of the virtual machine it is compiled from
-CUDA_ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
 # What Hopper alone has: rows brought by a copy engine, and the barrier of a cluster.
 HOPPER = {"bulk_copies": "UBLKCP", "cluster_barriers": "UCGABAR"}
 # Copies by the copy engine and by threads, barriers that wait for them, registers given from warps to others.
@@ -93,6 +96,38 @@ def loop_waits(ttgir: str) -> list[int]:
     return found
 
 
+def product_loops(code: str) -> list[dict[str, int]]:
+    """Of disassembled code: instructions of every innermost loop with products of warp groups, and of some kinds."""
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    spans: list[tuple[int, int]] = []
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line.strip()):
+            labels[label[1]] = len(instructions)
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            instructions.append(found[1])
+            jump = re.search(r"\bBRA\b.*?(\.L_x_\d+)", found[1])
+            if jump and jump[1] in labels:
+                spans.append((labels[jump[1]], len(instructions)))
+    found_loops = []
+    for begin, end in spans:
+        body = instructions[begin:end]
+        counts = {word: sum(word in line for line in body) for word in ("HGMMA", "SHFL", "BAR.SYNC", "LDGSTS")}
+        inner = any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in spans)
+        if counts["HGMMA"] and not inner:
+            found_loops.append({"instructions": end - begin} | counts)
+    return found_loops
+
+
+def show_loops(ops: Sequence[str]) -> None:
+    for launch in (launch for op in ops or triton_ops() for launch in triton_launches(op) if 90 in launch.archs):
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+            binary.write(launch.compile(90).asm["cubin"])
+            binary.flush()
+            for loop in product_loops(run(TOOLS / "nvdisasm", "-c", binary.name)):
+                print(f"{launch.name}: {', '.join(f'{count} {what}' for what, count in loop.items())}", flush=True)
+
+
 def triton_ops() -> list[str]:
     """Every op of triton_kernels; each has its launches in <op>.py beside this file."""
     rooms = (
@@ -116,19 +151,22 @@ def triton_figures(ops: Sequence[str] = ()) -> Figures:
     return figures
 
 
+def cuda_objects() -> dict[Path, Path]:
+    """Of every .cu file the object that `make compile-only` links, made anew where it is not up to date."""
+    env = os.environ | {"LONGREEL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "8.0 9.0a 10.0+PTX"}
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(ROOT / "build/cuda-check")]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    objects = ROOT / "build/native/CMakeFiles/_ops.dir"
+    return {source: objects / f"{source.relative_to(ROOT)}.o" for source in sorted(ROOT.glob("csrc/*/cuda*.cu"))}
+
+
 def cuda_figures(ops: Sequence[str] = ()) -> Figures:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise FileNotFoundError("nvcc (the CUDA toolkit's compiler) is not on PATH")
     figures: Figures = {}
-    for source in sorted(ROOT.glob("csrc/*/cuda*.cu")):
-        with tempfile.TemporaryDirectory() as folder:
-            binary = Path(folder) / "kernel.o"
-            targets = [f"-gencode=arch={virtual},code={arch}" for arch, virtual in CUDA_ARCHS.items()]
-            flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", f"-I{ROOT / 'csrc'}", *targets]
-            run(nvcc, *flags, "-c", source, "-o", binary)
-            report = run(TOOLS / "cuobjdump", "--dump-resource-usage", binary)
-            hopper = run(TOOLS / "cuobjdump", "-arch", "sm_90a", "--dump-sass", binary)
+    for source, binary in cuda_objects().items():
+        report = run(TOOLS / "cuobjdump", "--dump-resource-usage", binary)
+        hopper = run(TOOLS / "cuobjdump", "-arch", "sm_90a", "--dump-sass", binary)
         arch = ""
         for line, following in zip(report.splitlines(), [*report.splitlines()[1:], ""], strict=True):
             found = re.search(r"arch = (\S+)", line)
@@ -156,8 +194,11 @@ def main() -> None:
     parser.add_argument("which", choices=FIGURES)
     parser.add_argument("--write", action="store_true", help="replace the budget by the figures")
     parser.add_argument("--op", action="append", default=[], help="triton: the launches of these ops alone")
+    parser.add_argument("--loops", action="store_true", help="triton: print what loops issue, and no figures")
     chosen = parser.parse_args()
-    path = HERE / f"{chosen.which}.json"
+    if chosen.loops:
+        return show_loops(chosen.op)
+    path = budget_path(chosen.which)
     figures = FIGURES[chosen.which](chosen.op)
     if chosen.op and chosen.write:
         every = {launch.name for op in triton_ops() for launch in triton_launches(op)}

@@ -20,7 +20,10 @@ def figures(which: str, env: Mapping[str, str]) -> dict[str, dict[str, dict[str,
 
 
 def budget(which: str) -> dict[str, dict[str, dict[str, int]]]:
-    return json.loads((BUDGETS / f"{which}.json").read_text())
+    sys.path.insert(0, str(BUDGETS))
+    from budget_path import budget_path
+
+    return json.loads(budget_path(which).read_text())
 
 
 def over_budget(found: dict[str, dict[str, dict[str, int]]], which: str) -> list[str]:

@@ -1,9 +1,24 @@
 """Every Triton kernel compiled ahead of time for three architectures, within its budget (registers, spills, shared)."""
 
+import json
 import os
 
 import pytest
-from budget_check import budget, figures, over_budget
+from budget_check import BUDGETS, budget, figures, over_budget
+
+# Up to 24 bytes a thread, to have a fifth block on a multiprocessor (96 registers of adaptive_pool's threads, which read memory
+# once) or for want of a register of 255: held by the budget of that version.
+SPILLED_BY_THE_OLDEST = {
+    "adaptive_pool/bilinear/bf16",
+    "adaptive_pool/packed/bf16",
+    "adaptive_pool_backward/bilinear/bf16",
+    "context_attention_backward/fp32/32 queries/large card",
+}
+
+
+def of_the_oldest() -> bool:
+    """Whether this Triton is the one that has a budget of its own."""
+    return budget("triton") != json.loads((BUDGETS / "triton.json").read_text())
 
 
 def test_triton_kernels_stay_within_budget() -> None:
@@ -30,7 +45,8 @@ def test_triton_kernels_stay_within_budget() -> None:
     assert scores
     assert all(figure["wgmma"] > 0 for figure in scores.values()), scores
     large = {name: entry["sm_90"] for name, entry in found.items() if on_large(name, found)}
-    assert [name for name, figure in large.items() if figure["spill_bytes"]] == []
+    spilled = {name for name, figure in large.items() if figure["spill_bytes"]}
+    assert spilled == (SPILLED_BY_THE_OLDEST if of_the_oldest() else set())
     # Where a card has room for three stages a read is under way in every loop while the one before it is used.
     ahead = {name: figure["ahead"] for name, figure in large.items() if "ahead" in figure and "fp32" not in name}
     assert len(ahead) > 20
@@ -44,6 +60,15 @@ def test_triton_kernels_stay_within_budget() -> None:
     }
     assert "sm_80" in {arch for _, arch in dq}
     assert not any(dq.values()), dq
+    # Sums of 16-bit patches have the registers that they need, whatever the card.
+    frames = {
+        (name, arch): figure["spill_bytes"]
+        for name, archs in found.items()
+        if name.startswith(("compress_frames/", "context_attention/")) and "fp32" not in name
+        for arch, figure in archs.items()
+    }
+    assert len({arch for _, arch in frames}) == 3
+    assert not any(frames.values()), frames
     # Warps of different work: both ways of bringing tiles, barriers that count them, registers handed over.
     apart = {name: entry["sm_90"] for name, entry in found.items() if "Hopper" in name}
     assert len(apart) == 3

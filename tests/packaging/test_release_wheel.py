@@ -1,6 +1,8 @@
 """What .ci/wheel.py (`make wheel`) looks at: tag, contents, and README's snippet, without building or downloading."""
 
+import os
 import runpy
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -46,3 +48,14 @@ def test_torchs_own_libraries_are_left_out(script: dict[str, Any]) -> None:
 
 def test_the_snippet_that_is_run_is_readmes(script: dict[str, Any]) -> None:
     assert "import longreel" in script["snippet"]()
+
+
+def test_only_a_loaded_machine_is_an_excuse(script: dict[str, Any]) -> None:
+    took = script["Took"]
+    assert took(wall=141, cpu=9, others=0.8).undecided()
+    assert not took(wall=19, cpu=9, others=0.8).undecided()
+    assert not took(wall=21, cpu=9, others=0.05).undecided()
+    assert not took(wall=141, cpu=21, others=0.8).undecided()
+    ran = script["timed"](sys.executable, "-c", "sum(range(3_000_000))")
+    assert 0 < ran.cpu < 2 * ran.wall * os.cpu_count()
+    assert 0 <= ran.others < 1

@@ -83,7 +83,7 @@ class Call(NamedTuple):
     @property
     def heads(self) -> tuple[Heads | None, ...]:
         """q, k, v, global_k, global_v as kernels take them."""
-        return tuple(heads_of(t) for t in (self.q, self.k, self.v, self.global_k, self.global_v))
+        return tuple(map(heads_of, (self.q, self.k, self.v, self.global_k, self.global_v)))
 
     @property
     def layout(self) -> Layout:
@@ -147,10 +147,9 @@ def memory_call(
     k_before: Tensor | None, bounds: Tensor, tiles: Tensor, order: Tensor, tile_rows: int, tile_keys: int, scale: float,
 ) -> Call:  # fmt: skip
     """The call whose global keys are a memory's, mem_k and mem_v [B, Hkv, capacity, D], read where they stand."""
-    bounds, tiles, order, mem_len = (t.contiguous() for t in (bounds, tiles, order, mem_len))
-    mem_start, k_before = (None if t is None else t.contiguous() for t in (mem_start, k_before))
-    global_k, global_v = mem_k.transpose(1, 2), mem_v.transpose(1, 2)
     return Call(
-        q, k, v, global_k, global_v, None, None, bounds, tiles, order, None, None, None, tile_rows, tile_keys, scale,
-        mem_len, mem_start, k_before,
+        q, k, v, mem_k.transpose(1, 2), mem_v.transpose(1, 2), None, None,
+        bounds.contiguous(), tiles.contiguous(), order.contiguous(), None, None, None, tile_rows, tile_keys, scale,
+        mem_len.contiguous(), mem_start if mem_start is None else mem_start.contiguous(),
+        k_before if k_before is None else k_before.contiguous(),
     )  # fmt: skip

@@ -93,12 +93,12 @@ def frame_config(
         slice_rows=32 if wide else 16,
         group=group,
         lag=-(-ahead // group),
-        num_warps=8 if wide else 4,
+        num_warps=8,
         num_stages=buffers if card.wgmma and itemsize == 2 else buffers + 1,
         why=f"{card.multiprocessors} tiles of {token_tile} x {channels} are scored at once, "
         f"{card.multiprocessors * token_tile * channels * itemsize / 2**20:.1f} MiB of {card.l2 / 2**20:.0f} MiB L2; a sweep "
         f"comes {ahead} frames after its scores, when they are done; {buffers} buffers of {stage / 1024:.0f} KiB are more "
-        f"than half of a multiprocessor; {8 if wide else 4} warps for {token_tile} x {query_tile} sums",
+        f"than half of a multiprocessor, which 8 warps share: 4 spill on an A100 and a B200",
     )
 
 

@@ -57,7 +57,9 @@ def sums_by_products(
             cell = quotient(y, window.y_size) * window.out_width + quotient(n - y * window.width, window.x_size)
             b_w = tl.where(j[None, :] == cell[:, None], 1.0, b_w)
         acc = tl.dot(tl.trans(b_x), b_w.to(b_x.dtype), acc, input_precision="ieee")
-    finite = tl.max(tl.max((tl.abs(acc) < float("inf")).to(tl.int32) ^ 1, axis=1), axis=0) == 0
+    # of one dimension: what Triton 3.6 makes of a maximum of maxima does not compile for Blackwell
+    wrong = tl.reshape((tl.abs(acc) < float("inf")).to(tl.int32) ^ 1, [BC * COLUMNS])
+    finite = tl.max(wrong, axis=0) == 0
     if finite:
         if window is not None:
             p_cell = p_content + j[None, :] * channels + o_c[:, None]

@@ -20,6 +20,7 @@ from longreel.measure.stats import calls_per_sample, turn_order
 from longreel.ops.common.cost import Cost
 
 MIN_ROUNDS = 3
+SPENT = "not run: the time budget was spent"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _prepare(
 ) -> None:
     """Set-up, first call, verdict, warm-up and peak memory; a reason in `entry.why` where that ends early."""
     if deadline is not None and time.monotonic() > deadline:
-        entry.why, entry.refused = "not run: the time budget was spent", True
+        entry.why, entry.refused = SPENT, True
         return
     if entry.variant.absent is not None:
         entry.why, entry.refused = f"not run: {entry.variant.absent}", True

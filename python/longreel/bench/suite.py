@@ -5,6 +5,7 @@ Needs torch only.
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from longreel.bench.cases import BACKWARD, CASES, DTYPES, SIZES, BenchCase, measure, op_names, ops_of, shape_of
+from longreel.bench.harness import SPENT
 from longreel.bench.report import STEADY, Report
 from longreel.bench.roof import RoofMeter
 from longreel.bench.tables import QUIET, Cells, rate, seconds, size, text_table, times
@@ -23,6 +25,8 @@ from longreel.measure.time_left import TimeLeft
 
 # What one case takes at least at the true size on a GPU; below it nothing new is started.
 _LEAST = 5.0
+# As `timeout` says it.
+_TIME_OUT = 124
 
 
 # The variants of a case by what --peers says.
@@ -88,8 +92,10 @@ def run(
         progress: receives a line before every step.
     """
     time_left, done = TimeLeft.of(budget), []
+    # Of a small budget, half of an equal share is worth a start too.
+    least = min(_LEAST, budget / max(len(todo), 1) / 2)
     for i, case in enumerate(todo):
-        limit = time_left.limit(least=_LEAST)
+        limit = time_left.limit(least=least)
         chosen = list(names(case)) if names is not None else [*case.kernels, *case.peers]
         why = _obstacle(case, chosen, limit)
         report = None
@@ -163,7 +169,7 @@ def _median(report: Report, name: str) -> float:
 
 def _obstacle(case: BenchCase, chosen: Sequence[str], limit: float | None) -> str | None:
     if limit is None:
-        return "not run: the time budget was spent"
+        return SPENT
     if not set(chosen) & set(case.backends):
         return f"no kernel of ours runs this on {case.device.type}"
     free, needed = free_memory(case.device), case.bytes
@@ -173,9 +179,13 @@ def _obstacle(case: BenchCase, chosen: Sequence[str], limit: float | None) -> st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The suite on the GPU where there is one, else on the CPU; exit 1 if a kernel of ours failed or is inexact."""
+    """The suite on the GPU where there is one, else on the CPU; exit 1 if a kernel of ours failed or is inexact, else 124 if
+    the time was spent before everything was measured."""
     parser = argparse.ArgumentParser(prog="python -m longreel.bench.suite", description=main.__doc__)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for everything (default 300)")
+    parser.add_argument(
+        "--until", type=float, help="on time.monotonic(), in place of a budget: what it took to begin counts"
+    )
     parser.add_argument("--results", type=Path, help="folder for <op>.jsonl")
     parser.add_argument("--size", choices=list(SIZES), default="hour", help="shapes of the inputs (default hour)")
     parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default bf16 and fp32")
@@ -198,31 +208,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtypes = [DTYPES[name] for name in chosen.dtype or ("bf16", "fp32")]
     options = {name: int(number) for name, _, number in (given.partition("=") for given in chosen.shape)}
     todo = cases(torch.device(chosen.device), chosen.size, dtypes, chosen.op, options)
-    print(f"{len(todo)} cases of size {chosen.size} on {describe(torch.device(chosen.device))['device']}", flush=True)
+    print(
+        f"{len(todo)} case{'s' * (len(todo) != 1)} of size {chosen.size} on {describe(torch.device(chosen.device))['device']}",
+        flush=True,
+    )
     results: list[Result] = []
 
     def finished(result: Result) -> None:
         results.append(result)
         print("  ".join(cells(result)), flush=True)
 
+    def progress(line: str) -> None:
+        # a line each of ten rounds tells a file nothing
+        if sys.stderr.isatty() or ": round " not in line:
+            print(f"  {line}", file=sys.stderr, flush=True)
+
     stopped = False
     try:
         run(
             todo,
-            budget=chosen.budget,
+            budget=chosen.budget if chosen.until is None else chosen.until - time.monotonic(),
             results=chosen.results,
             names=PEERS[chosen.peers],
             finished=finished,
-            progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+            progress=progress,
         )
     except KeyboardInterrupt:
         stopped = True
         print(f"stopped: {len(results)} of {len(todo)} cases are done")
-    print("\n" + text_table(HEADER, summary(results)))
+    if any(result.report for result in results):
+        print("\n" + text_table(HEADER, summary(results)))
     noisy = max((r.report.others or 0 for r in results if r.report), default=0)
     if noisy >= QUIET:
         print(f"NOT A QUIET MACHINE: other processes took up to {100 * noisy:.0f} % of it; these figures do not stand")
-    return int(stopped or any(failures(result) for result in results))
+    if any(failures(result) for result in results):
+        return 1
+    return _TIME_OUT if stopped or any(cut(result) for result in results) else 0
+
+
+def cut(result: Result) -> bool:
+    """Whether the time was spent before every variant of the case was measured."""
+    outcomes = result.report.outcomes if result.report else ()
+    return SPENT in (result.why, *(outcome.why for outcome in outcomes))
 
 
 def failures(result: Result) -> list[str]:

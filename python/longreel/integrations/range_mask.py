@@ -88,7 +88,7 @@ class RangeMask:
             # As Gemma 4 goes on with the last rows alone in layers that share keys.
             first = slice(*rows.indices(self.queries)).start
             return replace(self, queries=self.queries - first, place=self.place + first, _plan=None)
-        raise _computed(f"it takes the part {index} of it")
+        raise _computed("it takes a part of it")
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
