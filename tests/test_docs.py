@@ -190,7 +190,12 @@ OPTIONS = {
 @functools.cache
 def scripts() -> str:
     """The sources whose options a page may name beside the command's."""
-    files = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("benchmarks/needle/*.py"), *ROOT.glob(".ci/*.py")]
+    files = [
+        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/needle/*.py"),
+        *ROOT.glob(".ci/*.py"),
+        ROOT / "tests/budgets/update.py",
+    ]
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 

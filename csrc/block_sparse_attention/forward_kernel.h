@@ -4,6 +4,7 @@
 #include "block_sparse_attention/key_block.h"
 #include "block_sparse_attention/online_softmax.h"
 #include "common/numbers.h"
+#include "common/rows_ahead.h"
 #include "common/simd.h"
 
 namespace longreel {
@@ -55,6 +56,14 @@ class AttentionForward {
     std::fill_n(acc_, rows * width_, 0.0f);
     std::fill_n(l_, rows * 16, 0.0f);
     std::fill_n(m_, rows, -std::numeric_limits<float>::infinity());
+    for_item_.clear();
+  }
+
+  // What is run behind this, whose queries and first keys are fetched meanwhile; start() came before.
+  void before(const QueryStrip* strips, const QueryGroup& group, int64_t b, int64_t kv_head) {
+    add_rows(problem_.q, strips + group.strips.begin, group.strips.size(), b, kv_head);
+    const Sample sample = sample_of(problem_, b);
+    for (int64_t at = 0; at < std::min(packed_, group.blocks()); ++at) add_keys(for_item_, sample, b, kv_head, group.block(at));
   }
 
   void run(const QueryStrip* strips, const QueryGroup& group, Span blocks) {
@@ -76,15 +85,17 @@ class AttentionForward {
       const int64_t steps = steps_of(strips, group, block, may_be_visible, steps_);
       if (steps == 0) continue;
       const bool more = at + 1 < blocks.end && group.block(at + 1).keys.begin == block.keys.end;
-      block_.read(sample, b_, kv_head_, false, block, more);
+      block_.read(sample, b_, kv_head_, false, block, few && more);
       if (few) {
         meet_few(sample, block, more);
         continue;
       }
       block_.as_columns(keys_);
-      block_.read(sample, b_, kv_head_, true, block, more);
+      block_.read(sample, b_, kv_head_, true, block, false);
       block_.as_depth(values_);
-      meet(sample, block, steps);
+      for_block_.clear();
+      if (at + 1 < blocks.end) add_keys(for_block_, sample, b_, kv_head_, group.block(at + 1));
+      meet(sample, block, steps, blocks.end - at);
     }
   }
 
@@ -139,25 +150,53 @@ class AttentionForward {
   }
   SoftmaxRow<P> softmax_row(int64_t row) { return {m_[row], l_ + row * 16, acc_ + row * width_, width_}; }
 
-  // Every strip of every head meets the packed block. The scores of the next one are under way while weights are made of these.
-  void meet(const Sample& sample, const KeyBlock& block, int64_t steps) {
+  // Query rows of the strips, of all heads under the key head.
+  void add_rows(const Heads& x, const QueryStrip* strips, int64_t count, int64_t b, int64_t kv_head) {
+    if (x.channel_stride != 1) return;
+    const int64_t first = strips[0].row, rows = strips[count - 1].row + strips[count - 1].rows - first,
+                  group = problem_.group(), together = x.head_stride == problem_.channels ? group : 1;
+    for (int64_t h = 0; h < group; h += together) {
+      for_item_.add(static_cast<const T*>(x.data) + x.at(b, first, kv_head * group + h), x.row_stride * sizeof(T), rows,
+                    together * problem_.channels * sizeof(T));
+    }
+  }
+
+  // Keys and values of a block, where they stand in order.
+  void add_keys(RowsAhead& ahead, const Sample& sample, int64_t b, int64_t kv_head, const KeyBlock& block) const {
+    if (block.is_global && !problem_.own_global()) return;
+    const Span keys = block.keys.common(block.is_global ? sample.global : sample.keys);
+    for (bool values : {false, true}) {
+      const Heads& x = keys_of(problem_, values, block.is_global);
+      if (x.channel_stride != 1 || keys.empty()) continue;
+      ahead.add(static_cast<const T*>(x.data) + x.at(b, keys.begin, kv_head), x.row_stride * sizeof(T), keys.size(),
+                problem_.channels * sizeof(T));
+    }
+  }
+
+  // Every strip of every head meets the packed block, one of so many that are left. The scores of the next strip are under way while
+  // weights are made of these, and rows come that are next.
+  void meet(const Sample& sample, const KeyBlock& block, int64_t steps, int64_t blocks) {
     const int64_t count = steps * (states() / count_);
+    const int64_t each_block = for_block_.each(count * kStrip), each_item = for_item_.each(count * kStrip * blocks);
     score(0, steps);
     for (int64_t e = 0; e < count; ++e) {
       if (e + 1 < count) score(e + 1, steps);
       const Step& step = steps_[e % steps];
       const int64_t i = e / steps * count_ + step.strip, count_of_rows = rows(i);
-      weigh(sample, block, step, i, scores_[e % 2]);
+      weigh(sample, block, step, i, scores_[e % 2], each_block, each_item);
       const typename P::Rows shape(count_of_rows);
       P::multiply(weights_ + step.keys.begin, kBlock, count_of_rows, values_.from(0, step.keys.begin / P::pair),
                   ceil_div(problem_.channels, 16), step.keys.size(), acc_ + i * kStrip * width_, width_, true);
     }
   }
 
-  // weights_ from the scores of state i
-  void weigh(const Sample& sample, const KeyBlock& block, const Step& step, int64_t i, const float* scores) {
+  // weights_ from the scores of state i; lines to be fetched a row
+  void weigh(const Sample& sample, const KeyBlock& block, const Step& step, int64_t i, const float* scores,
+             int64_t lines_of_block = 0, int64_t lines_of_item = 0) {
     const int64_t count = rows(i);
     for (int64_t r = 0; r < count; ++r) {
+      for_block_.fetch(lines_of_block);
+      for_item_.fetch(lines_of_item);
       const SoftmaxRow<P> softmax = softmax_row(i * kStrip + r);
       const float* s = scores + r * kBlock;
       if (step.full) {
@@ -253,6 +292,7 @@ class AttentionForward {
   float* acc_;
   float* l_;
   float* m_;
+  RowsAhead for_block_, for_item_;
   typename P::Pairs pairs_;
   PairStep* pair_steps_ = nullptr;
   float* largest_ = nullptr;  // of a state's queries
@@ -270,22 +310,33 @@ void attention_forward(const AttentionProblem& problem, const QuerySchedule& sch
   Arena worker_size(nullptr);
   const int64_t saved = AttentionForward<T, P>(problem, outputs, schedule.most_strips, worker_size).saved(schedule.most_strips);
   const int64_t workers = workers_for(threads, items, schedule.items_worth_a_thread(items));
+  // Items that a worker takes at once, so that it knows which is next, and yet all have work to the end. Pairs of strips take too
+  // little time to hide what comes next.
+  const int64_t together = P::Pairs::there ? 1 : std::clamp<int64_t>(items / (workers * 32), 1, 4);
   const Scratch scratch(workers * worker_size.used()), merged(split ? items * saved * static_cast<int64_t>(sizeof(float)) : 0);
   float* const slots = reinterpret_cast<float*>(merged.data());
 
   // f(forward, part, item) for every part, under every sample and key head that it stands for
   const auto for_items = [&](auto f) {
-    share_tiles(threads, workers, items, 1, [&](int64_t worker, auto next) {
+    share_tiles(threads, workers, items, together, [&](int64_t worker, auto next) {
       Arena arena(scratch.data() + worker * worker_size.used());
       AttentionForward<T, P> forward(problem, outputs, schedule.most_strips, arena);
       const typename P::Session session;
-      for (int64_t item, end; next(&item, &end);) {
+      const auto part_of = [&](int64_t item) -> const QueryPart& { return schedule.parts.data()[item / (items / parts)]; };
+      const auto with_item = [&](int64_t item, auto use) {
         const int64_t copy = item % (items / parts);
-        const QueryPart& part = schedule.parts.data()[item / (items / parts)];
-        const QueryGroup& group = schedule.groups.data()[part.group];
-        forward.start(strips, group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample,
-                      copy % problem.kv_heads);
-        f(forward, part, item);
+        const QueryGroup& group = schedule.groups.data()[part_of(item).group];
+        use(group, problem.layout.samples == 1 ? copy / problem.kv_heads : group.sample, copy % problem.kv_heads);
+      };
+      for (int64_t item, end; next(&item, &end);) {
+        for (; item < end; ++item) {
+          with_item(item,
+                    [&](const QueryGroup& group, int64_t b, int64_t kv_head) { forward.start(strips, group, b, kv_head); });
+          if (item + 1 < end)
+            with_item(item + 1,
+                      [&](const QueryGroup& group, int64_t b, int64_t kv_head) { forward.before(strips, group, b, kv_head); });
+          f(forward, part_of(item), item);
+        }
       }
     });
   };

@@ -61,7 +61,7 @@ struct StripsBf16 {
   using Unit = uint32_t;
   static constexpr int64_t pair = 2;
   static constexpr bool exact = false;
-  static constexpr float per_e = 1.44269504f;
+  static constexpr float per_e = kLog2E;
 
   // Weights below 2^-126 are zeros while it lives: making denormal numbers is slow.
   class Session {

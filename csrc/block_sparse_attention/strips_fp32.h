@@ -44,6 +44,11 @@ inline void multiply_strip(const typename Step::Row* x, int64_t x_row, int64_t r
   }
 }
 
+// Scores: half of the channels are summed in one register. All of them would break the error budget, runs of sixteen cost a sixth.
+struct ScoreStepF32 : StepF32 {
+  static int64_t chain(int64_t steps) { return std::clamp<int64_t>((steps + 1) / 2, 16, 64); }
+};
+
 // Sums over keys: the block's terms are summed in one register before they join what is there.
 struct SumStepF32 : StepF32 {
   static int64_t chain(int64_t steps) { return steps; }
@@ -60,9 +65,9 @@ struct StripsFp32 {
   using Pairs = NoPairs;
   using Element = float;
   using Unit = float;
-  static constexpr int64_t pair = 1;    // elements in a unit
-  static constexpr bool exact = true;   // weights carry all of fp32
-  static constexpr float per_e = 1.0f;  // power(per_e x) = e^x
+  static constexpr int64_t pair = 1;      // elements in a unit
+  static constexpr bool exact = true;     // weights carry all of fp32
+  static constexpr float per_e = kLog2E;  // power(per_e x) = e^x
 
   struct Session {
     Session() {}
@@ -73,7 +78,7 @@ struct StripsFp32 {
     explicit Rows(int64_t) {}
   };
 
-  static Lanes power(Lanes x) { return exp(x); }
+  static Lanes power(Lanes x) { return exp2(x); }
 
   static void store_weights(float* to, Lanes x) { store(to, x); }
 
@@ -117,7 +122,7 @@ struct StripsFp32 {
     if (add) {
       multiply_strip<SumStepF32>(x, x_row, rows, y, panels, depth, out, out_row, true);
     } else {
-      multiply_strip<StepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
+      multiply_strip<ScoreStepF32>(x, x_row, rows, y, panels, depth, out, out_row, false);
     }
   }
 };

@@ -57,6 +57,7 @@ inline __m256 power_of_two(__m256 n) {
 }
 
 // x 2^n for whole n in [-126, 127]
+constexpr bool kScalesAny = false;
 inline Lanes scale_by_power(Lanes x, Lanes n) {
   return {_mm256_mul_ps(x.lo, power_of_two(n.lo)), _mm256_mul_ps(x.hi, power_of_two(n.hi))};
 }

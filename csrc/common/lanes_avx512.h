@@ -57,7 +57,8 @@ inline float sum(Lanes a) { return _mm512_reduce_add_ps(a.v); }
 inline float max_of(Lanes a) { return _mm512_reduce_max_ps(a.v); }
 inline bool any_above(Lanes a, float bound) { return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0; }
 
-// x 2^n for whole n in [-126, 127]
+// x 2^n for whole n in [-126, 127]; anything, NaN too, for other n
+constexpr bool kScalesAny = true;
 inline Lanes scale_by_power(Lanes x, Lanes n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 
 // x where a >= bound (or a is NaN), else 0

@@ -75,6 +75,7 @@ inline bool any_above(Lanes a, float bound) {
 }
 
 // x 2^n for whole n in [-126, 127]
+constexpr bool kScalesAny = false;
 inline Lanes scale_by_power(Lanes x, Lanes n) {
   return each([&](int i) { return x.v[i] * reinterpret_cast<Four>((__builtin_convertvector(n.v[i], FourInts) + 127) << 23); });
 }

@@ -68,6 +68,7 @@ LEFT_OUT = {
     r"make docs": Elsewhere("downloads mkdocs", ".github/workflows/tests.yml"),
     r"make (fuzz|sanitize)": Elsewhere("minutes", ".github/workflows/nightly.yml"),
     r"make matrix": Elsewhere("downloads torch and transformers", ".github/workflows/tests.yml"),
+    r"python tests/budgets/update\.py": Elsewhere("compiles for minutes", "tests/ops/test_triton_aot.py"),
     r"make soak": Elsewhere("an hour", SCRIPTS),
     r"make gpu|python \.ci/gpu": Elsewhere("a card", "tests/packaging/test_gpu_command.py"),
     r"python \.ci/release": Elsewhere("it tags", "tests/packaging/test_habits.py"),
