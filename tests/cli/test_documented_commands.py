@@ -49,9 +49,7 @@ LEFT_OUT = {
     r"python benchmarks/hour\.py": Elsewhere("an hour of video; what it runs is run", "tests/cli/test_run.py"),
     r"python benchmarks/sweep_(models|towers)\.py": Elsewhere("minutes", "tests/integrations/test_sweep.py"),
     r"python benchmarks/sweep_blocks\.py": Elsewhere("what it judges", "tests/integrations/test_block_vlms.py"),
-    r"python benchmarks/sweep_connectors\.py": Elsewhere(
-        "seconds; one model of it", "tests/integrations/test_sweep.py"
-    ),
+    r"python benchmarks/sweep_connectors\.py": Elsewhere("a part of the page", "tests/integrations/test_sweep.py"),
     r"python benchmarks/token_generation\.py": Elsewhere(
         "minutes; figures are made from its lines", "benchmarks/results"
     ),

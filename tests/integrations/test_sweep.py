@@ -8,6 +8,7 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import sweep_connectors
 import sweep_models as sweep
 import sweep_towers
 
@@ -87,3 +88,21 @@ def test_the_sweeps_verdicts_see_what_is_no_number(got: torch.Tensor) -> None:
     assert got.isfinite().all() or sweep_towers.differs([right, got], [right, got])
     assert sweep_towers.differs([], [])
     assert sweep_towers.differs([right[:0]], [right[:0]])
+
+
+def test_what_stands_between_tower_and_text() -> None:
+    """Read from the sources: a Q-Former, a pooling method, matrix products; the page says the same of them."""
+    page = (Path(__file__).resolve().parents[2] / "docs/existing_vlms.md").read_text()
+    rows = sweep_connectors.found()
+    lines = sweep_connectors.written(rows, page).split(sweep_connectors.HEADING)
+    assert lines[0] == page.split(sweep_connectors.HEADING)[0]
+    for what in (
+        "| `Blip2ForConditionalGeneration` | `Blip2QFormerModel` | queries that attend to patches |",
+        "| `LlavaOnevisionForConditionalGeneration` | `apply_pooling` | averages patches |",
+        "| `LlavaForConditionalGeneration` | `LlavaMultiModalProjector` | a reshape and matrix products |",
+    ):
+        assert what in lines[1]
+        assert what in page
+    # On any other version classes come and go.
+    listed = {line.split("`")[1] for line in page.split(sweep_connectors.HEADING)[1].splitlines() if "| `" in line}
+    assert len({row.name for row in rows} - listed) <= 5
