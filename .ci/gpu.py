@@ -287,7 +287,8 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
         stopped, at = False, ""
         logged(log, f"\n== {step.part}: {step.name}\n")
         process = subprocess.Popen(
-            command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=heeds_stops,
         )  # fmt: skip
 
         def stop(*_: object) -> None:
@@ -317,6 +318,11 @@ def runner(log: Path, env: dict[str, str]) -> Callable[[Step, float], int | None
         return None if stopped else status
 
     return run
+
+
+def heeds_stops() -> None:
+    """Behind a shell's `&` SIGINT is ignored, and a child would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def logged(log: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """`make gpu`'s plan: what is run, within which limits, and what it says. No card is needed."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -236,12 +237,17 @@ def test_a_child_that_hangs_behind_its_parent_is_stopped(gpu: ModuleType, tmp_pa
 def test_what_python_says_of_a_stop_is_one_line_and_the_log_has_the_rest(
     gpu: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As of one that is stopped while it imports: a frame within a frame, and an error of its own behind."""
+    """As of one that is stopped while it imports: a frame within a frame, and an error of its own behind. In the background too,
+    where a shell has SIGINT ignored."""
     (tmp_path / "slow.py").write_text(
         "import time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nfinally:\n    print('told')\n"
     )
     step = gpu.Step("visit", "importing", [sys.executable, "-c", "import slow"], 1.0)
-    assert gpu.runner(tmp_path / "gpu.log", {"PYTHONPATH": str(tmp_path)})(step, 1.0) is None
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert gpu.runner(tmp_path / "gpu.log", {"PYTHONPATH": str(tmp_path)})(step, 1.0) is None
+    finally:
+        signal.signal(signal.SIGINT, before)
     lines = capfd.readouterr().out.splitlines()
     assert lines == ["begun", "told", f"stopped at {tmp_path / 'slow.py'}:4 (all of it in gpu.log)"]
     assert "Traceback" in (tmp_path / "gpu.log").read_text()

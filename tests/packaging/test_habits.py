@@ -37,8 +37,9 @@ def test_workflows_call_targets_that_are_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     texts = "\n".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml"))
     called = set(re.findall(r"make ([a-z-]+)", texts))
-    (listed,) = re.findall(r"target: \[([a-z, -]+)\]", texts)
-    assert {"matrix", "docs", "compile-only", "fuzz", "sanitize"} <= called | set(listed.split(", ")) <= targets
+    (listed,) = re.findall(r"target: \[(.+)\]", texts)
+    called |= {target.split()[0] for target in listed.split(", ")}
+    assert {"matrix", "docs", "compile-only", "fuzz", "sanitize"} <= called <= targets
 
 
 def test_a_release_is_refused_for_a_reason(tmp_path: Path) -> None:
