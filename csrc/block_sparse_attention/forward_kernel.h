@@ -63,7 +63,7 @@ class AttentionForward {
   void before(const QueryStrip* strips, const QueryGroup& group, int64_t b, int64_t kv_head) {
     add_rows(problem_.q, strips + group.strips.begin, group.strips.size(), b, kv_head);
     const Sample sample = sample_of(problem_, b);
-    for (int64_t at = 0; at < std::min(packed_, group.blocks()); ++at) add_keys(for_item_, sample, b, kv_head, group.block(at));
+    if (group.blocks() > 0) add_keys(for_item_, sample, b, kv_head, group.block(0));
   }
 
   void run(const QueryStrip* strips, const QueryGroup& group, Span blocks) {
