@@ -25,10 +25,11 @@ inline Lanes exp(Lanes x) {
   return keep_from(smallest, x, scale_by_power(e, n));
 }
 
-// 2^x; results below 2^-126 are 0, and what x above 127 gives (scores of hidden keys) is not used.
+// 2^x for x up to 127, where it stays beyond (scores of hidden keys); results below 2^-126 are 0.
 inline Lanes exp2(Lanes x) {
   constexpr float smallest = -126.0f, largest = 127.0f;
-  const Lanes in_range = kScalesAny ? x : min(splat(largest), max(splat(smallest), x));
+  const Lanes bounded = min(splat(largest), x);
+  const Lanes in_range = kScalesAny ? bounded : max(splat(smallest), bounded);
   const Lanes n = round(in_range);
   const Lanes r = in_range - n;
   // Minimax fit of 2^r for |r| <= 1/2, relative error 3e-9.

@@ -168,3 +168,20 @@ def test_a_hidden_neighbour_has_no_gradient(backend: str, dtype: torch.dtype) ->
     for grad in torch.autograd.grad(out.float().square().sum(), leaves):
         assert grad.isfinite().all()
         assert not grad[:, :34].any() or grad.shape[1] == 1
+
+
+@pytest.mark.parametrize("isa", _native.cpu_isas())
+def test_a_hidden_score_may_be_far_above_the_row(isa: str) -> None:
+    """2^x of it leaves the range of floats: neither the output nor the query gradient of the rows before it knows."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 40, 2, 24) for _ in range(3))
+    k[:, 30:] *= 1e12
+    results = []
+    for keys in (40, 30):
+        own = [x[:, :keys].clone().requires_grad_() for x in (q, k, v)]
+        with cpu_isa(isa):
+            out = block_sparse_attention(*own, VideoLayout.causal(keys), backend="cpu")[:, :30]
+            grads = torch.autograd.grad(out.square().sum(), own[:1])
+        results.append([out, *(grad[:, :30] for grad in grads)])
+    for far, near in zip(*results, strict=True):
+        torch.testing.assert_close(far, near, rtol=1e-5, atol=1e-5)
